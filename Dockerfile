@@ -1,0 +1,44 @@
+# The gateway with its packages and those of apps/requirements.txt. The table and the apps are
+# mounted at /srv/apps, not copied: an edit needs no build. Any Debian with Python 3.11+ will do.
+ARG PYTHON_IMAGE=python:3.13-slim
+FROM ${PYTHON_IMAGE}
+
+# No bytecode is written at run time: the root file system is read-only, and a cache elsewhere
+# (PYTHONPYCACHEPREFIX) would hide the bytecode that pip makes here.
+ENV PATH=/opt/venv/bin:$PATH \
+    GATEWAY_DATA=/data \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+# The name serves apps that ask who they are; the image itself says 10001.
+RUN echo 'gateway:x:10001:10001::/tmp:/usr/sbin/nologin' >> /etc/passwd \
+ && echo 'gateway:x:10001:' >> /etc/group \
+ && install -d -o 10001 -g 10001 /data
+
+# A venv, since a distribution's own Python is externally managed (PEP 668).
+COPY requirements.lock /opt/gateway/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv --without-pip /opt/venv \
+ && python3 -m pip --python /opt/venv/bin/python --disable-pip-version-check install --quiet \
+    --root-user-action ignore --only-binary :all: --require-hashes -r /opt/gateway/requirements.lock
+
+COPY apps/requirements.txt /opt/gateway/apps/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/venv/bin/python --disable-pip-version-check install --quiet \
+    --root-user-action ignore -r /opt/gateway/apps/requirements.txt
+
+COPY deploy/link.py /opt/gateway/deploy/
+COPY gateway /opt/gateway/gateway
+RUN python -m compileall -q /opt/gateway/gateway && python /opt/gateway/deploy/link.py /opt/gateway
+
+USER 10001:10001
+WORKDIR /srv
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+
+# Ready, not merely alive: nginx waits for it. By bash alone, which costs a tenth of a Python.
+# A short interval, because an engine before version 25 knows no shorter one for the start.
+HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=3 CMD ["bash", "-c", \
+    "exec 3<>/dev/tcp/127.0.0.1/8001 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 2 _ status _ <&3 && [ \"$status\" = 200 ]"]
+
+CMD ["gateway", "serve", "-c", "/srv/apps/mounts.yaml", "--listen", "0.0.0.0:8000"]

@@ -1,0 +1,85 @@
+# The verbs of this project; CI runs the same ones. Nothing has to be installed first but
+# Python 3.11 or newer, and Docker for the stack.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Wheels with known hashes only: no compiler, and nothing but what was locked.
+INSTALL_LOCKED := $(PIP) install --only-binary :all: --require-hashes --requirement
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewest \
+	--python-version 3.11 --generate-hashes --only-binary :all: --no-annotate \
+	--custom-compile-command "make lock" pyproject.toml --extra examples
+
+.PHONY: help up down run test check format lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make up      the stack in Docker on http://localhost:8080/ (without Docker: make run)'
+	@echo 'make down    stop the stack; the data volume stays'
+	@echo 'make run     the gateway alone on http://127.0.0.1:8080/, without Docker and nginx'
+	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
+	@echo 'make check   format, lint, types, import layers'
+	@echo 'make format  what a tool can mend, mended'
+	@echo 'make lock    the lock files anew, with the newest versions that fit'
+	@echo 'make clean   remove the virtual environment and all caches'
+
+up:
+	@if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then \
+		docker compose up --build --wait --wait-timeout 120 || { docker compose logs --tail 40; exit 1; }; \
+		echo "The gateway answers on http://localhost:$$(docker compose port nginx 8080 | sed 's/.*://')/"; \
+	else \
+		echo "No Docker engine with Compose answers: running the gateway alone, as make run does."; \
+		$(MAKE) --no-print-directory run; \
+	fi
+
+down:
+	docker compose down
+
+run: $(VENV)/run.stamp
+	exec $(BIN)/gateway serve -c apps/mounts.yaml --listen 127.0.0.1:8080
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: $(VENV)/run.stamp
+	$(PIP) install uv
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra test --extra check --constraint requirements.lock --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first Python that is new enough; the plain name first, since that is the one people chose.
+$(BIN)/python:
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+		python=; \
+	done; \
+	[ -n "$$python" ] || { echo "make: found no Python 3.11 or newer; install one or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }; \
+	$$python -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $$python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	echo "Making $(VENV) with $$($$python --version)"; \
+	$$python -m venv $(VENV)
+
+# The package is not built but linked: its sources are used where they are, so edits are seen.
+$(VENV)/run.stamp: requirements.lock apps/requirements.txt | $(BIN)/python
+	@echo "Installing the locked packages into $(VENV)"
+	@$(INSTALL_LOCKED) requirements.lock
+	@$(PIP) install --requirement apps/requirements.txt
+	@$(BIN)/python deploy/link.py .
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
+	@echo "Installing the locked development packages into $(VENV)"
+	@$(INSTALL_LOCKED) requirements-dev.lock
+	@touch $@

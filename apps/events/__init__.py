@@ -1,0 +1,93 @@
+"""A live page fed by server-sent events: the pages, and what is told each second.
+
+Plain WSGI (PEP 3333); the stream is a generator. Knows nothing of who reads it: one ``Feed`` per
+worker process does the waiting. Source: HTML Living Standard, "Server-sent events".
+"""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from events.feed import Feed
+
+HERE = Path(__file__).parent
+FILES = {
+    "/": ("text/html; charset=utf-8", (HERE / "index.html").read_bytes()),
+    "/live.js": ("text/javascript; charset=utf-8", (HERE / "live.js").read_bytes()),
+    "/style.css": ("text/css", (HERE / "style.css").read_bytes()),
+}
+PAST_SECONDS = 90
+
+
+def app(environ, start_response):
+    path = environ.get("PATH_INFO", "")
+    is_head = environ["REQUEST_METHOD"] == "HEAD"
+    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        start_response("405 Method Not Allowed", [("Allow", "GET, HEAD"), ("Content-Length", "0")])
+        return []
+    if path == "":
+        # The page's own links are relative, so its address has to end with a slash.
+        location = quote(environ.get("SCRIPT_NAME", "").encode("latin-1")) + "/"
+        headers = [("Location", location), ("Content-Length", "0")]
+        start_response("308 Permanent Redirect", headers)
+        return []
+    if path == "/stream":
+        headers = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")]
+        headers.append(("X-Accel-Buffering", "no"))  # nginx hands on each event as it comes
+        start_response("200 OK", headers)
+        return [] if is_head else stream()
+    if path in FILES:
+        content_type, body = FILES[path]
+        headers = [("Content-Type", content_type), ("Cache-Control", "no-cache")]
+        start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
+        return [] if is_head else [body]
+    body = b"Not found.\n"
+    headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+    start_response("404 Not Found", headers)
+    return [] if is_head else [body]
+
+
+def stream():
+    # A second's tick is also the heartbeat: no proxy sees this stream idle for longer.
+    now = int(time.time())
+    past = [level(now - ago) for ago in range(PAST_SECONDS, 0, -1)]
+    yield b"retry: 2000\n" + event("past", past)
+    yield from feed.read()
+
+
+def event(name, value):
+    return f"event: {name}\ndata: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
+
+
+def level(second):
+    """A made-up tide between 0 and 100; made from the clock, so every worker tells the same one."""
+    turn = 2 * math.pi * second
+    return round(
+        50 + 24 * math.sin(turn / 61) + 15 * math.sin(turn / 23) + 5 * math.sin(turn / 7), 1
+    )
+
+
+class Meter:
+    """The share of one core that this process used since it was last asked, in percent."""
+
+    def __init__(self):
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+
+    def percent(self):
+        wall, cpu = time.monotonic(), time.process_time()
+        used = 100 * (cpu - self._cpu) / max(wall - self._wall, 0.001)
+        self._wall, self._cpu = wall, cpu
+        return round(used, 1)
+
+
+def tell():
+    now = round(time.time())
+    fact = {"time": now, "level": level(now), "streams": feed.readers}
+    return event("tick", {**fact, "worker": os.getpid(), "cpu": meter.percent()})
+
+
+meter = Meter()
+feed = Feed(tell)

@@ -1,0 +1,58 @@
+"""One producer, any number of readers: a stream costs a waiting reader and no timer of its own.
+
+Knows neither HTTP nor what a message says. Written against ``threading`` alone: under gevent's
+monkey patching the same lines run on greenlets, under a threaded server on threads.
+"""
+
+import time
+from threading import Event, Lock, Thread
+
+
+class Tick:
+    """A message to come; readers wait for ``published``."""
+
+    def __init__(self):
+        self.published = Event()
+        self.message = b""
+
+
+class Feed:
+    """Calls ``produce()`` once at each full second while somebody reads, and never otherwise."""
+
+    def __init__(self, produce):
+        self.readers = 0
+        self._produce = produce
+        self._lock = Lock()
+        self._is_producing = False
+        self._next = Tick()
+
+    def read(self):
+        """Yield messages as they come. A slow reader misses some; nothing is queued for it."""
+        self._enter()
+        try:
+            while True:
+                tick = self._next
+                tick.published.wait()
+                yield tick.message
+        finally:  # reached by close(), which the server calls when the client has gone
+            with self._lock:
+                self.readers -= 1
+
+    def _enter(self):
+        with self._lock:
+            self.readers += 1
+            if not self._is_producing:
+                self._is_producing = True
+                Thread(target=self._run, name="events", daemon=True).start()
+
+    def _run(self):
+        while self._is_wanted():
+            time.sleep(1 - time.time() % 1)  # all workers tick together
+            tick, self._next = self._next, Tick()
+            tick.message = self._produce()
+            tick.published.set()
+
+    def _is_wanted(self):
+        with self._lock:
+            self._is_producing = self.readers > 0
+            return self._is_producing

@@ -1,0 +1,1 @@
+"""A notice board: Flask, one SQLite file, no login."""

@@ -1,0 +1,1 @@
+"""Questions, votes and results: Django with its admin."""

@@ -1,0 +1,29 @@
+"""Makes the package importable, and its command runnable, in the environment that runs this file.
+
+``python deploy/link.py DIRECTORY``: the sources in DIRECTORY are used where they are, so nothing
+is built or fetched and an edit is seen at once. Knows nothing of what the package needs; the lock
+file does. Source: Python's ``site`` module (path configuration files).
+"""
+
+import sys
+import sysconfig
+from pathlib import Path
+
+COMMAND = """#!{python}
+import sys
+
+from gateway.cli import main
+
+sys.exit(main())
+"""
+
+
+def main() -> None:
+    directory = Path(sys.argv[1]).resolve()
+    Path(sysconfig.get_path("purelib"), "gateway.pth").write_text(f"{directory}\n")
+    command = Path(sysconfig.get_path("scripts"), "gateway")
+    command.write_text(COMMAND.format(python=sys.executable))
+    command.chmod(0o755)
+
+
+main()

@@ -1,0 +1,258 @@
+"""The command ``gateway``: argv, exit codes, and what a person reads.
+
+Refuses to know HTTP. Exit codes: 0 fine, 1 anything else, 2 wrong usage or configuration, 3 an app
+would not load.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from gateway import __version__
+from gateway.config import read_config
+from gateway.config.model import AppTarget, Config, Mount, RedirectTarget, StaticTarget
+from gateway.dispatch import Mount as Mounted
+from gateway.dispatch import MountTable
+from gateway.errors import AppLoadError, ConfigError, GatewayError
+from gateway.logs import choose_style, configure_logs
+
+DEFAULT_TABLE = Path("apps/mounts.yaml")
+EXIT_OTHER, EXIT_CONFIG, EXIT_APP_LOAD = 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)  # type: ignore[no-any-return]
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return EXIT_CONFIG
+    except AppLoadError as error:
+        print(error, file=sys.stderr)
+        return EXIT_APP_LOAD
+    except GatewayError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return EXIT_OTHER
+    except BrokenPipeError:
+        # `gateway routes | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    table = argparse.ArgumentParser(add_help=False)
+    table.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        default=DEFAULT_TABLE,
+        metavar="FILE",
+        help="the table (default: %(default)s)",
+    )
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="Serve many WSGI apps as one YAML table says."
+    )
+    parser.add_argument("--version", action="version", version=f"gateway {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", parents=[table], help="serve the table")
+    serve.add_argument("--listen", metavar="ADDR", help="HOST:PORT or unix:/path, over the table's")
+    serve.add_argument(
+        "--workers", type=positive, metavar="N", help="worker processes, over the table's"
+    )
+    serve.set_defaults(run=run_serve)
+
+    check = commands.add_parser(
+        "check", parents=[table], help="check the table and load its apps, without serving"
+    )
+    check.add_argument(
+        "--table-only", action="store_true", help="do not import the apps, only read the table"
+    )
+    check.set_defaults(run=run_check)
+
+    routes = commands.add_parser("routes", parents=[table], help="list what is mounted where")
+    routes.add_argument("--json", action="store_true", help="for machines")
+    routes.set_defaults(run=run_routes)
+
+    match = commands.add_parser("match", parents=[table], help="tell which mount answers a URL")
+    match.add_argument("url", metavar="URL", help="a URL or a path")
+    match.add_argument("--json", action="store_true", help="for machines")
+    match.set_defaults(run=run_match)
+
+    schema = commands.add_parser("schema", help="print the table's JSON Schema, for editors")
+    schema.set_defaults(run=run_schema)
+    return parser
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """``gateway serve``"""
+    from gateway.supervisor.supervise import Supervisor
+
+    config = read_config(options.config, os.environ)
+    changes: dict[str, Any] = {}
+    if options.listen:
+        changes["listen"] = options.listen
+    if options.workers:
+        changes["workers"] = options.workers
+    if changes:
+        config = dataclasses.replace(config, server=dataclasses.replace(config.server, **changes))
+    style = choose_style(config.server.access_log)
+    configure_logs(style)
+    return Supervisor(config, style).run()
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """``gateway check``: what ``serve`` does before it listens."""
+    from gateway.supervisor.children import pickled
+
+    config = read_config(options.config, os.environ)
+    if not options.table_only:
+        with pickled(config) as order:
+            loader = subprocess.run(
+                [sys.executable, "-m", "gateway.worker", "text"],
+                stdin=order,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        if loader.returncode:
+            raise AppLoadError(f"{config.source}: loading the apps ended the process that tried")
+        failed = json.loads(loader.stdout.splitlines()[-1])
+        if failed:
+            raise AppLoadError("\n".join(describe_failure(config, each) for each in failed))
+    print(f"{config.source}: {len(config.mounts)} mounts, no problems")
+    return 0
+
+
+def describe_failure(config: Config, failed: dict[str, str]) -> str:
+    """Where in the table, why, and the app's traceback."""
+    where = next(mount.where for mount in config.mounts if mount.name == failed["mount"])
+    place = f"{config.source}:{where.line}:{where.column}"
+    text = f"{place}: mounts.{failed['mount']}: {failed['error']}"
+    return f"{text}\n{failed['traceback']}" if failed["traceback"] else text
+
+
+def run_routes(options: argparse.Namespace) -> int:
+    """``gateway routes``"""
+    mounts = sorted(
+        read_config(options.config, os.environ).mounts, key=lambda m: (m.host or "", m.prefix)
+    )
+    if options.json:
+        print(json.dumps([describe_mount(mount) for mount in mounts], indent=2, ensure_ascii=False))
+        return 0
+    width = max((len(mount.name) for mount in mounts), default=0)
+    for mount in mounts:
+        kind, target = describe_target(mount)
+        print(f"{mount.name:<{width}}  {kind:<8}  {target}")
+    return 0
+
+
+def describe_target(mount: Mount) -> tuple[str, str]:
+    """The kind of a mount, and what it leads to."""
+    match mount.target:
+        case AppTarget(import_string=import_string):
+            return "app", import_string
+        case StaticTarget(directory=directory):
+            return "static", str(directory)
+        case RedirectTarget(location=location, status=status):
+            return "redirect", f"{location} ({status})"
+
+
+def describe_mount(mount: Mount) -> dict[str, Any]:
+    """A mount for machines; durations in seconds, sizes in bytes."""
+    kind, target = describe_target(mount)
+    return {
+        "mount": mount.name,
+        "host": mount.host,
+        "prefix": mount.prefix or "/",
+        "kind": kind,
+        "target": target,
+        "line": mount.where.line,
+        **dataclasses.asdict(mount.limits),
+    }
+
+
+def run_match(options: argparse.Namespace) -> int:
+    """``gateway match URL``"""
+    config = read_config(options.config, os.environ)
+    host, path = split_url(options.url)
+    by_name = {mount.name: mount for mount in config.mounts}
+    table = MountTable(
+        Mounted(name=m.name, host=m.host, prefix=m.prefix, app=_never_called, limits=m.limits)
+        for m in config.mounts
+    )
+    found = table.match(host, path)
+    if found is None:
+        print(f"nothing is mounted at {options.url}: 404", file=sys.stderr)
+        return EXIT_OTHER
+    mounted, path_info = found
+    mount = by_name[mounted.name]
+    answer = {
+        **describe_mount(mount),
+        "SCRIPT_NAME": mounted.script_name,
+        "PATH_INFO": path_info,
+        "because": explain(mount, host),
+    }
+    if options.json:
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        kind, target = describe_target(mount)
+        print(f"mount        {mount.name}  ({config.source}:{mount.where.line})")
+        print(f"{kind:<12} {target}")
+        print(f"SCRIPT_NAME  {mounted.script_name!r}")
+        print(f"PATH_INFO    {path_info!r}")
+        print(f"timeout      {mount.limits.timeout_seconds:g} s")
+        print(f"max_body     {mount.limits.max_body_bytes} bytes")
+        print(f"because      {answer['because']}")
+    return 0
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Host (lower-case, "" if none) and encoded path of a URL or path, as a client sends them."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+    except ValueError as error:
+        raise ConfigError([f"{url}: not a URL: {error}"]) from error
+    if not url.startswith("/") and not parts.netloc:
+        raise ConfigError([f"{url}: expected a path such as /notes or a URL with http://"])
+    return host, quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+
+
+def explain(mount: Mount, host: str) -> str:
+    """Why this mount answers."""
+    where = f"of the mounts of {mount.host}" if mount.host else "of the mounts of any host"
+    if host and not mount.host:
+        where += f" ({host} has none that fits)"
+    return f"{mount.prefix or '/'} is the longest prefix, ending at a slash or the end, {where}"
+
+
+def _never_called(*_: Any) -> list[bytes]:
+    raise AppLoadError("looked up, never called")
+
+
+def run_schema(options: argparse.Namespace) -> int:
+    """``gateway schema``"""
+    from gateway.config.schema import build_schema
+
+    print(json.dumps(build_schema(), indent=2, ensure_ascii=False))
+    return 0

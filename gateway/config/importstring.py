@@ -1,0 +1,119 @@
+"""``module:callable``: its syntax, and whether the module's file is there.
+
+Refuses to import anything: an app's own code must not run in the process that reads the table.
+Source: PEP 3333's callables, Python's import system (PEP 420, PEP 451).
+"""
+
+import re
+from importlib.machinery import all_suffixes
+from importlib.util import find_spec
+from keyword import iskeyword
+from pathlib import Path
+
+from gateway.config.problems import Mistake, did_you_mean
+
+IMPORT_STRING_PATTERN = r"[^\s:/()\\-]+:[^\s:/()\\-]+(\(\))?"
+
+_SUFFIXES = all_suffixes()
+
+
+def parse_import_string(text: str, directory: Path) -> str:
+    """``text`` itself, when it is one and its module is not known to be missing. Raises Mistake."""
+    module, colon, target = text.partition(":")
+    callable_name = target.removesuffix("()")
+    is_file = module.endswith(".py")
+    if is_file or not (colon and _is_dotted_name(module) and _is_dotted_name(callable_name)):
+        raise Mistake(_hint(text, module, colon, target))
+    _check_module(module, directory)
+    return text
+
+
+def _is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() and not iskeyword(part) for part in text.split("."))
+
+
+def _hint(text: str, module: str, colon: str, target: str) -> str:
+    if re.match(r"https?://", text):
+        return 'an address is written "redirect: URL"'
+    if re.search(r"\s", text):
+        return "it has no spaces"
+    if "/" in module or "\\" in module or module.endswith(".py"):
+        return _file_hint(module, colon, target)
+    if not colon:
+        return f'name the callable after a colon: "{text}:app"' if _is_dotted_name(text) else ""
+    if "(" in target and not target.endswith("()"):
+        return "a factory is called without arguments: settings come from its environment"
+    if ":" in target:
+        return "it has one colon; use dots on both sides of it"
+    if not module or not target.removesuffix("()"):
+        return "the module stands before the colon, the callable after it"
+    if module.startswith("."):
+        return "name the module in full, without leading dots"
+    return _name_hint(module, target.removesuffix("()"))
+
+
+def _file_hint(module: str, colon: str, target: str) -> str:
+    dotted = re.sub(r"[/\\]+", ".", module.removesuffix(".py").removeprefix("./")).strip(".")
+    if module.endswith(".py") or (colon and _is_dotted_name(dotted)):
+        return f'write the module with dots and without ".py": "{dotted}:{target or "app"}"'
+    return f'a directory is written "static: {module}", another address "redirect: {module}"'
+
+
+def _name_hint(module: str, callable_name: str) -> str:
+    part = next(
+        part
+        for name in (module, callable_name)
+        for part in name.split(".")
+        if not part.isidentifier() or iskeyword(part)
+    )
+    if "-" in part:
+        return f'a name in Python has no dash: rename "{part}" to "{part.replace("-", "_")}"'
+    if iskeyword(part):
+        return f'"{part}" is a word of Python\'s own'
+    return f'"{part}" is not a name in Python' if part else "a dot too many"
+
+
+def _check_module(module: str, directory: Path) -> None:
+    """Raises Mistake when the module's file is missing, as far as can be told without importing."""
+    parts = module.split(".")
+    if not _is_there(directory, parts[0]):
+        if not _is_installed(parts[0]):
+            raise _missing(parts[:1], directory)
+        return
+    folder = directory
+    for number, part in enumerate(parts, start=1):
+        if not _is_there(folder, part):
+            raise _missing(parts[:number], folder)
+        folder /= part
+        # A folder without __init__.py may be a part of a package that lies elsewhere (PEP 420).
+        if number == 1 and not (folder / "__init__.py").is_file() and _is_installed(part):
+            return
+
+
+def _missing(parts: list[str], folder: Path) -> Mistake:
+    package = "".join(f"{part}." for part in parts[:-1])
+    near = did_you_mean(package + parts[-1], [package + name for name in _modules_in(folder)])
+    hint = f'there is no module "{".".join(parts)}"'
+    return Mistake(f"{hint}; {near}" if near else f"{hint} beside the table, and none installed")
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return (folder / name).is_dir() or any(
+        (folder / f"{name}{suffix}").is_file() for suffix in _SUFFIXES
+    )
+
+
+def _is_installed(top: str) -> bool:
+    try:
+        # Of a name without dots this asks the finders and imports nothing.
+        return find_spec(top) is not None
+    except ValueError:  # loaded, by something that left no spec
+        return True
+
+
+def _modules_in(folder: Path) -> list[str]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [entry.stem for entry in entries if entry.suffix == ".py" or entry.is_dir()]

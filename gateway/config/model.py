@@ -1,0 +1,140 @@
+"""The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run."""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+from gateway.limits import Limits, MountLimits, setting
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """A place in the table, both counted from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppTarget:
+    """``module:callable`` or ``module:factory()``; the part behind the colon may be dotted."""
+
+    import_string: str = field(
+        metadata={
+            "why": "A WSGI application, `module:callable` or `module:factory()`; the callable may "
+            "be dotted. It is imported with the table's directory first on the path.",
+            "key": "app",
+            "reads": "import string",
+        }
+    )
+    env: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "why": "Environment variables, set before the app is imported. The mounts share one "
+            "process environment, so two mounts may not give one variable different values.",
+            "reads": "environment",
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticTarget:
+    """A directory served as files. ``directory`` is absolute and existed when it was checked."""
+
+    directory: Path = field(
+        metadata={
+            "why": "A directory served as files, relative to the table's own.",
+            "key": "static",
+            "reads": "directory",
+        }
+    )
+    index: str = setting("index.html", "The file that answers for a directory.", reads="file name")
+    cache_seconds: float = setting(
+        0.0,
+        "Cache-Control: max-age; 0 makes clients revalidate by ETag each time (no-cache).",
+        least=0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedirectTarget:
+    """Where a prefix has gone: the rest of the path and the query are kept (Apache's Redirect)."""
+
+    location: str = field(
+        metadata={
+            "why": "Where the prefix has gone: a path that begins with a slash, or an http(s) "
+            "URL. The rest of the path and the query are kept.",
+            "key": "redirect",
+            "reads": "location",
+        }
+    )
+    status: int = setting(
+        308,
+        "308 and 301 are permanent, 307 and 302 temporary; 307 and 308 keep the method and the "
+        "body, 303 makes it GET.",
+        choices=(301, 302, 303, 307, 308),
+    )
+
+
+Target = AppTarget | StaticTarget | RedirectTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One line of ``mounts:``.
+
+    ``name`` is the normalised key; ``host`` is lower-case ASCII or None for any; ``prefix`` is ""
+    for ``/``, else a decoded path that begins with a slash and does not end with one.
+    """
+
+    name: str
+    host: str | None
+    prefix: str
+    target: Target
+    limits: MountLimits
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """``server:``. Addresses are ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``."""
+
+    listen: str = setting(
+        "127.0.0.1:8000", "Where requests arrive, normally from nginx.", reads="address"
+    )
+    admin: str = setting(
+        "127.0.0.1:8001",
+        "Where /healthz and /readyz answer; never to be published.",
+        reads="address",
+    )
+    workers: int = setting(
+        2,
+        "Worker processes: a number, or auto for one per usable core, at least two.",
+        reads="workers",
+        most=512,
+    )
+    trusted_proxies: tuple[Network | str, ...] = setting(
+        (),
+        "Peers whose X-Forwarded-* and X-Request-ID are believed: addresses, CIDRs, or unix: for "
+        "every peer on a Unix socket.",
+        reads="networks",
+    )
+    access_log: str = setting(
+        "auto",
+        "One record a request on stdout: json, text, off, or auto: text on a terminal, JSON "
+        "elsewhere.",
+        choices=("auto", "json", "text", "off"),
+    )
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole valid table. ``directory`` is its own, absolute; apps are imported from there."""
+
+    source: str
+    directory: Path
+    server: Server
+    mounts: tuple[Mount, ...]

@@ -1,0 +1,156 @@
+"""``mounts:``, read and checked as a whole.
+
+Owns what mounts may not do together; refuses to know how they are served. Source: the settings of
+each kind of mount.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.config.model import AppTarget, Mount, Where
+from gateway.config.mountkey import MountKey, parse_mount_key
+from gateway.config.nodes import Mapping, Node, Scalar, describe, find_key
+from gateway.config.problems import Mistake, quote
+from gateway.config.reader import Pair, Pairs, Reader, join
+from gateway.config.redirects import find_loops
+from gateway.config.settings import (
+    EVERY_MOUNT,
+    MOUNT_LIMITS,
+    MOUNTS,
+    TARGET_SETTINGS,
+    TARGETS,
+    Settings,
+)
+from gateway.limits import MountLimits
+
+_KINDS = ", ".join(TARGETS)
+_EXPECTED = f'an app such as "notes.wsgi:app", or a mapping with one of {_KINDS}'
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A mount beside what it was read from."""
+
+    pair: Pair
+    mount: Mount
+
+
+def parse_mounts(reader: Reader, node: Node, defaults: dict[str, Any]) -> tuple[Mount, ...]:
+    """The mounts that could be read. ``defaults`` are by field name."""
+    pairs = reader.pairs(node, "mounts", 'a mapping such as "/notes: notes.wsgi:app"')
+    if pairs is not None and not pairs:
+        reader.problems.add(node, "mounts", 'expected at least one mount such as "/: welcome:app"')
+    first_of: dict[MountKey, Scalar] = {}
+    read = []
+    for pair in (pairs or {}).values():
+        key = _parse_key(reader, pair.key, first_of)
+        mount = _parse_mount(reader, pair, key, defaults)
+        if mount is not None:
+            read.append(_Read(pair, mount))
+    _check_environment(reader, read)
+    _check_loops(reader, read)
+    return tuple(one.mount for one in read)
+
+
+def _parse_key(reader: Reader, key: Scalar, first_of: dict[MountKey, Scalar]) -> MountKey | None:
+    path = join("mounts", key.text)
+    try:
+        parsed = parse_mount_key(key.text)
+    except Mistake as mistake:
+        message = f'expected "/path" or "host/path", got {quote(key.text)}: {mistake.hint}'
+        reader.problems.add(key, path, message)
+        return None
+    first = first_of.setdefault(parsed, key)
+    if first is not key:
+        place = f"line {first.line}, column {first.column}"
+        message = f"{quote(parsed.name)} is mounted already, in {place}: remove one of them"
+        reader.problems.add(key, path, message)
+    return parsed
+
+
+def _parse_mount(
+    reader: Reader, pair: Pair, key: MountKey | None, defaults: dict[str, Any]
+) -> Mount | None:
+    path = join("mounts", pair.key.text)
+    if isinstance(pair.value, Mapping):
+        pairs = reader.pairs(pair.value, path, _EXPECTED) or {}
+        kind = _kind_of(reader, pair, pairs)
+        values = reader.settings(pairs, path, MOUNTS.get(kind, EVERY_MOUNT))
+    else:
+        kind, values = "app", _parse_short(reader, pair.value, path)
+    if not kind or key is None:
+        return None
+    own = TARGET_SETTINGS[kind]
+    if any(setting.is_required and setting.field not in values for setting in own.values()):
+        return None
+    values = {**defaults, **values}
+    return Mount(
+        name=key.name,
+        host=key.host,
+        prefix=key.prefix,
+        target=TARGETS[kind](**_of(own, values)),
+        limits=MountLimits(**_of(MOUNT_LIMITS, values)),
+        where=Where(line=pair.key.line, column=pair.key.column),
+    )
+
+
+def _of(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
+    fields = [setting.field for setting in settings.values()]
+    return {field: values[field] for field in fields if field in values}
+
+
+def _parse_short(reader: Reader, node: Node, path: str) -> dict[str, Any]:
+    """A mount that is a string is an app."""
+    setting = TARGET_SETTINGS["app"]["app"]
+    if not isinstance(node, Scalar) or describe(node) == "nothing":
+        reader.problems.add(node, path, f"expected {_EXPECTED}, got {describe(node)}")
+        return {}
+    value = reader.single(node, path, setting.kind)
+    return {} if value is None else {setting.field: value}
+
+
+def _kind_of(reader: Reader, pair: Pair, pairs: Pairs) -> str:
+    """The key that tells the kind, or "" and a problem noted."""
+    given = [key for key in pairs if key in TARGETS]
+    path = join("mounts", pair.key.text)
+    if not given:
+        reader.problems.add(pair.value, path, f"expected one of the keys {_KINDS}")
+    for other in given[1:]:
+        message = f'a mount has either "{given[0]}" or "{other}": remove one of them'
+        reader.problems.add(pairs[other].key, join(path, other), message)
+    return given[0] if len(given) == 1 else ""
+
+
+def _check_environment(reader: Reader, read: list[_Read]) -> None:
+    """All mounts share one process, and so one environment."""
+    first_of: dict[str, _Read] = {}
+    values: dict[str, str] = {}
+    for one in read:
+        env = one.mount.target.env if isinstance(one.mount.target, AppTarget) else {}
+        for name, value in env.items():
+            first = first_of.setdefault(name, one)
+            if values.setdefault(name, value) != value:
+                path = join("mounts", f"{one.pair.key.text}.env.{name}")
+                place = _variable_place(first, name)
+                message = (
+                    f'"{first.mount.name}" gives it another value in line {place.line}, column '
+                    f"{place.column}: all mounts share one environment, so rename one of the two"
+                )
+                reader.problems.add(_variable_place(one, name), path, message)
+
+
+def _variable_place(read: _Read, name: str) -> Scalar:
+    env = find_key(read.pair.value, "env")
+    found = find_key(env[1], name) if env else None
+    return found[0] if found else read.pair.key
+
+
+def _check_loops(reader: Reader, read: list[_Read]) -> None:
+    pairs = {one.mount.name: one.pair for one in read}
+    for mount, names in find_loops(one.mount for one in read):
+        pair = pairs[mount.name]
+        found = find_key(pair.value, "redirect")
+        way = " to ".join(quote(name) for name in names)
+        message = f"leads back to itself, {way}: send it where another mount answers"
+        path = join("mounts", f"{pair.key.text}.redirect")
+        reader.problems.add(found[1] if found else pair.key, path, message)

@@ -1,0 +1,84 @@
+"""The table: text to a frozen, validated Config, with every problem at once.
+
+Refuses to import apps or to open sockets; of the file system it asks only whether what the table
+names is there. Source: the settings made from the model.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.config.addresses import do_addresses_clash
+from gateway.config.interpolate import Interpolator
+from gateway.config.model import Config, Server
+from gateway.config.mounttable import parse_mounts
+from gateway.config.nodes import YamlError, parse_yaml
+from gateway.config.problems import Problems
+from gateway.config.reader import Pairs, Reader
+from gateway.config.settings import DEFAULTS, LIMITS, SECTIONS, SERVER
+from gateway.limits import Limits
+
+
+def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, str]) -> Config:
+    """The table in ``text``. ``source`` is its name in messages; ``directory`` is absolute, and
+    what the table names is relative to it. Raises ConfigError."""
+    problems = Problems(source)
+    reader = Reader(problems, Interpolator(environ, directory))
+    try:
+        root = parse_yaml(text)
+    except YamlError as exc:
+        problems.add(exc, "", exc.message)
+        problems.raise_any()
+        raise  # never reached: there is a problem
+    sections = reader.pairs(root, "", 'a mapping with "mounts:"') or {}
+    for name, pair in sections.items():
+        if name not in SECTIONS:
+            reader.unknown_key(pair.key, "", SECTIONS)
+    server = _parse_server(reader, sections)
+    defaults = _parse_defaults(reader, sections)
+    if "mounts" in sections:
+        mounts = parse_mounts(reader, sections["mounts"].value, defaults)
+    else:
+        problems.add(root, "mounts", 'missing: add "mounts:" and a mount such as "/: welcome:app"')
+    problems.raise_any()
+    return Config(source=source, directory=directory, server=server, mounts=mounts)
+
+
+def _section(reader: Reader, sections: Pairs, name: str) -> Pairs:
+    if name not in sections:
+        return {}
+    return reader.pairs(sections[name].value, name, "a mapping of settings") or {}
+
+
+def _parse_defaults(reader: Reader, sections: Pairs) -> dict[str, Any]:
+    pairs = _section(reader, sections, "defaults")
+    return reader.settings(pairs, "defaults", DEFAULTS)
+
+
+def _parse_server(reader: Reader, sections: Pairs) -> Server:
+    pairs = _section(reader, sections, "server")
+    values = reader.settings(pairs, "server", SERVER)
+    limit_fields = {setting.field for setting in LIMITS.values()}
+    limits = Limits(**{field: values.pop(field) for field in limit_fields & values.keys()})
+    server = Server(**values, limits=limits)
+    _check_server(reader, pairs, server)
+    return server
+
+
+def _check_server(reader: Reader, pairs: Pairs, server: Server) -> None:
+    """What each value alone cannot show."""
+    limits = server.limits
+
+    def problem(keys: tuple[str, str], message: str) -> None:
+        key = next((key for key in keys if key in pairs), None)
+        if key is not None:
+            reader.problems.add(pairs[key].value, f"server.{key}", message)
+
+    if do_addresses_clash(server.listen, server.admin):
+        message = (
+            f'"{server.listen}" for requests and "{server.admin}" for admin cannot both be opened'
+        )
+        problem(("admin", "listen"), f"{message}: choose another port")
+    if limits.max_request_line_bytes > limits.max_head_bytes:
+        message = "max_request_line is larger than max_head, of which it is a part"
+        problem(("max_request_line", "max_head"), f"{message}: lower it or raise max_head")

@@ -1,0 +1,88 @@
+"""What is wrong with a table, gathered and told. Owns the form of every message about it.
+
+Knows neither YAML nor the model. Source: the compilers' ``file:line:column: message``.
+"""
+
+from collections.abc import Iterable
+from typing import NoReturn, Protocol
+
+from gateway.errors import ConfigError
+
+MOST_LISTED = 50  # beyond a screenful or two, the first ones are mended first anyway
+MOST_QUOTED = 60  # characters of a value or a key that are repeated in a message
+
+
+class Place(Protocol):
+    """Anything with a place in the table, both counted from 1."""
+
+    @property
+    def line(self) -> int: ...
+    @property
+    def column(self) -> int: ...
+
+
+class Mistake(Exception):  # noqa: N818  (a person's mistake is what it is)
+    """A text is not what its kind of value expects.
+
+    ``hint`` says how to mend it, and may quote the text; ``expected`` replaces the kind's own
+    words and never quotes it, since the text can be a secret.
+    """
+
+    def __init__(self, hint: str = "", *, expected: str = "") -> None:
+        super().__init__(hint or expected)
+        self.hint = hint
+        self.expected = expected
+
+
+class Problems:
+    """Every problem of one table, so that one look mends them all."""
+
+    def __init__(self, source: str) -> None:
+        self._source = printable(source)
+        self._found: list[tuple[int, int, str]] = []
+
+    def add(self, place: Place, path: str, message: str) -> None:
+        """Note ``message`` about the key ``path`` ("" for the whole table)."""
+        key = f"{shorten(path, 2 * MOST_QUOTED)}: " if path else ""
+        self._found.append((place.line, place.column, key + message))
+
+    def raise_any(self) -> None:
+        """Raises ConfigError if there is a problem: sorted by place, the first of very many."""
+        if not self._found:
+            return
+        found = sorted(self._found, key=lambda problem: problem[:2])
+        lines = [f"{self._source}:{line}:{column}: {text}" for line, column, text in found]
+        if len(lines) > MOST_LISTED:
+            more = len(lines) - MOST_LISTED
+            lines[MOST_LISTED:] = [f"{self._source}: and {more} more, mend these first"]
+        raise ConfigError(lines)
+
+
+def refuse_whole(source: str, message: str, cause: Exception | None = None) -> NoReturn:
+    """Raises ConfigError for a table that has no place to point at."""
+    raise ConfigError([f"{printable(source)}: {message}"]) from cause
+
+
+def printable(text: str) -> str:
+    """``text`` on one line: what a terminal could not show is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shorten(text: str, most: int = MOST_QUOTED) -> str:
+    """``text`` printable, and cut beyond ``most`` characters."""
+    return printable(text if len(text) <= most else f"{text[:most]}…")
+
+
+def quote(text: str) -> str:
+    """``text`` as messages show a value."""
+    return f'"{shorten(text)}"'
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``did you mean "…"?`` when one known word is close, else ""."""
+    from difflib import get_close_matches  # only a wrong table pays for the import
+
+    close = get_close_matches(word[:MOST_QUOTED], known, n=1, cutoff=0.6)
+    return f'did you mean "{close[0]}"?' if close else ""

@@ -1,0 +1,51 @@
+"""A table's file to a Config: the I/O in front of the parser.
+
+Refuses to know what a table says. Source: YAML 1.2 §5.2 (UTF-8 in files).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway.config.model import Config
+from gateway.config.parse import parse_config
+from gateway.config.problems import refuse_whole
+
+MOST_BYTES = 16 * 1024 * 1024  # 10,000 full mounts are 1 MiB
+
+
+def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """The table in the file ``path``; messages name it as given. Raises ConfigError."""
+    source = str(path)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as exc:
+        refuse_whole(source, _why_unreadable(exc), exc)
+    if len(content) > MOST_BYTES:
+        refuse_whole(source, "larger than 16 MiB: this is no table")
+    # Not resolve(): it would follow a linked table away from the folder it is put in.
+    directory = Path(os.path.abspath(path)).parent  # noqa: PTH100
+    return parse_config(_decoded(content, source), source, directory, environ)
+
+
+def _why_unreadable(exc: Exception) -> str:
+    if isinstance(exc, FileNotFoundError):
+        return "no such file: name the table with -c FILE"
+    if isinstance(exc, IsADirectoryError):
+        return "a directory: name the table in it with -c FILE"
+    reason = getattr(exc, "strerror", None) or "not a path"
+    return f"cannot be read: {reason.lower()}"
+
+
+def _decoded(content: bytes, source: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        before = content[: exc.start]
+        line = before.count(b"\n") + 1
+        column = len(before.rpartition(b"\n")[2].decode()) + 1
+        bad = content[exc.start]
+        refuse_whole(
+            f"{source}:{line}:{column}", f"not UTF-8 (byte 0x{bad:02X}): save it as UTF-8", exc
+        )

@@ -1,0 +1,164 @@
+"""Nodes to values: the one walk that every section of the table shares.
+
+Owns the checks that hold for any mapping and any value; refuses to know which keys there are.
+Source: the settings it is given.
+"""
+
+import re
+from collections.abc import Mapping as ReadOnlyMapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.config import nodes
+from gateway.config.interpolate import InterpolationError, Interpolator, Text
+from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, Kind
+from gateway.config.nodes import Mapping, Node, Scalar, Sequence
+from gateway.config.problems import Mistake, Problems, did_you_mean, quote, shorten
+from gateway.config.settings import Setting, Settings, places_of
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A key and its value, each with its place."""
+
+    key: Scalar
+    value: Node
+
+
+Pairs = dict[str, Pair]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads values and notes what is wrong with them; what could not be read is left out."""
+
+    problems: Problems
+    interpolator: Interpolator
+
+    def pairs(self, node: Node, path: str, expected: str) -> Pairs | None:
+        """A mapping's keys and values; nothing there is an empty mapping, None is a problem."""
+        if isinstance(node, Mapping):
+            return self._unique(node, path)
+        if nodes.describe(node) == "nothing":
+            return {}
+        self.problems.add(node, path, f"expected {expected}, got {_got(node)}")
+        return None
+
+    def _unique(self, node: Mapping, path: str) -> Pairs:
+        found: Pairs = {}
+        for key, value in zip(node.items[::2], node.items[1::2], strict=True):
+            if not isinstance(key, Scalar):
+                self.problems.add(key, path, f"expected a key, got {nodes.describe(key)}")
+            elif key.text == "<<" and key.is_plain:
+                self.problems.add(
+                    key, path, 'merge keys are not read: put what mounts share under "defaults:"'
+                )
+            elif first := found.get(key.text):
+                again = f"given twice: first in line {first.key.line}, column {first.key.column}"
+                self.problems.add(key, join(path, key.text), again)
+            else:
+                found[key.text] = Pair(key, value)
+        return found
+
+    def settings(self, pairs: Pairs, path: str, known: Settings) -> dict[str, Any]:
+        """The fields that ``pairs`` fill, by the field's name. Keys not ``known`` are problems."""
+        values: dict[str, Any] = {}
+        for name, pair in pairs.items():
+            setting = known.get(name)
+            if setting is None:
+                self.unknown_key(pair.key, path, known)
+                continue
+            value = self.setting(pair.value, join(path, name), setting)
+            if value is not None:
+                values[setting.field] = value
+        return values
+
+    def unknown_key(self, key: Scalar, path: str, known: ReadOnlyMapping[str, object]) -> None:
+        places = places_of(key.text)
+        if places:
+            hint = f"it belongs {' or '.join(places)}"
+        else:
+            stem = key.text.removesuffix("_seconds").removesuffix("_bytes")
+            hint = did_you_mean(stem, known) or f"known here: {', '.join(known)}"
+        self.problems.add(key, join(path, key.text), f"unknown key: {hint}")
+
+    def setting(self, node: Node, path: str, setting: Setting) -> Any | None:
+        """The value of one setting, or None and a problem noted."""
+        kind = setting.kind
+        if kind.shape == "list":
+            return self._list(node, path, kind)
+        if kind.shape == "mapping":
+            return self._environment(node, path, kind)
+        return self.single(node, path, kind)
+
+    def single(self, node: Node, path: str, kind: Kind) -> Any | None:
+        """A scalar's value, or None and a problem noted."""
+        if not isinstance(node, Scalar) or nodes.describe(node) == "nothing":
+            self.problems.add(node, path, f"expected {kind.expected}, got {_got(node)}")
+            return None
+        if kind.is_free_text and (surprise := nodes.yaml_surprise(node)):
+            got = f"{shorten(node.text)}, which YAML takes for {surprise}"
+            message = f"expected text, got {got}: write {quote(node.text)}, with the quotes"
+            self.problems.add(node, path, message)
+            return None
+        try:
+            text = self.interpolator.expand(node.text)
+            return self._checked(text.value, kind)
+        except InterpolationError as exc:
+            self.problems.add(node, path, str(exc))
+        except Mistake as mistake:
+            self.problems.add(node, path, _told(mistake, kind, node, text))
+        return None
+
+    def _checked(self, text: str, kind: Kind) -> Any:
+        if "\0" in text:
+            raise Mistake(expected="text without NUL characters")
+        value = kind.parse(text, self.interpolator.directory)
+        if isinstance(value, int | float):
+            if value < kind.least:
+                raise Mistake(expected=f"at least {kind.show(kind.least)}")
+            if value > kind.most:
+                raise Mistake(expected=f"at most {kind.show(kind.most)}")
+        return value
+
+    def _list(self, node: Node, path: str, kind: Kind) -> tuple[Any, ...] | None:
+        if not isinstance(node, Sequence):
+            expected = 'a list such as "[127.0.0.1, 172.16.0.0/12]"'
+            self.problems.add(node, path, f"expected {expected}, got {_got(node)}")
+            return None
+        return tuple(self.single(n, f"{path}[{i}]", kind) for i, n in enumerate(node.items))
+
+    def _environment(self, node: Node, path: str, kind: Kind) -> dict[str, str] | None:
+        pairs = self.pairs(node, path, 'a mapping such as "NAME: value"')
+        if pairs is None:
+            return None
+        values = {}
+        for name, pair in pairs.items():
+            if not re.fullmatch(ENVIRONMENT_NAME_PATTERN, name):
+                message = f"expected a name of letters, digits and underscores, got {quote(name)}"
+                self.problems.add(pair.key, join(path, name), message)
+            value = self.single(pair.value, join(path, name), kind)
+            if value is not None:
+                values[name] = value
+        return values
+
+
+def _got(node: Node) -> str:
+    if isinstance(node, Scalar) and nodes.describe(node) != "nothing":
+        return quote(node.text)
+    return nodes.describe(node)
+
+
+def join(path: str, key: str) -> str:
+    """A key's path."""
+    return f"{path}.{key}" if path else key
+
+
+def _told(mistake: Mistake, kind: Kind, node: Scalar, text: Text) -> str:
+    """The message, without the value of a secret."""
+    expected = f"expected {mistake.expected or kind.expected}"
+    if text.is_secret:
+        return f"{expected}, got something else from {quote(node.text)}"
+    origin = f" from {quote(node.text)}" if text.value != node.text else ""
+    hint = f": {mistake.hint}" if mistake.hint else ""
+    return f"{expected}, got {quote(text.value)}{origin}{hint}"

@@ -1,0 +1,108 @@
+"""Every key of the table, made from the model's fields: parser, schema and reference ask here.
+
+Owns no key, default or text itself but the three sections' names. Source: ``gateway.limits`` and
+``gateway.config.model``.
+"""
+
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from typing import Any, get_args
+
+from gateway.config.kinds import KINDS, Kind, choice
+from gateway.config.model import AppTarget, RedirectTarget, Server, StaticTarget, Target
+from gateway.limits import Limits, MountLimits
+
+TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget]
+
+SECTIONS = {
+    "server": "How the gateway listens, and what it allows a client.",
+    "defaults": "Settings for every mount that does not say otherwise.",
+    "mounts": "Which app, directory or redirect answers which host and path.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One key: the dataclass field that it fills, how it is read, and why it is as it is."""
+
+    key: str
+    field: str
+    kind: Kind
+    why: str
+    default: Any
+    is_required: bool
+
+    @property
+    def shown_default(self) -> str:
+        """The default as the table would say it; "" for none."""
+        return self.kind.show(self.default) if isinstance(self.default, str | int | float) else ""
+
+
+Settings = dict[str, Setting]
+
+
+def settings_of(owner: type) -> Settings:
+    """The keys that a dataclass's fields make, in their order."""
+    found = (_setting(field) for field in fields(owner) if "why" in field.metadata)
+    return {setting.key: setting for setting in found}
+
+
+def _setting(field: Field[Any]) -> Setting:
+    rules = dict(field.metadata)
+    why = rules.pop("why")
+    key, kind = _key_and_kind(field, **rules)
+    return Setting(
+        key=key,
+        field=field.name,
+        kind=kind,
+        why=why,
+        default=field.default,
+        is_required=field.default is MISSING and field.default_factory is MISSING,
+    )
+
+
+def _key_and_kind(
+    field: Field[Any],
+    *,
+    key: str = "",
+    reads: str = "",
+    choices: tuple[Any, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+) -> tuple[str, Kind]:
+    stem = field.name.removesuffix("_seconds").removesuffix("_bytes")
+    if choices:
+        return key or stem, choice(choices)
+    unit = field.name.removeprefix(stem)
+    kind = KINDS[reads or {"_seconds": "duration", "_bytes": "size", "": "count"}[unit]]
+    if least is not None:
+        kind = replace(kind, least=least)
+    if most is not None:
+        kind = replace(kind, most=most)
+    return key or stem, kind
+
+
+LIMITS = settings_of(Limits)
+MOUNT_LIMITS = settings_of(MountLimits)
+SERVER = settings_of(Server) | LIMITS
+
+# By the key that tells a mount's kind, the first field of its class.
+TARGETS: dict[str, TargetClass] = {next(iter(settings_of(c))): c for c in get_args(Target)}
+TARGET_SETTINGS: dict[str, Settings] = {kind: settings_of(c) for kind, c in TARGETS.items()}
+MOUNTS: dict[str, Settings] = {kind: own | MOUNT_LIMITS for kind, own in TARGET_SETTINGS.items()}
+EVERY_MOUNT: Settings = {key: s for settings in MOUNTS.values() for key, s in settings.items()}
+
+# Every mount setting that has a default can be given another one.
+DEFAULTS = {key: setting for key, setting in EVERY_MOUNT.items() if setting.default is not MISSING}
+
+
+def places_of(key: str) -> list[str]:
+    """Where in the table a key is right, in words."""
+    places = []
+    if key in SECTIONS:
+        places.append("at the top of the table, not indented")
+    if key in SERVER:
+        places.append('under "server:"')
+    if key in MOUNT_LIMITS:
+        places.append('in a mount or under "defaults:"')
+    places += [f'in a mount with "{kind}:"' for kind, own in TARGET_SETTINGS.items() if key in own]
+    return places

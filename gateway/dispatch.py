@@ -1,0 +1,131 @@
+"""Host and path to mount, and the SCRIPT_NAME/PATH_INFO split.
+
+Refuses to know how apps were loaded. Source: PEP 3333 (environ variables), RFC 3986 §5.2.4 and
+§6.2.2 (dot segments, percent-encoding).
+"""
+
+from collections.abc import Iterable
+from urllib.parse import unquote_to_bytes
+
+from gateway.limits import MountLimits
+from gateway.wsgi import WSGIApp
+
+# Stands for an encoded slash while a path is matched; no latin-1 string holds it.
+ENCODED_SLASH = "\u2215"
+
+
+class Mount:
+    """Something mounted.
+
+    ``host`` is lower-case or None for any host; ``prefix`` is "" for the root, else a decoded path
+    that begins with a slash and does not end with one. ``script_name`` is the prefix as PEP 3333
+    wants it: the latin-1 reading of its UTF-8 bytes.
+    """
+
+    __slots__ = ("app", "host", "kind", "limits", "name", "prefix", "script_name")
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        host: str | None,
+        prefix: str,
+        app: WSGIApp,
+        limits: MountLimits,
+        kind: str = "app",
+    ) -> None:
+        self.name = name
+        self.host = host
+        self.prefix = prefix
+        self.script_name = prefix.encode().decode("latin-1")
+        self.app = app
+        self.limits = limits
+        self.kind = kind
+
+
+class PrefixTable:
+    """The mounts of one host. A look-up costs as many dict probes as the deepest prefix has
+    segments, however many mounts there are."""
+
+    __slots__ = ("_depth", "_mounts")
+
+    def __init__(self, mounts: Iterable[Mount]) -> None:
+        self._mounts = {mount.script_name: mount for mount in mounts}
+        self._depth = max((prefix.count("/") for prefix in self._mounts), default=0)
+
+    def longest(self, path: str) -> Mount | None:
+        """The mount with the longest prefix of ``path`` that ends at a segment boundary."""
+        end = 0
+        for _ in range(self._depth):
+            end = path.find("/", end + 1)
+            if end < 0:
+                end = len(path)
+                break
+        mounts = self._mounts
+        while end > 0:
+            mount = mounts.get(path[:end])
+            if mount is not None:
+                return mount
+            end = path.rfind("/", 0, end)
+        return mounts.get("")
+
+
+class MountTable:
+    """All mounts, decided at start-up; a request only looks up."""
+
+    __slots__ = ("_any_host", "_hosts", "mounts")
+
+    def __init__(self, mounts: Iterable[Mount]) -> None:
+        self.mounts = tuple(mounts)
+        by_host: dict[str | None, list[Mount]] = {}
+        for mount in self.mounts:
+            by_host.setdefault(mount.host, []).append(mount)
+        self._any_host = PrefixTable(by_host.pop(None, []))
+        self._hosts = {host: PrefixTable(group) for host, group in by_host.items() if host}
+
+    def match(self, host: str, raw_path: str) -> tuple[Mount, str] | None:
+        """The mount for a lower-case ``host`` without port and a path as the client sent it, with
+        its PATH_INFO; None if nothing is mounted there.
+
+        A named host's own mounts come first, then those of any host.
+        """
+        if "%" in raw_path or "/." in raw_path:
+            path = resolve_path(raw_path)
+        else:
+            path = raw_path
+        mount = None
+        if self._hosts:
+            table = self._hosts.get(host)
+            if table is not None:
+                mount = table.longest(path)
+        if mount is None:
+            mount = self._any_host.longest(path)
+            if mount is None:
+                return None
+        path_info = path[len(mount.script_name) :]
+        if ENCODED_SLASH in path_info:
+            path_info = path_info.replace(ENCODED_SLASH, "/")
+        return mount, path_info
+
+
+def resolve_path(raw_path: str) -> str:
+    """A path percent-decoded (latin-1 of its bytes) with its dot segments resolved; encoded
+    slashes stand as ``ENCODED_SLASH``, since they are data and never a separator.
+
+    Decoding comes first: ``%2e%2e`` is ``..`` (RFC 3986 §6.2.2.2, unreserved characters).
+    """
+    # RFC 3986 §2.1: the digits A to F are case-insensitive, so %2f is %2F
+    pieces = raw_path.replace("%2f", "%2F").split("%2F")
+    path = ENCODED_SLASH.join(unquote_to_bytes(p.encode("latin-1")).decode("latin-1") for p in pieces)
+    if "/." not in path:
+        return path
+    segments: list[str] = []
+    for segment in path.split("/")[1:]:
+        if segment == "..":
+            if segments:
+                segments.pop()
+        elif segment != ".":
+            segments.append(segment)
+    if path.endswith(("/.", "/..")):
+        segments.append("")  # RFC 3986 §5.2.4: /a/b/.. is /a/
+    return "/" + "/".join(segments)

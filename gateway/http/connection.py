@@ -1,0 +1,478 @@
+"""One client connection: a request's walk, keep-alive, deadlines, and the only ``except`` arms.
+
+    socket -> parser -> environ -> dispatch -> app -> response -> socket
+
+Refuses to know YAML and import strings. Source: RFC 9112 §9 (connections), RFC 9110 §10.1.1
+(100-continue), PEP 3333. An idle connection is this object and an io watcher on the hub; a greenlet
+is taken when a whole head is there, and given back with the last byte of the response.
+"""
+
+import io
+import os
+from socket import SHUT_WR
+from time import monotonic
+from typing import Any
+
+from gevent import get_hub
+from greenlet import getcurrent
+
+from gateway.dispatch import Mount, MountTable
+from gateway.errors import (
+    AppError,
+    ClientDisconnected,
+    ContentTooLarge,
+    HeaderFieldsTooLarge,
+    MalformedRequest,
+    RequestError,
+    RequestTimeout,
+    UriTooLong,
+)
+from gateway.http.body import READ_BYTES, ChunkedContent, Content, LengthContent
+from gateway.http.environ import build_environ
+from gateway.http.forwarded import TrustedProxies
+from gateway.http.greenlets import GreenletPool
+from gateway.http.parser import CHUNKED, HeadParser, RequestHead
+from gateway.http.response import Response, build_error_page
+from gateway.http.stream import IDLE, RUNNING, State, Stream
+from gateway.limits import Limits
+from gateway.logs import AccessLog, faults
+from gateway.wsgi import Environ
+
+# what an app left unread is read and dropped up to this, to keep the connection
+DRAIN_BYTES = 256 * 1024
+# a pipelining client is read ahead up to this while its request runs
+READ_AHEAD_BYTES = 64 * 1024
+LINGER_SECONDS = 2.0
+
+
+class RequestDeadline(BaseException):
+    """A mount's timeout has passed. Like ``gevent.Timeout`` no Exception, so that an app's
+    ``except Exception`` lets it through while its ``finally`` runs."""
+
+
+class Service:
+    """What all connections of a worker process share."""
+
+    def __init__(
+        self,
+        *,
+        table: MountTable,
+        base_environ: Environ,
+        limits: Limits,
+        proxies: TrustedProxies,
+        access_log: AccessLog,
+    ) -> None:
+        self.table = table
+        self.base_environ = base_environ
+        self.limits = limits
+        self.proxies = proxies
+        self.access_log = access_log
+        self.parser = HeadParser(limits)
+        self.greenlets = GreenletPool(Connection)
+        self.connections: set[Connection] = set()
+        self.date_line = ""
+        self.is_draining = False
+        self.request_count = 0
+        self.request_id_base = os.urandom(8).hex()
+        self.on_close: Any = None
+
+    def next_request_id(self) -> str:
+        """32 hex digits, unique among workers and restarts."""
+        self.request_count += 1
+        return f"{self.request_id_base}{self.request_count:016x}"
+
+
+class Connection(Stream):
+    """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
+
+    __slots__ = (
+        "_client",
+        "_content",
+        "_greenlet",
+        "_head",
+        "_mount",
+        "_peer",
+        "_peer_port",
+        "_refusal",
+        "_request_id",
+        "_request_total",
+        "_started",
+        "_trusts_peer",
+        "_service",
+        "has_ended",
+        "moved",
+        "timeout",
+    )
+
+    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+        self._service = service
+        super().__init__(client_socket, self._on_readable)
+        self._peer = peer
+        self._peer_port = peer_port
+        self._trusts_peer = service.proxies.trusts(peer)
+        self._content: Content | None = None
+        self._refusal: RequestError | None = None
+        self._request_total = 0
+        self.has_ended = False  # the client will send no more
+        self.moved = 0  # bytes moved when the sweep last looked
+        self.timeout = 0.0
+        service.connections.add(self)
+
+    # --- in the hub: bytes arrive -------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        state = self.state
+        if state is IDLE or state is State.HEAD:
+            if data:
+                self._advance(self._buffer + data if self._buffer else data)
+            else:
+                self._close_silent()
+        elif state is State.LINGERING:
+            if not data:
+                self.close()
+        elif data:
+            self._buffer += data
+            if len(self._buffer) > READ_AHEAD_BYTES:
+                self._watch(False)
+        else:
+            # a half-close is allowed (RFC 9112 §9.6): the response is still sent
+            self.has_ended = True
+            self._watch(False)
+
+    def _advance(self, data: bytes) -> None:
+        """Take the next request out of ``data`` and run it, or wait for the rest of its head."""
+        if data[:2] == b"\r\n":
+            data = data[2:]  # RFC 9112 §2.2: one empty line before a request is ignored
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            self._buffer = data
+            self._refusal = self._check_unfinished(data)
+            if self._refusal is None:
+                if self.state is IDLE and data:
+                    self.state = State.HEAD
+                    self.since = monotonic()
+                return
+        else:
+            try:
+                if end > self._service.limits.max_head_bytes:
+                    raise HeaderFieldsTooLarge(f"a head of {end} bytes")
+                if end == len(data):
+                    self._buffer = b""
+                    self._head = self._service.parser.parse(data, self._trusts_peer)
+                else:
+                    self._buffer = data[end:]
+                    self._head = self._service.parser.parse(data[:end], self._trusts_peer)
+            except RequestError as error:
+                self._refusal = error
+        self.state = RUNNING
+        self._service.greenlets.start(self)
+
+    def _check_unfinished(self, data: bytes) -> RequestError | None:
+        """What can be told of a head before its end, so that nobody waits for a deadline."""
+        limits = self._service.limits
+        if len(data) > limits.max_head_bytes:
+            return HeaderFieldsTooLarge(f"a head of more than {limits.max_head_bytes} bytes")
+        line_end = data.find(b"\n")
+        if line_end < 0 and len(data) > limits.max_request_line_bytes:
+            return UriTooLong(f"a request line of more than {limits.max_request_line_bytes} bytes")
+        if data.count(b"\n") != data.count(b"\r\n"):
+            return MalformedRequest("a line ends without CR")
+        if data and not 0x20 < data[0] < 0x7F and data[:1] != b"\r":
+            return MalformedRequest("this is not HTTP/1.1 (TLS on a plain port?)")
+        return None
+
+    def _next_request(self) -> None:
+        if self.state is IDLE:
+            self._advance(self._buffer)
+
+    # --- in the hub: deadlines ----------------------------------------------------------------
+
+    def sweep(self, now: float, limits: Limits) -> None:
+        """End what has waited too long. The walk pays for no timer of its own."""
+        state, waited = self.state, now - self.since
+        if state is IDLE:
+            if waited > limits.keep_alive_seconds:
+                self.close()
+        elif state is RUNNING:
+            self._sweep_running(now, waited)
+        elif state is State.READING:
+            if waited > limits.body_timeout_seconds:
+                self.since = now
+                self._greenlet.throw(RequestTimeout("no content came in time"))
+        elif state is State.WRITING:
+            if waited > limits.send_timeout_seconds:
+                self.since = now
+                self._greenlet.throw(ClientDisconnected("the client left its response unread"))
+        elif state is State.HEAD:
+            if waited > limits.head_timeout_seconds:
+                self._refusal = RequestTimeout("the head was not complete in time")
+                self.state = RUNNING
+                self._service.greenlets.start(self)
+        elif state is State.LINGERING and waited > LINGER_SECONDS:
+            self.close()
+
+    def _sweep_running(self, now: float, waited: float) -> None:
+        moved = self.sent_bytes + (self._content.received_bytes if self._content else 0)
+        if moved != self.moved:
+            self.moved = moved
+            self.since = now
+        elif self.timeout and waited > self.timeout:
+            # from now: what the app's finally blocks do gets as long again
+            self.since = now
+            self._greenlet.throw(RequestDeadline(f"no byte moved for {self.timeout:g} s"))
+
+    # --- in a greenlet: the walk --------------------------------------------------------------
+
+    def run(self) -> None:
+        """Answer one request. Nothing leaves here but bytes and an access record."""
+        service = self._service
+        self._greenlet = getcurrent()
+        self._mount: Mount | None = None
+        self._started = self.since = monotonic()
+        self.sent_bytes = self.timeout = self.moved = 0
+        self._client = self._peer
+        self._request_id = ""
+        self._request_total += 1
+        head = self._head if self._refusal is None else _unreadable_head()
+        response = Response(
+            self,
+            head,
+            head.persistent
+            and not service.is_draining
+            and self._request_total < service.limits.max_requests_per_connection,
+            service.date_line,
+        )
+        fault = ""
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            self._walk(service, head, response)
+        except RequestError as error:
+            fault = str(error)
+            response.persistent = False
+            self._answer(response, error.status, fault)
+        except ClientDisconnected as error:
+            fault = str(error)
+            response.persistent = False
+        except RequestDeadline as error:
+            fault = str(error)
+            response.persistent = False
+            self._answer(response, "504 Gateway Timeout", "The app took too long to answer.")
+        except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
+            fault = f"{type(error).__name__}: {error}"
+            self._report(error)
+            if not response.is_complete:
+                # before the head: a whole 500; after it: the cut connection is the only sign left
+                response.persistent &= not response.head_sent
+                self._answer(
+                    response, "500 Internal Server Error", "The app failed; its log tells why."
+                )
+        self._end(head, response, fault)
+
+    def _walk(self, service: Service, head: RequestHead, response: Response) -> None:
+        environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
+        if self._trusts_peer:
+            service.proxies.apply(head, environ)
+            self._client = environ["REMOTE_ADDR"]
+            self._request_id = service.proxies.request_id(head)
+        request_id = self._request_id = self._request_id or service.next_request_id()
+        environ["gateway.request_id"] = request_id
+
+        found = service.table.match(head.host, head.path)
+        if found is None:
+            self._answer_unmatched(head, response)
+            return
+        mount, environ["PATH_INFO"] = found
+        self._mount = mount
+        self.timeout = mount.limits.timeout_seconds
+        environ["SCRIPT_NAME"] += mount.script_name
+
+        if head.content_length:
+            environ["wsgi.input"] = self._open_content(head, mount, response)
+        environ["wsgi.early_hints"] = response.send_early_hints
+        environ["gateway.client_disconnected"] = self.client_disconnected
+        result = mount.app(environ, response.start_response)
+        if result.__class__ is list:
+            response.send_result(result)
+            return
+        try:
+            response.send_result(result)
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+
+    def _answer_unmatched(self, head: RequestHead, response: Response) -> None:
+        if head.path == "*":
+            response.start_response("204 No Content", [])  # RFC 9110 §9.3.7: OPTIONS *
+            response.finish()
+        else:
+            self._answer(response, "404 Not Found", "Nothing is mounted here.")
+
+    def client_disconnected(self) -> bool:
+        """``gateway.client_disconnected``: whether the client has closed (at least its side)."""
+        return self.has_ended
+
+    def _answer(self, response: Response, status: str, detail: str) -> None:
+        """Answer in the gateway's own name, where no head has gone out."""
+        if response.head_sent:
+            return
+        response.restart()
+        page = build_error_page(status, detail, self._request_id)
+        try:
+            response.start_response(
+                status,
+                [
+                    ("Content-Type", "text/html; charset=utf-8"),
+                    ("Cache-Control", "no-store"),
+                    ("X-Request-ID", self._request_id or "-"),
+                ],
+            )
+            response.send_result([page])
+        except ClientDisconnected:
+            response.persistent = False
+
+    def _report(self, error: BaseException) -> None:
+        faults.error(
+            "%s: %s (request %s)",
+            self._mount.name if self._mount else "-",
+            error if isinstance(error, AppError) else type(error).__name__,
+            self._request_id,
+            exc_info=error,
+            extra={
+                "mount": self._mount.name if self._mount else "",
+                "request_id": self._request_id,
+            },
+        )
+
+    def _end(self, head: RequestHead, response: Response, fault: str) -> None:
+        """Make ready for the next request, or close; then write the record."""
+        content = self._content
+        if content is not None:
+            if not content.is_complete:
+                response.persistent = response.persistent and self._drain(content)
+            if isinstance(content, ChunkedContent):
+                self._buffer = content.rest + self._buffer
+        if response.persistent and not self.has_ended:
+            self.state = IDLE
+            self.since = monotonic()
+            self._watch(True)
+            if self._buffer:
+                get_hub().loop.run_callback(self._next_request)
+        elif self.has_ended or not (self._buffer or self._refusal or content):
+            self.close()
+        else:
+            self._linger()
+        self._record(head, response, fault)
+        self._content = None
+        self._greenlet = None
+
+    def _record(self, head: RequestHead, response: Response, fault: str) -> None:
+        access_log = self._service.access_log
+        if not access_log.is_on:
+            return
+        fields = head.fields
+        access_log.record(
+            self._request_id,
+            self._mount.name if self._mount else "",
+            self._client,
+            head.method,
+            head.target,
+            "HTTP/1.1" if head.is_http11 else "HTTP/1.0",
+            response.code if response.head_sent else 499,
+            self._content.received_bytes if self._content else 0,
+            self.sent_bytes,
+            (monotonic() - self._started) * 1000,
+            head.host,
+            fields.get("HTTP_REFERER", ""),
+            fields.get("HTTP_USER_AGENT", ""),
+            fault,
+        )
+
+    # --- in a greenlet: content ---------------------------------------------------------------
+
+    def _open_content(self, head: RequestHead, mount: Mount, response: Response) -> Any:
+        length, limit = head.content_length, mount.limits.max_body_bytes
+        if length > limit:
+            raise ContentTooLarge(f"content of {length} bytes; {mount.name} takes {limit}")
+        announce = None
+        if head.expects_continue:
+            announce = lambda: self._send_continue(response)  # noqa: E731
+        if length == CHUNKED:
+            self._content = ChunkedContent(self, limit, announce)
+        else:
+            self._content = LengthContent(self, length, announce)
+        if length == CHUNKED or length > len(self._buffer):
+            self._watch(False)  # bytes stay in the kernel until the app asks for them
+        return io.BufferedReader(self._content, READ_BYTES)
+
+    def _send_continue(self, response: Response) -> None:
+        if not response.head_sent and not self._buffer:
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _drain(self, content: Content) -> bool:
+        """Read what the app left, up to a bound; whether the connection may go on."""
+        if isinstance(content, LengthContent) and content.remaining > DRAIN_BYTES:
+            return False
+        if content.awaits_continue:
+            return False  # RFC 9110 §10.1.1: whether the client will send it is not known
+        bound = content.received_bytes + DRAIN_BYTES
+        scratch = memoryview(bytearray(READ_BYTES))
+        try:
+            while content.received_bytes < bound:
+                if not content.readinto(scratch):
+                    return True
+        except (RequestError, ClientDisconnected):
+            return False
+        return content.is_complete
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def _linger(self) -> None:
+        """Let the client read the last response before the close: a close with unread input would
+        reset the connection and destroy it (RFC 9112 §9.6)."""
+        try:
+            self._socket.shutdown(SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.state = State.LINGERING
+        self.since = monotonic()
+        self._buffer = b""
+        self._watch(True)
+
+    def _close_silent(self) -> None:
+        """The client has closed: between requests, or within a head, which is then recorded."""
+        if self._buffer:
+            self.has_ended = True
+            self._refusal = MalformedRequest("the client left in the middle of a head")
+            self.state = RUNNING
+            self._service.greenlets.start(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Give the socket back; safe to call twice."""
+        if self.state is State.CLOSED:
+            return
+        self._shut()
+        self._service.connections.discard(self)
+        if self._service.on_close is not None:
+            self._service.on_close()
+
+
+def _unreadable_head() -> RequestHead:
+    """Stands for a head that could not be read, in its refusal and its record."""
+    head = RequestHead()
+    head.method = head.target = head.path = head.query = head.host = ""
+    head.fields = {}
+    head.content_length = 0
+    head.is_http11 = True
+    head.persistent = head.expects_continue = False
+    return head

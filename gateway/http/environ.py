@@ -1,0 +1,111 @@
+"""Request head to WSGI environ (PEP 3333 "environ Variables").
+
+Refuses to know sockets and which mount answers.
+"""
+
+import sys
+from typing import Protocol
+
+from gateway import __version__
+from gateway.http.parser import RequestHead
+from gateway.wsgi import Environ
+
+MountInfo = tuple[tuple[str, str, bool], ...]
+
+
+class ReadableFile(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class FileWrapper:
+    """PEP 3333 "Optional Platform-Specific File Handling": the server sends it with sendfile.
+
+    Iterating serves middleware that looks inside; then it yields blocks of ``block_size`` bytes.
+    """
+
+    def __init__(self, file: ReadableFile, block_size: int = 64 * 1024) -> None:
+        self.file = file
+        self.block_size = block_size
+
+    def __iter__(self) -> "FileWrapper":
+        return self
+
+    def __next__(self) -> bytes:
+        block = self.file.read(self.block_size)
+        if not block:
+            raise StopIteration
+        return block
+
+    def close(self) -> None:
+        close = getattr(self.file, "close", None)
+        if close is not None:
+            close()
+
+
+class EmptyContent:
+    """``wsgi.input`` of a request without content; one for all, since it holds nothing."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        return b""
+
+    def readline(self, size: int = -1, /) -> bytes:
+        return b""
+
+    def readlines(self, hint: int = -1, /) -> list[bytes]:
+        return []
+
+    def __iter__(self) -> "EmptyContent":
+        return self
+
+    def __next__(self) -> bytes:
+        raise StopIteration
+
+
+def build_base_environ(server_name: str, server_port: str, mounts: MountInfo) -> Environ:
+    """What all requests of a listener share; a request copies it.
+
+    ``mounts`` becomes ``gateway.mounts``: (name, kind, whether it loaded) of each mount.
+    """
+    return {
+        # PEP 3333, required; the empty ones are set for each request
+        "REQUEST_METHOD": "",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "",
+        "QUERY_STRING": "",
+        "SERVER_NAME": server_name,
+        "SERVER_PORT": server_port,
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": EmptyContent(),
+        "wsgi.errors": sys.stderr,
+        # requests run as greenlets: another may run whenever this one waits
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        # optional by PEP 3333, or agreed among servers
+        "wsgi.file_wrapper": FileWrapper,
+        "wsgi.input_terminated": True,
+        "wsgi.early_hints": None,
+        "REMOTE_ADDR": "",
+        "REMOTE_PORT": "",
+        "REQUEST_URI": "",
+        "SERVER_SOFTWARE": f"gateway/{__version__}",
+        "gateway.client_disconnected": None,
+        "gateway.mounts": mounts,
+        "gateway.request_id": "",
+    }
+
+
+def build_environ(base: Environ, head: RequestHead, peer_host: str, peer_port: str) -> Environ:
+    """The environ of one request, still without SCRIPT_NAME, PATH_INFO and content."""
+    environ = base.copy()
+    environ["REQUEST_METHOD"] = head.method
+    environ["QUERY_STRING"] = head.query
+    environ["REQUEST_URI"] = head.target
+    environ["REMOTE_ADDR"] = peer_host
+    environ["REMOTE_PORT"] = peer_port
+    if not head.is_http11:
+        environ["SERVER_PROTOCOL"] = "HTTP/1.0"
+    environ.update(head.fields)
+    return environ

@@ -1,0 +1,314 @@
+"""Bytes to request head, and the framing decision (RFC 9112 §2 to §6).
+
+Refuses to know sockets and WSGI. llhttp checks the grammar of the fields; what it lets pass and a
+hop beside us might read otherwise is refused here.
+"""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade
+from httptools import HttpRequestParser as FieldParser
+
+from gateway.errors import (
+    ExpectationFailed,
+    HeaderFieldsTooLarge,
+    MalformedRequest,
+    NotImplementedMethod,
+    RequestError,
+    UnsupportedTransferCoding,
+    UriTooLong,
+    VersionNotSupported,
+)
+from gateway.limits import Limits
+
+CHUNKED = -1  # a content_length that is not known beforehand
+CACHE_ENTRIES = 1024  # bound of each cache below: a client chooses what is looked up
+
+_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
+_IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
+# RFC 3986 §3.2.2: reg-name or IPv4, or an IP literal in brackets; then RFC 9110 §7.2's port
+_HOST = re.compile(
+    r"(?:([0-9A-Za-z._~!$&'()*+,;=%-]+)|(\[[0-9A-Fa-f:.]+\]))(?::([0-9]{0,5}))?", re.ASCII
+)
+_ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
+# no field of a request repeats these; RFC 9112 §3.2 demands 400 for Host
+_SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH"})
+DROPPED = ""
+
+# What only a trusted proxy may say (RFC 7239 §8.1); dropped when anyone else says it.
+FORWARDED_NAMES = (
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-prefix",
+    b"x-forwarded-proto",
+    b"x-real-ip",
+    b"x-request-id",
+)
+
+
+class RequestHead:
+    """A request line and fields that passed every check.
+
+    ``target`` is what the client sent; ``path`` (still encoded) and ``query`` are its parts.
+    ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
+    strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
+    ``content_length`` is in bytes, or CHUNKED.
+    """
+
+    __slots__ = (
+        "content_length",
+        "expects_continue",
+        "fields",
+        "host",
+        "is_http11",
+        "method",
+        "path",
+        "persistent",
+        "query",
+        "target",
+    )
+
+    content_length: int
+    expects_continue: bool
+    fields: dict[str, str]
+    host: str
+    is_http11: bool
+    method: str
+    path: str
+    persistent: bool
+    query: str
+    target: str
+
+
+class HeadParser:
+    """Parses whole request heads, one after the other, for all connections of a worker.
+
+    ``trusts_peer`` says whether forwarding fields are kept.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._max_line = limits.max_request_line_bytes
+        self._max_lines = limits.max_fields + 2  # request line and the empty one
+        self._raw_fields: dict[bytes, bytes] = {}
+        self._hosts: dict[str, str] = {}
+        self._trusted_names = CgiNames(trusts_peer=True)
+        self._untrusted_names = CgiNames(trusts_peer=False)
+        self._renew()
+
+    def _renew(self) -> None:
+        # a C method as callback: llhttp fills the dict without a Python frame for each field
+        self._collector = _Collector(self._raw_fields.setdefault)
+        self._llhttp = FieldParser(self._collector)
+
+    def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
+        """The head in ``raw``, which ends with the first empty line.
+
+        Raises a RequestError of the kind and status that the fault asks for.
+        """
+        end = raw.find(b"\r\n")
+        if end > self._max_line:
+            raise UriTooLong(f"request line of {end} bytes; at most {self._max_line} are read")
+        line_count = raw.count(b"\n")
+        if line_count > self._max_lines:
+            raise HeaderFieldsTooLarge(f"{line_count - 2} fields; at most {self._max_lines - 2} are read")
+        head = RequestHead()
+        self._read_request_line(head, raw[:end])
+        self._read_fields(head, raw, line_count - 2, trusts_peer)
+        self._decide_host(head)
+        self._decide_framing(head)
+        return head
+
+    def _read_request_line(self, head: RequestHead, line: bytes) -> None:
+        # RFC 9112 §3: exactly one space between three parts; the lenient reading is refused
+        parts = line.decode("latin-1").split(" ")
+        if len(parts) != 3:
+            raise MalformedRequest("request line is not: method SP target SP version")
+        head.method, head.target, version = parts
+        try:
+            head.is_http11 = _IS_HTTP11[version]
+        except KeyError:
+            if _VERSION.fullmatch(version):
+                raise VersionNotSupported(f"{version} is not spoken here") from None
+            raise MalformedRequest("request line does not end with an HTTP version") from None
+        target = head.target
+        if target[:1] == "/" and "#" not in target:
+            head.path, _, head.query = target.partition("?")
+        else:
+            head.path, head.query = "", ""
+
+    def _read_fields(self, head: RequestHead, raw: bytes, count: int, trusts_peer: bool) -> None:
+        raw_fields = self._raw_fields
+        raw_fields.clear()
+        try:
+            self._llhttp.feed_data(raw)
+        except HttpParserUpgrade:
+            self._renew()
+        except HttpParserError as error:
+            self._renew()
+            raise _refusal(head, error) from error
+        names = self._trusted_names if trusts_peer else self._untrusted_names
+        if len(raw_fields) == count:
+            # RFC 9112 §5: optional white space around the value is not part of it
+            fields = {
+                names[name]: value.decode("latin-1").rstrip(" \t")
+                for name, value in raw_fields.items()
+            }
+            if len(fields) == count:
+                fields.pop(DROPPED, None)
+                head.fields = fields
+                return
+        head.fields = _read_awkward_fields(raw, names)
+
+    def _decide_host(self, head: RequestHead) -> None:
+        raw_host = head.fields.get("HTTP_HOST")
+        if raw_host is None:
+            if head.is_http11:
+                raise MalformedRequest("no Host field")  # RFC 9112 §3.2
+            head.host = ""
+        else:
+            host = self._hosts.get(raw_host)
+            if host is None:
+                host = parse_host(raw_host)
+                if len(self._hosts) < CACHE_ENTRIES:
+                    self._hosts[raw_host] = host
+            head.host = host
+        if not head.path:
+            self._decide_target(head)
+
+    def _decide_target(self, head: RequestHead) -> None:
+        """RFC 9112 §3.2: the three forms beside the usual one."""
+        target = head.target
+        if target == "*" and head.method == "OPTIONS":
+            head.path = "*"
+            return
+        if head.method == "CONNECT":
+            raise NotImplementedMethod("CONNECT is for proxies")
+        absolute = _ABSOLUTE_FORM.fullmatch(target)
+        if absolute is None:
+            raise MalformedRequest("request target is neither a path, a URL without fragment nor *")
+        # RFC 9112 §3.2.2: the host of an absolute target takes the place of the Host field
+        head.fields["HTTP_HOST"] = absolute[2]
+        head.host = parse_host(absolute[2])
+        path, _, head.query = absolute[3].partition("?")
+        head.path = path or "/"
+
+    def _decide_framing(self, head: RequestHead) -> None:
+        """RFC 9112 §6.3 and §9.3; llhttp has refused both fields together and repeated lengths."""
+        fields = head.fields
+        head.content_length = 0
+        if "HTTP_TRANSFER_ENCODING" in fields:
+            self._decide_coding(head, fields["HTTP_TRANSFER_ENCODING"])
+        elif "CONTENT_LENGTH" in fields:
+            length = fields["CONTENT_LENGTH"]
+            if not _DIGITS.fullmatch(length):
+                raise MalformedRequest("Content-Length is no number of bytes")
+            head.content_length = int(length)
+            if head.content_length:
+                self._renew()
+        connection = fields.get("HTTP_CONNECTION")
+        if connection is None:
+            head.persistent = head.is_http11
+        elif connection == "keep-alive":
+            head.persistent = True
+        else:
+            options = {option.strip() for option in connection.lower().split(",")}
+            head.persistent = "close" not in options and (
+                head.is_http11 or "keep-alive" in options
+            )
+        expect = fields.get("HTTP_EXPECT")
+        head.expects_continue = False
+        if expect is not None:
+            if expect.lower() != "100-continue":
+                raise ExpectationFailed("only 100-continue can be expected")
+            # RFC 9110 §10.1.1: ignored from an HTTP/1.0 client, which could not read a 100
+            head.expects_continue = head.is_http11 and head.content_length != 0
+
+    def _decide_coding(self, head: RequestHead, coding: str) -> None:
+        self._renew()
+        if not head.is_http11:
+            # RFC 9112 §6.1: its framing is faulty, whatever it says
+            raise MalformedRequest("Transfer-Encoding in an HTTP/1.0 request")
+        if "CONTENT_LENGTH" in head.fields:
+            raise MalformedRequest("both Content-Length and Transfer-Encoding")
+        if coding.lower() != "chunked":
+            raise UnsupportedTransferCoding("chunked is the only transfer coding known here")
+        head.content_length = CHUNKED
+
+
+class _Collector:
+    def __init__(self, on_header: Any) -> None:
+        self.on_header = on_header
+
+
+class CgiNames(dict[bytes, str]):
+    """Field names as sent to CGI names, learnt as they come; bounded, since clients choose them."""
+
+    def __init__(self, *, trusts_peer: bool) -> None:
+        super().__init__()
+        self._trusts_peer = trusts_peer
+
+    def __missing__(self, raw_name: bytes) -> str:
+        name = cgi_name(raw_name)
+        if not self._trusts_peer and raw_name.lower() in FORWARDED_NAMES:
+            name = DROPPED
+        if len(self) < CACHE_ENTRIES and len(raw_name) <= 64:
+            self[raw_name] = name
+        return name
+
+
+def _read_awkward_fields(raw: bytes, names: CgiNames) -> dict[str, str]:
+    """The fields of a head that llhttp has accepted, where some are repeated or dropped."""
+    pairs: list[tuple[bytes, bytes]] = []
+    parser = FieldParser(_Collector(lambda name, value: pairs.append((name, value))))
+    with suppress(HttpParserUpgrade):
+        parser.feed_data(raw)
+    fields: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name = names[raw_name]
+        value = raw_value.decode("latin-1").rstrip(" \t")
+        fields[name] = _joined(name, fields[name], value) if name in fields else value
+    fields.pop(DROPPED, None)
+    return fields
+
+
+def _joined(name: str, first: str, second: str) -> str:
+    """RFC 9110 §5.3: repeated fields are one list; RFC 6265 §5.4 gives cookies their own joint."""
+    if name in _SINGLETONS:
+        raise MalformedRequest(f"{name.removeprefix('HTTP_').title().replace('_', '-')} is repeated")
+    return f"{first}{'; ' if name == 'HTTP_COOKIE' else ', '}{second}"
+
+
+def cgi_name(raw_name: bytes) -> str:
+    """RFC 3875 §4.1.18: ``User-Agent`` is ``HTTP_USER_AGENT``; "" for a name that is not let in.
+
+    A name with ``_`` could pass for the one with ``-`` and is dropped, as nginx does; ``Proxy``
+    would become HTTP_PROXY, which HTTP clients obey (CVE-2016-5385).
+    """
+    if b"_" in raw_name:
+        return DROPPED
+    name = raw_name.decode("ascii").upper().replace("-", "_")
+    if name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        return name
+    return DROPPED if name == "PROXY" else f"HTTP_{name}"
+
+
+def parse_host(raw_host: str) -> str:
+    """The host of a Host field, lower-case, without port and final dot. Raises MalformedRequest."""
+    found = _HOST.fullmatch(raw_host)
+    if found is None:
+        raise MalformedRequest("Host is no host name or address")
+    return (found[1] or found[2]).lower().rstrip(".")
+
+
+def _refusal(head: RequestHead, error: HttpParserError) -> RequestError:
+    if isinstance(error, HttpParserInvalidMethodError) and _TOKEN.fullmatch(head.method):
+        return NotImplementedMethod(f"{head.method[:32]} is not a method known here")
+    if "Transfer-Encoding" in str(error) and "Content-Length" not in str(error):
+        return UnsupportedTransferCoding("chunked is the only transfer coding known here")
+    return MalformedRequest(str(error))

@@ -1,0 +1,122 @@
+"""One worker's side of the listening socket: accepting, the sweep of deadlines, and the drain.
+
+Refuses to know what a request is. The socket itself belongs to the supervisor and stays open.
+"""
+
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+import _socket
+import gevent
+from gevent import get_hub
+
+from gateway.http.connection import Connection, Service
+from gateway.http.forwarded import UNIX_PEER
+from gateway.http.stream import READ, State
+
+# at one wake-up; the other workers' turn comes in between
+ACCEPTS_PER_TURN = 8
+SWEEP_SECONDS = (0.05, 1.0)
+
+
+class Server:
+    """Serves ``service`` on ``listener`` (bound and listening) until it is drained."""
+
+    def __init__(self, listener: socket.socket, service: Service) -> None:
+        self._listener = listener
+        self._service = service
+        self._limits = service.limits
+        self._kind = (listener.family, listener.type, listener.proto)
+        self._is_unix = listener.family == socket.AF_UNIX
+        self._is_accepting = False
+        self._loop: Any = get_hub().loop
+        self._watcher = self._loop.io(listener.fileno(), READ)
+        shortest = min(
+            [m.limits.timeout_seconds for m in service.table.mounts]
+            + [
+                self._limits.head_timeout_seconds,
+                self._limits.body_timeout_seconds,
+                self._limits.send_timeout_seconds,
+                self._limits.keep_alive_seconds,
+            ]
+        )
+        self._sweep_seconds = min(max(shortest / 4, SWEEP_SECONDS[0]), SWEEP_SECONDS[1])
+        self._timer = self._loop.timer(self._sweep_seconds, self._sweep_seconds)
+
+    def start(self) -> None:
+        """Accept from now on. The hub does the work while any greenlet of this thread waits."""
+        listener = self._listener
+        listener.setblocking(False)
+        if not self._is_unix:
+            # inherited by what is accepted: head and body never wait for each other's ACK
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._service.on_close = self._make_room
+        self._sweep()
+        self._timer.start(self._sweep)
+        self._accept_more(True)
+
+    def _accept_more(self, wanted: bool) -> None:
+        if wanted is not self._is_accepting:
+            self._is_accepting = wanted
+            if wanted:
+                self._watcher.start(self._on_connections)
+            else:
+                self._watcher.stop()
+
+    def _on_connections(self) -> None:
+        service = self._service
+        for _ in range(ACCEPTS_PER_TURN):
+            if len(service.connections) >= self._limits.max_connections:
+                self._accept_more(False)  # the rest waits in the kernel's queue
+                return
+            try:
+                descriptor, address = self._listener._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError:
+                self._accept_more(False)  # out of descriptors; the sweep tries again
+                return
+            client = _socket.socket(*self._kind, fileno=descriptor)
+            client.setblocking(False)
+            if self._is_unix:
+                Connection(service, client, UNIX_PEER, "")
+            else:
+                Connection(service, client, address[0], str(address[1]))
+
+    def _make_room(self) -> None:
+        if not self._is_accepting and not self._service.is_draining:
+            self._accept_more(True)
+
+    def _sweep(self) -> None:
+        self._service.date_line = time.strftime(
+            "Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime()
+        )
+        now = time.monotonic()
+        for connection in tuple(self._service.connections):
+            connection.sweep(now, self._limits)
+        self._make_room()
+
+    def drain(self, timeout_seconds: float) -> int:
+        """Accept no more, let what is in flight finish, close the rest. May switch greenlets.
+
+        Returns how many requests were cut at the end of ``timeout_seconds``.
+        """
+        service = self._service
+        self._on_connections()  # what the kernel has accepted already is ours
+        service.is_draining = True
+        self._accept_more(False)
+        deadline = time.monotonic() + timeout_seconds
+        while service.connections and time.monotonic() < deadline:
+            for connection in tuple(service.connections):
+                if connection.state is State.IDLE:
+                    connection.close()
+            gevent.sleep(0.02)
+        cut = [c for c in service.connections if c.state is not State.LINGERING]
+        for connection in tuple(service.connections):
+            connection.close()
+        self._timer.stop()
+        return len(cut)

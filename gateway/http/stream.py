@@ -1,0 +1,195 @@
+"""The bytes of one client connection: reads and writes that wait without holding others up.
+
+Refuses to know HTTP. A call that must wait hands its greenlet to the hub; the state says for what,
+and the sweep of the server ends what waits too long by throwing into the greenlet.
+"""
+
+import os
+from collections.abc import Callable
+from enum import Enum
+from socket import MSG_MORE
+from time import monotonic
+from typing import Any
+
+from gevent import get_hub
+from greenlet import getcurrent
+
+from gateway.errors import AppError, ClientDisconnected
+
+READ, WRITE = 1, 2
+# after this many bytes without waiting for the client, others get a turn
+FAIR_BYTES = 1024 * 1024
+
+
+class State(Enum):
+    """What a connection waits for, and so which deadline counts."""
+
+    IDLE = "idle"  # the first byte of a request
+    HEAD = "head"  # the rest of a head
+    RUNNING = "running"  # the app
+    READING = "reading"  # content, for the app
+    WRITING = "writing"  # the client to read its response
+    LINGERING = "lingering"  # the client to read the last response and close
+    CLOSED = "closed"
+
+
+# class attribute look-ups on the hot path
+IDLE, RUNNING = State.IDLE, State.RUNNING
+
+
+class Stream:
+    """A non-blocking socket, its watcher for input, and what is known of its moment.
+
+    ``since`` is the monotonic time of the last change of ``state``; ``sent_bytes`` counts what the
+    kernel has taken since the request began.
+    """
+
+    __slots__ = ("_buffer", "_is_watching", "_on_input", "_socket", "_watcher", "sent_bytes", "since", "state")
+
+    def __init__(self, client_socket: Any, on_input: Callable[[], None]) -> None:
+        self._socket = client_socket
+        self._buffer = b""
+        self.sent_bytes = 0
+        self.state = IDLE
+        self.since = monotonic()
+        self._is_watching = True
+        self._watcher = get_hub().loop.io(client_socket.fileno(), READ)
+        self._on_input = on_input
+        self._watcher.start(on_input)
+
+    def _watch(self, wanted: bool) -> None:
+        if wanted is not self._is_watching:
+            self._is_watching = wanted
+            if wanted:
+                self._watcher.start(self._on_input)
+            else:
+                self._watcher.stop()
+
+    def receive(self, size: int) -> bytes:
+        """See ``body.Source``."""
+        if self._buffer:
+            data, self._buffer = self._buffer[:size], self._buffer[size:]
+            return data
+        while True:
+            try:
+                return self._socket.recv(size)  # type: ignore[no-any-return]
+            except BlockingIOError:
+                self._wait(READ, State.READING)
+            except OSError as error:
+                raise _left(error) from error
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """See ``body.Source``."""
+        if self._buffer:
+            data = self.receive(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+        while True:
+            try:
+                return self._socket.recv_into(buffer)  # type: ignore[no-any-return]
+            except BlockingIOError:
+                self._wait(READ, State.READING)
+            except OSError as error:
+                raise _left(error) from error
+
+    def send(self, data: bytes, /) -> None:
+        """See ``response.Sink``."""
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _left(error) from error
+        self.sent_bytes += sent
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:])
+
+    def send_pieces(self, pieces: list[bytes], /) -> None:
+        """See ``response.Sink``."""
+        try:
+            sent = self._socket.sendmsg(pieces)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _left(error) from error
+        self.sent_bytes += sent
+        for piece in pieces:
+            if sent < len(piece):
+                self._send_rest(memoryview(piece)[sent:])
+                sent = 0
+            else:
+                sent -= len(piece)
+
+    def _send_rest(self, view: memoryview) -> None:
+        while view:
+            try:
+                sent = self._socket.send(view)
+            except BlockingIOError:
+                self._wait(WRITE, State.WRITING)
+            except OSError as error:
+                raise _left(error) from error
+            else:
+                self.sent_bytes += sent
+                view = view[sent:]
+
+    def send_file(self, head: bytes, file_descriptor: int, offset: int, size: int, /) -> None:
+        """See ``response.Sink``; ``size`` bytes from ``offset``, never through this process."""
+        try:
+            sent = self._socket.send(head, MSG_MORE)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _left(error) from error
+        self.sent_bytes += sent
+        if sent < len(head):
+            self._send_rest(memoryview(head)[sent:])
+        end = offset + size
+        to = self._socket.fileno()
+        while offset < end:
+            try:
+                sent = os.sendfile(to, file_descriptor, offset, min(end - offset, FAIR_BYTES))
+            except BlockingIOError:
+                self._wait(WRITE, State.WRITING)
+                continue
+            except OSError as error:
+                raise _left(error) from error
+            if not sent:
+                raise AppError("the file became shorter while it was sent")
+            offset += sent
+            self.sent_bytes += sent
+            if sent == FAIR_BYTES:
+                self._yield()
+
+    def _wait(self, events: int, state: State) -> None:
+        """Until the socket is ready, or the sweep throws the deadline's exception in here."""
+        hub = get_hub()
+        watcher = hub.loop.io(self._socket.fileno(), events)
+        self.state = state
+        self.since = monotonic()
+        watcher.start(getcurrent().switch)
+        try:
+            hub.switch()
+        finally:
+            watcher.stop()
+            watcher.close()
+            self.state = RUNNING
+            self.since = monotonic()
+
+    def _yield(self) -> None:
+        hub = get_hub()
+        callback = hub.loop.run_callback(getcurrent().switch)
+        try:
+            hub.switch()
+        finally:
+            callback.stop()
+
+    def _shut(self) -> None:
+        self.state = State.CLOSED
+        self._watcher.stop()
+        self._watcher.close()
+        self._socket.close()
+        del self._on_input  # it refers to this object
+
+
+def _left(error: OSError) -> ClientDisconnected:
+    return ClientDisconnected(f"the client left: {error.strerror}")

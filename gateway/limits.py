@@ -1,0 +1,69 @@
+"""Every number that bounds the service: its default, unit and reason, each in one place.
+
+The table's keys, the JSON Schema and the reference page are made from these fields: a field
+``head_timeout_seconds`` is the key ``head_timeout`` and reads a duration, ``max_head_bytes`` is
+``max_head`` and reads a size. Knows nothing of the rest of the package.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def setting(default: Any, why: str, **rules: Any) -> Any:
+    """A dataclass field with a default and the reason for it.
+
+    ``rules`` say what its name does not: ``key`` in the table, ``reads`` (the kind of value),
+    ``choices``, and the bounds ``least`` and ``most``, in the field's own unit.
+    """
+    return field(default=default, metadata={"why": why, **rules})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one worker allows a client; keys of ``server:``. Durations in seconds, sizes in bytes."""
+
+    max_request_line_bytes: int = setting(
+        8 * KIB, "Longest request line (414 beyond it); nginx's own is 8 KiB, so it refuses first."
+    )
+    max_head_bytes: int = setting(
+        32 * KIB, "Longest request head, request line included (431 beyond it); nginx passes 4 × 8 KiB."
+    )
+    max_fields: int = setting(100, "Most header fields of a request (431 beyond it), as Apache.")
+    head_timeout_seconds: float = setting(
+        10.0, "From the first byte of a request to its complete head (408 beyond it)."
+    )
+    body_timeout_seconds: float = setting(
+        30.0, "Between two reads of a request body that an app waits for (408 beyond it)."
+    )
+    send_timeout_seconds: float = setting(
+        30.0, "How long a client may leave a response unread before it is given up."
+    )
+    keep_alive_seconds: float = setting(
+        75.0,
+        "How long an idle connection is kept; longer than nginx keeps its own (60 s), so that "
+        "nginx never reuses one that is being closed.",
+    )
+    max_requests_per_connection: int = setting(
+        10_000, "Responses on one connection before it is closed, announced by Connection: close."
+    )
+    max_connections: int = setting(
+        8_192, "Open connections of one worker; further ones wait in the kernel's queue."
+    )
+    drain_timeout_seconds: float = setting(
+        30.0, "How long a stop waits for requests in flight before it cuts them."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountLimits:
+    """What one mount allows a request; keys of a mount and of ``defaults:``."""
+
+    timeout_seconds: float = setting(
+        30.0,
+        "How long a request may go without a byte read or written: 504 before the response "
+        "has begun, cut after. A stream lives as long as it sends something in time.",
+    )
+    max_body_bytes: int = setting(16 * MIB, "Largest request body (413 beyond it).", least=0)

@@ -1,0 +1,151 @@
+"""What is written down: lifecycle and faults on stderr, one access record a request on stdout.
+
+Owns logger names and formats; knows nothing of the rest. ``gateway`` is lifecycle,
+``gateway.error`` faults with the request id that the client was shown.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from json.encoder import encode_basestring as quote
+
+lifecycle = logging.getLogger("gateway")
+faults = logging.getLogger("gateway.error")
+
+# a write to a pipe is whole up to PIPE_BUF (4096 on Linux): workers share stdout
+WHOLE_WRITE_BYTES = 4096
+# longest text a client can put into a record, so that a record stays below WHOLE_WRITE_BYTES
+_MAX_TARGET = 1000
+_MAX_TEXT = 200
+
+Record = Callable[..., str]
+
+
+def configure_logs(style: str) -> None:
+    """Send the gateway's loggers to stderr, as ``json`` or ``text``; other loggers are untouched."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    lifecycle.handlers = [handler]
+    lifecycle.setLevel(logging.INFO)
+    lifecycle.propagate = False
+
+
+def choose_style(access_log: str) -> str:
+    """``json`` or ``text`` for the table's ``access_log``; auto is text on a terminal."""
+    if access_log == "auto":
+        return "text" if sys.stdout.isatty() else "json"
+    return "text" if access_log == "text" else "json"
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": _iso(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "pid": record.process,
+        }
+        for name in ("mount", "request_id"):
+            if hasattr(record, name):
+                entry[name] = getattr(record, name)
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+
+def _iso(seconds: float) -> str:
+    whole = int(seconds)
+    clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return f"{clock}.{int((seconds - whole) * 1000):03d}Z"
+
+
+class AccessLog:
+    """Access records, gathered and written together at the end of a turn of the event loop.
+
+    ``style`` is json, text or off; ``schedule(flush)`` arranges for that end. A record holds: time,
+    request_id, mount ("" for none), client, method, target, protocol, status, bytes_in, bytes_out
+    (head and content, both), duration in milliseconds, host, referer, user_agent, and error where
+    there was a fault.
+    """
+
+    def __init__(self, style: str, file_descriptor: int, schedule: Callable[..., object]) -> None:
+        self.is_on = style != "off"
+        self._format = format_text if style == "text" else format_json
+        self._descriptor = file_descriptor
+        self._schedule = schedule
+        self._lines: list[str] = []
+        self._second = 0
+        self._clock = ""
+
+    def record(self, *values: str | int | float) -> None:
+        """Write down one request; ``values`` in the order of ``format_json``, without the time."""
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._clock = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        if not self._lines:
+            self._schedule(self.flush)
+        self._lines.append(self._format(f"{self._clock}{int((now - second) * 1000):03d}Z", *values))
+
+    def flush(self) -> None:
+        """Write all that is gathered, in writes of whole records."""
+        lines, self._lines = self._lines, []
+        batch = b""
+        for line in lines:
+            data = line.encode("utf-8", "replace")
+            if len(batch) + len(data) > WHOLE_WRITE_BYTES:
+                self._write(batch)
+                batch = b""
+            batch += data
+        self._write(batch)
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                return  # nobody reads the log any more; serving goes on
+
+
+def format_json(
+    clock: str, request_id: str, mount: str, client: str, method: str, target: str, protocol: str,
+    status: int, bytes_in: int, bytes_out: int, duration: float, host: str, referer: str,
+    user_agent: str, error: str,
+) -> str:  # fmt: skip
+    """One record as a line of JSON. What a client may have sent is quoted and cut."""
+    fault = f',"error":{quote(error[:_MAX_TEXT])}' if error else ""
+    return (
+        f'{{"time":"{clock}","request_id":"{request_id}","mount":{quote(mount)},'
+        f'"client":"{client}","method":{quote(method[:32])},"target":{quote(target[:_MAX_TARGET])},'
+        f'"protocol":"{protocol}","status":{status},"bytes_in":{bytes_in},"bytes_out":{bytes_out},'
+        f'"duration_ms":{duration:.3f},"host":{quote(host[:_MAX_TEXT])},'
+        f'"referer":{quote(referer[:_MAX_TEXT])},"user_agent":{quote(user_agent[:_MAX_TEXT])}'
+        f"{fault}}}\n"
+    )
+
+
+def format_text(
+    clock: str, request_id: str, mount: str, client: str, method: str, target: str, protocol: str,
+    status: int, bytes_in: int, bytes_out: int, duration: float, host: str, referer: str,
+    user_agent: str, error: str,
+) -> str:  # fmt: skip
+    """One record for a person: when, status, how long, how much, what, and who."""
+    fault = f"  [{error[:_MAX_TEXT]}]" if error else ""
+    line = (
+        f"{clock[11:19]} {status} {duration:8.1f} ms {bytes_out:>9} B  {method[:32]} "
+        f"{target[:_MAX_TARGET]}  <- {mount or '-'}  {client}{fault}"
+    )
+    # a terminal obeys control characters
+    return "".join(c if c.isprintable() else "?" for c in line) + "\n"

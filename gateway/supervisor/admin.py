@@ -1,0 +1,65 @@
+"""The admin listener: /healthz (alive) and /readyz (ready), for health checks and load balancers.
+
+Answers from a thread of its own, whatever the workers do. Knows nothing of how the state came.
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Status = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+class AdminServer(ThreadingHTTPServer):
+    """Serves on an open listening socket. ``status`` gives (is it ready, what to say)."""
+
+    daemon_threads = True
+
+    def __init__(self, listener: socket.socket, status: Status) -> None:
+        super().__init__(("", 0), AdminHandler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.status = status
+
+    def start(self) -> None:
+        """Serve in the background."""
+        threading.Thread(target=self.serve_forever, name="admin", daemon=True).start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A health checker that hangs up is no news."""
+
+
+class AdminHandler(BaseHTTPRequestHandler):
+    """One request to the admin listener."""
+
+    server: AdminServer
+    protocol_version = "HTTP/1.1"
+    timeout = 5  # seconds a client may be silent
+
+    def do_GET(self) -> None:
+        """Answer a probe."""
+        is_ready, report = self.server.status()
+        if self.path == "/healthz":
+            self._answer(200, {"status": "alive"})
+        elif self.path == "/readyz":
+            self._answer(200 if is_ready else 503, report)
+        else:
+            self._answer(404, {"status": "unknown path", "known": ["/healthz", "/readyz"]})
+
+    do_HEAD = do_GET
+
+    def _answer(self, status: int, report: dict[str, Any]) -> None:
+        body = json.dumps(report).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Probes are not logged."""

@@ -1,0 +1,85 @@
+"""Listening sockets: opened once, owned for the supervisor's whole life, inherited by all workers.
+
+Knows nothing of who accepts. Source: socket(7), unix(7).
+"""
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+from gateway.errors import ConfigError
+
+BACKLOG = 2048  # the kernel takes the smaller of this and net.core.somaxconn
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``HOST:PORT`` or ``[IPv6]:PORT`` as (host, port)."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def open_listener(address: str, key: str) -> socket.socket:
+    """A bound, listening socket for ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``.
+
+    ``key`` is the table's key, for the message. Raises ConfigError where it cannot be had.
+    """
+    try:
+        if address.startswith("unix:"):
+            return _open_unix(Path(address.removeprefix("unix:")))
+        host, port = split_address(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        with _closing_on_error(listener):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+        return listener
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError([f"{key}: cannot listen on {address}: {reason}"]) from error
+
+
+def _open_unix(path: Path) -> socket.socket:
+    # the file of a gateway that was killed is in the way; one that still answers is not ours
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+            path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with _closing_on_error(listener):
+        listener.bind(str(path))
+        path.chmod(0o660)
+        listener.listen(BACKLOG)
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+@contextlib.contextmanager
+def _closing_on_error(listener: socket.socket):  # type: ignore[no-untyped-def]
+    try:
+        yield
+    except OSError:
+        listener.close()
+        raise
+
+
+def raise_descriptor_limit() -> None:
+    """As many open files as the hard limit allows: each connection is one."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def describe(listener: socket.socket) -> str:
+    """Where it can be reached, as a person types it."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(listener.getsockname())}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,237 @@
+"""Redirect: where a request below a moved prefix is sent."""
+
+import re
+from html import unescape
+from typing import Any
+from urllib.parse import quote
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.mounts.redirect import STATUSES, Redirect
+
+
+def ask(
+    app: Redirect, path_info: str, *, script_name: str = "/old", method: str = "GET", **more: str
+) -> tuple[str, dict[str, str], bytes]:
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": script_name,
+        "PATH_INFO": path_info,
+        "QUERY_STRING": "",
+        **more,
+    }
+    setup_testing_defaults(environ)
+    answers: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        answers.append((status, headers))
+        return lambda data: None
+
+    # The validator wants a path or a prefix; a request for "*" or for the bare host has neither.
+    checked = validator(app) if path_info[:1] == "/" or script_name else app
+    body = checked(environ, start_response)
+    try:
+        content = b"".join(body)
+    finally:
+        getattr(body, "close", lambda: None)()
+    [(status, headers)] = answers
+    return status, dict(headers), content
+
+
+def location(target: str, path_info: str, **environ: str) -> str:
+    return ask(Redirect(target, 308), path_info, **environ)[1]["Location"]
+
+
+@pytest.mark.parametrize(
+    ("target", "path_info", "expected"),
+    [
+        ("/notes", "", "/notes"),
+        ("/notes", "/", "/notes/"),
+        ("/notes", "/a/b", "/notes/a/b"),
+        ("/notes", "/a/", "/notes/a/"),
+        ("/notes/", "", "/notes/"),
+        ("/notes/", "/", "/notes/"),
+        ("/notes/", "/a", "/notes/a"),
+        ("/notes", "//a", "/notes//a"),
+        ("/", "", "/"),
+        ("/", "/", "/"),
+        ("/", "/a", "/a"),
+        ("/", "//evil.example", "/evil.example"),
+        ("/", "///evil.example/x", "/evil.example/x"),
+        ("/", "/\\evil.example", "/%5Cevil.example"),
+        ("/", "/\t/evil.example", "/%09/evil.example"),
+        ("https://new.example", "", "https://new.example"),
+        ("https://new.example", "/", "https://new.example/"),
+        ("https://new.example", "/a", "https://new.example/a"),
+        ("https://new.example/", "/a", "https://new.example/a"),
+        ("https://new.example/x", "/a", "https://new.example/x/a"),
+        ("https://new.example/x/", "/a", "https://new.example/x/a"),
+        ("https://new.example", "//evil.example", "https://new.example//evil.example"),
+        ("http://127.0.0.1:8080/x", "/a", "http://127.0.0.1:8080/x/a"),
+        ("http://[::1]:8080", "/a", "http://[::1]:8080/a"),
+        ("/caf\xe9 olé".replace(" ", ""), "/a", "/caf%C3%A9ol%C3%A9/a"),
+        ("/a%20b", "/c", "/a%20b/c"),
+    ],
+)
+def test_the_rest_of_the_path_follows_the_location(
+    target: str, path_info: str, expected: str
+) -> None:
+    assert location(target, path_info) == expected
+
+
+@pytest.mark.parametrize(
+    ("path_info", "expected"),
+    [
+        ("/a b", "/notes/a%20b"),
+        ("/caf\xc3\xa9", "/notes/caf%C3%A9"),
+        ("/\xff", "/notes/%FF"),
+        ("/100%", "/notes/100%25"),
+        ("/a?b#c", "/notes/a%3Fb%23c"),
+        ("/a\r\nSet-Cookie: x=1", "/notes/a%0D%0ASet-Cookie:%20x=1"),
+        ("/\x00\x7f", "/notes/%00%7F"),
+        ("/~user/a-b_c.d", "/notes/~user/a-b_c.d"),
+        ("/a;v=1,2@x:y!$&'()*+", "/notes/a;v=1,2@x:y!$&'()*+"),
+        ("*", "/notes"),
+    ],
+)
+def test_a_decoded_path_is_encoded_again(path_info: str, expected: str) -> None:
+    assert location("/notes", path_info) == expected
+
+
+@pytest.mark.parametrize(
+    ("script_name", "path_info", "request_uri", "expected"),
+    [
+        ("/old", "/a/b", "/old/a%2Fb", "/notes/a%2Fb"),
+        ("/old", "/a/b", "/old/a%2fb?x=1", "/notes/a%2fb"),
+        ("/old", "/a b", "/old/a%20b", "/notes/a%20b"),
+        ("/old", "/a+b;c", "/%6Fld/a+b%3Bc", "/notes/a+b%3Bc"),
+        ("/old", "/a/b", "http://old.example/old/a%2Fb", "/notes/a%2Fb"),
+        ("/old", "/a/b", "HTTP://old.example:80/old/a%2Fb?/c", "/notes/a%2Fb"),
+        ("/old/er", "/a/b", "/old/er/a%2Fb", "/notes/a%2Fb"),
+        ("", "/a/b", "/a%2Fb", "/notes/a%2Fb"),
+        ("/old", "", "/old", "/notes"),
+        ("/old", "/", "/old/", "/notes/"),
+        ("/old", '/a\\b"c', '/old/a\\b"c', "/notes/a%5Cb%22c"),
+        ("/old", "/caf\xc3\xa9", "/old/caf\xc3\xa9", "/notes/caf%C3%A9"),
+        # What does not decode to PATH_INFO is not believed.
+        ("/old", "/a/b", "/old/../old/a%2Fb", "/notes/a/b"),
+        ("/old", "/a/b", "/x/%2e%2e/old/a/b", "/notes/a/b"),
+        ("/old", "/a", "/rewritten/b", "/notes/a"),
+        ("/old", "/a", "/", "/notes/a"),
+        ("/old", "/a", "*", "/notes/a"),
+        ("/old", "/a", "", "/notes/a"),
+        ("", "*", "*", "/notes"),
+        ("", "", "http://old.example", "/notes"),
+    ],
+)
+def test_what_the_client_encoded_stays_encoded(
+    script_name: str, path_info: str, request_uri: str, expected: str
+) -> None:
+    found = location("/notes", path_info, script_name=script_name, REQUEST_URI=request_uri)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", "/notes/a"),
+        ("x=1&y=%20z", "/notes/a?x=1&y=%20z"),
+        ("next=/b?c=d", "/notes/a?next=/b?c=d"),
+        ("a[]=1", "/notes/a?a%5B%5D=1"),
+        ("x=\r\nSet-Cookie: y", "/notes/a?x=%0D%0ASet-Cookie:%20y"),
+        ('x="><script>', "/notes/a?x=%22%3E%3Cscript%3E"),
+        ("x=\xc3\xa9", "/notes/a?x=%C3%A9"),
+    ],
+)
+def test_the_query_is_kept(query: str, expected: str) -> None:
+    assert location("/notes", "/a", QUERY_STRING=query) == expected
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_status_and_note_with_the_link(status: int) -> None:
+    line, headers, body = ask(
+        Redirect("/notes", status), "/a", QUERY_STRING="x=1&y='2'", REQUEST_URI="/old/a?x=1&y='2'"
+    )
+    assert line.startswith(f"{status} ")
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert headers["Content-Length"] == str(len(body))
+    [link] = re.findall(r'href="([^"]*)"', body.decode())
+    assert "&y=" not in link
+    assert unescape(link) == headers["Location"] == "/notes/a?x=1&y='2'"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_every_method_is_sent_on(method: str) -> None:
+    status, headers, body = ask(Redirect("/notes", 308), "/a", method=method)
+    assert (status, headers["Location"]) == ("308 Permanent Redirect", "/notes/a")
+    assert body
+
+
+def test_head_has_the_fields_of_get_and_no_content() -> None:
+    app = Redirect("/notes", 302)
+    status, headers, body = ask(app, "/a")
+    assert ask(app, "/a", method="HEAD") == (status, headers, b"")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("", "expected a path"),
+        ("notes", "expected a path"),
+        ("//evil.example", "expected a path"),
+        ("ftp://new.example", "expected a path"),
+        ("javascript:alert(1)", "expected a path"),
+        ("https://", "expected a path"),
+        ("https://user@new.example", "expected a path"),
+        ("https:///a", "expected a path"),
+        ("/a b", "expected no space"),
+        ("/a\r\nX: y", "expected no space"),
+        ("/\\evil.example", "expected no space"),
+        ("/a?b=c", "expected no space"),
+        ("https://new.example?b=c", "expected no space"),
+        ("/a#b", "expected no space"),
+    ],
+)
+def test_a_location_that_cannot_be_one_is_refused_at_the_start(target: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Redirect(target, 308)
+
+
+@pytest.mark.parametrize("status", [200, 300, 304, 306, 309, 404])
+def test_a_status_that_is_no_redirect_is_refused_at_the_start(status: int) -> None:
+    with pytest.raises(ValueError, match="expected one of 301, 302, 303, 307, 308"):
+        Redirect("/notes", status)
+
+
+LATIN_1 = st.text(st.characters(max_codepoint=255), max_size=30)
+NASTY = st.lists(
+    st.sampled_from(["/", "\\", ".", "..", "%2f", "%", "\r\n", "\t", "@", ":", "?", "#", "evil.a"]),
+    max_size=8,
+).map("".join)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(
+    target=st.sampled_from(["/", "/notes", "/notes/", "https://new.example", "http://a.b/c/"]),
+    script_name=st.sampled_from(["", "/old", "/old/er"]),
+    path_info=LATIN_1 | NASTY,
+    query=LATIN_1 | NASTY,
+    request_uri=st.none() | LATIN_1 | NASTY,
+)
+def test_no_request_chooses_the_host_or_reaches_a_header(
+    target: str, script_name: str, path_info: str, query: str, request_uri: str | None
+) -> None:
+    path_info = "/" + path_info
+    raw = {"REQUEST_URI": script_name + quote(path_info.encode("latin-1"), safe="/%\\?@:")}
+    if request_uri is not None:
+        raw = {"REQUEST_URI": request_uri}
+    found = location(target, path_info, script_name=script_name, QUERY_STRING=query, **raw)
+    assert re.fullmatch(r"[!$%&'()*+,\-./0-9:;=?@A-Z_a-z~]+", found)
+    if target.startswith("/"):
+        assert re.match(r"/(?!/)", found)
+    else:
+        assert found.startswith(target.rstrip("/") + "/")
