@@ -15,17 +15,17 @@ RUN echo 'gateway:x:10001:10001::/tmp:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'gateway:x:10001:' >> /etc/group \
  && install -d -o 10001 -g 10001 /data
 
-# A venv, since a distribution's own Python is externally managed (PEP 668).
+# A venv, since a distribution's own Python is externally managed (PEP 668); filled by the base
+# image's pip, so that it needs none itself.
 COPY requirements.lock /opt/gateway/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv --without-pip /opt/venv \
- && python3 -m pip --python /opt/venv/bin/python --disable-pip-version-check install --quiet \
-    --root-user-action ignore --only-binary :all: --require-hashes -r /opt/gateway/requirements.lock
+RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/venv \
+ && pip --python /opt/venv/bin/python install --quiet --root-user-action ignore \
+    --only-binary :all: --require-hashes --requirement /opt/gateway/requirements.lock
 
 COPY apps/requirements.txt /opt/gateway/apps/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m pip --python /opt/venv/bin/python --disable-pip-version-check install --quiet \
-    --root-user-action ignore -r /opt/gateway/apps/requirements.txt
+    pip --python /opt/venv/bin/python install --quiet --root-user-action ignore \
+    --requirement /opt/gateway/apps/requirements.txt
 
 COPY deploy/link.py /opt/gateway/deploy/
 COPY gateway /opt/gateway/gateway
@@ -37,8 +37,8 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 
 # Ready, not merely alive: nginx waits for it. By bash alone, which costs a tenth of a Python.
-# A short interval, because an engine before version 25 knows no shorter one for the start.
-HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=3 CMD ["bash", "-c", \
+# The interval is short because engines before version 25 know no other one for the start.
+HEALTHCHECK --interval=3s --timeout=3s --start-period=30s --retries=3 CMD ["bash", "-c", \
     "exec 3<>/dev/tcp/127.0.0.1/8001 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 2 _ status _ <&3 && [ \"$status\" = 200 ]"]
 
 CMD ["gateway", "serve", "-c", "/srv/apps/mounts.yaml", "--listen", "0.0.0.0:8000"]

@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Wheels with known hashes only: no compiler, and nothing but what was locked.
 INSTALL_LOCKED := $(PIP) install --only-binary :all: --require-hashes --requirement
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewest \
-	--python-version 3.11 --generate-hashes --only-binary :all: --no-annotate \
+	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples
 
 .PHONY: help up down run test check format lock clean

@@ -4,14 +4,19 @@ Refuses to know how apps were loaded. Source: PEP 3333 (environ variables), RFC 
 §6.2.2 (dot segments, percent-encoding).
 """
 
+import re
 from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
+from gateway.errors import MalformedRequest
 from gateway.limits import MountLimits
 from gateway.wsgi import WSGIApp
 
 # Stands for an encoded slash while a path is matched; no latin-1 string holds it.
 ENCODED_SLASH = "\u2215"
+
+# RFC 3986 §2.1; and a NUL would end the name of a file early. nginx refuses both.
+_BAD_ESCAPE = re.compile(r"%(?:00|(?![0-9A-Fa-f]{2}))")
 
 
 class Mount:
@@ -67,7 +72,8 @@ class PrefixTable:
             if mount is not None:
                 return mount
             end = path.rfind("/", 0, end)
-        return mounts.get("")
+        # RFC 9110 §9.3.7: * is the server in general, so no mount's
+        return mounts.get("") if path[:1] == "/" else None
 
 
 class MountTable:
@@ -87,7 +93,7 @@ class MountTable:
         """The mount for a lower-case ``host`` without port and a path as the client sent it, with
         its PATH_INFO; None if nothing is mounted there.
 
-        A named host's own mounts come first, then those of any host.
+        A named host's own mounts come first, then those of any host. Raises MalformedRequest.
         """
         if "%" in raw_path or "/." in raw_path:
             path = resolve_path(raw_path)
@@ -113,10 +119,15 @@ def resolve_path(raw_path: str) -> str:
     slashes stand as ``ENCODED_SLASH``, since they are data and never a separator.
 
     Decoding comes first: ``%2e%2e`` is ``..`` (RFC 3986 §6.2.2.2, unreserved characters).
+    Raises MalformedRequest.
     """
+    if _BAD_ESCAPE.search(raw_path):
+        raise MalformedRequest("path has %00, or a % without two hexadecimal digits")
     # RFC 3986 §2.1: the digits A to F are case-insensitive, so %2f is %2F
     pieces = raw_path.replace("%2f", "%2F").split("%2F")
-    path = ENCODED_SLASH.join(unquote_to_bytes(p.encode("latin-1")).decode("latin-1") for p in pieces)
+    path = ENCODED_SLASH.join(
+        unquote_to_bytes(p.encode("latin-1")).decode("latin-1") for p in pieces
+    )
     if "/." not in path:
         return path
     segments: list[str] = []

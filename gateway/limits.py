@@ -29,7 +29,8 @@ class Limits:
         8 * KIB, "Longest request line (414 beyond it); nginx's own is 8 KiB, so it refuses first."
     )
     max_head_bytes: int = setting(
-        32 * KIB, "Longest request head, request line included (431 beyond it); nginx passes 4 × 8 KiB."
+        32 * KIB,
+        "Longest request head, request line included (431 beyond it); nginx passes 4 × 8 KiB.",
     )
     max_fields: int = setting(100, "Most header fields of a request (431 beyond it), as Apache.")
     head_timeout_seconds: float = setting(

@@ -21,8 +21,6 @@ WHOLE_WRITE_BYTES = 4096
 _MAX_TARGET = 1000
 _MAX_TEXT = 200
 
-Record = Callable[..., str]
-
 
 def configure_logs(style: str) -> None:
     """Send the gateway's loggers to stderr, as ``json`` or ``text``; other loggers are untouched."""
@@ -86,8 +84,25 @@ class AccessLog:
         self._second = 0
         self._clock = ""
 
-    def record(self, *values: str | int | float) -> None:
-        """Write down one request; ``values`` in the order of ``format_json``, without the time."""
+    def record(
+        self,
+        *,
+        request_id: str,
+        mount: str,
+        client: str,
+        method: str,
+        target: str,
+        protocol: str,
+        status: int,
+        bytes_in: int,
+        bytes_out: int,
+        duration_ms: float,
+        host: str,
+        referer: str,
+        user_agent: str,
+        error: str,
+    ) -> None:
+        """Write down one request; ``mount`` is "" where none was found."""
         now = time.time()
         second = int(now)
         if second != self._second:
@@ -95,7 +110,25 @@ class AccessLog:
             self._clock = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         if not self._lines:
             self._schedule(self.flush)
-        self._lines.append(self._format(f"{self._clock}{int((now - second) * 1000):03d}Z", *values))
+        self._lines.append(
+            self._format(
+                f"{self._clock}{int((now - second) * 1000):03d}Z",
+                request_id,
+                mount,
+                client,
+                method,
+                target,
+                protocol,
+                status,
+                bytes_in,
+                bytes_out,
+                duration_ms,
+                host,
+                referer,
+                user_agent,
+                error,
+            )
+        )
 
     def flush(self) -> None:
         """Write all that is gathered, in writes of whole records."""
@@ -121,7 +154,7 @@ class AccessLog:
 
 def format_json(
     clock: str, request_id: str, mount: str, client: str, method: str, target: str, protocol: str,
-    status: int, bytes_in: int, bytes_out: int, duration: float, host: str, referer: str,
+    status: int, bytes_in: int, bytes_out: int, duration_ms: float, host: str, referer: str,
     user_agent: str, error: str,
 ) -> str:  # fmt: skip
     """One record as a line of JSON. What a client may have sent is quoted and cut."""
@@ -130,7 +163,7 @@ def format_json(
         f'{{"time":"{clock}","request_id":"{request_id}","mount":{quote(mount)},'
         f'"client":"{client}","method":{quote(method[:32])},"target":{quote(target[:_MAX_TARGET])},'
         f'"protocol":"{protocol}","status":{status},"bytes_in":{bytes_in},"bytes_out":{bytes_out},'
-        f'"duration_ms":{duration:.3f},"host":{quote(host[:_MAX_TEXT])},'
+        f'"duration_ms":{duration_ms:.3f},"host":{quote(host[:_MAX_TEXT])},'
         f'"referer":{quote(referer[:_MAX_TEXT])},"user_agent":{quote(user_agent[:_MAX_TEXT])}'
         f"{fault}}}\n"
     )
@@ -138,13 +171,13 @@ def format_json(
 
 def format_text(
     clock: str, request_id: str, mount: str, client: str, method: str, target: str, protocol: str,
-    status: int, bytes_in: int, bytes_out: int, duration: float, host: str, referer: str,
+    status: int, bytes_in: int, bytes_out: int, duration_ms: float, host: str, referer: str,
     user_agent: str, error: str,
 ) -> str:  # fmt: skip
     """One record for a person: when, status, how long, how much, what, and who."""
     fault = f"  [{error[:_MAX_TEXT]}]" if error else ""
     line = (
-        f"{clock[11:19]} {status} {duration:8.1f} ms {bytes_out:>9} B  {method[:32]} "
+        f"{clock[11:19]} {status} {duration_ms:8.1f} ms {bytes_out:>9} B  {method[:32]} "
         f"{target[:_MAX_TARGET]}  <- {mount or '-'}  {client}{fault}"
     )
     # a terminal obeys control characters

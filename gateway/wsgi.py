@@ -1,4 +1,4 @@
-"""The types of the WSGI border (PEP 3333), named once."""
+"""The types of the WSGI border (PEP 3333), named once. Knows nothing of the rest."""
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -16,3 +16,32 @@ class StartResponse(Protocol):
 
 
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class ReadableFile(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class FileWrapper:
+    """PEP 3333 "Optional Platform-Specific File Handling": the server sends it with sendfile.
+
+    Iterating serves middleware that looks inside; then it yields blocks of ``block_size`` bytes.
+    """
+
+    def __init__(self, file: ReadableFile, block_size: int = 64 * 1024) -> None:
+        self.file = file
+        self.block_size = block_size
+
+    def __iter__(self) -> "FileWrapper":
+        return self
+
+    def __next__(self) -> bytes:
+        block = self.file.read(self.block_size)
+        if not block:
+            raise StopIteration
+        return block
+
+    def close(self) -> None:
+        close = getattr(self.file, "close", None)
+        if close is not None:
+            close()

@@ -25,29 +25,28 @@ PAST_SECONDS = 90
 def app(environ, start_response):
     path = environ.get("PATH_INFO", "")
     is_head = environ["REQUEST_METHOD"] == "HEAD"
-    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-        start_response("405 Method Not Allowed", [("Allow", "GET, HEAD"), ("Content-Length", "0")])
-        return []
-    if path == "":
-        # The page's own links are relative, so its address has to end with a slash.
-        location = quote(environ.get("SCRIPT_NAME", "").encode("latin-1")) + "/"
-        headers = [("Location", location), ("Content-Length", "0")]
-        start_response("308 Permanent Redirect", headers)
-        return []
-    if path == "/stream":
+    if path == "/stream" and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
         headers = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")]
         headers.append(("X-Accel-Buffering", "no"))  # nginx hands on each event as it comes
         start_response("200 OK", headers)
         return [] if is_head else stream()
-    if path in FILES:
-        content_type, body = FILES[path]
-        headers = [("Content-Type", content_type), ("Cache-Control", "no-cache")]
-        start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
-        return [] if is_head else [body]
-    body = b"Not found.\n"
-    headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
-    start_response("404 Not Found", headers)
+    status, headers, body = answer(environ, path)
+    start_response(status, [*headers, ("Content-Length", str(len(body)))])
     return [] if is_head else [body]
+
+
+def answer(environ, path):
+    text = ("Content-Type", "text/plain; charset=utf-8")
+    if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        return "405 Method Not Allowed", [text, ("Allow", "GET, HEAD")], b"Only to be read.\n"
+    if path == "":
+        # The page's own links are relative, so its address has to end with a slash.
+        location = quote(environ.get("SCRIPT_NAME", "").encode("latin-1")) + "/"
+        return "308 Permanent Redirect", [text, ("Location", location)], b"One slash further.\n"
+    if path not in FILES:
+        return "404 Not Found", [text], b"Not found.\n"
+    content_type, body = FILES[path]
+    return "200 OK", [("Content-Type", content_type), ("Cache-Control", "no-cache")], body
 
 
 def stream():
@@ -83,11 +82,13 @@ class Meter:
         return round(used, 1)
 
 
-def tell():
+def next_tick():
+    """Waits for the full second, so that all workers tick together."""
+    time.sleep(1 - time.time() % 1)
     now = round(time.time())
     fact = {"time": now, "level": level(now), "streams": feed.readers}
     return event("tick", {**fact, "worker": os.getpid(), "cpu": meter.percent()})
 
 
 meter = Meter()
-feed = Feed(tell)
+feed = Feed(next_tick)

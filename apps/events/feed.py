@@ -1,10 +1,9 @@
 """One producer, any number of readers: a stream costs a waiting reader and no timer of its own.
 
-Knows neither HTTP nor what a message says. Written against ``threading`` alone: under gevent's
-monkey patching the same lines run on greenlets, under a threaded server on threads.
+Knows neither HTTP nor the time, nor what a message says. Written against ``threading`` alone:
+under gevent's monkey patching it runs on greenlets, under a threaded server on threads.
 """
 
-import time
 from threading import Event, Lock, Thread
 
 
@@ -17,7 +16,7 @@ class Tick:
 
 
 class Feed:
-    """Calls ``produce()`` once at each full second while somebody reads, and never otherwise."""
+    """Calls ``produce()``, which returns a message once it is due, while somebody reads."""
 
     def __init__(self, produce):
         self.readers = 0
@@ -47,9 +46,9 @@ class Feed:
 
     def _run(self):
         while self._is_wanted():
-            time.sleep(1 - time.time() % 1)  # all workers tick together
+            message = self._produce()
             tick, self._next = self._next, Tick()
-            tick.message = self._produce()
+            tick.message = message
             tick.published.set()
 
     def _is_wanted(self):

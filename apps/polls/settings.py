@@ -9,6 +9,8 @@ Source: https://docs.djangoproject.com/en/stable/ref/settings/
 import os
 from pathlib import Path
 
+from django.utils.functional import lazy
+
 from polls.secret import kept_secret
 
 DATABASE_FILE = Path(os.environ.get("POLLS_DB", "var/polls.db"))
@@ -66,8 +68,16 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 
-# Relative: Django puts the request's SCRIPT_NAME before it.
-STATIC_URL = "static/"
+
+def static_url():
+    from django.urls import get_script_prefix
+
+    return f"{get_script_prefix()}static/"
+
+
+# Django would put the prefix of the first request before a plain "static/" and keep it for all;
+# asked for anew each time, it is that of the present request.
+STATIC_URL = lazy(static_url, str)()
 SESSION_COOKIE_NAME = "polls_session"
 CSRF_COOKIE_NAME = "polls_csrf"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"

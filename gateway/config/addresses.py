@@ -8,7 +8,7 @@ import re
 from ipaddress import ip_address, ip_interface, ip_network
 
 from gateway.config.model import Network
-from gateway.config.problems import Mistake
+from gateway.config.problems import BadValueError
 
 MOST_SOCKET_PATH_BYTES = 107  # unix(7): sun_path holds 108 with its NUL
 ADDRESS_PATTERN = r"unix:/.+|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
@@ -36,22 +36,25 @@ def is_address(text: str) -> bool:
 
 
 def parse_address(text: str) -> str:
-    """``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``; port 0 is any free one. Raises Mistake."""
+    """``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``; port 0 is any free one.
+
+    Raises BadValueError.
+    """
     if text.startswith("unix:"):
         return _unix_address(text)
     host, colon, port = text.rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", port) or not colon:
-        raise Mistake(_address_hint(text))
+        raise BadValueError(_address_hint(text))
     if int(port) > 65_535:
-        raise Mistake(expected="a port up to 65535")
+        raise BadValueError(expected="a port up to 65535")
     if host.startswith("[") and host.endswith("]"):
         if ":" in host and is_address(host[1:-1]):
             return text.lower()
     elif ":" in host and is_address(host):
-        raise Mistake(f'write "[{host}]:{port}"')
+        raise BadValueError(f'write "[{host}]:{port}"')
     elif is_host_name(host.lower()):
         return text.lower()
-    raise Mistake(f'write "0.0.0.0:{port}" for every address' if host in ("", "*") else "")
+    raise BadValueError(f'write "0.0.0.0:{port}" for every address' if host in ("", "*") else "")
 
 
 def _address_hint(text: str) -> str:
@@ -69,14 +72,16 @@ def _address_hint(text: str) -> str:
 def _unix_address(text: str) -> str:
     path = text.removeprefix("unix:")
     if not path.startswith("/") or path.endswith("/"):
-        raise Mistake(expected='"unix:" and the whole path of a socket, such as "unix:/run/x.sock"')
+        raise BadValueError(
+            expected='"unix:" and the whole path of a socket, such as "unix:/run/x.sock"'
+        )
     if len(path.encode(errors="surrogateescape")) > MOST_SOCKET_PATH_BYTES:
-        raise Mistake(expected=f"a socket path of at most {MOST_SOCKET_PATH_BYTES} bytes")
+        raise BadValueError(expected=f"a socket path of at most {MOST_SOCKET_PATH_BYTES} bytes")
     return text
 
 
 def parse_network(text: str) -> Network | str:
-    """An address, a CIDR, or ``unix:``. Raises Mistake."""
+    """An address, a CIDR, or ``unix:``. Raises BadValueError."""
     if text == "unix:":
         return text
     if re.fullmatch(NETWORK_PATTERN, text):
@@ -84,7 +89,7 @@ def parse_network(text: str) -> Network | str:
             return ip_network(text)
         except ValueError:
             _refuse_host_bits(text)
-    raise Mistake(_network_hint(text))
+    raise BadValueError(_network_hint(text))
 
 
 def _refuse_host_bits(text: str) -> None:
@@ -92,7 +97,7 @@ def _refuse_host_bits(text: str) -> None:
         network = ip_interface(text).network
     except ValueError:
         return
-    raise Mistake(f'the CIDR has host bits: write "{network}", or "{text.partition("/")[0]}"')
+    raise BadValueError(f'the CIDR has host bits: write "{network}", or "{text.partition("/")[0]}"')
 
 
 def _network_hint(text: str) -> str:

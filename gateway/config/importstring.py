@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
 
-from gateway.config.problems import Mistake, did_you_mean
+from gateway.config.problems import BadValueError, did_you_mean
 
 IMPORT_STRING_PATTERN = r"[^\s:/()\\-]+:[^\s:/()\\-]+(\(\))?"
 
@@ -18,12 +18,15 @@ _SUFFIXES = all_suffixes()
 
 
 def parse_import_string(text: str, directory: Path) -> str:
-    """``text`` itself, when it is one and its module is not known to be missing. Raises Mistake."""
+    """``text`` itself, when it is one and its module is not known to be missing.
+
+    Raises BadValueError.
+    """
     module, colon, target = text.partition(":")
     callable_name = target.removesuffix("()")
     is_file = module.endswith(".py")
     if is_file or not (colon and _is_dotted_name(module) and _is_dotted_name(callable_name)):
-        raise Mistake(_hint(text, module, colon, target))
+        raise BadValueError(_hint(text, module, colon, target))
     _check_module(module, directory)
     return text
 
@@ -40,7 +43,7 @@ def _hint(text: str, module: str, colon: str, target: str) -> str:
     if "/" in module or "\\" in module or module.endswith(".py"):
         return _file_hint(module, colon, target)
     if not colon:
-        return f'name the callable after a colon: "{text}:app"' if _is_dotted_name(text) else ""
+        return _colon_hint(text)
     if "(" in target and not target.endswith("()"):
         return "a factory is called without arguments: settings come from its environment"
     if ":" in target:
@@ -50,6 +53,14 @@ def _hint(text: str, module: str, colon: str, target: str) -> str:
     if module.startswith("."):
         return "name the module in full, without leading dots"
     return _name_hint(module, target.removesuffix("()"))
+
+
+def _colon_hint(text: str) -> str:
+    if not _is_dotted_name(text):
+        return ""
+    module, dot, last = text.rpartition(".")
+    likely = f"{module}:{last}" if dot and last in ("app", "application") else f"{text}:app"
+    return f'the callable stands after a colon: "{likely}"'
 
 
 def _file_hint(module: str, colon: str, target: str) -> str:
@@ -74,27 +85,26 @@ def _name_hint(module: str, callable_name: str) -> str:
 
 
 def _check_module(module: str, directory: Path) -> None:
-    """Raises Mistake when the module's file is missing, as far as can be told without importing."""
+    """Raises BadValueError when the module's file is missing, as far as a look can tell."""
     parts = module.split(".")
-    if not _is_there(directory, parts[0]):
-        if not _is_installed(parts[0]):
-            raise _missing(parts[:1], directory)
-        return
     folder = directory
     for number, part in enumerate(parts, start=1):
         if not _is_there(folder, part):
+            # A regular package elsewhere comes before a folder without __init__.py (PEP 420).
+            is_namespace = number == 2 and not (folder / "__init__.py").is_file()
+            if (number == 1 or is_namespace) and _is_installed(parts[0]):
+                return
             raise _missing(parts[:number], folder)
         folder /= part
-        # A folder without __init__.py may be a part of a package that lies elsewhere (PEP 420).
-        if number == 1 and not (folder / "__init__.py").is_file() and _is_installed(part):
-            return
 
 
-def _missing(parts: list[str], folder: Path) -> Mistake:
+def _missing(parts: list[str], folder: Path) -> BadValueError:
     package = "".join(f"{part}." for part in parts[:-1])
     near = did_you_mean(package + parts[-1], [package + name for name in _modules_in(folder)])
     hint = f'there is no module "{".".join(parts)}"'
-    return Mistake(f"{hint}; {near}" if near else f"{hint} beside the table, and none installed")
+    return BadValueError(
+        f"{hint}; {near}" if near else f"{hint} beside the table, and none installed"
+    )
 
 
 def _is_there(folder: Path, name: str) -> bool:
@@ -106,9 +116,10 @@ def _is_there(folder: Path, name: str) -> bool:
 def _is_installed(top: str) -> bool:
     try:
         # Of a name without dots this asks the finders and imports nothing.
-        return find_spec(top) is not None
+        spec = find_spec(top)
     except ValueError:  # loaded, by something that left no spec
         return True
+    return spec is not None and spec.origin is not None
 
 
 def _modules_in(folder: Path) -> list[str]:

@@ -89,7 +89,7 @@ class Interpolator:
             with (self.directory / path).open("rb") as file:
                 content = file.read(MOST_SECRET_BYTES + 1)
         except (OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or "not a path"
+            reason = (getattr(exc, "strerror", None) or "not a path").lower()
             raise InterpolationError(
                 f"the secret file {quote(path)} cannot be read: {reason}"
             ) from exc

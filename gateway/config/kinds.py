@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.config import addresses, importstring, paths, units, workers
-from gateway.config.problems import Mistake
+from gateway.config.problems import BadValueError
 
 ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
 
@@ -19,15 +19,16 @@ ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
 class Kind:
     """How one value is read.
 
-    ``name`` is the kind's own, ``expected`` what a person should write. ``parse`` gets the text
-    and the table's directory and raises Mistake. ``pattern`` is the form of the text before
-    interpolation, for editors.
+    ``name`` is the kind's own, ``expected`` what messages ask for, ``form`` what the reference says
+    ("" where the name says it all). ``parse`` gets the text and the table's directory and raises
+    BadValueError. ``pattern`` is the text's form before interpolation, for editors ("" for any).
     """
 
     name: str
     expected: str
     parse: Callable[[str, Path], Any]
-    pattern: str
+    pattern: str = ""
+    form: str = ""
     shape: Literal["single", "list", "mapping"] = "single"
     is_number: bool = False  # a YAML number is welcome, not text alone
     is_free_text: bool = False  # anything goes, so YAML's own idea of it must be the same
@@ -44,7 +45,7 @@ def choice(choices: tuple[Any, ...]) -> Kind:
     def parse(text: str, _directory: Path) -> Any:
         if text in by_text:
             return by_text[text]
-        raise Mistake(f'write "{text.lower()}"' if text.lower() in by_text else "")
+        raise BadValueError(f'write "{text.lower()}"' if text.lower() in by_text else "")
 
     pattern = "|".join(map(re.escape, by_text))
     words = f"one of {', '.join(by_text)}"
@@ -60,6 +61,8 @@ KINDS = {
         name="duration",
         expected='a duration such as "30s", "5m" or "1m30s"',
         parse=_alone(units.parse_duration),
+        form="A number and `ms`, `s`, `m`, `h` or `d`, also together: `250ms`, `30s`, `1m30s`, "
+        "`1.5h`. Only `0` needs no unit.",
         pattern=units.DURATION_PATTERN,
         least=0.001,
         most=3650 * 86_400.0,
@@ -69,6 +72,8 @@ KINDS = {
         name="size",
         expected='a size such as "64KiB", "16MiB" or "1GiB"',
         parse=_alone(units.parse_size),
+        form="A whole number and `B`; `KiB`, `MiB`, `GiB`, `TiB` (powers of 1024); or `kB`, `MB`, "
+        "`GB`, `TB` (powers of 1000). Only `0` needs no unit.",
         pattern=units.SIZE_PATTERN,
         least=1,
         most=2**50,
@@ -95,12 +100,15 @@ KINDS = {
         name="address",
         expected='an address such as "127.0.0.1:8000", "[::1]:8000" or "unix:/run/x.sock"',
         parse=_alone(addresses.parse_address),
+        form="`HOST:PORT`, `[IPv6]:PORT` or `unix:/path/of/a.sock`. Port 0 is any free one.",
         pattern=addresses.ADDRESS_PATTERN,
     ),
     "networks": Kind(
         name="list of networks",
         expected='an address, a CIDR such as "172.16.0.0/12", or "unix:"',
         parse=_alone(addresses.parse_network),
+        form="Each an address, a CIDR such as `172.16.0.0/12`, or `unix:`, which is every peer on "
+        "a Unix socket.",
         pattern=addresses.NETWORK_PATTERN,
         shape="list",
     ),
@@ -108,13 +116,15 @@ KINDS = {
         name="import string",
         expected='an app such as "notes.wsgi:app" or "notes.wsgi:create_app()"',
         parse=importstring.parse_import_string,
+        form="`module:callable`, or `module:factory()`, which is called once, without arguments. "
+        "The module lies beside the table or is installed.",
         pattern=importstring.IMPORT_STRING_PATTERN,
     ),
     "environment": Kind(
         name="mapping of variables",
-        expected="text",
+        expected='text, "" for an empty one',
         parse=lambda text, _directory: text,
-        pattern=".*",
+        form="`NAME: value`; a name has letters, digits and underscores.",
         shape="mapping",
         is_free_text=True,
     ),
@@ -122,7 +132,7 @@ KINDS = {
         name="directory",
         expected="a directory, relative to the table's own",
         parse=paths.parse_directory,
-        pattern=".+",
+        form="It must exist. It may not hold the table itself, and so publish the apps' code.",
         is_free_text=True,
     ),
     "file name": Kind(
@@ -136,6 +146,7 @@ KINDS = {
         name="path or URL",
         expected='a path such as "/new", or an http(s) URL',
         parse=_alone(paths.parse_location),
+        form="Percent-encoded where a URL has to be, without a query.",
         pattern=paths.LOCATION_PATTERN,
     ),
 }

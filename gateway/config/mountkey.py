@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass
 
 from gateway.config.addresses import is_host_name
-from gateway.config.problems import Mistake
+from gateway.config.problems import BadValueError
 
 # Not the grammar itself, which allows names outside ASCII: what an editor should underline.
-MOUNT_KEY_PATTERN = r"[^\s/?#%\\*:]*/[^\s?#%\\*]*"
+MOUNT_KEY_PATTERN = r"[^\s/?#%\\*:]*/[^\s?#%\\*<>{}^]*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class MountKey:
 
 
 def parse_mount_key(text: str) -> MountKey:
-    """Raises Mistake."""
+    """Raises BadValueError."""
     if "${" in text:
-        raise Mistake("only values are interpolated, keys are not")
+        raise BadValueError("only values are interpolated, keys are not")
     if found := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        raise Mistake(f'leave out "{found[0]}"')
+        raise BadValueError(f'leave out "{found[0]}"')
     host, slash, path = text.partition("/")
     if not slash:
-        raise Mistake(f'write "{text}/"' if "." in text else f'write "/{text}"')
+        raise BadValueError(f'write "{text}/"' if "." in text else f'write "/{text}"')
     _check_path(slash + path)
     return MountKey(_parse_host(host) if host else None, "/" + path.strip("/") if path else "")
 
@@ -47,7 +47,7 @@ def _parse_host(host: str) -> str:
         try:
             name = name.encode("idna").decode()
         except UnicodeError:
-            raise Mistake("the host is no international name: write it as xn--…") from None
+            raise BadValueError("the host is no international name: write it as xn--…") from None
     if is_host_name(name):
         return name
     if "*" in name:
@@ -58,20 +58,20 @@ def _parse_host(host: str) -> str:
         hint = "leave out the dot at its end"
     else:
         hint = "a host has letters, digits, dashes and dots alone"
-    raise Mistake(hint)
+    raise BadValueError(hint)
 
 
 def _check_path(path: str) -> None:
     for pattern, hint in _PATH_MISTAKES:
         if re.search(pattern, path):
-            raise Mistake(hint)
+            raise BadValueError(hint)
 
 
 _PATH_MISTAKES = (
     (r"\*$", 'a prefix is everything below it already: leave out the "*"'),
     (r"[*<>{}^]", "a prefix is literal text, not a pattern"),
-    (r"\?", "a query has no part in it"),
-    ("#", "a fragment is never sent to a server"),
+    (r"\?", "leave out the query"),
+    ("#", 'leave out the "#" and what follows'),
     ("%", "write it decoded: a letter instead of its %XX"),
     (r"[\s\x00-\x20\x7f]", "no spaces and no control characters"),
     (r"\\", "write slashes"),

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.config.model import AppTarget, Mount, Where
 from gateway.config.mountkey import MountKey, parse_mount_key
 from gateway.config.nodes import Mapping, Node, Scalar, describe, find_key
-from gateway.config.problems import Mistake, quote
+from gateway.config.problems import BadValueError, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
 from gateway.config.redirects import find_loops
 from gateway.config.settings import (
@@ -37,8 +37,10 @@ class _Read:
 
 def parse_mounts(reader: Reader, node: Node, defaults: dict[str, Any]) -> tuple[Mount, ...]:
     """The mounts that could be read. ``defaults`` are by field name."""
-    pairs = reader.pairs(node, "mounts", 'a mapping such as "/notes: notes.wsgi:app"')
-    if pairs is not None and not pairs:
+    pairs = reader.pairs(
+        node, "mounts", 'a mapping such as "/notes: notes.wsgi:app", a space after the colon'
+    )
+    if pairs == {} and not (isinstance(node, Mapping) and node.items):
         reader.problems.add(node, "mounts", 'expected at least one mount such as "/: welcome:app"')
     first_of: dict[MountKey, Scalar] = {}
     read = []
@@ -48,7 +50,8 @@ def parse_mounts(reader: Reader, node: Node, defaults: dict[str, Any]) -> tuple[
         if mount is not None:
             read.append(_Read(pair, mount))
     _check_environment(reader, read)
-    _check_loops(reader, read)
+    if len(read) == len(pairs or {}):  # else one that could not be read might be where they lead
+        _check_loops(reader, read)
     return tuple(one.mount for one in read)
 
 
@@ -56,8 +59,8 @@ def _parse_key(reader: Reader, key: Scalar, first_of: dict[MountKey, Scalar]) ->
     path = join("mounts", key.text)
     try:
         parsed = parse_mount_key(key.text)
-    except Mistake as mistake:
-        message = f'expected "/path" or "host/path", got {quote(key.text)}: {mistake.hint}'
+    except BadValueError as bad:
+        message = f'expected "/path" or "host/path", got {quote(key.text)}: {bad.hint}'
         reader.problems.add(key, path, message)
         return None
     first = first_of.setdefault(parsed, key)

@@ -19,10 +19,9 @@ except ImportError:  # a PyYAML built without libyaml reads the same, ten times 
 MOST_DEPTH = 20  # a table needs five levels
 MOST_NODES = 1_000_000  # aliases expanded; 10,000 full mounts are about 150,000
 
-# What YAML 1.1 §5.1 allows in a stream, less U+0085, U+2028 and U+2029, which would break lines.
-_NOT_TEXT = re.compile(
-    "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-)
+# What YAML 1.1 §5.1 does not allow in a stream, and U+0085, U+2028 and U+2029, which would count
+# as line breaks where no editor shows one.
+_NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(slots=True, eq=False)
@@ -66,11 +65,10 @@ class YamlError(Exception):
         super().__init__(message)
         self.line = line
         self.column = column
-        self.message = message
 
 
-def parse_yaml(text: str) -> Node:
-    """The one document in ``text``. Raises YamlError."""
+def parse_yaml(text: str) -> Mapping:
+    """The one document in ``text``, which has to be a mapping. Raises YamlError."""
     text = text.removeprefix("\ufeff")
     if found := _NOT_TEXT.search(text):
         line, column = _place(text, found.start())
@@ -82,6 +80,9 @@ def parse_yaml(text: str) -> Node:
         raise _translated(exc, text) from exc
     if root is None or describe(root) == "nothing":
         raise YamlError(1, 1, 'the table is empty: it needs at least "mounts:" and a mount')
+    if not isinstance(root, Mapping):
+        expected = 'expected a mapping with "mounts:"'
+        raise YamlError(root.line, root.column, f"{expected}, got {describe(root)}")
     return root
 
 
@@ -153,7 +154,8 @@ class _NodeBuilder:
         if isinstance(event, yaml.AliasEvent):
             return self._aliased(event)
         if event.tag is not None:
-            raise _error(event, f'tags are not read: remove "{event.tag.split(":")[-1]}"')
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise _error(event, f'tags are not read: remove "{tag}"')
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
         node: Node
         if isinstance(event, yaml.ScalarEvent):
@@ -196,35 +198,37 @@ def _place(text: str, index: int) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-# The parser's words, and what a person most often did there.
+# Words of PyYAML's two parsers, and what a person most often did there.
+_INDENTATION = "this does not continue what stands above: check the indentation and the quotes"
+_BRACKETS = (
+    'a "," or a closing bracket is missing; inside brackets, a value with "${…}" needs quotes'
+)
 _MENDINGS = (
-    ("mapping values are not allowed", 'a ": " too many, or a wrong indentation: quote the value'),
+    ("unknown directive", 'a "%" begins a directive of YAML: put the text in quotes'),
+    ("tab character", "a tab: indent with spaces"),
+    ("mapping values are not allowed", 'a ": " too many: put the value in quotes, or indent less'),
     ("could not find expected ':'", 'a key without its ":"'),
-    ("did not find expected key", "the indentation does not match the lines above"),
-    ("expected <block end>", "the indentation does not match the lines above"),
-    ("did not find expected '-' indicator", "the indentation does not match the list above"),
-    ("did not find expected ',' or", 'a "," or a closing bracket is missing, or a "${…}" inside'
-     " brackets needs quotes"),
-    ("expected ',' or", 'a "," or a closing bracket is missing, or a "${…}" inside brackets needs'
-     " quotes"),
-    ("found unexpected end of stream", "a closing quote is missing"),
-    ("found unknown escape character", "write a backslash twice, or use single quotes"),
-    ("did not find expected node content", "a value is missing, or a bracket is not closed"),
-)  # fmt: skip
+    ("did not find expected key", _INDENTATION),
+    ("expected <block end>", _INDENTATION),
+    ("did not find expected '-' indicator", _INDENTATION),
+    ("sequence entries are not allowed", 'a "- " too many: put it on a line of its own'),
+    ("expected ',' or", _BRACKETS),
+    ("node content", "a value is missing, or a bracket is not closed"),
+    ("unexpected end of stream", "the quote that opens here is not closed"),
+    ("unknown escape character", "a backslash: write it twice, or use single quotes"),
+)
 
 
 def _translated(exc: yaml.MarkedYAMLError, text: str) -> YamlError:
-    mark = exc.problem_mark or exc.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     problem = exc.problem or "it cannot be read"
-    lines = text.splitlines()
-    found = lines[line - 1][column - 1 : column] if line <= len(lines) else ""
+    # Where a text ends too early, the place to mend is where it began.
+    mark = exc.context_mark if "end of stream" in problem else exc.problem_mark
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     if "cannot start any token" in problem:
-        hint = (
-            "indent with spaces, not tabs"
-            if found == "\t"
-            else f"put what begins with {found} in quotes"
-        )
+        found = text.splitlines()[line - 1][column - 1]
+        problem = f'no value begins with "{found}": put it in quotes'
+        if found == "\t":
+            problem = "a tab: indent with spaces"
     else:
-        hint = next((mending for words, mending in _MENDINGS if words in problem), "")
-    return YamlError(line, column, f"not YAML: {problem}" + (f" ({hint})" if hint else ""))
+        problem = next((mending for words, mending in _MENDINGS if words in problem), problem)
+    return YamlError(line, column, f"not YAML: {problem}")

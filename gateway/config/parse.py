@@ -27,10 +27,9 @@ def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, 
     try:
         root = parse_yaml(text)
     except YamlError as exc:
-        problems.add(exc, "", exc.message)
-        problems.raise_any()
-        raise  # never reached: there is a problem
-    sections = reader.pairs(root, "", 'a mapping with "mounts:"') or {}
+        problems.add(exc, "", str(exc))
+        raise problems.error() from exc
+    sections = reader.unique_pairs(root, "")
     for name, pair in sections.items():
         if name not in SECTIONS:
             reader.unknown_key(pair.key, "", SECTIONS)

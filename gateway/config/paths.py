@@ -11,34 +11,34 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config.addresses import is_address, is_host_name
-from gateway.config.problems import Mistake, did_you_mean
+from gateway.config.problems import BadValueError, did_you_mean
 
 LOCATION_PATTERN = r"(/|https?://[^/])[^\s?#]*"
 FILE_NAME_PATTERN = r"[^/]+"
 
 
 def parse_file_name(text: str) -> str:
-    """A name without a folder. Raises Mistake."""
+    """A name without a folder. Raises BadValueError."""
     if not text or "/" in text or text in (".", ".."):
-        raise Mistake
+        raise BadValueError
     return text
 
 
 def parse_directory(text: str, table_directory: Path) -> Path:
-    """Absolute. Raises Mistake unless it exists and is safe to publish."""
+    """Absolute. Raises BadValueError unless it exists and is safe to publish."""
     found = Path(os.path.normpath(table_directory / text))
     if not text:
-        raise Mistake
+        raise BadValueError
     try:
         is_directory = stat.S_ISDIR(found.stat().st_mode)
     except OSError as exc:
         near = did_you_mean(found.name, _folders_in(found.parent))
-        raise Mistake(near or (exc.strerror or "").lower()) from exc
+        raise BadValueError(near or (exc.strerror or "").lower()) from exc
     if not is_directory:
-        raise Mistake("it is a file: name the directory that holds it")
+        raise BadValueError("it is a file: name the directory that holds it")
     real, table = found.resolve(), table_directory.resolve()
     if real == table or real in table.parents:
-        raise Mistake("it would publish the table itself and the apps' code")
+        raise BadValueError("it would publish the table itself and the apps' code")
     return found
 
 
@@ -50,14 +50,16 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def parse_location(text: str) -> str:
-    """A path or an absolute URL that the rest of a path can be added to. Raises Mistake."""
+    """A path or an absolute URL that the rest of a path can be added to. Raises BadValueError."""
     if "?" in text or "#" in text:
-        raise Mistake("leave out the query: the request's own is kept")
-    if re.search(r"[^!-~]|[\"<>\\^`{|}]|%(?![0-9A-Fa-f]{2})", text):
-        raise Mistake("percent-encode what no URL can hold as it is")
+        raise BadValueError("leave out the query: the request's own is kept")
+    if re.search(r"[\x00-\x20\x7f\"<>\\^`{|}]|%(?![0-9A-Fa-f]{2})", text):
+        raise BadValueError("percent-encode what no URL can hold as it is")
+    if re.search(r"/\.\.?(/|$)", text):
+        raise BadValueError('leave out "." and ".." segments')
     if re.fullmatch(r"/(?!/).*", text) or (re.match("https?://", text) and _has_host(text)):
         return text
-    raise Mistake(_location_hint(text))
+    raise BadValueError(_location_hint(text))
 
 
 def _has_host(url: str) -> bool:
@@ -66,7 +68,7 @@ def _has_host(url: str) -> bool:
         host, _port = parts.hostname or "", parts.port  # reading the port checks it
     except ValueError:
         return False
-    return is_host_name(host) or is_address(host)
+    return "@" not in parts.netloc and (is_host_name(host) or is_address(host))
 
 
 def _location_hint(text: str) -> str:

@@ -10,6 +10,7 @@ from gateway.errors import ConfigError
 
 MOST_LISTED = 50  # beyond a screenful or two, the first ones are mended first anyway
 MOST_QUOTED = 60  # characters of a value or a key that are repeated in a message
+MOST_HINT = 200  # a longer hint repeats a long value, and helps nobody
 
 
 class Place(Protocol):
@@ -21,7 +22,7 @@ class Place(Protocol):
     def column(self) -> int: ...
 
 
-class Mistake(Exception):  # noqa: N818  (a person's mistake is what it is)
+class BadValueError(Exception):
     """A text is not what its kind of value expects.
 
     ``hint`` says how to mend it, and may quote the text; ``expected`` replaces the kind's own
@@ -30,7 +31,7 @@ class Mistake(Exception):  # noqa: N818  (a person's mistake is what it is)
 
     def __init__(self, hint: str = "", *, expected: str = "") -> None:
         super().__init__(hint or expected)
-        self.hint = hint
+        self.hint = hint if len(hint) <= MOST_HINT else ""
         self.expected = expected
 
 
@@ -44,18 +45,21 @@ class Problems:
     def add(self, place: Place, path: str, message: str) -> None:
         """Note ``message`` about the key ``path`` ("" for the whole table)."""
         key = f"{shorten(path, 2 * MOST_QUOTED)}: " if path else ""
-        self._found.append((place.line, place.column, key + message))
+        self._found.append((place.line, place.column, key + printable(message)))
 
     def raise_any(self) -> None:
-        """Raises ConfigError if there is a problem: sorted by place, the first of very many."""
-        if not self._found:
-            return
+        """Raises ConfigError if there is a problem."""
+        if self._found:
+            raise self.error()
+
+    def error(self) -> ConfigError:
+        """All problems sorted by place, or the first of very many."""
         found = sorted(self._found, key=lambda problem: problem[:2])
         lines = [f"{self._source}:{line}:{column}: {text}" for line, column, text in found]
         if len(lines) > MOST_LISTED:
             more = len(lines) - MOST_LISTED
             lines[MOST_LISTED:] = [f"{self._source}: and {more} more, mend these first"]
-        raise ConfigError(lines)
+        return ConfigError(lines)
 
 
 def refuse_whole(source: str, message: str, cause: Exception | None = None) -> NoReturn:

@@ -13,7 +13,7 @@ from gateway.config import nodes
 from gateway.config.interpolate import InterpolationError, Interpolator, Text
 from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, Kind
 from gateway.config.nodes import Mapping, Node, Scalar, Sequence
-from gateway.config.problems import Mistake, Problems, did_you_mean, quote, shorten
+from gateway.config.problems import BadValueError, Problems, did_you_mean, quote, shorten
 from gateway.config.settings import Setting, Settings, places_of
 
 
@@ -38,13 +38,14 @@ class Reader:
     def pairs(self, node: Node, path: str, expected: str) -> Pairs | None:
         """A mapping's keys and values; nothing there is an empty mapping, None is a problem."""
         if isinstance(node, Mapping):
-            return self._unique(node, path)
+            return self.unique_pairs(node, path)
         if nodes.describe(node) == "nothing":
             return {}
         self.problems.add(node, path, f"expected {expected}, got {_got(node)}")
         return None
 
-    def _unique(self, node: Mapping, path: str) -> Pairs:
+    def unique_pairs(self, node: Mapping, path: str) -> Pairs:
+        """A mapping's keys and values; a key given twice is a problem, its first value counts."""
         found: Pairs = {}
         for key, value in zip(node.items[::2], node.items[1::2], strict=True):
             if not isinstance(key, Scalar):
@@ -74,13 +75,14 @@ class Reader:
         return values
 
     def unknown_key(self, key: Scalar, path: str, known: ReadOnlyMapping[str, object]) -> None:
-        places = places_of(key.text)
-        if places:
-            hint = f"it belongs {' or '.join(places)}"
+        """Note a key that is none here."""
+        if places := places_of(key.text):
+            message = f"no key here: it belongs {' or '.join(places)}"
         else:
             stem = key.text.removesuffix("_seconds").removesuffix("_bytes")
-            hint = did_you_mean(stem, known) or f"known here: {', '.join(known)}"
-        self.problems.add(key, join(path, key.text), f"unknown key: {hint}")
+            near = did_you_mean(stem, known)
+            message = f"unknown key: {near}" if near else f"unknown key, none of {', '.join(known)}"
+        self.problems.add(key, join(path, key.text), message)
 
     def setting(self, node: Node, path: str, setting: Setting) -> Any | None:
         """The value of one setting, or None and a problem noted."""
@@ -106,19 +108,19 @@ class Reader:
             return self._checked(text.value, kind)
         except InterpolationError as exc:
             self.problems.add(node, path, str(exc))
-        except Mistake as mistake:
-            self.problems.add(node, path, _told(mistake, kind, node, text))
+        except BadValueError as bad:
+            self.problems.add(node, path, _told(bad, kind, node, text))
         return None
 
     def _checked(self, text: str, kind: Kind) -> Any:
         if "\0" in text:
-            raise Mistake(expected="text without NUL characters")
+            raise BadValueError(expected="text without NUL characters")
         value = kind.parse(text, self.interpolator.directory)
         if isinstance(value, int | float):
             if value < kind.least:
-                raise Mistake(expected=f"at least {kind.show(kind.least)}")
+                raise BadValueError(expected=f"at least {kind.show(kind.least)}")
             if value > kind.most:
-                raise Mistake(expected=f"at most {kind.show(kind.most)}")
+                raise BadValueError(expected=f"at most {kind.show(kind.most)}")
         return value
 
     def _list(self, node: Node, path: str, kind: Kind) -> tuple[Any, ...] | None:
@@ -154,11 +156,11 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _told(mistake: Mistake, kind: Kind, node: Scalar, text: Text) -> str:
+def _told(bad: BadValueError, kind: Kind, node: Scalar, text: Text) -> str:
     """The message, without the value of a secret."""
-    expected = f"expected {mistake.expected or kind.expected}"
+    expected = f"expected {bad.expected or kind.expected}"
     if text.is_secret:
         return f"{expected}, got something else from {quote(node.text)}"
     origin = f" from {quote(node.text)}" if text.value != node.text else ""
-    hint = f": {mistake.hint}" if mistake.hint else ""
+    hint = f": {bad.hint}" if bad.hint else ""
     return f"{expected}, got {quote(text.value)}{origin}{hint}"

@@ -27,7 +27,7 @@ def _followed(table: _Table, start: Mount) -> list[str]:
     names = [start.name]
     mount, rest = start, ""
     while isinstance(mount.target, RedirectTarget) and mount.target.location.startswith("/"):
-        path = mount.target.location.rstrip("/") + rest
+        path = mount.target.location.removesuffix("/") + rest
         found = _match(table, start.host, path)
         if found is None or len(names) > MOST_HOPS:
             break

@@ -6,7 +6,7 @@ IEC 80000-13 does (KiB is 1024, kB is 1000).
 
 import re
 
-from gateway.config.problems import Mistake
+from gateway.config.problems import BadValueError
 
 DURATION_PATTERN = (
     r"(?=.)([0-9]{1,9}(\.[0-9]{1,9})?d)?([0-9]{1,9}(\.[0-9]{1,9})?h)?([0-9]{1,9}(\.[0-9]{1,9})?m)?"
@@ -37,13 +37,13 @@ _NEAR_UNITS = {
 
 
 def parse_duration(text: str) -> float:
-    """Seconds. Raises Mistake."""
+    """Seconds. Raises BadValueError."""
     if text == "0":
         return 0.0
     if re.fullmatch(DURATION_PATTERN, text):
         parts = re.findall(r"([0-9.]+)(ms|[dhms])", text)
         return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    raise Mistake(_duration_hint(text))
+    raise BadValueError(_duration_hint(text))
 
 
 def _duration_hint(text: str) -> str:
@@ -56,13 +56,13 @@ def _duration_hint(text: str) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes. Raises Mistake."""
+    """Bytes. Raises BadValueError."""
     if text == "0":
         return 0
     if re.fullmatch(SIZE_PATTERN, text):
         number = text.rstrip("BKMGTik")
         return int(number) * _BYTES[text[len(number) :]]
-    raise Mistake(_size_hint(text))
+    raise BadValueError(_size_hint(text))
 
 
 def _size_hint(text: str) -> str:
@@ -82,10 +82,10 @@ def _size_hint(text: str) -> str:
 
 
 def parse_count(text: str) -> int:
-    """A whole number. Raises Mistake."""
+    """A whole number. Raises BadValueError."""
     if re.fullmatch(COUNT_PATTERN, text):
         return int(text)
-    raise Mistake(_count_hint(text))
+    raise BadValueError(_count_hint(text))
 
 
 def _count_hint(text: str) -> str:

@@ -8,19 +8,20 @@ import os
 import re
 from pathlib import Path
 
-from gateway.config.problems import Mistake
+from gateway.config.problems import BadValueError
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 WORKERS_PATTERN = r"auto|[1-9][0-9]{0,8}"
 
 
 def parse_workers(text: str) -> int:
-    """How many. Raises Mistake."""
+    """How many. Raises BadValueError."""
     if text == "auto":
         # One worker alone could not serve while it is being replaced.
         return max(2, usable_cores())
     if re.fullmatch(f"0|{WORKERS_PATTERN}", text):
         return int(text)
-    raise Mistake
+    raise BadValueError
 
 
 def usable_cores() -> int:
@@ -30,7 +31,7 @@ def usable_cores() -> int:
     except AttributeError:  # Linux alone has it
         cores = os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, round(int(quota) / int(period))))
+        quota, period = CPU_QUOTA.read_text().split()
+        return min(cores, -(-int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup v2, or "max", which is no quota
         return cores

@@ -9,13 +9,19 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.errors import ClientDisconnected, ContentTooLarge, MalformedRequest
+from gateway.errors import (
+    ClientDisconnected,
+    ContentTooLarge,
+    HeaderFieldsTooLarge,
+    MalformedRequest,
+    RequestError,
+)
 
 READ_BYTES = 64 * 1024
 MAX_CHUNK_LINE = 256  # chunk size and extensions; RFC 9112 §7.1.1 asks for a limit of our own
 MAX_TRAILER_BYTES = 8 * 1024
 
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*", re.ASCII)
 
 
@@ -82,47 +88,66 @@ class LengthContent(Content):
 
 
 class ChunkedContent(Content):
-    """Content in chunks (RFC 9112 §7.1). Extensions are passed over, trailers checked and dropped."""
+    """Content in chunks (RFC 9112 §7.1). Extensions are passed over, trailers checked and dropped.
+
+    What was refused once stays refused: an app that goes on reading gets the same error again,
+    and never bytes from behind the fault.
+    """
 
     def __init__(
         self, source: Source, max_bytes: int, before_first_read: Callable[[], None] | None
     ) -> None:
         super().__init__(source, before_first_read)
         self._max_bytes = max_bytes
-        self._received = b""  # bytes not yet read as chunks
+        self._received = b""  # as it came from the source
+        self._position = 0  # how much of that has been read
         self._chunk_remaining = 0
         self._is_first = True
+        self._fault: RequestError | None = None
 
     @property
     def rest(self) -> bytes:
         """What came behind the last chunk: the beginning of the next request."""
-        return self._received
+        return self._received[self._position :]
 
     def readinto(self, buffer: "memoryview", /) -> int:  # type: ignore[override]
-        """Raises MalformedRequest, ContentTooLarge, ClientDisconnected, RequestTimeout."""
+        """Raises MalformedRequest, ContentTooLarge, HeaderFieldsTooLarge, ClientDisconnected and
+        RequestTimeout."""
         if self.is_complete:
             return 0
+        if self._fault is not None:
+            raise self._fault
         self._begin()
+        try:
+            return self._read_some(memoryview(buffer))
+        except RequestError as error:
+            self._fault = error
+            raise
+
+    def _read_some(self, view: memoryview) -> int:
         if not self._chunk_remaining:
             self._read_chunk_line()
             if not self._chunk_remaining:
                 self._read_trailers()
                 self.is_complete = True
                 return 0
-        if not self._received:
+        if self._position == len(self._received):
             self._more()
-        view = memoryview(buffer)
-        size = min(len(view), self._chunk_remaining, len(self._received))
-        view[:size] = self._received[:size]
-        self._received = self._received[size:]
+        start = self._position
+        end = min(start + len(view), start + self._chunk_remaining, len(self._received))
+        size = end - start
+        view[:size] = self._received[start:end]
+        self._position = end
         self._chunk_remaining -= size
         self.received_bytes += size
-        if not self._chunk_remaining:
-            self._read_line_end()
         return size
 
     def _read_chunk_line(self) -> None:
-        found = _CHUNK_LINE.fullmatch(self._read_line(MAX_CHUNK_LINE))
+        if self._is_first:
+            self._is_first = False
+        else:
+            self._read_line_end()
+        found = _CHUNK_LINE.fullmatch(self._read_line(MAX_CHUNK_LINE, MalformedRequest))
         if found is None:
             raise MalformedRequest("chunk size is no hexadecimal number")
         size = int(found[1], 16)
@@ -131,34 +156,35 @@ class ChunkedContent(Content):
         self._chunk_remaining = size
 
     def _read_line_end(self) -> None:
-        while len(self._received) < 2:
+        while len(self._received) < self._position + 2:
             self._more()
-        if self._received[:2] != b"\r\n":
+        if self._received[self._position : self._position + 2] != b"\r\n":
             raise MalformedRequest("chunk is longer than its size says")
-        self._received = self._received[2:]
+        self._position += 2
 
     def _read_trailers(self) -> None:
         # RFC 9110 §6.5.1: they must not be merged with the header; dropping is allowed
         budget = MAX_TRAILER_BYTES
-        while line := self._read_line(budget):
+        while line := self._read_line(budget, HeaderFieldsTooLarge):
             if not _TRAILER.fullmatch(line):
                 raise MalformedRequest("trailer is no field")
             budget -= len(line)
 
-    def _read_line(self, limit: int) -> bytes:
-        while (end := self._received.find(b"\n")) < 0:
-            if len(self._received) > limit:
-                break
+    def _read_line(self, limit: int, too_long: type[RequestError]) -> bytes:
+        while (end := self._received.find(b"\n", self._position, self._position + limit + 2)) < 0:
+            if len(self._received) - self._position >= limit + 2:
+                raise too_long(f"a line of more than {limit} bytes in the chunk framing")
             self._more()
-        if not 0 < end <= limit + 1 or self._received[end - 1] != 0x0D:
-            # RFC 9112 §2.2 lets us accept a bare LF; a hop that does not would split here otherwise
-            raise MalformedRequest("chunk framing without CRLF, or a line too long")
-        line = self._received[: end - 1]
-        self._received = self._received[end + 1 :]
-        return line
+        # RFC 9112 §2.2 lets us accept a bare LF; a hop that does not would split here otherwise
+        line = self._received[self._position : end + 1]
+        if line[-2:] != b"\r\n":
+            raise MalformedRequest("a line of the chunk framing ends without CR")
+        self._position = end + 1
+        return line[:-2]
 
     def _more(self) -> None:
         data = self._source.receive(READ_BYTES)
         if not data:
             raise ClientDisconnected("the client left in the middle of the request's content")
-        self._received += data
+        self._received = self._received[self._position :] + data
+        self._position = 0

@@ -43,6 +43,8 @@ DRAIN_BYTES = 256 * 1024
 # a pipelining client is read ahead up to this while its request runs
 READ_AHEAD_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
+# the status of a record where none was sent; nginx's own number
+CLIENT_CLOSED_REQUEST = 499
 
 
 class RequestDeadline(BaseException):
@@ -379,20 +381,20 @@ class Connection(Stream):
             return
         fields = head.fields
         access_log.record(
-            self._request_id,
-            self._mount.name if self._mount else "",
-            self._client,
-            head.method,
-            head.target,
-            "HTTP/1.1" if head.is_http11 else "HTTP/1.0",
-            response.code if response.head_sent else 499,
-            self._content.received_bytes if self._content else 0,
-            self.sent_bytes,
-            (monotonic() - self._started) * 1000,
-            head.host,
-            fields.get("HTTP_REFERER", ""),
-            fields.get("HTTP_USER_AGENT", ""),
-            fault,
+            request_id=self._request_id,
+            mount=self._mount.name if self._mount else "",
+            client=self._client,
+            method=head.method,
+            target=head.target,
+            protocol="HTTP/1.1" if head.is_http11 else "HTTP/1.0",
+            status=response.code if response.head_sent else CLIENT_CLOSED_REQUEST,
+            bytes_in=self._content.received_bytes if self._content else 0,
+            bytes_out=self.sent_bytes,
+            duration_ms=(monotonic() - self._started) * 1000,
+            host=head.host,
+            referer=fields.get("HTTP_REFERER", ""),
+            user_agent=fields.get("HTTP_USER_AGENT", ""),
+            error=fault,
         )
 
     # --- in a greenlet: content ---------------------------------------------------------------

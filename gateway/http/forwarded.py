@@ -1,22 +1,33 @@
 """Which hop to believe: client address, scheme, host, port and prefix from trusted proxies.
 
 Refuses to know sockets and mounts. What an untrusted peer says never gets here: the parser drops
-it. Source: the X-Forwarded-* practice as nginx and Traefik write it.
+it. Source: RFC 7239 (``Forwarded``), and for ``X-Forwarded-*`` the practice of nginx and Traefik.
 """
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from gateway.errors import MalformedRequest
 from gateway.http.parser import CACHE_ENTRIES, RequestHead, parse_host
 from gateway.wsgi import Environ
 
 UNIX_PEER = "unix:"
 
-# [v6]:port, v4:port, or a bare address
-_HOP = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+|([0-9A-Fa-f:.]+)", re.ASCII)
+# [v6]:port, v4:port, or a bare address; a port may be obfuscated too (RFC 7239 §6)
+_HOP = re.compile(
+    r"\[([0-9A-Fa-f:.]+)\](?::[0-9A-Za-z._-]+)?|([0-9.]+):[0-9A-Za-z._-]+|([0-9A-Fa-f:.]+)", re.ASCII
+)
+_MAX_HOP = 64  # an IPv6 address with IPv4 tail, brackets and a port
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,128}", re.ASCII)
 _PREFIX = re.compile(r"(?:/[^/\s?#\\]+)*/?", re.ASCII)
+# RFC 7239 §4: a pair, or none, and what ends it. Some proxies leave the quotes around [v6]:port
+# out. Possessive, since a client may have sent thousands of blanks.
+_PAIR = re.compile(
+    r"[ \t]*+(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]+)="
+    r"(?:([!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+)|\"((?:[^\"\\]|\\.)*+)\"))?[ \t]*+(;|,|$)",
+    re.ASCII,
+)
 
 
 class TrustedProxies:
@@ -25,16 +36,26 @@ class TrustedProxies:
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
         networks = tuple(networks)
         self._networks = tuple(n for n in networks if not isinstance(n, str))
-        self._known: dict[str, bool] = {UNIX_PEER: UNIX_PEER in networks}
+        self._trusts_unix = UNIX_PEER in networks
+        self._known: dict[str, tuple[str, bool]] = {}
 
     def trusts(self, peer: str) -> bool:
         """Whether ``peer``, an address as text or UNIX_PEER, is one of them."""
-        known = self._known.get(peer)
+        if peer == UNIX_PEER:
+            return self._trusts_unix
+        return self._judge(peer)[1]
+
+    def _judge(self, hop: str) -> tuple[str, bool]:
+        """The address of a hop, "" if it tells none, and whether it is trusted."""
+        known = self._known.get(hop)
         if known is None:
-            address = parse_hop(peer)
-            known = address is not None and any(address in network for network in self._networks)
-            if len(self._known) < CACHE_ENTRIES:
-                self._known[peer] = known
+            address = parse_hop(hop)
+            if address is None:
+                return "", False
+            known = (str(address), any(address in network for network in self._networks))
+            if len(self._known) >= CACHE_ENTRIES:
+                self._known.clear()
+            self._known[hop] = known
         return known
 
     def client(self, hops: str) -> str:
@@ -42,32 +63,39 @@ class TrustedProxies:
         proxy, or the leftmost. "" where the rightmost is no address."""
         client = ""
         for hop in reversed(hops.split(",")):
-            address = parse_hop(hop.strip())
-            if address is None:
+            address, is_trusted = self._judge(hop.strip(" \t"))
+            if not address:
                 break
-            client = str(address)
-            if not self.trusts(client):
+            client = address
+            if not is_trusted:
                 break
         return client
 
     def apply(self, head: RequestHead, environ: Environ) -> None:
         """Take what a trusted peer says of its client into ``head`` and ``environ``.
 
-        Raises MalformedRequest where the forwarded host is none.
+        ``Forwarded`` counts where there is no X-Forwarded-For, -Proto and -Host: a proxy that
+        writes one family passes the other on as its client sent it, and most write the latter.
+        Raises MalformedRequest where the forwarded host is none, or ``Forwarded`` is not RFC 7239's.
         """
         fields = head.fields
         hops = fields.get("HTTP_X_FORWARDED_FOR")
+        scheme = fields.get("HTTP_X_FORWARDED_PROTO")
+        host = fields.get("HTTP_X_FORWARDED_HOST")
+        if "HTTP_FORWARDED" in fields:
+            if hops or scheme or host:
+                del environ["HTTP_FORWARDED"]
+            else:
+                hops, scheme, host = self._read_forwarded(fields["HTTP_FORWARDED"])
         if hops:
             client = self.client(hops)
             if client:
                 environ["REMOTE_ADDR"] = client
                 environ["REMOTE_PORT"] = ""
-        scheme = fields.get("HTTP_X_FORWARDED_PROTO")
         if scheme:
             scheme = _last(scheme).lower()
             if scheme in ("http", "https"):
                 environ["wsgi.url_scheme"] = scheme
-        host = fields.get("HTTP_X_FORWARDED_HOST")
         if host:
             host = _last(host)
             head.host = parse_host(host)
@@ -81,10 +109,49 @@ class TrustedProxies:
         if prefix and _PREFIX.fullmatch(_last(prefix)):
             environ["SCRIPT_NAME"] = _last(prefix).rstrip("/")
 
+    def _read_forwarded(self, value: str) -> tuple[str, str, str]:
+        """Client, scheme and host of a ``Forwarded`` field, "" where they are not told.
+
+        Scheme and host are those of the hop that saw the client, so of the same element.
+        """
+        client = ""
+        element: dict[str, str] = {}
+        for element in reversed(parse_forwarded(value)):
+            # unknown and _obfuscated hops (RFC 7239 §6.2, §6.3) tell no address: it ends there
+            address, is_trusted = self._judge(element.get("for", ""))
+            client = address or client
+            if not is_trusted:
+                break
+        return client, element.get("proto", ""), element.get("host", "")
+
     def request_id(self, head: RequestHead) -> str:
         """The id a trusted peer gave the request; "" where it gave none that can be logged."""
         request_id = head.fields.get("HTTP_X_REQUEST_ID", "")
         return request_id if _REQUEST_ID.fullmatch(request_id) else ""
+
+
+def parse_forwarded(value: str) -> list[dict[str, str]]:
+    """The elements of a ``Forwarded`` field (RFC 7239 §4), parameter names in lower case.
+
+    Raises MalformedRequest: an open quote of a client's would swallow the element of the proxy.
+    """
+    elements: list[dict[str, str]] = [{}]
+    start = 0
+    while True:
+        found = _PAIR.match(value, start)
+        if found is None:
+            raise MalformedRequest("Forwarded is not a list of name=value pairs")
+        name, token, quoted, end = found.groups()
+        if name is not None:
+            name = name.lower()
+            if name in elements[-1]:
+                raise MalformedRequest(f"Forwarded repeats {name[:32]} within one element")
+            elements[-1][name] = re.sub(r"\\(.)", r"\1", quoted) if token is None else token
+        if end == ",":
+            elements.append({})
+        elif not end:
+            return [element for element in elements if element]
+        start = found.end()
 
 
 def parse_hop(hop: str) -> IPv4Address | IPv6Address | None:
@@ -93,7 +160,7 @@ def parse_hop(hop: str) -> IPv4Address | IPv6Address | None:
     An IPv4-mapped IPv6 address is the IPv4 one, as a dual-stack listener reports it.
     """
     found = _HOP.fullmatch(hop)
-    if found is None:
+    if found is None or len(hop) > _MAX_HOP:
         return None
     try:
         address = ip_address(found[1] or found[2] or found[3])

@@ -6,9 +6,11 @@ hop beside us might read otherwise is refused here.
 
 import re
 from contextlib import suppress
+from functools import lru_cache
+from ipaddress import IPv6Address
 from typing import Any
 
-from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade
+from httptools import HttpParserError, HttpParserUpgrade
 from httptools import HttpRequestParser as FieldParser
 
 from gateway.errors import (
@@ -30,26 +32,26 @@ _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
 _IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
-# RFC 3986 §3.2.2: reg-name or IPv4, or an IP literal in brackets; then RFC 9110 §7.2's port
-_HOST = re.compile(
-    r"(?:([0-9A-Za-z._~!$&'()*+,;=%-]+)|(\[[0-9A-Fa-f:.]+\]))(?::([0-9]{0,5}))?", re.ASCII
+# Those of the IANA registry that llhttp knows. Not CONNECT, which is for proxies.
+_METHODS = frozenset(
+    "ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL MOVE "
+    "OPTIONS PATCH POST PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH TRACE UNBIND UNLINK "
+    "UNLOCK".split()
 )
+# RFC 3986 §3.2.2: a name or IPv4 address, or IPv6 in brackets; then RFC 9110 §7.2's port. Of a
+# name's characters only those that DNS and container networks use: the others are HTML and SQL.
+_HOST = re.compile(
+    r"(?:([0-9A-Za-z_~-]+(?:\.[0-9A-Za-z_~-]+)*\.?)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?",
+    re.ASCII,
+)
+_MAX_HOST = 261  # RFC 1035 §2.3.4: a name of 255, then ":" and a port
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
-# no field of a request repeats these; RFC 9112 §3.2 demands 400 for Host
-_SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH"})
+# one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
+_SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 DROPPED = ""
 
 # What only a trusted proxy may say (RFC 7239 §8.1); dropped when anyone else says it.
-FORWARDED_NAMES = (
-    b"forwarded",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-port",
-    b"x-forwarded-prefix",
-    b"x-forwarded-proto",
-    b"x-real-ip",
-    b"x-request-id",
-)
+_FORWARDED_NAME = re.compile(rb"forwarded|x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)
 
 
 class RequestHead:
@@ -96,15 +98,16 @@ class HeadParser:
         self._max_line = limits.max_request_line_bytes
         self._max_lines = limits.max_fields + 2  # request line and the empty one
         self._raw_fields: dict[bytes, bytes] = {}
-        self._hosts: dict[str, str] = {}
         self._trusted_names = CgiNames(trusts_peer=True)
         self._untrusted_names = CgiNames(trusts_peer=False)
         self._renew()
 
     def _renew(self) -> None:
+        """Have llhttp expect a head: it expects content, or nothing, after some requests."""
         # a C method as callback: llhttp fills the dict without a Python frame for each field
-        self._collector = _Collector(self._raw_fields.setdefault)
-        self._llhttp = FieldParser(self._collector)
+        self._llhttp = FieldParser(_Collector(self._raw_fields.setdefault))
+        # the next head is another connection's
+        self._llhttp.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
         """The head in ``raw``, which ends with the first empty line.
@@ -116,12 +119,20 @@ class HeadParser:
             raise UriTooLong(f"request line of {end} bytes; at most {self._max_line} are read")
         line_count = raw.count(b"\n")
         if line_count > self._max_lines:
-            raise HeaderFieldsTooLarge(f"{line_count - 2} fields; at most {self._max_lines - 2} are read")
+            raise HeaderFieldsTooLarge(
+                f"{line_count - 2} fields; at most {self._max_lines - 2} are read"
+            )
         head = RequestHead()
         self._read_request_line(head, raw[:end])
-        self._read_fields(head, raw, line_count - 2, trusts_peer)
-        self._decide_host(head)
-        self._decide_framing(head)
+        try:
+            self._read_fields(head, raw, line_count - 2, trusts_peer)
+            self._decide_host(head)
+            self._decide_framing(head)
+        except RequestError:
+            self._renew()
+            raise
+        if head.content_length:
+            self._renew()
         return head
 
     def _read_request_line(self, head: RequestHead, line: bytes) -> None:
@@ -129,14 +140,18 @@ class HeadParser:
         parts = line.decode("latin-1").split(" ")
         if len(parts) != 3:
             raise MalformedRequest("request line is not: method SP target SP version")
-        head.method, head.target, version = parts
+        method, target, version = parts
+        head.method, head.target = method, target
         try:
             head.is_http11 = _IS_HTTP11[version]
         except KeyError:
             if _VERSION.fullmatch(version):
                 raise VersionNotSupported(f"{version} is not spoken here") from None
             raise MalformedRequest("request line does not end with an HTTP version") from None
-        target = head.target
+        if method not in _METHODS:
+            if _TOKEN.fullmatch(method):
+                raise NotImplementedMethod(f"{method[:32]} is not a method known here")
+            raise MalformedRequest("request line does not begin with a method")
         if target[:1] == "/" and "#" not in target:
             head.path, _, head.query = target.partition("?")
         else:
@@ -150,8 +165,7 @@ class HeadParser:
         except HttpParserUpgrade:
             self._renew()
         except HttpParserError as error:
-            self._renew()
-            raise _refusal(head, error) from error
+            raise _refusal(error) from error
         names = self._trusted_names if trusts_peer else self._untrusted_names
         if len(raw_fields) == count:
             # RFC 9112 §5: optional white space around the value is not part of it
@@ -172,12 +186,7 @@ class HeadParser:
                 raise MalformedRequest("no Host field")  # RFC 9112 §3.2
             head.host = ""
         else:
-            host = self._hosts.get(raw_host)
-            if host is None:
-                host = parse_host(raw_host)
-                if len(self._hosts) < CACHE_ENTRIES:
-                    self._hosts[raw_host] = host
-            head.host = host
+            head.host = parse_host(raw_host)
         if not head.path:
             self._decide_target(head)
 
@@ -187,8 +196,6 @@ class HeadParser:
         if target == "*" and head.method == "OPTIONS":
             head.path = "*"
             return
-        if head.method == "CONNECT":
-            raise NotImplementedMethod("CONNECT is for proxies")
         absolute = _ABSOLUTE_FORM.fullmatch(target)
         if absolute is None:
             raise MalformedRequest("request target is neither a path, a URL without fragment nor *")
@@ -209,8 +216,6 @@ class HeadParser:
             if not _DIGITS.fullmatch(length):
                 raise MalformedRequest("Content-Length is no number of bytes")
             head.content_length = int(length)
-            if head.content_length:
-                self._renew()
         connection = fields.get("HTTP_CONNECTION")
         if connection is None:
             head.persistent = head.is_http11
@@ -218,9 +223,7 @@ class HeadParser:
             head.persistent = True
         else:
             options = {option.strip() for option in connection.lower().split(",")}
-            head.persistent = "close" not in options and (
-                head.is_http11 or "keep-alive" in options
-            )
+            head.persistent = "close" not in options and (head.is_http11 or "keep-alive" in options)
         expect = fields.get("HTTP_EXPECT")
         head.expects_continue = False
         if expect is not None:
@@ -230,7 +233,6 @@ class HeadParser:
             head.expects_continue = head.is_http11 and head.content_length != 0
 
     def _decide_coding(self, head: RequestHead, coding: str) -> None:
-        self._renew()
         if not head.is_http11:
             # RFC 9112 §6.1: its framing is faulty, whatever it says
             raise MalformedRequest("Transfer-Encoding in an HTTP/1.0 request")
@@ -247,7 +249,7 @@ class _Collector:
 
 
 class CgiNames(dict[bytes, str]):
-    """Field names as sent to CGI names, learnt as they come; bounded, since clients choose them."""
+    """Field names as sent to CGI names, learnt as they come, begun anew when there are too many."""
 
     def __init__(self, *, trusts_peer: bool) -> None:
         super().__init__()
@@ -255,9 +257,11 @@ class CgiNames(dict[bytes, str]):
 
     def __missing__(self, raw_name: bytes) -> str:
         name = cgi_name(raw_name)
-        if not self._trusts_peer and raw_name.lower() in FORWARDED_NAMES:
+        if not self._trusts_peer and _FORWARDED_NAME.fullmatch(raw_name):
             name = DROPPED
-        if len(self) < CACHE_ENTRIES and len(raw_name) <= 64:
+        if len(raw_name) <= 64:
+            if len(self) >= CACHE_ENTRIES:
+                self.clear()
             self[raw_name] = name
         return name
 
@@ -280,7 +284,9 @@ def _read_awkward_fields(raw: bytes, names: CgiNames) -> dict[str, str]:
 def _joined(name: str, first: str, second: str) -> str:
     """RFC 9110 §5.3: repeated fields are one list; RFC 6265 §5.4 gives cookies their own joint."""
     if name in _SINGLETONS:
-        raise MalformedRequest(f"{name.removeprefix('HTTP_').title().replace('_', '-')} is repeated")
+        raise MalformedRequest(
+            f"{name.removeprefix('HTTP_').title().replace('_', '-')} is repeated"
+        )
     return f"{first}{'; ' if name == 'HTTP_COOKIE' else ', '}{second}"
 
 
@@ -298,17 +304,22 @@ def cgi_name(raw_name: bytes) -> str:
     return DROPPED if name == "PROXY" else f"HTTP_{name}"
 
 
+@lru_cache(CACHE_ENTRIES)
 def parse_host(raw_host: str) -> str:
     """The host of a Host field, lower-case, without port and final dot. Raises MalformedRequest."""
     found = _HOST.fullmatch(raw_host)
-    if found is None:
+    if found is None or len(raw_host) > _MAX_HOST or int(found[3] or 0) > 65535:
         raise MalformedRequest("Host is no host name or address")
-    return (found[1] or found[2]).lower().rstrip(".")
+    if found[1]:
+        return found[1].lower().removesuffix(".")
+    try:
+        IPv6Address(found[2])
+    except ValueError as error:
+        raise MalformedRequest("Host is no host name or address") from error
+    return f"[{found[2].lower()}]"
 
 
-def _refusal(head: RequestHead, error: HttpParserError) -> RequestError:
-    if isinstance(error, HttpParserInvalidMethodError) and _TOKEN.fullmatch(head.method):
-        return NotImplementedMethod(f"{head.method[:32]} is not a method known here")
+def _refusal(error: HttpParserError) -> RequestError:
     if "Transfer-Encoding" in str(error) and "Content-Length" not in str(error):
         return UnsupportedTransferCoding("chunked is the only transfer coding known here")
     return MalformedRequest(str(error))

@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from html import escape
+from io import FileIO
 from typing import Any, Protocol
 
 from gateway.errors import AppError
-from gateway.http.environ import FileWrapper
 from gateway.http.parser import CACHE_ENTRIES, RequestHead
-from gateway.wsgi import ExcInfo, Write
+from gateway.wsgi import ExcInfo, FileWrapper, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
@@ -25,8 +25,10 @@ _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _LENGTH_LINE = re.compile(r"^content-length:[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 # RFC 9110 §7.6.1, RFC 2616 §13.5.1: PEP 3333 forbids these to an app
 _HOP_BY_HOP = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
-    "transfer-encoding upgrade".split()
+    (
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization"),
+        *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+    )
 )
 _ORDINARY, _LENGTH, _DATE = 1, 2, 3
 _field_kinds: dict[str, int] = {}
@@ -115,13 +117,16 @@ class Response:
         self.remaining = int(value)
 
     def write(self, data: bytes, /) -> None:
-        """PEP 3333: send ``data`` now. Raises AppError, ClientDisconnected. May switch greenlets."""
+        """Send ``data`` now. Raises AppError, ClientDisconnected. May switch greenlets."""
+        self._write(data, False)
+
+    def _write(self, data: bytes, is_whole: bool) -> None:
         if not isinstance(data, bytes):
             raise AppError(f"the app gave {type(data).__name__} instead of bytes")
         if not data:
             return
         if not self.head_sent:
-            self._send_first(data, None)
+            self._send_first(data, len(data) if is_whole else None)
         elif self._is_bodiless:
             pass
         elif self._is_chunked:
@@ -143,23 +148,22 @@ class Response:
             elif isinstance(result, FileWrapper) and self._send_file(result):
                 return
         for data in result:
-            if data and not self.head_sent and _has_one_piece(result):
-                self._send_first(data, len(data))
-            else:
-                self.write(data)
+            self._write(data, not self.head_sent and _has_one_piece(result))
         self.finish()
 
     def finish(self) -> None:
         """End the response. Raises AppError where the app promised more than it gave."""
         if not self.head_sent:
-            self._send_first(b"", None if self._is_head else 0)
+            self._send_first(b"", 0)
         if self._is_bodiless:
             return
-        if self._is_chunked:
-            self._sink.send(b"0\r\n\r\n")
-        elif self.remaining > 0:
+        if self.remaining > 0:
             self.persistent = False
             raise AppError(f"the body is {self.remaining} bytes shorter than its Content-Length")
+        self.remaining = 0  # a late write would be read as the next response
+        if self._is_chunked:
+            self._is_chunked = False
+            self._sink.send(b"0\r\n\r\n")
 
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
         """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), where the client can read it."""
@@ -178,7 +182,7 @@ class Response:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that the head promised has gone out (a chunked body's end has its own)."""
+        """Whether all that the head promised has gone out."""
         return self.head_sent and (self._is_bodiless or self.remaining == 0)
 
     @property
@@ -214,7 +218,8 @@ class Response:
         if self.code == 204:
             text = _LENGTH_LINE.sub("", text)  # RFC 9110 §8.6
         elif self.remaining < 0 and self.code != 304:
-            if length is not None:
+            # a HEAD's empty body tells nothing of the length that GET would have (RFC 9110 §8.6)
+            if length or (length == 0 and not self._is_head):
                 text += f"Content-Length: {length}\r\n"
                 self.remaining = length
             elif self._is_http11:
@@ -222,6 +227,8 @@ class Response:
                 self._is_chunked = True
             elif not self._is_head:
                 self.persistent = False  # RFC 9112 §6.3: the end of the body is the close
+        elif length is not None and length < self.remaining and not self._is_bodiless:
+            raise AppError(f"the body has {length} bytes, its Content-Length says {self.remaining}")
         if not self.persistent:
             text += "Connection: close\r\n"
         elif not self._is_http11:
@@ -247,10 +254,13 @@ class Response:
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Send a regular file from its position by sendfile; False where it is something else."""
         file: Any = wrapper.file
+        # a descriptor of another kind, such as gzip's, holds other bytes than its read() gives
+        if not isinstance(getattr(file, "raw", file), FileIO):
+            return False
         try:
             descriptor, offset = file.fileno(), file.tell()
             size = max(0, os.fstat(descriptor).st_size - offset)
-        except (AttributeError, OSError, ValueError):
+        except (OSError, ValueError):
             return False
         if not size or not self._head_text:
             return False

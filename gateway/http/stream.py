@@ -44,7 +44,16 @@ class Stream:
     kernel has taken since the request began.
     """
 
-    __slots__ = ("_buffer", "_is_watching", "_on_input", "_socket", "_watcher", "sent_bytes", "since", "state")
+    __slots__ = (
+        "_buffer",
+        "_is_watching",
+        "_on_input",
+        "_socket",
+        "_watcher",
+        "sent_bytes",
+        "since",
+        "state",
+    )
 
     def __init__(self, client_socket: Any, on_input: Callable[[], None]) -> None:
         self._socket = client_socket

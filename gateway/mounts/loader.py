@@ -99,8 +99,10 @@ def load_app(import_string: str) -> WSGIApp:
 
 def _explain(import_string: str, module_name: str, error: BaseException) -> str:
     """Tell "no such module" from "the module failed"."""
-    if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(
-        f"{error.name}."
+    if (
+        isinstance(error, ModuleNotFoundError)
+        and error.name
+        and f"{module_name}.".startswith(f"{error.name}.")
     ):
         return f"{import_string}: there is no module {error.name} on sys.path"
     if isinstance(error, SystemExit):

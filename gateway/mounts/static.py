@@ -34,7 +34,7 @@ _SUFFIXES = {"br": b".br", "gzip": b".gz"}
 
 # Never looked up: NUL, which no name holds; a backslash, a separator to some; and every segment
 # that begins with a dot, so neither "..", .git nor .env, but RFC 8615's directory.
-_REFUSED_PATH = re.compile(r"[\0\\]|/\.(?!well-known(?:/|\Z))|\A[^/]")
+_REFUSED_PATH = re.compile(r"[\0\\]|/\.(?!well-known(?:/|\Z))")
 
 # What a path alone can lead to. Anything else (EMFILE, EIO) is the server's fault and is raised.
 _STATUS_OF_ERROR = {
@@ -60,7 +60,7 @@ _REFUSALS = {
 
 
 class _Selected(NamedTuple):
-    """The file that answers, the coding it is packed with, and whether others have one packed."""
+    """The file that answers, how it is packed, and whether that depends on Accept-Encoding."""
 
     file: OpenFile
     coding: str | None

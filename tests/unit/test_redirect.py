@@ -1,49 +1,24 @@
 """Redirect: where a request below a moved prefix is sent."""
 
 import re
+from dataclasses import replace
 from html import unescape
-from typing import Any
 from urllib.parse import quote
-from wsgiref.util import setup_testing_defaults
-from wsgiref.validate import validator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wsgi_caller import ask
 
 from gateway.mounts.redirect import STATUSES, Redirect
 
 
-def ask(
-    app: Redirect, path_info: str, *, script_name: str = "/old", method: str = "GET", **more: str
-) -> tuple[str, dict[str, str], bytes]:
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": method,
-        "SCRIPT_NAME": script_name,
-        "PATH_INFO": path_info,
-        "QUERY_STRING": "",
-        **more,
-    }
-    setup_testing_defaults(environ)
-    answers: list[tuple[str, list[tuple[str, str]]]] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        answers.append((status, headers))
-        return lambda data: None
-
-    # The validator wants a path or a prefix; a request for "*" or for the bare host has neither.
-    checked = validator(app) if path_info[:1] == "/" or script_name else app
-    body = checked(environ, start_response)
-    try:
-        content = b"".join(body)
-    finally:
-        getattr(body, "close", lambda: None)()
-    [(status, headers)] = answers
-    return status, dict(headers), content
-
-
-def location(target: str, path_info: str, **environ: str) -> str:
-    return ask(Redirect(target, 308), path_info, **environ)[1]["Location"]
+def location(
+    target: str, path_info: str, *, script_name: str = "/old", query: str = "", **environ: str
+) -> str:
+    app = Redirect(target, 308)
+    answer = ask(app, path_info, script_name=script_name, query=query, environ=environ)
+    return answer.headers["Location"]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +48,7 @@ def location(target: str, path_info: str, **environ: str) -> str:
         ("https://new.example", "//evil.example", "https://new.example//evil.example"),
         ("http://127.0.0.1:8080/x", "/a", "http://127.0.0.1:8080/x/a"),
         ("http://[::1]:8080", "/a", "http://[::1]:8080/a"),
-        ("/caf\xe9 olé".replace(" ", ""), "/a", "/caf%C3%A9ol%C3%A9/a"),
+        ("/caf\xe9", "/a", "/caf%C3%A9/a"),
         ("/a%20b", "/c", "/a%20b/c"),
     ],
 )
@@ -148,33 +123,30 @@ def test_what_the_client_encoded_stays_encoded(
     ],
 )
 def test_the_query_is_kept(query: str, expected: str) -> None:
-    assert location("/notes", "/a", QUERY_STRING=query) == expected
+    assert location("/notes", "/a", query=query) == expected
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_status_and_note_with_the_link(status: int) -> None:
-    line, headers, body = ask(
-        Redirect("/notes", status), "/a", QUERY_STRING="x=1&y='2'", REQUEST_URI="/old/a?x=1&y='2'"
-    )
-    assert line.startswith(f"{status} ")
-    assert headers["Content-Type"] == "text/html; charset=utf-8"
-    assert headers["Content-Length"] == str(len(body))
-    [link] = re.findall(r'href="([^"]*)"', body.decode())
+    answer = ask(Redirect("/notes", status), "/a", query="x=1&y='2'")
+    assert answer.status == status
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert answer.headers["Content-Length"] == str(len(answer.content))
+    [link] = re.findall(r'href="([^"]*)"', answer.content.decode())
     assert "&y=" not in link
-    assert unescape(link) == headers["Location"] == "/notes/a?x=1&y='2'"
+    assert unescape(link) == answer.headers["Location"] == "/notes/a?x=1&y='2'"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 def test_every_method_is_sent_on(method: str) -> None:
-    status, headers, body = ask(Redirect("/notes", 308), "/a", method=method)
-    assert (status, headers["Location"]) == ("308 Permanent Redirect", "/notes/a")
-    assert body
+    answer = ask(Redirect("/notes", 308), "/a", method=method)
+    assert (answer.status, answer.headers["Location"]) == (308, "/notes/a")
+    assert answer.content
 
 
 def test_head_has_the_fields_of_get_and_no_content() -> None:
     app = Redirect("/notes", 302)
-    status, headers, body = ask(app, "/a")
-    assert ask(app, "/a", method="HEAD") == (status, headers, b"")
+    assert ask(app, "/a", method="HEAD") == replace(ask(app, "/a"), content=b"")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +186,7 @@ NASTY = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
     target=st.sampled_from(["/", "/notes", "/notes/", "https://new.example", "http://a.b/c/"]),
     script_name=st.sampled_from(["", "/old", "/old/er"]),
@@ -229,7 +201,7 @@ def test_no_request_chooses_the_host_or_reaches_a_header(
     raw = {"REQUEST_URI": script_name + quote(path_info.encode("latin-1"), safe="/%\\?@:")}
     if request_uri is not None:
         raw = {"REQUEST_URI": request_uri}
-    found = location(target, path_info, script_name=script_name, QUERY_STRING=query, **raw)
+    found = location(target, path_info, script_name=script_name, query=query, **raw)
     assert re.fullmatch(r"[!$%&'()*+,\-./0-9:;=?@A-Z_a-z~]+", found)
     if target.startswith("/"):
         assert re.match(r"/(?!/)", found)

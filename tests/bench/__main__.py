@@ -1,0 +1,121 @@
+"""Measures WSGI servers on loopback: ``python3 tests/bench [--quick] [--only W] [--servers A,B]``.
+
+Owns the order of a run: round by round, the servers in turn (A B C, A B C, A B C), since a machine
+may be slower in one minute than in the next. Figures go to .cache/bench, and those of a whole run
+into docs/performance.md.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import sys
+import time
+from typing import Any
+
+import report
+from servers import CACHE, GATEWAYS, SERVERS, NotMeasured, Running, install
+from workloads import WORKLOADS, Workload
+
+QUICK_SERVERS = (*GATEWAYS, "bjoern", "granian")
+PORTS = range(18400, 18500, 2)  # each server and its admin listener; taken in turn
+
+
+def main() -> int:
+    options = parse_arguments()
+    for program in ("wrk", "taskset"):
+        if shutil.which(program) is None:
+            print(f"bench: {program} is missing; on Debian: apt install wrk util-linux")
+            return 2
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    CACHE.mkdir(parents=True, exist_ok=True)
+    machine = report.describe_machine()
+    versions, absent = install_all(options.servers)
+    results: list[dict[str, Any]] = []
+    for name in options.workloads:
+        results += measure_rounds(WORKLOADS[name], list(versions), options.rounds, options.seconds)
+    run = {
+        "command": " ".join(["python3 tests/bench", *sys.argv[1:]]),
+        "machine": machine,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "versions": versions,
+        "absent": absent,
+        "results": results,
+    }
+    raw = CACHE / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    raw.write_text(json.dumps(run, indent=1))
+    print(report.write(run))
+    print(f"raw figures: {raw}")
+    if options.is_whole:
+        report.insert(report.write(run))
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tests/bench", description="Measures WSGI servers.")
+    parser.add_argument("--quick", action="store_true", help="1 round of 1 s, fewer servers")
+    parser.add_argument("--only", metavar="W,W", help=", ".join(WORKLOADS))
+    parser.add_argument("--servers", metavar="A,B", help=", ".join(SERVERS))
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    options = parser.parse_args()
+    options.is_whole = not (options.quick or options.only or options.servers)
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.seconds = options.seconds or (1.0 if options.quick else 3.0)
+    options.workloads = chosen(parser, "--only", options.only, WORKLOADS)
+    default = ",".join(QUICK_SERVERS) if options.quick else None
+    options.servers = chosen(parser, "--servers", options.servers or default, SERVERS)
+    return options
+
+
+def chosen(
+    parser: argparse.ArgumentParser, flag: str, text: str | None, known: dict[str, Any]
+) -> list[str]:
+    """The names in ``text``, all if there is none; an unknown one ends the program."""
+    names = text.split(",") if text else list(known)
+    for name in names:
+        if name not in known:
+            parser.error(f"{flag}: {name!r} is none of: {', '.join(known)}")
+    return names
+
+
+def install_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The versions of what could be installed, and why the others could not."""
+    versions, absent = {}, {}
+    for name in names:
+        tell(f"installing {name}")
+        try:
+            versions[name] = install(SERVERS[name])
+        except NotMeasured as error:
+            absent[name] = str(error)
+            tell(f"{name}: {error}")
+    return versions, absent
+
+
+def measure_rounds(
+    workload: Workload, names: list[str], rounds: int, seconds: float
+) -> list[dict[str, Any]]:
+    """The figures of every round of every server, the servers in turn."""
+    results = []
+    ports = iter([*PORTS] * rounds)
+    for number in range(rounds):
+        for name in (name for name in workload.servers if name in names):
+            figures: dict[str, Any]
+            try:
+                with Running(SERVERS[name], workload.app, next(ports)) as running:
+                    figures = workload.measure(running, seconds)
+            except NotMeasured as error:
+                figures = {"failed": str(error)}
+            results.append({"workload": workload.name, "server": name, "round": number, **figures})
+            tell(f"{workload.name} {number + 1}/{rounds} {name}: {report.glance(figures)}")
+    return results
+
+
+def tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Figures to Markdown: the targets, a table for each workload, the machine, and the command.
+
+A figure is the median of the rounds; a ratio is taken within each round, and then the median.
+"""
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from servers import PEERS, ROOT, SERVERS
+from workloads import WORKLOADS
+
+PAGE = ROOT / "docs" / "performance.md"
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+
+Run = dict[str, Any]
+Figures = dict[str, Any]
+
+
+def glance(figures: Figures) -> str:
+    """One server's round on one line."""
+    return figures.get("failed") or ", ".join(
+        f"{name} {value:,.1f}" for name, value in figures.items() if isinstance(value, float)
+    )
+
+
+def describe_machine() -> dict[str, str]:
+    """What the figures depend on and this program did not choose."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+    return {
+        "processor": f"{model}, {os.cpu_count()} cores",
+        "kernel": platform.release(),
+        "Python": platform.python_version(),
+        "load before": "{:.1f} {:.1f} {:.1f}".format(*os.getloadavg()),
+    }
+
+
+class Rounds:
+    """The figures of a run, by workload, server and round."""
+
+    def __init__(self, run: Run) -> None:
+        self._results = run["results"]
+
+    def of(self, workload: str, server: str) -> list[Figures]:
+        return [r for r in self._results if (r["workload"], r["server"]) == (workload, server)]
+
+    def median(self, workload: str, server: str, key: str) -> float | None:
+        values = [r[key] for r in self.of(workload, server) if r.get(key) is not None]
+        return median(values) if values else None
+
+    def ratio(self, workload: str, key: str, ours: str, theirs: str) -> float | None:
+        """Ours over theirs, the median of the rounds in which both have a figure."""
+        pairs = zip(self.of(workload, ours), self.of(workload, theirs), strict=False)
+        ratios = [a[key] / b[key] for a, b in pairs if a.get(key) and b.get(key)]
+        return median(ratios) if ratios else None
+
+
+def write(run: Run) -> str:
+    """The whole report."""
+    rounds = Rounds(run)
+    parts = [describe_run(run), write_targets(rounds)]
+    for workload in WORKLOADS.values():
+        names = [name for name in workload.servers if rounds.of(workload.name, name)]
+        if names:
+            parts.append(f"### {workload.title}\n\n{write_table(rounds, workload.name, names)}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def describe_run(run: Run) -> str:
+    lines = [f"- {name}: {value}" for name, value in run["machine"].items()]
+    lines.append(f"- command: `{run['command']}`; {run['rounds']} rounds of {run['seconds']:g} s")
+    for name, version in run["versions"].items():
+        lines.append(f"- `{name}`: {version}; {SERVERS[name].setup}")
+    lines += [f"- `{name}`: {reason}" for name, reason in run["absent"].items()]
+    return "\n".join(lines)
+
+
+def write_table(rounds: Rounds, workload: str, names: list[str]) -> str:
+    """One workload; a column only where some server has a figure for it."""
+    rows = []
+    for name in names:
+        figures = rounds.of(workload, name)
+        row = {"server": name}
+        for title, key, show in COLUMNS:
+            value = rounds.median(workload, name, key)
+            if value is not None:
+                row[title] = show(value)
+        ratio = rounds.ratio(workload, "cpu_us", name, names[0])
+        if ratio is not None:
+            row[f"CPU ÷ {names[0]}"] = f"{ratio:.2f}"
+        row["faults"] = describe_faults(figures)
+        rows.append(row)
+    titles = list(dict.fromkeys(title for row in rows for title in row if row[title]))
+    lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
+    lines += [[row.get(title, "") for title in titles] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("requests/s", "requests_per_second", lambda v: f"{v:,.0f}"),
+    ("CPU µs/request", "cpu_us", lambda v: f"{v:,.1f}"),
+    ("p50 ms", "p50_us", lambda v: f"{v / 1000:,.3f}"),
+    ("p99 ms", "p99_us", lambda v: f"{v / 1000:,.2f}"),
+    ("memory MiB", "memory_bytes", lambda v: f"{v / 2**20:,.1f}"),
+    ("connections held", "connections", lambda v: f"{v:,.0f}"),
+    ("bytes/connection", "bytes_per_connection", lambda v: f"{v:,.0f}"),
+    ("bytes/further connection", "bytes_per_further_connection", lambda v: f"{v:,.0f}"),
+    ("growth MiB", "growth_bytes", lambda v: f"{v / 2**20:,.2f}"),
+)
+
+
+def describe_faults(figures: list[Figures]) -> str:
+    """What went wrong in any round: wrk's errors by kind, and rounds without figures."""
+    counts: dict[str, int] = {}
+    for each in figures:
+        for kind, count in each.get("errors", {}).items():
+            if count:
+                counts[kind] = counts.get(kind, 0) + count
+    reasons = [each["failed"].replace("|", "/") for each in figures if "failed" in each]
+    return "; ".join([*(f"{count} {kind}" for kind, count in counts.items()), *reasons[:1]])
+
+
+def write_targets(rounds: Rounds) -> str:
+    """What is to be reached, and what was."""
+    lines = []
+    for title, bound, value in targets(rounds):
+        if value is not None:
+            sign, limit = bound.split()
+            met = value >= float(limit) if sign == "≥" else value <= float(limit)
+            if sign == "<":
+                met = value < float(limit)
+            lines.append(f"| {title} | {bound} | {value:,.2f} | {'yes' if met else 'no'} |")
+    if not lines:
+        return ""
+    return "\n".join(["| target | bound | measured | met |", "| --- | --- | ---: | --- |", *lines])
+
+
+def targets(rounds: Rounds) -> list[tuple[str, str, float | None]]:
+    """Each target's name, bound and measured value."""
+
+    def cpu(workload: str, theirs: str, ours: str = "gateway") -> float | None:
+        return rounds.ratio(workload, "cpu_us", ours, theirs)
+
+    def kibibytes(key: str) -> float | None:
+        size = rounds.median("idle", "gateway", key)
+        return None if size is None else size / 1024
+
+    def growth(workload: str) -> float | None:
+        size = rounds.median(workload, "gateway", "growth_bytes")
+        return None if size is None else size / 2**20
+
+    p50 = [rounds.ratio("hello-1", "p50_us", "gateway", peer) for peer in PEERS]
+    return [
+        ("hello, CPU ÷ granian", "≤ 0.75", cpu("hello-64", "granian")),
+        ("hello, CPU ÷ bjoern", "≤ 1.5", cpu("hello-64", "bjoern")),
+        ("hello with the log on, CPU ÷ granian", "≤ 1.0", cpu("hello-64", "granian", "gateway-log")),
+        ("50 ms wait, requests/s", "≥ 9000", rounds.median("wait", "gateway", "requests_per_second")),
+        ("50 ms wait, CPU ÷ gunicorn", "≤ 0.25", cpu("wait", "gunicorn")),
+        ("new connections, CPU ÷ granian", "≤ 1.0", cpu("close", "granian")),
+        ("1 MiB out, CPU ÷ uwsgi", "≤ 1.0", cpu("download", "uwsgi")),
+        ("64 KiB streamed, CPU ÷ granian", "≤ 1.0", cpu("stream", "granian")),
+        ("1 MiB in, CPU ÷ uwsgi", "≤ 1.2", cpu("upload", "uwsgi")),
+        ("idle connection, KiB", "≤ 2", kibibytes("bytes_per_connection")),
+        ("idle connection, KiB, from 2,000 to 8,000", "≤ 2", kibibytes("bytes_per_further_connection")),
+        ("1 GiB in, growth in MiB", "< 4", growth("long-upload")),
+        ("1 GiB out, growth in MiB", "< 4", growth("long-download")),
+        ("10,000 mounts, CPU ÷ 10 mounts", "≤ 1.05", cpu_of_mounts(rounds)),
+        ("hello on one connection, p50 ÷ the best peer's", "< 1.0", max(filter(None, p50), default=None)),
+    ]
+
+
+def cpu_of_mounts(rounds: Rounds) -> float | None:
+    return rounds.ratio("mounts", "cpu_us", "gateway-10000", "gateway-10")
+
+
+def insert(text: str) -> None:
+    """Put the report between the page's markers."""
+    page = PAGE.read_text() if PAGE.exists() else f"# Performance\n\n{BEGIN}\n{END}\n"
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")

@@ -1,0 +1,211 @@
+"""The servers that are compared: how each is installed, started and ended. One worker each.
+
+Each lives in a virtual environment of its own under .cache/bench and listens on loopback.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import processes
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CACHE = ROOT / ".cache" / "bench"
+START_SECONDS = 60.0
+STOP_SECONDS = 3.0
+# the load has the first core, the server the last one to itself
+LOAD_CORE, *_, SERVER_CORE = sorted(os.sched_getaffinity(0)) * 2
+
+
+class NotMeasured(Exception):
+    """A server could not be installed or started, or answers wrongly; the message says how."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """``command(bin, app, port)`` is the argument vector; ``setup`` is what the report says of it.
+
+    ``distribution`` is the one whose version counts; "" is the gateway in the working tree.
+    """
+
+    name: str
+    distribution: str
+    packages: tuple[str, ...]
+    command: Callable[[Path, str, int], list[str]]
+    setup: str
+
+    @property
+    def venv(self) -> Path:
+        return CACHE / (self.distribution or "gateway")
+
+
+def gateway(access_log: str, mounts: int = 1) -> Callable[[Path, str, int], list[str]]:
+    """The gateway with ``mounts`` mounts, of which the last, or the only one, is at /."""
+
+    def command(bin_: Path, app: str, port: int) -> list[str]:
+        table = CACHE / f"{app}-{mounts}-{access_log}.yaml"
+        target = f"apps:{app}"
+        content = {
+            "server": {
+                "listen": f"127.0.0.1:{port}",
+                "admin": f"127.0.0.1:{port + 1}",
+                "workers": 1,
+                "access_log": access_log,
+            },
+            "defaults": {"max_body": "2GiB"},
+            "mounts": {**{f"/app{n}/v{n % 3}": target for n in range(1, mounts)}, "/": target},
+        }
+        table.write_text(json.dumps(content))  # JSON is YAML
+        return [str(bin_ / "python"), "-m", "gateway", "serve", "-c", str(table)]
+
+    return command
+
+
+def bjoern(bin_: Path, app: str, port: int) -> list[str]:
+    return [str(bin_ / "python"), str(HERE / "launch.py"), "bjoern", app, str(port)]
+
+
+def granian(bin_: Path, app: str, port: int) -> list[str]:
+    return [
+        *(str(bin_ / "granian"), "--interface", "wsgi", "--workers", "1", "--http", "1", "--no-ws"),
+        *("--blocking-threads", "8", "--backlog", "4096", "--port", str(port), f"apps:{app}"),
+    ]
+
+
+def uwsgi(bin_: Path, app: str, port: int) -> list[str]:
+    # Its http11-socket keeps connections alive, a thread for each, but needs a length to end a
+    # response; http-socket ends it by closing. The router holds idle connections without a thread.
+    address = f"127.0.0.1:{port}"
+    listener = {
+        "stream": ["--http-socket", address, "--add-header", "Connection: close"],
+        "close": ["--http-socket", address, "--add-header", "Connection: close"],
+        "idle": ["--http", address, "--http-keepalive"],
+    }.get(app, ["--http11-socket", address, "--threads", "64"])
+    return [
+        *(str(bin_ / "uwsgi"), "--master", "--processes", "1", "--disable-logging"),
+        *("--need-app", "--listen", "1024", "--module", f"apps:{app}", *listener),
+    ]
+
+
+def gunicorn(bin_: Path, app: str, port: int) -> list[str]:
+    return [
+        *(str(bin_ / "gunicorn"), "--worker-class", "gevent", "--workers", "1"),
+        *("--worker-connections", "4000", "--keep-alive", "75"),
+        *("--bind", f"127.0.0.1:{port}", f"apps:{app}"),
+    ]
+
+
+def pywsgi(bin_: Path, app: str, port: int) -> list[str]:
+    return [str(bin_ / "python"), str(HERE / "launch.py"), "pywsgi", app, str(port)]
+
+
+def waitress(bin_: Path, app: str, port: int) -> list[str]:
+    return [
+        *(str(bin_ / "waitress-serve"), "--threads", "8", "--connection-limit", "4000"),
+        *("--asyncore-use-poll", "--host", "127.0.0.1", "--port", str(port), f"apps:{app}"),
+    ]
+
+
+GATEWAY_PACKAGES = tuple(
+    tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+)
+SERVERS = {
+    server.name: server
+    for server in (
+        Server("gateway", "", GATEWAY_PACKAGES, gateway("off"), "access log off"),
+        Server("gateway-log", "", GATEWAY_PACKAGES, gateway("json"), "JSON into a pipe"),
+        Server("gateway-10", "", GATEWAY_PACKAGES, gateway("off", 10), "10 mounts"),
+        Server("gateway-10000", "", GATEWAY_PACKAGES, gateway("off", 10_000), "10,000 mounts"),
+        Server("bjoern", "bjoern", ("bjoern",), bjoern, "one request at a time"),
+        Server("granian", "granian", ("granian",), granian, "8 blocking threads"),
+        Server("uwsgi", "uwsgi", ("uwsgi",), uwsgi, "http11-socket, 64 threads; see below"),
+        Server("gunicorn", "gunicorn", ("gunicorn", "gevent"), gunicorn, "worker class gevent"),
+        Server("pywsgi", "gevent", ("gevent",), pywsgi, "gevent.pywsgi, log off"),
+        Server("waitress", "waitress", ("waitress",), waitress, "8 threads, poll"),
+    )
+}
+GATEWAYS = ("gateway", "gateway-log")
+PEERS = tuple(name for name, server in SERVERS.items() if server.distribution)
+
+
+def install(server: Server) -> str:
+    """Make its environment at the current releases, unless it is there; its version."""
+    python = server.venv / "bin" / "python"
+    stamp = server.venv / "version"
+    if not stamp.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", server.venv], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = subprocess.run([*pip, *server.packages], capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+            raise NotMeasured(f"not installed: {(lines or ['pip failed'])[-1].strip()}")
+        ask = f"import importlib.metadata as m; print(m.version({server.distribution!r}))"
+        if not server.distribution:
+            ask = "import importlib.metadata as m; print('gevent', m.version('gevent'))"
+        stamp.write_text(subprocess.check_output([python, "-c", ask], text=True))
+    return stamp.read_text().strip()
+
+
+class Running:
+    """A started server: ``session`` names its processes. Ended at the end of a ``with``."""
+
+    def __init__(self, server: Server, app: str, port: int) -> None:
+        self.server = server
+        self.port = port
+        command = ["taskset", "-c", str(SERVER_CORE), *server.command(server.venv / "bin", app, port)]
+        self.log = CACHE / "logs" / f"{server.name}-{app}.log"
+        self.log.parent.mkdir(exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=CACHE,
+                env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        # what is logged is read, as a log collector would
+        self._reader = subprocess.Popen(
+            ["taskset", "-c", str(LOAD_CORE), "cat"],
+            stdin=self._process.stdout,
+            stdout=subprocess.DEVNULL,
+        )
+        self._process.stdout.close()  # type: ignore[union-attr]
+        self.session = self._process.pid
+
+    def __enter__(self) -> "Running":
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return self
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise NotMeasured(f"did not start; see {self.log.relative_to(ROOT)}") from None
+            time.sleep(0.02)
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all its processes: asked first, then not."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        while processes.pids(self.session) and time.monotonic() < deadline:
+            self._process.poll()
+            time.sleep(0.02)
+        for pid in processes.pids(self.session):
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.wait()

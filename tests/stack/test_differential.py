@@ -1,0 +1,125 @@
+"""Bytes that nginx accepts mean the same to the gateway, and nobody can put a request into another.
+
+Each message of the corpus goes through nginx and directly to the gateway; an app answers with what
+it was told. Behind each message comes a request whose answer shows that nothing got out of step.
+"""
+
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from messages import END, MESSAGES, Kind, Message, random_messages
+from stacks import Lab
+from wire import Address, Answer, Connection, wait_until
+
+SEED = 9112
+# Of one hop only (RFC 9110 §7.6.1), about framing, or set by nginx for the gateway.
+NOT_END_TO_END = {
+    "CONNECTION", "CONTENT_LENGTH", "EXPECT", "HOST", "TE", "TRANSFER_ENCODING", "UPGRADE",
+    "X_FORWARDED_FOR", "X_FORWARDED_HOST", "X_FORWARDED_PORT", "X_FORWARDED_PROTO", "X_REAL_IP",
+    "X_REQUEST_ID",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["nginx", "gateway"])
+def entrance(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, Address]:
+    return request.param, lab.published(request.param, {"nginx": 8080, "gateway": 8000}[request.param])
+
+
+def send(address: Address, raw: bytes) -> list[Answer]:
+    """All answers to ``raw`` and to the request behind it."""
+    with Connection(address) as client:
+        client.send(raw + END)
+        return client.read_answers()
+
+
+def told(answer: Answer) -> dict[str, Any]:
+    """What the app was told, as far as it is the client's."""
+    seen = answer.json()
+    fields = {name.removeprefix("HTTP_"): value for name, value in seen["fields"].items()}
+    return {
+        "method": seen["method"],
+        "path": (seen["script_name"], seen["path_info"]),
+        "query": seen["query"],
+        "host": fields.get("HOST", "").lower(),
+        "content": seen["content"].encode("latin-1"),
+        "fields": {name: value for name, value in fields.items() if name not in NOT_END_TO_END},
+    }
+
+
+def meant(message: Message) -> dict[str, Any]:
+    return {
+        "method": message.method,
+        "path": ("/echo", message.path_info),
+        "query": message.query,
+        "host": message.host,
+        "content": message.content,
+        "fields": message.fields,
+    }
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=str)
+def test_a_message_means_the_same_everywhere_or_is_refused(entrance, message: Message):
+    name, address = entrance
+    answer, *rest = send(address, message.raw)
+    if message.kind is Kind.ALIKE or (message.kind is Kind.MENDED and answer.status == 200):
+        assert answer.status == 200, answer
+        assert told(answer) == meant(message)
+        assert len(rest) == 1, "the connection is kept"
+    else:
+        assert 400 <= answer.status <= 505, answer
+        # nginx passes on the gateway's refusal of a message that it has read to its end
+        assert len(rest) <= (1 if name == "nginx" else 0)
+    for answer in rest:
+        assert answer.json()["path_info"] == "/end"
+
+
+def throw(address: Address, raw: bytes) -> None:
+    """Send it, and read for as long as something comes; what, the logs tell."""
+    with Connection(address, timeout=0.3) as client, suppress(OSError):
+        client.send(raw + END)
+        while client.socket.recv(65536):
+            pass
+
+
+def is_answered_its_own(address: Address) -> bool:
+    """Whether somebody else's request is answered, and not another one in its place."""
+    token = secrets.token_hex(8)
+    with Connection(address) as client:
+        return client.ask(f"/echo/{token}").json()["path_info"] == f"/{token}"
+
+
+def test_what_the_gateway_saw_is_what_nginx_passed_on(lab: Lab):
+    """Every request in the gateway's log is one of nginx's, once, with the same method and target;
+    one that was smuggled would have an id that nginx never gave."""
+    corpus = [message.raw for message in MESSAGES] + random_messages(300, SEED)
+    address, outer_before = lab.address, len(lab.records("nginx"))
+    inner_before = len(lab.records("gateway"))
+
+    def attack(raw: bytes) -> bool:
+        throw(address, raw)
+        return is_answered_its_own(address)
+
+    with ThreadPoolExecutor(12) as pool:
+        assert all(pool.map(attack, corpus))
+
+    def read_logs() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        outer = {record["request_id"]: record for record in lab.records("nginx")[outer_before:]}
+        inner = lab.records("gateway")[inner_before:]
+        # a request that the gateway refused while it read the head has no id there
+        unread = [record for record in inner if not record["request_id"]]
+        missing = {i for i, record in outer.items() if record["upstream_status"].isdigit()}
+        missing -= {record["request_id"] for record in inner}
+        assert all(400 <= record["status"] <= 505 for record in unread)
+        return (outer, inner) if len(missing) == len(unread) else ({}, [])
+
+    outer, inner = wait_until(lambda: logs if (logs := read_logs())[1] else None, "both logs agree")
+    read = [record for record in inner if record["request_id"]]
+    assert len(read) > len(corpus)
+    assert len({record["request_id"] for record in read}) == len(read)
+    for record in read:
+        sent = outer.get(record["request_id"])
+        assert sent, f"nginx never sent {record}"
+        assert (record["method"], record["target"]) == (sent["method"], sent["target"])

@@ -1,0 +1,41 @@
+"""``workers: auto``: the cores that the scheduler and the container's quota leave."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.config import workers
+
+EIGHT = frozenset(range(8))
+
+
+@pytest.mark.parametrize(
+    ("cores", "quota", "expected"),
+    [
+        (EIGHT, "max 100000", 8),
+        (EIGHT, "300000 100000", 3),
+        (EIGHT, "250000 100000", 3),
+        (EIGHT, "50000 100000", 2),
+        (EIGHT, "9900000 100000", 8),
+        (EIGHT, "", 8),
+        (frozenset({5}), "max 100000", 2),
+    ],
+)
+def test_auto_is_the_usable_cores_but_at_least_two(
+    cores: frozenset[int],
+    quota: str,
+    expected: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: cores, raising=False)
+    monkeypatch.setattr(workers, "CPU_QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(quota)
+    assert workers.parse_workers("auto") == expected
+
+
+def test_auto_without_a_quota_is_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: EIGHT, raising=False)
+    monkeypatch.setattr(workers, "CPU_QUOTA", tmp_path / "none")
+    assert workers.parse_workers("auto") == 8
