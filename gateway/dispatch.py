@@ -52,28 +52,33 @@ class PrefixTable:
     """The mounts of one host. A look-up costs as many dict probes as the deepest prefix has
     segments, however many mounts there are."""
 
-    __slots__ = ("_depth", "_mounts")
+    __slots__ = ("_depth", "_mounts", "_root")
 
     def __init__(self, mounts: Iterable[Mount]) -> None:
         self._mounts = {mount.script_name: mount for mount in mounts}
+        self._root = self._mounts.get("")
         self._depth = max((prefix.count("/") for prefix in self._mounts), default=0)
 
     def longest(self, path: str) -> Mount | None:
         """The mount with the longest prefix of ``path`` that ends at a segment boundary."""
-        end = 0
-        for _ in range(self._depth):
-            end = path.find("/", end + 1)
-            if end < 0:
-                end = len(path)
-                break
-        mounts = self._mounts
-        while end > 0:
-            mount = mounts.get(path[:end])
+        depth = self._depth
+        if depth:
+            end = path.find("/", 1)
+            while end > 0 and depth > 1:
+                end = path.find("/", end + 1)
+                depth -= 1
+            mounts = self._mounts
+            prefix = path if end < 0 else path[:end]
+            mount = mounts.get(prefix)
             if mount is not None:
                 return mount
-            end = path.rfind("/", 0, end)
+            while self._depth > 1 and prefix:
+                prefix = prefix[: prefix.rfind("/")]
+                mount = mounts.get(prefix)
+                if mount is not None:
+                    return mount
         # RFC 9110 §9.3.7: * is the server in general, so no mount's
-        return mounts.get("") if path[:1] == "/" else None
+        return self._root if path[:1] == "/" else None
 
 
 class MountTable:
@@ -100,18 +105,15 @@ class MountTable:
         else:
             path = raw_path
         mount = None
-        if self._hosts:
-            table = self._hosts.get(host)
-            if table is not None:
-                mount = table.longest(path)
+        if self._hosts and host in self._hosts:
+            mount = self._hosts[host].longest(path)
         if mount is None:
             mount = self._any_host.longest(path)
             if mount is None:
                 return None
-        path_info = path[len(mount.script_name) :]
-        if ENCODED_SLASH in path_info:
-            path_info = path_info.replace(ENCODED_SLASH, "/")
-        return mount, path_info
+        if path is not raw_path:
+            return mount, path[len(mount.script_name) :].replace(ENCODED_SLASH, "/")
+        return mount, path[len(mount.script_name) :]
 
 
 def resolve_path(raw_path: str) -> str:

@@ -26,10 +26,10 @@ from gevent.event import Event
 
 from gateway.config.model import AppTarget, Config
 from gateway.dispatch import MountTable
-from gateway.http.connection import Service
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.server import Server
+from gateway.http.service import Service
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 

@@ -16,6 +16,7 @@ from gateway.errors import (
     MalformedRequest,
     RequestError,
 )
+from gateway.http.parser import CHUNKED
 
 READ_BYTES = 64 * 1024
 MAX_CHUNK_LINE = 256  # chunk size and extensions; RFC 9112 §7.1.1 asks for a limit of our own
@@ -23,6 +24,10 @@ MAX_TRAILER_BYTES = 8 * 1024
 
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*", re.ASCII)
+
+
+# what an app left unread is read and dropped up to this, to keep the connection
+DRAIN_BYTES = 256 * 1024
 
 
 class Source(Protocol):
@@ -54,9 +59,12 @@ class Content(io.RawIOBase):
         return True
 
     @property
-    def awaits_continue(self) -> bool:
-        """Whether the client waits for a 100 before it sends, as far as is known here."""
-        return self._before_first_read is not None
+    def is_worth_draining(self) -> bool:
+        """Whether reading what is left is cheaper than a new connection.
+
+        RFC 9110 §10.1.1: a client that waits for a 100 may never send it, or may send it all.
+        """
+        return self._before_first_read is None
 
     def _begin(self) -> None:
         if self._before_first_read is not None:
@@ -85,6 +93,11 @@ class LengthContent(Content):
         self.received_bytes += size
         self.is_complete = not self.remaining
         return size
+
+    @property
+    def is_worth_draining(self) -> bool:
+        """See ``Content``."""
+        return self.remaining <= DRAIN_BYTES and super().is_worth_draining
 
 
 class ChunkedContent(Content):
@@ -188,3 +201,33 @@ class ChunkedContent(Content):
             raise ClientDisconnected("the client left in the middle of the request's content")
         self._received = self._received[self._position :] + data
         self._position = 0
+
+
+def open_content(
+    source: Source, length: int, max_bytes: int, before_first_read: Callable[[], None] | None
+) -> Content:
+    """The content of a request whose head says ``length`` bytes, or CHUNKED.
+
+    Raises ContentTooLarge where the length alone tells that it is more than ``max_bytes``.
+    """
+    if length == CHUNKED:
+        return ChunkedContent(source, max_bytes, before_first_read)
+    if length > max_bytes:
+        raise ContentTooLarge(f"content of {length} bytes; at most {max_bytes} are taken here")
+    return LengthContent(source, length, before_first_read)
+
+
+def drain(content: Content) -> bool:
+    """Read and drop what an app left, up to a bound; whether the end was reached, so that the
+    connection may go on. May switch greenlets."""
+    if not content.is_worth_draining:
+        return False
+    bound = content.received_bytes + DRAIN_BYTES
+    scratch = memoryview(bytearray(READ_BYTES))
+    try:
+        while content.received_bytes < bound:
+            if not content.readinto(scratch):
+                return True
+    except (RequestError, ClientDisconnected):
+        return False
+    return content.is_complete

@@ -8,7 +8,6 @@ is taken when a whole head is there, and given back with the last byte of the re
 """
 
 import io
-import os
 from socket import SHUT_WR
 from time import monotonic
 from typing import Any
@@ -16,30 +15,25 @@ from typing import Any
 from gevent import get_hub
 from greenlet import getcurrent
 
-from gateway.dispatch import Mount, MountTable
+from gateway.dispatch import Mount
 from gateway.errors import (
     AppError,
     ClientDisconnected,
-    ContentTooLarge,
     HeaderFieldsTooLarge,
     MalformedRequest,
     RequestError,
     RequestTimeout,
     UriTooLong,
 )
-from gateway.http.body import READ_BYTES, ChunkedContent, Content, LengthContent
+from gateway.http.body import READ_BYTES, ChunkedContent, Content, drain, open_content
 from gateway.http.environ import build_environ
-from gateway.http.forwarded import TrustedProxies
-from gateway.http.greenlets import GreenletPool
-from gateway.http.parser import CHUNKED, HeadParser, RequestHead
+from gateway.http.parser import CHUNKED, RequestHead
 from gateway.http.response import Response, build_error_page
+from gateway.http.service import Service
 from gateway.http.stream import IDLE, RUNNING, State, Stream
 from gateway.limits import Limits
-from gateway.logs import AccessLog, faults
-from gateway.wsgi import Environ
+from gateway.logs import faults
 
-# what an app left unread is read and dropped up to this, to keep the connection
-DRAIN_BYTES = 256 * 1024
 # a pipelining client is read ahead up to this while its request runs
 READ_AHEAD_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
@@ -52,40 +46,12 @@ class RequestDeadline(BaseException):
     ``except Exception`` lets it through while its ``finally`` runs."""
 
 
-class Service:
-    """What all connections of a worker process share."""
-
-    def __init__(
-        self,
-        *,
-        table: MountTable,
-        base_environ: Environ,
-        limits: Limits,
-        proxies: TrustedProxies,
-        access_log: AccessLog,
-    ) -> None:
-        self.table = table
-        self.base_environ = base_environ
-        self.limits = limits
-        self.proxies = proxies
-        self.access_log = access_log
-        self.parser = HeadParser(limits)
-        self.greenlets = GreenletPool(Connection)
-        self.connections: set[Connection] = set()
-        self.date_line = ""
-        self.is_draining = False
-        self.request_count = 0
-        self.request_id_base = os.urandom(8).hex()
-        self.on_close: Any = None
-
-    def next_request_id(self) -> str:
-        """32 hex digits, unique among workers and restarts."""
-        self.request_count += 1
-        return f"{self.request_id_base}{self.request_count:016x}"
-
-
 class Connection(Stream):
-    """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
+    """``run`` is the walk of one request, in a greenlet; all else happens in the hub.
+
+    ``moved`` is how many bytes had moved when the sweep last looked; ``timeout`` the mount's, in
+    seconds, 0 before it is known.
+    """
 
     __slots__ = (
         "_client",
@@ -106,18 +72,23 @@ class Connection(Stream):
         "timeout",
     )
 
+    _content: Content | None
+    _greenlet: Any
+    _head: Any
+    _mount: Mount | None
+    moved: int
+    timeout: float
+
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         self._service = service
         super().__init__(client_socket, self._on_readable)
         self._peer = peer
         self._peer_port = peer_port
         self._trusts_peer = service.proxies.trusts(peer)
-        self._content: Content | None = None
         self._refusal: RequestError | None = None
         self._request_total = 0
         self.has_ended = False  # the client will send no more
-        self.moved = 0  # bytes moved when the sweep last looked
-        self.timeout = 0.0
+        self._begin_anew()
         service.connections.add(self)
 
     # --- in the hub: bytes arrive -------------------------------------------------------------
@@ -154,40 +125,47 @@ class Connection(Stream):
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             self._buffer = data
-            self._refusal = self._check_unfinished(data)
-            if self._refusal is None:
-                if self.state is IDLE and data:
-                    self.state = State.HEAD
-                    self.since = monotonic()
-                return
-        else:
-            try:
-                if end > self._service.limits.max_head_bytes:
-                    raise HeaderFieldsTooLarge(f"a head of {end} bytes")
-                if end == len(data):
-                    self._buffer = b""
-                    self._head = self._service.parser.parse(data, self._trusts_peer)
-                else:
-                    self._buffer = data[end:]
-                    self._head = self._service.parser.parse(data[:end], self._trusts_peer)
-            except RequestError as error:
-                self._refusal = error
+            self._keep_unfinished(data)
+            return
+        service = self._service
+        try:
+            if end > service.limits.max_head_bytes:
+                raise HeaderFieldsTooLarge(f"a head of {end} bytes")
+            if end == len(data):
+                self._buffer = b""
+                self._head = service.parser.parse(data, self._trusts_peer)
+            else:
+                self._buffer = data[end:]
+                self._head = service.parser.parse(data[:end], self._trusts_peer)
+        except RequestError as error:
+            self._refuse(error)
+            return
         self.state = RUNNING
-        self._service.greenlets.start(self)
+        service.greenlets.start(self)
 
-    def _check_unfinished(self, data: bytes) -> RequestError | None:
-        """What can be told of a head before its end, so that nobody waits for a deadline."""
+    def _keep_unfinished(self, data: bytes) -> None:
+        """Wait for the rest of a head, unless what is there tells that it will be refused."""
         limits = self._service.limits
         if len(data) > limits.max_head_bytes:
-            return HeaderFieldsTooLarge(f"a head of more than {limits.max_head_bytes} bytes")
-        line_end = data.find(b"\n")
-        if line_end < 0 and len(data) > limits.max_request_line_bytes:
-            return UriTooLong(f"a request line of more than {limits.max_request_line_bytes} bytes")
-        if data.count(b"\n") != data.count(b"\r\n"):
-            return MalformedRequest("a line ends without CR")
-        if data and not 0x20 < data[0] < 0x7F and data[:1] != b"\r":
-            return MalformedRequest("this is not HTTP/1.1 (TLS on a plain port?)")
-        return None
+            self._refuse(HeaderFieldsTooLarge(f"more than {limits.max_head_bytes} bytes of head"))
+        elif len(data) > limits.max_request_line_bytes and b"\n" not in data:
+            limit = limits.max_request_line_bytes
+            self._refuse(UriTooLong(f"a request line of more than {limit} bytes"))
+        elif data.count(b"\n") != data.count(b"\r\n"):
+            self._refuse(MalformedRequest("a line ends without CR"))
+        elif data and not 0x20 < data[0] < 0x7F and data[:1] != b"\r":
+            self._refuse(MalformedRequest("this is not HTTP/1.1 (TLS on a plain port?)"))
+        elif self.has_ended:
+            self._close_silent()
+        elif data and self.state is IDLE:
+            self.state = State.HEAD
+            self.since = monotonic()
+
+    def _refuse(self, error: RequestError) -> None:
+        self._refusal = error
+        self._head = _unreadable_head()
+        self.state = RUNNING
+        self._service.greenlets.start(self)
 
     def _next_request(self) -> None:
         if self.state is IDLE:
@@ -213,9 +191,7 @@ class Connection(Stream):
                 self._greenlet.throw(ClientDisconnected("the client left its response unread"))
         elif state is State.HEAD:
             if waited > limits.head_timeout_seconds:
-                self._refusal = RequestTimeout("the head was not complete in time")
-                self.state = RUNNING
-                self._service.greenlets.start(self)
+                self._refuse(RequestTimeout("the head was not complete in time"))
         elif state is State.LINGERING and waited > LINGER_SECONDS:
             self.close()
 
@@ -235,13 +211,9 @@ class Connection(Stream):
         """Answer one request. Nothing leaves here but bytes and an access record."""
         service = self._service
         self._greenlet = getcurrent()
-        self._mount: Mount | None = None
         self._started = self.since = monotonic()
-        self.sent_bytes = self.timeout = self.moved = 0
-        self._client = self._peer
-        self._request_id = ""
         self._request_total += 1
-        head = self._head if self._refusal is None else _unreadable_head()
+        head = self._head
         response = Response(
             self,
             head,
@@ -275,7 +247,7 @@ class Connection(Stream):
                 self._answer(
                     response, "500 Internal Server Error", "The app failed; its log tells why."
                 )
-        self._end(head, response, fault)
+        self._end(service, head, response, fault)
 
     def _walk(self, service: Service, head: RequestHead, response: Response) -> None:
         environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
@@ -290,8 +262,7 @@ class Connection(Stream):
         if found is None:
             self._answer_unmatched(head, response)
             return
-        mount, environ["PATH_INFO"] = found
-        self._mount = mount
+        self._mount, environ["PATH_INFO"] = mount, _ = found
         self.timeout = mount.limits.timeout_seconds
         environ["SCRIPT_NAME"] += mount.script_name
 
@@ -300,15 +271,14 @@ class Connection(Stream):
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self.client_disconnected
         result = mount.app(environ, response.start_response)
-        if result.__class__ is list:
-            response.send_result(result)
-            return
         try:
+            if self._content is not None and not self._content.is_complete:
+                # said in the head, so that nginx does not begin another request here
+                response.persistent &= self._content.is_worth_draining
             response.send_result(result)
         finally:
-            close = getattr(result, "close", None)
-            if close is not None:
-                close()
+            if hasattr(result, "close"):
+                result.close()
 
     def _answer_unmatched(self, head: RequestHead, response: Response) -> None:
         if head.path == "*":
@@ -353,34 +323,40 @@ class Connection(Stream):
             },
         )
 
-    def _end(self, head: RequestHead, response: Response, fault: str) -> None:
+    def _end(self, service: Service, head: RequestHead, response: Response, fault: str) -> None:
         """Make ready for the next request, or close; then write the record."""
         content = self._content
         if content is not None:
             if not content.is_complete:
-                response.persistent = response.persistent and self._drain(content)
+                response.persistent = response.persistent and drain(content)
             if isinstance(content, ChunkedContent):
                 self._buffer = content.rest + self._buffer
-        if response.persistent and not self.has_ended:
+        if service.access_log.is_on:
+            self._record(head, response, fault)
+        if response.persistent and (self._buffer or not self.has_ended):
             self.state = IDLE
             self.since = monotonic()
-            self._watch(True)
+            if not self._is_watching and not self.has_ended:
+                self._watch(True)
             if self._buffer:
                 get_hub().loop.run_callback(self._next_request)
         elif self.has_ended or not (self._buffer or self._refusal or content):
             self.close()
         else:
             self._linger()
-        self._record(head, response, fault)
-        self._content = None
-        self._greenlet = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """What belongs to one request, before it is known."""
+        self._content = self._greenlet = self._head = self._mount = None
+        self._client = self._peer
+        self._request_id = ""
+        self.sent_bytes = self.moved = 0
+        self.timeout = 0.0
 
     def _record(self, head: RequestHead, response: Response, fault: str) -> None:
-        access_log = self._service.access_log
-        if not access_log.is_on:
-            return
         fields = head.fields
-        access_log.record(
+        self._service.access_log.record(
             request_id=self._request_id,
             mount=self._mount.name if self._mount else "",
             client=self._client,
@@ -399,40 +375,24 @@ class Connection(Stream):
 
     # --- in a greenlet: content ---------------------------------------------------------------
 
-    def _open_content(self, head: RequestHead, mount: Mount, response: Response) -> Any:
-        length, limit = head.content_length, mount.limits.max_body_bytes
-        if length > limit:
-            raise ContentTooLarge(f"content of {length} bytes; {mount.name} takes {limit}")
-        announce = None
-        if head.expects_continue:
-            announce = lambda: self._send_continue(response)  # noqa: E731
-        if length == CHUNKED:
-            self._content = ChunkedContent(self, limit, announce)
-        else:
-            self._content = LengthContent(self, length, announce)
+    def _open_content(
+        self, head: RequestHead, mount: Mount, response: Response
+    ) -> io.BufferedReader:
+        def send_continue() -> None:
+            # RFC 9110 §10.1.1: not once the response or the content has begun
+            if not response.head_sent and not self._buffer:
+                self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+        length = head.content_length
+        self._content = open_content(
+            self,
+            length,
+            mount.limits.max_body_bytes,
+            send_continue if head.expects_continue else None,
+        )
         if length == CHUNKED or length > len(self._buffer):
             self._watch(False)  # bytes stay in the kernel until the app asks for them
         return io.BufferedReader(self._content, READ_BYTES)
-
-    def _send_continue(self, response: Response) -> None:
-        if not response.head_sent and not self._buffer:
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _drain(self, content: Content) -> bool:
-        """Read what the app left, up to a bound; whether the connection may go on."""
-        if isinstance(content, LengthContent) and content.remaining > DRAIN_BYTES:
-            return False
-        if content.awaits_continue:
-            return False  # RFC 9110 §10.1.1: whether the client will send it is not known
-        bound = content.received_bytes + DRAIN_BYTES
-        scratch = memoryview(bytearray(READ_BYTES))
-        try:
-            while content.received_bytes < bound:
-                if not content.readinto(scratch):
-                    return True
-        except (RequestError, ClientDisconnected):
-            return False
-        return content.is_complete
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -453,9 +413,7 @@ class Connection(Stream):
         """The client has closed: between requests, or within a head, which is then recorded."""
         if self._buffer:
             self.has_ended = True
-            self._refusal = MalformedRequest("the client left in the middle of a head")
-            self.state = RUNNING
-            self._service.greenlets.start(self)
+            self._refuse(MalformedRequest("the client left in the middle of a head"))
         else:
             self.close()
 

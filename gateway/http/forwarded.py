@@ -16,7 +16,8 @@ UNIX_PEER = "unix:"
 
 # [v6]:port, v4:port, or a bare address; a port may be obfuscated too (RFC 7239 §6)
 _HOP = re.compile(
-    r"\[([0-9A-Fa-f:.]+)\](?::[0-9A-Za-z._-]+)?|([0-9.]+):[0-9A-Za-z._-]+|([0-9A-Fa-f:.]+)", re.ASCII
+    r"\[([0-9A-Fa-f:.]+)\](?::[0-9A-Za-z._-]+)?|([0-9.]+):[0-9A-Za-z._-]+|([0-9A-Fa-f:.]+)",
+    re.ASCII,
 )
 _MAX_HOP = 64  # an IPv6 address with IPv4 tail, brackets and a port
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,128}", re.ASCII)
@@ -76,7 +77,7 @@ class TrustedProxies:
 
         ``Forwarded`` counts where there is no X-Forwarded-For, -Proto and -Host: a proxy that
         writes one family passes the other on as its client sent it, and most write the latter.
-        Raises MalformedRequest where the forwarded host is none, or ``Forwarded`` is not RFC 7239's.
+        Raises MalformedRequest where the forwarded host or the form of ``Forwarded`` is wrong.
         """
         fields = head.fields
         hops = fields.get("HTTP_X_FORWARDED_FOR")

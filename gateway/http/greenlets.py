@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gevent import get_hub
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 
 class GreenletPool:
@@ -17,8 +17,7 @@ class GreenletPool:
     At most ``max_parked`` are kept; more run at the same time when more wait.
     """
 
-    def __init__(self, job_type: type[Any], max_parked: int = 256) -> None:
-        self._job_type = job_type
+    def __init__(self, max_parked: int = 256) -> None:
         self._max_parked = max_parked
         self._parked: list[greenlet] = []
         self._hub = get_hub()
@@ -32,14 +31,19 @@ class GreenletPool:
         runner.switch(job)
 
     def _work(self, job: Any) -> None:
-        parked, job_type, to_hub = self._parked, self._job_type, self._to_hub
+        parked, to_hub, job_class = self._parked, self._to_hub, job.__class__
         me = getcurrent()
-        while True:
+        while len(parked) < self._max_parked:
             job.run()
             job = None
-            if len(parked) >= self._max_parked:
-                return
             parked.append(me)
-            job = to_hub()
-            while job.__class__ is not job_type:
-                job = to_hub()  # a late wake-up meant for the request that ran here before
+            while job.__class__ is not job_class:
+                # what is no job is a late wake-up, meant for the request that ran here before
+                try:
+                    job = to_hub()
+                except GreenletExit:
+                    parked.remove(me)
+                    return
+                except BaseException:  # noqa: BLE001, S112  a late gevent.Timeout, for one
+                    continue
+        job.run()

@@ -32,12 +32,13 @@ _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
 _IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
-# Those of the IANA registry that llhttp knows. Not CONNECT, which is for proxies.
-_METHODS = frozenset(
-    "ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL MOVE "
-    "OPTIONS PATCH POST PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH TRACE UNBIND UNLINK "
-    "UNLOCK".split()
-)
+# What llhttp knows beside CONNECT, which is for proxies.
+_METHODS = frozenset((
+    "ACL", "BIND", "CHECKOUT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
+    "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND",
+    "PROPPATCH", "PURGE", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "SUBSCRIBE", "TRACE",
+    "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+))  # fmt: skip
 # RFC 3986 §3.2.2: a name or IPv4 address, or IPv6 in brackets; then RFC 9110 §7.2's port. Of a
 # name's characters only those that DNS and container networks use: the others are HTML and SQL.
 _HOST = re.compile(
@@ -107,7 +108,7 @@ class HeadParser:
         # a C method as callback: llhttp fills the dict without a Python frame for each field
         self._llhttp = FieldParser(_Collector(self._raw_fields.setdefault))
         # the next head is another connection's
-        self._llhttp.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._llhttp.set_dangerous_leniencies(lenient_keep_alive=True)
 
     def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
         """The head in ``raw``, which ends with the first empty line.
@@ -128,6 +129,9 @@ class HeadParser:
             self._read_fields(head, raw, line_count - 2, trusts_peer)
             self._decide_host(head)
             self._decide_framing(head)
+        except HttpParserError as error:
+            self._renew()
+            raise _refusal(error) from error
         except RequestError:
             self._renew()
             raise
@@ -164,8 +168,6 @@ class HeadParser:
             self._llhttp.feed_data(raw)
         except HttpParserUpgrade:
             self._renew()
-        except HttpParserError as error:
-            raise _refusal(error) from error
         names = self._trusted_names if trusts_peer else self._untrusted_names
         if len(raw_fields) == count:
             # RFC 9112 §5: optional white space around the value is not part of it

@@ -22,7 +22,8 @@ COPY_BYTES = 16 * 1024
 _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
-_LENGTH_LINE = re.compile(r"^content-length:[^\n]*\n", re.IGNORECASE | re.MULTILINE)
+# the charset of a field (RFC 9110 §5.5) is latin-1 here, as of every string of PEP 3333
+_UNSENDABLE = re.compile(r"[\0\r\n\u0100-\U0010ffff]")
 # RFC 9110 §7.6.1, RFC 2616 §13.5.1: PEP 3333 forbids these to an app
 _HOP_BY_HOP = frozenset(
     (
@@ -30,9 +31,11 @@ _HOP_BY_HOP = frozenset(
         *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
-_ORDINARY, _LENGTH, _DATE = 1, 2, 3
-_field_kinds: dict[str, int] = {}
-_status_lines: dict[str, str] = {}
+# what was checked once: status to its line and code, (name, value) to its line; bounded
+_known_statuses: dict[str, tuple[str, int, bool]] = {}
+_known_lines: dict[tuple[str, str], str] = {}
+_LONGEST_KNOWN_LINE = 128
+_NEVER_KNOWN = frozenset(("content-length", "date"))  # each has a meaning beside its line
 
 
 class Sink(Protocol):
@@ -50,32 +53,20 @@ class Response:
     ``remaining`` counts the bytes that a Content-Length still promises, -1 where none does.
     """
 
-    __slots__ = (
-        "_date_line",
-        "_has_date",
-        "_head_text",
-        "_is_chunked",
-        "_is_head",
-        "_is_http11",
-        "_sink",
-        "code",
-        "head_sent",
-        "persistent",
-        "remaining",
-    )
+    code = 0
+    head_sent = False
+    remaining = -1
+    _head_text = ""
+    _has_body = True
+    _has_date = False
+    _is_chunked = False
 
     def __init__(self, sink: Sink, request: RequestHead, persistent: bool, date_line: str) -> None:
         self._sink = sink
-        self._is_head = request.method == "HEAD"
-        self._is_http11 = request.is_http11
+        self._request = request
+        self._is_plain = request.is_http11 and request.method != "HEAD"
         self._date_line = date_line
-        self._head_text = ""
-        self._has_date = False
-        self._is_chunked = False
         self.persistent = persistent
-        self.code = 0
-        self.head_sent = False
-        self.remaining = -1
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
@@ -86,35 +77,38 @@ class Response:
             try:
                 if self.head_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
+                self.restart()
             finally:
                 exc_info = None  # no reference cycle through the traceback
         elif self._head_text:
             raise AppError("start_response was called a second time without exc_info")
-        self.remaining = -1
-        self._has_date = False
-        text = _status_lines.get(status) or _build_status_line(status)
         try:
-            for name, value in headers:
-                kind = _field_kinds.get(name) or _learn_field(name)
-                if kind != _ORDINARY:
-                    self._note_field(kind, name, value)
-                text += name + ": " + value + "\r\n"
+            text, code, has_body = _known_statuses.get(status) or _check_status(status)
+            for pair in headers:
+                text += _known_lines.get(pair) or self._read_field(pair)
         except (TypeError, ValueError) as error:
+            self.restart()
             raise AppError(f"headers are not a list of (str, str): {headers!r:.200}") from error
-        lines = len(headers) + 1
-        if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
-            raise AppError(f"a line break or NUL in status or headers: {text!r:.400}")
-        self.code = int(text[9:12])
+        except AppError:
+            self.restart()
+            raise
         self._head_text = text
+        self.code = code
+        self._has_body = has_body
         return self.write
 
-    def _note_field(self, kind: int, name: str, value: str) -> None:
-        if kind == _DATE:
-            self._has_date = True
-            return
-        if self.remaining >= 0 or not _DIGITS.fullmatch(value):
-            raise AppError(f"Content-Length is repeated or no number of bytes: {value!r:.80}")
-        self.remaining = int(value)
+    def _read_field(self, pair: tuple[str, str]) -> str:
+        name, value = pair
+        if isinstance(name, str) and isinstance(value, str):
+            lower = name.lower()
+            if lower == "content-length":
+                if self.remaining >= 0 or not _DIGITS.fullmatch(value):
+                    raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
+                self.remaining = int(value)
+                return ""  # the head is given its own
+            if lower == "date":
+                self._has_date = True
+        return _check_field(name, value)
 
     def write(self, data: bytes, /) -> None:
         """Send ``data`` now. Raises AppError, ClientDisconnected. May switch greenlets."""
@@ -137,19 +131,35 @@ class Response:
     def send_result(self, result: Iterable[bytes]) -> None:
         """Send what the app returned, to its end. Raises AppError, ClientDisconnected and whatever
         the iterable raises. May switch greenlets."""
-        if not self.head_sent:
-            kind = type(result)
-            if (kind is list or kind is tuple) and len(result) == 1:  # type: ignore[arg-type]
-                data = result[0]  # type: ignore[index]
-                if data.__class__ is bytes and self._head_text:
-                    self._send_first(data, len(data))
-                    self.finish()
+        if result.__class__ is list:
+            if len(result) == 1 and not self.head_sent:
+                data: bytes = result[0]
+                if data.__class__ is bytes and self._send_whole(data):
                     return
-            elif isinstance(result, FileWrapper) and self._send_file(result):
-                return
+        elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
+            return
         for data in result:
             self._write(data, not self.head_sent and _has_one_piece(result))
         self.finish()
+
+    def _send_whole(self, data: bytes) -> bool:
+        """The shortest way, for most responses: one piece, kept alive, nothing special asked."""
+        length = len(data)
+        if (
+            not self._has_body
+            or not self._is_plain
+            or length > COPY_BYTES
+            or (self.remaining != length and self.remaining >= 0)
+            or not self.persistent
+            or not self._head_text
+            or self._has_date
+        ):
+            return False
+        self.head_sent = True
+        self.remaining = 0
+        head = f"{self._head_text}Content-Length: {length}\r\n{self._date_line}"
+        self._sink.send(head.encode("latin-1") + data)
+        return True
 
     def finish(self) -> None:
         """End the response. Raises AppError where the app promised more than it gave."""
@@ -167,17 +177,16 @@ class Response:
 
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
         """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), where the client can read it."""
-        if self.head_sent or not self._is_http11:
-            return
-        text = "".join(f"{name}: {value}\r\n" for name, value in headers if _learn_field(name))
-        if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
-            raise AppError(f"a line break or NUL in early hints: {text!r:.400}")
-        self._sink.send(f"HTTP/1.1 103 Early Hints\r\n{text}\r\n".encode("latin-1"))
+        if not self.head_sent and self._request.is_http11:
+            lines = "".join(_check_field(name, value) for name, value in headers)
+            self._sink.send(f"HTTP/1.1 103 Early Hints\r\n{lines}\r\n".encode("latin-1"))
 
     def restart(self) -> None:
         """Forget what the app began, so that an error can be answered; only before the head."""
         self._head_text = ""
-        self._is_chunked = False
+        self.code = 0
+        self._has_body = True
+        self._has_date = self._is_chunked = False
         self.remaining = -1
 
     @property
@@ -188,13 +197,13 @@ class Response:
     @property
     def _is_bodiless(self) -> bool:
         # RFC 9110 §6.4.1
-        return self._is_head or self.code == 204 or self.code == 304
+        return not self._has_body or self._request.method == "HEAD"
 
     def _send_first(self, data: bytes, length: int | None) -> None:
         """Head and first piece; ``length`` is that of the whole body where it is known."""
         head = self._build_head(length)
         self.head_sent = True
-        if self._is_head or not data or self.code == 204 or self.code == 304:
+        if not data or self._is_bodiless:
             self._sink.send(head)
         elif self._is_chunked:
             self._sink.send_pieces([head, b"%x\r\n" % len(data), data, b"\r\n"])
@@ -215,29 +224,34 @@ class Response:
             raise AppError("the app gave a body or ended without calling start_response")
         if self.code < 200:
             raise AppError(f"{self.code} is no final status")
-        if self.code == 204:
-            text = _LENGTH_LINE.sub("", text)  # RFC 9110 §8.6
-        elif self.remaining < 0 and self.code != 304:
-            # a HEAD's empty body tells nothing of the length that GET would have (RFC 9110 §8.6)
-            if length or (length == 0 and not self._is_head):
-                text += f"Content-Length: {length}\r\n"
-                self.remaining = length
-            elif self._is_http11:
-                text += "Transfer-Encoding: chunked\r\n"
-                self._is_chunked = True
-            elif not self._is_head:
-                self.persistent = False  # RFC 9112 §6.3: the end of the body is the close
-        elif length is not None and length < self.remaining and not self._is_bodiless:
-            raise AppError(f"the body has {length} bytes, its Content-Length says {self.remaining}")
+        if self.remaining >= 0:
+            if length is not None and length < self.remaining and not self._is_bodiless:
+                raise AppError(
+                    f"the body has {length} bytes, its Content-Length says {self.remaining}"
+                )
+        elif self.code != 204 and self.code != 304:
+            text += self._decide_framing(length)
+        if self.remaining >= 0 and self.code != 204:  # RFC 9110 §8.6
+            text += f"Content-Length: {self.remaining}\r\n"
         if not self.persistent:
             text += "Connection: close\r\n"
-        elif not self._is_http11:
+        elif not self._request.is_http11:
             text += "Connection: keep-alive\r\n"
         text += "\r\n" if self._has_date else self._date_line
-        try:
-            return text.encode("latin-1")
-        except UnicodeEncodeError as error:
-            raise AppError(f"status or headers are not latin-1: {error}") from error
+        return text.encode("latin-1")
+
+    def _decide_framing(self, length: int | None) -> str:
+        """RFC 9112 §6.3, where the app gave no length; the field that says it, if one does."""
+        is_head = self._request.method == "HEAD"
+        # a HEAD's empty body tells nothing of the length that GET would have (RFC 9110 §8.6)
+        if length or (length == 0 and not is_head):
+            self.remaining = length
+        elif self._request.is_http11:
+            self._is_chunked = True
+            return "Transfer-Encoding: chunked\r\n"
+        elif not is_head:
+            self.persistent = False  # the end of the body is the close
+        return ""
 
     def _within_length(self, data: bytes) -> bytes:
         if self.remaining < 0:
@@ -295,22 +309,30 @@ def _has_one_piece(result: Any) -> bool:
     return False
 
 
-def _build_status_line(status: str) -> str:
+def _check_status(status: str) -> tuple[str, int, bool]:
+    """The line of a status, its code, and whether such a response has a body."""
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise AppError(f"status is not a code, a space and a reason: {status!r:.80}")
     line = f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n"
-    if len(_status_lines) < CACHE_ENTRIES:
-        _status_lines[status] = line
-    return line
+    code = int(status[:3])
+    known = line, code, code >= 200 and code not in (204, 304)
+    if len(_known_statuses) < CACHE_ENTRIES:
+        _known_statuses[status] = known
+    return known
 
 
-def _learn_field(name: str) -> int:
+def _check_field(name: str, value: str) -> str:
+    """The line of a field that an app may send. Raises AppError for one it may not."""
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise AppError(f"header name is no token: {name!r:.80}")
     lower = name.lower()
     if lower in _HOP_BY_HOP:
         raise AppError(f"{name} is the server's to send, not an app's (PEP 3333)")
-    kind = {"content-length": _LENGTH, "date": _DATE}.get(lower, _ORDINARY)
-    if len(_field_kinds) < CACHE_ENTRIES:
-        _field_kinds[name] = kind
-    return kind
+    if not isinstance(value, str) or _UNSENDABLE.search(value):
+        raise AppError(f"{name} has no latin-1 string without line breaks and NUL: {value!r:.80}")
+    line = f"{name}: {value}\r\n"
+    if len(line) <= _LONGEST_KNOWN_LINE and lower not in _NEVER_KNOWN:
+        if len(_known_lines) >= CACHE_ENTRIES:
+            _known_lines.clear()
+        _known_lines[name, value] = line
+    return line

@@ -5,15 +5,15 @@ Refuses to know what a request is. The socket itself belongs to the supervisor a
 
 import socket
 import time
-from contextlib import suppress
 from typing import Any
 
 import _socket
 import gevent
 from gevent import get_hub
 
-from gateway.http.connection import Connection, Service
+from gateway.http.connection import Connection
 from gateway.http.forwarded import UNIX_PEER
+from gateway.http.service import Service
 from gateway.http.stream import READ, State
 
 # at one wake-up; the other workers' turn comes in between

@@ -128,7 +128,7 @@ SERVERS = {
         Server("bjoern", "bjoern", ("bjoern",), bjoern, "one request at a time"),
         Server("granian", "granian", ("granian",), granian, "8 blocking threads"),
         Server("uwsgi", "uwsgi", ("uwsgi",), uwsgi, "http11-socket, 64 threads; see below"),
-        Server("gunicorn", "gunicorn", ("gunicorn", "gevent"), gunicorn, "worker class gevent"),
+        Server("gunicorn", "gunicorn", ("gunicorn[gevent]",), gunicorn, "worker class gevent"),
         Server("pywsgi", "gevent", ("gevent",), pywsgi, "gevent.pywsgi, log off"),
         Server("waitress", "waitress", ("waitress",), waitress, "8 threads, poll"),
     )
@@ -138,21 +138,20 @@ PEERS = tuple(name for name, server in SERVERS.items() if server.distribution)
 
 
 def install(server: Server) -> str:
-    """Make its environment at the current releases, unless it is there; its version."""
+    """Make its environment at the current releases, unless this Python's is there; its version."""
     python = server.venv / "bin" / "python"
-    stamp = server.venv / "version"
-    if not stamp.exists():
+    stamp = server.venv / "made-by"
+    if not stamp.exists() or stamp.read_text() != sys.version:
         subprocess.run([sys.executable, "-m", "venv", "--clear", server.venv], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         done = subprocess.run([*pip, *server.packages], capture_output=True, text=True)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
             raise NotMeasured(f"not installed: {(lines or ['pip failed'])[-1].strip()}")
-        ask = f"import importlib.metadata as m; print(m.version({server.distribution!r}))"
-        if not server.distribution:
-            ask = "import importlib.metadata as m; print('gevent', m.version('gevent'))"
-        stamp.write_text(subprocess.check_output([python, "-c", ask], text=True))
-    return stamp.read_text().strip()
+        stamp.write_text(sys.version)
+    names = (server.distribution,) if server.distribution else ("gevent", "httptools")
+    ask = "import importlib.metadata as m, sys; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    return subprocess.check_output([python, "-c", ask, *names], text=True).strip()
 
 
 class Running:

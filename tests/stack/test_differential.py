@@ -5,15 +5,23 @@ it was told. Behind each message comes a request whose answer shows that nothing
 """
 
 import secrets
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from messages import END, MESSAGES, Kind, Message, random_messages
+from compose_stack import ROOT
+from messages import CONTENT, END, MESSAGES, Kind, Message, random_messages
 from stacks import Lab
 from wire import Address, Answer, Connection, wait_until
 
+sys.path.insert(0, str(ROOT / "tests" / "requests"))
+
+from cases import load_invalid, load_valid
+
+# the stack has the usual limits, and one proxy that is trusted
+VALID = {n: case for n, case in load_valid().items() if not (case.limits or case.trusted)}
 SEED = 9112
 # Of one hop only (RFC 9110 §7.6.1), about framing, or set by nginx for the gateway.
 NOT_END_TO_END = {
@@ -28,25 +36,30 @@ def entrance(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, Address]:
     return request.param, lab.published(request.param, {"nginx": 8080, "gateway": 8000}[request.param])
 
 
-def send(address: Address, raw: bytes) -> list[Answer]:
-    """All answers to ``raw`` and to the request behind it."""
+def send(address: Address, raw: bytes, *methods: str) -> list[Answer]:
+    """All answers to ``raw``, of requests with those methods, and to the request behind it."""
     with Connection(address) as client:
         client.send(raw + END)
-        return client.read_answers()
+        return client.read_answers(*methods)
 
 
 def told(answer: Answer) -> dict[str, Any]:
     """What the app was told, as far as it is the client's."""
     seen = answer.json()
-    fields = {name.removeprefix("HTTP_"): value for name, value in seen["fields"].items()}
     return {
         "method": seen["method"],
         "path": (seen["script_name"], seen["path_info"]),
         "query": seen["query"],
-        "host": fields.get("HOST", "").lower(),
+        "host": seen["fields"].get("HTTP_HOST", "").lower(),
         "content": seen["content"].encode("latin-1"),
-        "fields": {name: value for name, value in fields.items() if name not in NOT_END_TO_END},
+        "fields": end_to_end(seen["fields"]),
     }
+
+
+def end_to_end(fields: dict[str, str]) -> dict[str, str]:
+    """Those of WSGI's fields that are for the app; nginx passes on the others in its own way."""
+    short = {name.removeprefix("HTTP_"): value for name, value in fields.items()}
+    return {name: value for name, value in short.items() if name not in NOT_END_TO_END}
 
 
 def meant(message: Message) -> dict[str, Any]:
@@ -76,6 +89,27 @@ def test_a_message_means_the_same_everywhere_or_is_refused(entrance, message: Me
         assert answer.json()["path_info"] == "/end"
 
 
+@pytest.mark.parametrize("name", VALID)
+def test_a_valid_request_means_the_same_through_nginx(lab: Lab, name: str):
+    """Those of ``tests/requests``, which say what the gateway alone makes of them."""
+    case = VALID[name]
+    answers = send(lab.address, case.raw, *(request.method for request in case.request))
+    for request, answer in zip(case.request, answers, strict=False):
+        if answer.status != request.status:
+            assert 400 <= answer.status <= 505, "nginx refuses more, and takes nothing else for it"
+            return
+        if answer.status == 200 and request.method != "HEAD":
+            seen = told(answer)
+            assert seen["method"] == request.method
+            assert seen["path"] == ("", request.path_info)
+            assert seen["query"] == request.query
+            assert seen["content"] == request.content.encode("latin-1")
+            # nginx writes a host in one way only, and drops names with other marks than a dash
+            host = request.fields.get("HTTP_HOST", "localhost")
+            assert seen["host"] == host.lower().rstrip(":").rstrip(".")
+            assert seen["fields"].items() <= end_to_end(request.fields).items()
+
+
 def throw(address: Address, raw: bytes) -> None:
     """Send it, and read for as long as something comes; what, the logs tell."""
     with Connection(address, timeout=0.3) as client, suppress(OSError):
@@ -94,7 +128,12 @@ def is_answered_its_own(address: Address) -> bool:
 def test_what_the_gateway_saw_is_what_nginx_passed_on(lab: Lab):
     """Every request in the gateway's log is one of nginx's, once, with the same method and target;
     one that was smuggled would have an id that nginx never gave."""
-    corpus = [message.raw for message in MESSAGES] + random_messages(300, SEED)
+    print(f"{SEED=}")
+    corpus = [case.raw for case in (*MESSAGES, *VALID.values(), *load_invalid().values())]
+    # to apps that answer without reading: what they leave must not become the next request
+    for target in (b"/fails", b"/nothing", b"/broken"):
+        corpus += [message.raw.replace(b"/echo/x", target) for message in CONTENT]
+    corpus += random_messages(300, SEED)
     address, outer_before = lab.address, len(lab.records("nginx"))
     inner_before = len(lab.records("gateway"))
 
@@ -122,4 +161,6 @@ def test_what_the_gateway_saw_is_what_nginx_passed_on(lab: Lab):
     for record in read:
         sent = outer.get(record["request_id"])
         assert sent, f"nginx never sent {record}"
-        assert (record["method"], record["target"]) == (sent["method"], sent["target"])
+        assert record["method"] == sent["method"]
+        # of an absolute form nginx logs what stands behind the host, and passes on a path
+        assert record["target"] in (sent["target"], f"/{sent['target']}")

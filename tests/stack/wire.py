@@ -78,11 +78,12 @@ class Connection:
         head = self.read_head()
         return Answer(head.status, head.fields, b"".join(self.read_content(head, method)))
 
-    def read_answers(self) -> list[Answer]:
-        """All answers to GETs and POSTs up to the close. Raises Cut, TimeoutError."""
-        answers = []
+    def read_answers(self, *methods: str) -> list[Answer]:
+        """All answers up to the close: to ``methods``, then to GETs. Raises Cut, TimeoutError."""
+        answers: list[Answer] = []
         while not self.has_closed():
-            answers.append(self.read_answer())
+            method = methods[len(answers)] if len(answers) < len(methods) else "GET"
+            answers.append(self.read_answer(method))
         return answers
 
     def has_closed(self) -> bool:

@@ -23,10 +23,11 @@ from gevent import socket as gevent_socket
 from greenlet import getcurrent, greenlet
 
 from gateway.dispatch import Mount, MountTable
-from gateway.http.connection import Connection, Service
+from gateway.http.connection import Connection
 from gateway.http.environ import build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.server import Server
+from gateway.http.service import Service
 from gateway.limits import Limits, MountLimits
 from gateway.logs import AccessLog
 from gateway.wsgi import WSGIApp
@@ -345,9 +346,7 @@ class Gateway:
             gc.unfreeze()
 
     def _end_parked(self) -> None:
-        parked = self.service.greenlets._parked
-        while parked:
-            runner = parked.pop()
+        for runner in tuple(self.service.greenlets._parked):
             runner.parent = getcurrent()
             runner.throw()
 

@@ -67,7 +67,7 @@ def expect_clean_500(gateway: Gateway, answer: Answer, caplog: pytest.LogCapture
     [record] = gateway.records
     [fault] = faults(caplog)
     request_id = record["request_id"]
-    assert len(request_id) == 32
+    assert request_id
     assert answer["x-request-id"] == request_id
     assert request_id.encode() in answer.content
     assert fault.request_id == request_id  # type: ignore[attr-defined]

@@ -112,11 +112,49 @@ def test_an_answer_can_be_begun_anew_until_its_head_goes_out(wire: Wire) -> None
 
 def test_what_cannot_be_sent_leaves_no_trace(wire: Wire) -> None:
     response = begin(wire)
-    response.start_response("200 OK", [("X", "\u20ac")])
     with pytest.raises(AppError, match="latin-1"):
-        response.send_result([b"content"])
+        response.start_response("200 OK", [("X", "\u20ac")])
     assert wire.calls == []
     assert not response.head_sent
+
+
+REFUSED = [("X", "a\nb")], [("Content-Length", "5"), ("X", 5)], [("Date", "x"), None]
+
+
+@pytest.mark.parametrize("headers", REFUSED)
+def test_an_app_that_ignores_a_refusal_has_not_begun(wire: Wire, headers: Any) -> None:
+    response = begin(wire)
+    with pytest.raises(AppError):
+        response.start_response("200 OK", headers)
+    with pytest.raises(AppError, match="without calling start_response"):
+        response.send_result([b"content"])
+    assert wire.calls == []
+
+
+@pytest.mark.parametrize("headers", REFUSED)
+def test_an_app_may_mend_what_was_refused(wire: Wire, headers: Any) -> None:
+    response = begin(wire)
+    with pytest.raises(AppError):
+        response.start_response("204 No Content", headers)
+    response.start_response("200 OK", [("Content-Length", "7")])
+    response.send_result([b"content"])
+    lines, content = head_and_content(wire.calls[0])
+    assert lines == [b"HTTP/1.1 200 OK", b"Content-Length: 7", DATE_LINE.strip().encode()]
+    assert content == b"content"
+
+
+class Text(str):
+    """As frameworks have them: marked as safe, or lazily translated."""
+
+
+def test_text_of_another_class_is_text(wire: Wire) -> None:
+    response = begin(wire)
+    headers = [(Text("Content-Length"), Text("7")), (Text("X"), Text("y")), (Text("Date"), "z")]
+    response.start_response(Text("200 OK"), headers)  # type: ignore[arg-type]
+    response.send_result(iter([b"con", b"tent"]))
+    lines, content = head_and_content(b"".join(wire.calls))
+    assert sorted(lines) == [b"Content-Length: 7", b"Date: z", b"HTTP/1.1 200 OK", b"X: y"]
+    assert content == b"content"
 
 
 @pytest.mark.parametrize("length", ["0", "1", "100"])

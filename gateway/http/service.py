@@ -1,0 +1,53 @@
+"""What all connections of a worker process share, decided before the first is accepted.
+
+Refuses to know sockets. The server keeps ``date_line`` and ``is_draining``; connections add and
+remove themselves.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from gateway.dispatch import MountTable
+from gateway.http.forwarded import TrustedProxies
+from gateway.http.greenlets import GreenletPool
+from gateway.http.parser import HeadParser
+from gateway.limits import Limits
+from gateway.logs import AccessLog
+from gateway.wsgi import Environ
+
+
+class Service:
+    """``connections`` are the open ones; ``on_close`` is called after each close.
+
+    ``date_line`` ends a response head: the Date field, made once a second, and the empty line.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: MountTable,
+        base_environ: Environ,
+        limits: Limits,
+        proxies: TrustedProxies,
+        access_log: AccessLog,
+    ) -> None:
+        self.table = table
+        self.base_environ = base_environ
+        self.limits = limits
+        self.proxies = proxies
+        self.access_log = access_log
+        self.parser = HeadParser(limits)
+        self.greenlets = GreenletPool()
+        self.connections: set[Any] = set()
+        self.date_line = ""
+        self.is_draining = False
+        self.on_close: Callable[[], None] | None = None
+        self._request_count = 0
+        self._request_id_base = f"{os.urandom(8).hex()}-"
+        base_environ["gateway.is_draining"] = lambda: self.is_draining
+
+    def next_request_id(self) -> str:
+        """Unique among workers and restarts."""
+        self._request_count += 1
+        return f"{self._request_id_base}{self._request_count}"
