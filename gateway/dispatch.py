@@ -56,7 +56,7 @@ class PrefixTable:
 
     def __init__(self, mounts: Iterable[Mount]) -> None:
         self._mounts = {mount.script_name: mount for mount in mounts}
-        self._root = self._mounts.get("")
+        self._root = self._mounts.pop("", None)
         self._depth = max((prefix.count("/") for prefix in self._mounts), default=0)
 
     def longest(self, path: str) -> Mount | None:

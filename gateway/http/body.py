@@ -46,12 +46,14 @@ class Content(io.RawIOBase):
     """The bytes of one request's content, each exactly once.
 
     ``is_complete`` turns true with the last byte; ``received_bytes`` counts content.
-    ``before_first_read`` is called once, before bytes are asked for (100-continue).
+    ``before_first_read`` is called once, before bytes are asked for (100-continue),
+    ``on_complete`` once, after the last.
     """
 
     def __init__(self, source: Source, before_first_read: Callable[[], None] | None) -> None:
         self._source = source
         self._before_first_read = before_first_read
+        self.on_complete: Callable[[], None] | None = None
         self.is_complete = False
         self.received_bytes = 0
 
@@ -65,6 +67,11 @@ class Content(io.RawIOBase):
         RFC 9110 §10.1.1: a client that waits for a 100 may never send it, or may send it all.
         """
         return self._before_first_read is None
+
+    def _complete(self) -> None:
+        self.is_complete = True
+        if self.on_complete is not None:
+            self.on_complete()
 
     def _begin(self) -> None:
         if self._before_first_read is not None:
@@ -91,7 +98,8 @@ class LengthContent(Content):
             raise ClientDisconnected("the client left in the middle of the request's content")
         self.remaining -= size
         self.received_bytes += size
-        self.is_complete = not self.remaining
+        if not self.remaining:
+            self._complete()
         return size
 
     @property
@@ -118,10 +126,10 @@ class ChunkedContent(Content):
         self._is_first = True
         self._fault: RequestError | None = None
 
-    @property
-    def rest(self) -> bytes:
-        """What came behind the last chunk: the beginning of the next request."""
-        return self._received[self._position :]
+    def take_rest(self) -> bytes:
+        """What came behind the last chunk, once: the beginning of the next request."""
+        rest, self._received, self._position = self._received[self._position :], b"", 0
+        return rest
 
     def readinto(self, buffer: "memoryview", /) -> int:  # type: ignore[override]
         """Raises MalformedRequest, ContentTooLarge, HeaderFieldsTooLarge, ClientDisconnected and
@@ -142,7 +150,7 @@ class ChunkedContent(Content):
             self._read_chunk_line()
             if not self._chunk_remaining:
                 self._read_trailers()
-                self.is_complete = True
+                self._complete()
                 return 0
         if self._position == len(self._received):
             self._more()

@@ -10,6 +10,7 @@ is taken when a whole head is there, and given back with the last byte of the re
 import io
 from socket import SHUT_WR
 from time import monotonic
+from traceback import format_exception_only
 from typing import Any
 
 from gevent import get_hub
@@ -17,7 +18,6 @@ from greenlet import getcurrent
 
 from gateway.dispatch import Mount
 from gateway.errors import (
-    AppError,
     ClientDisconnected,
     HeaderFieldsTooLarge,
     MalformedRequest,
@@ -25,7 +25,7 @@ from gateway.errors import (
     RequestTimeout,
     UriTooLong,
 )
-from gateway.http.body import READ_BYTES, ChunkedContent, Content, drain, open_content
+from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, drain, open_content
 from gateway.http.environ import build_environ
 from gateway.http.parser import CHUNKED, RequestHead
 from gateway.http.response import Response, build_error_page
@@ -64,9 +64,9 @@ class Connection(Stream):
         "_refusal",
         "_request_id",
         "_request_total",
+        "_service",
         "_started",
         "_trusts_peer",
-        "_service",
         "has_ended",
         "moved",
         "timeout",
@@ -121,7 +121,7 @@ class Connection(Stream):
     def _advance(self, data: bytes) -> None:
         """Take the next request out of ``data`` and run it, or wait for the rest of its head."""
         if data[:2] == b"\r\n":
-            data = data[2:]  # RFC 9112 §2.2: one empty line before a request is ignored
+            data = _without_empty_lines(data)
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             self._buffer = data
@@ -129,8 +129,6 @@ class Connection(Stream):
             return
         service = self._service
         try:
-            if end > service.limits.max_head_bytes:
-                raise HeaderFieldsTooLarge(f"a head of {end} bytes")
             if end == len(data):
                 self._buffer = b""
                 self._head = service.parser.parse(data, self._trusts_peer)
@@ -146,11 +144,12 @@ class Connection(Stream):
     def _keep_unfinished(self, data: bytes) -> None:
         """Wait for the rest of a head, unless what is there tells that it will be refused."""
         limits = self._service.limits
-        if len(data) > limits.max_head_bytes:
-            self._refuse(HeaderFieldsTooLarge(f"more than {limits.max_head_bytes} bytes of head"))
-        elif len(data) > limits.max_request_line_bytes and b"\n" not in data:
+        line_length = data.find(b"\n") - 1 if b"\n" in data else len(data) - 1
+        if line_length > limits.max_request_line_bytes:
             limit = limits.max_request_line_bytes
             self._refuse(UriTooLong(f"a request line of more than {limit} bytes"))
+        elif len(data) > limits.max_head_bytes:
+            self._refuse(HeaderFieldsTooLarge(f"more than {limits.max_head_bytes} bytes of head"))
         elif data.count(b"\n") != data.count(b"\r\n"):
             self._refuse(MalformedRequest("a line ends without CR"))
         elif data and not 0x20 < data[0] < 0x7F and data[:1] != b"\r":
@@ -228,6 +227,7 @@ class Connection(Stream):
                 raise self._refusal
             self._walk(service, head, response)
         except RequestError as error:
+            self._refusal = error
             fault = str(error)
             response.persistent = False
             self._answer(response, error.status, fault)
@@ -239,7 +239,7 @@ class Connection(Stream):
             response.persistent = False
             self._answer(response, "504 Gateway Timeout", "The app took too long to answer.")
         except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
-            fault = f"{type(error).__name__}: {error}"
+            fault = _explain(error)
             self._report(error)
             if not response.is_complete:
                 # before the head: a whole 500; after it: the cut connection is the only sign left
@@ -262,12 +262,14 @@ class Connection(Stream):
         if found is None:
             self._answer_unmatched(head, response)
             return
-        self._mount, environ["PATH_INFO"] = mount, _ = found
+        mount, environ["PATH_INFO"] = found
+        self._mount = mount
         self.timeout = mount.limits.timeout_seconds
         environ["SCRIPT_NAME"] += mount.script_name
 
         if head.content_length:
-            environ["wsgi.input"] = self._open_content(head, mount, response)
+            content = self._open_content(head, mount.limits.max_body_bytes, response)
+            environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self.client_disconnected
         result = mount.app(environ, response.start_response)
@@ -281,6 +283,9 @@ class Connection(Stream):
                 result.close()
 
     def _answer_unmatched(self, head: RequestHead, response: Response) -> None:
+        if head.content_length:
+            content = self._open_content(head, DRAIN_BYTES, response)
+            response.persistent &= content.is_worth_draining
         if head.path == "*":
             response.start_response("204 No Content", [])  # RFC 9110 §9.3.7: OPTIONS *
             response.finish()
@@ -296,6 +301,7 @@ class Connection(Stream):
         if response.head_sent:
             return
         response.restart()
+        self._request_id = self._request_id or self._service.next_request_id()
         page = build_error_page(status, detail, self._request_id)
         try:
             response.start_response(
@@ -303,7 +309,7 @@ class Connection(Stream):
                 [
                     ("Content-Type", "text/html; charset=utf-8"),
                     ("Cache-Control", "no-store"),
-                    ("X-Request-ID", self._request_id or "-"),
+                    ("X-Request-ID", self._request_id),
                 ],
             )
             response.send_result([page])
@@ -314,7 +320,7 @@ class Connection(Stream):
         faults.error(
             "%s: %s (request %s)",
             self._mount.name if self._mount else "-",
-            error if isinstance(error, AppError) else type(error).__name__,
+            _explain(error),
             self._request_id,
             exc_info=error,
             extra={
@@ -326,11 +332,8 @@ class Connection(Stream):
     def _end(self, service: Service, head: RequestHead, response: Response, fault: str) -> None:
         """Make ready for the next request, or close; then write the record."""
         content = self._content
-        if content is not None:
-            if not content.is_complete:
-                response.persistent = response.persistent and drain(content)
-            if isinstance(content, ChunkedContent):
-                self._buffer = content.rest + self._buffer
+        if content is not None and not content.is_complete:
+            response.persistent = response.persistent and drain(content)
         if service.access_log.is_on:
             self._record(head, response, fault)
         if response.persistent and (self._buffer or not self.has_ended):
@@ -340,11 +343,16 @@ class Connection(Stream):
                 self._watch(True)
             if self._buffer:
                 get_hub().loop.run_callback(self._next_request)
-        elif self.has_ended or not (self._buffer or self._refusal or content):
+        elif self.has_ended or self._has_read_all(head):
             self.close()
         else:
             self._linger()
         self._begin_anew()
+
+    def _has_read_all(self, head: RequestHead) -> bool:
+        """Whether a close leaves no input unread, which would reset the connection."""
+        is_complete = self._content.is_complete if self._content else not head.content_length
+        return is_complete and not self._buffer and self._refusal is None
 
     def _begin_anew(self) -> None:
         """What belongs to one request, before it is known."""
@@ -357,7 +365,7 @@ class Connection(Stream):
     def _record(self, head: RequestHead, response: Response, fault: str) -> None:
         fields = head.fields
         self._service.access_log.record(
-            request_id=self._request_id,
+            request_id=self._request_id or self._service.next_request_id(),
             mount=self._mount.name if self._mount else "",
             client=self._client,
             method=head.method,
@@ -375,24 +383,26 @@ class Connection(Stream):
 
     # --- in a greenlet: content ---------------------------------------------------------------
 
-    def _open_content(
-        self, head: RequestHead, mount: Mount, response: Response
-    ) -> io.BufferedReader:
+    def _open_content(self, head: RequestHead, max_bytes: int, response: Response) -> Content:
         def send_continue() -> None:
             # RFC 9110 §10.1.1: not once the response or the content has begun
             if not response.head_sent and not self._buffer:
                 self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
         length = head.content_length
-        self._content = open_content(
-            self,
-            length,
-            mount.limits.max_body_bytes,
-            send_continue if head.expects_continue else None,
-        )
+        announce = send_continue if head.expects_continue else None
+        content = self._content = open_content(self, length, max_bytes, announce)
         if length == CHUNKED or length > len(self._buffer):
             self._watch(False)  # bytes stay in the kernel until the app asks for them
-        return io.BufferedReader(self._content, READ_BYTES)
+            content.on_complete = self._on_complete_content
+        return content
+
+    def _on_complete_content(self) -> None:
+        """From now on input tells that the client leaves, or what it asks next."""
+        if isinstance(self._content, ChunkedContent):
+            self._buffer = self._content.take_rest() + self._buffer
+        if not self.has_ended:
+            self._watch(True)
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -425,6 +435,20 @@ class Connection(Stream):
         self._service.connections.discard(self)
         if self._service.on_close is not None:
             self._service.on_close()
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    # RFC 9112 §2.2: at least one before a request is ignored; some clients send one after content
+    start = 0
+    while data.startswith(b"\r\n", start):
+        start += 2
+    return data[start:]
+
+
+def _explain(error: BaseException) -> str:
+    """One line for a fault; an exception may fail to print itself."""
+    line = format_exception_only(error)[-1].strip()
+    return line.removeprefix(f"{type(error).__module__}.")
 
 
 def _unreadable_head() -> RequestHead:

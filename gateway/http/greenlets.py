@@ -44,6 +44,6 @@ class GreenletPool:
                 except GreenletExit:
                     parked.remove(me)
                     return
-                except BaseException:  # noqa: BLE001, S112  a late gevent.Timeout, for one
+                except BaseException:  # noqa: BLE001  a late gevent.Timeout, for one
                     continue
         job.run()

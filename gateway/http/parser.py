@@ -97,6 +97,7 @@ class HeadParser:
 
     def __init__(self, limits: Limits) -> None:
         self._max_line = limits.max_request_line_bytes
+        self._max_head = limits.max_head_bytes
         self._max_lines = limits.max_fields + 2  # request line and the empty one
         self._raw_fields: dict[bytes, bytes] = {}
         self._trusted_names = CgiNames(trusts_peer=True)
@@ -118,6 +119,8 @@ class HeadParser:
         end = raw.find(b"\r\n")
         if end > self._max_line:
             raise UriTooLong(f"request line of {end} bytes; at most {self._max_line} are read")
+        if len(raw) > self._max_head:
+            raise HeaderFieldsTooLarge(f"more than {self._max_head} bytes of head")
         line_count = raw.count(b"\n")
         if line_count > self._max_lines:
             raise HeaderFieldsTooLarge(

@@ -3,11 +3,11 @@
 Refuses to know what a request is. The socket itself belongs to the supervisor and stays open.
 """
 
+import _socket
 import socket
 import time
 from typing import Any
 
-import _socket
 import gevent
 from gevent import get_hub
 
@@ -19,6 +19,9 @@ from gateway.http.stream import READ, State
 # at one wake-up; the other workers' turn comes in between
 ACCEPTS_PER_TURN = 8
 SWEEP_SECONDS = (0.05, 1.0)
+# how long a drain leaves idle connections open; a proxy hears of the drain by Connection: close
+IDLE_GRACE_SECONDS = 0.5
+IN_FLIGHT = frozenset((State.RUNNING, State.READING, State.WRITING))
 
 
 class Server:
@@ -66,26 +69,31 @@ class Server:
                 self._watcher.stop()
 
     def _on_connections(self) -> None:
+        self._accept_some()
+
+    def _accept_some(self) -> bool:
+        """One turn's worth; whether there may be more."""
         service = self._service
         for _ in range(ACCEPTS_PER_TURN):
             if len(service.connections) >= self._limits.max_connections:
                 self._accept_more(False)  # the rest waits in the kernel's queue
-                return
+                return False
             try:
                 descriptor, address = self._listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
-                return
+                return False
             except ConnectionAbortedError:
                 continue
             except OSError:
                 self._accept_more(False)  # out of descriptors; the sweep tries again
-                return
+                return False
             client = _socket.socket(*self._kind, fileno=descriptor)
             client.setblocking(False)
             if self._is_unix:
                 Connection(service, client, UNIX_PEER, "")
             else:
                 Connection(service, client, address[0], str(address[1]))
+        return True
 
     def _make_room(self) -> None:
         if not self._is_accepting and not self._service.is_draining:
@@ -103,19 +111,22 @@ class Server:
     def drain(self, timeout_seconds: float) -> int:
         """Accept no more, let what is in flight finish, close the rest. May switch greenlets.
 
-        Returns how many requests were cut at the end of ``timeout_seconds``.
+        Idle connections are closed after a grace: a request may be on its way in them. Returns how
+        many requests were cut at the end of ``timeout_seconds``.
         """
         service = self._service
-        self._on_connections()  # what the kernel has accepted already is ours
         service.is_draining = True
+        while self._accept_some():
+            pass  # what the kernel has accepted already is ours
         self._accept_more(False)
-        deadline = time.monotonic() + timeout_seconds
-        while service.connections and time.monotonic() < deadline:
-            for connection in tuple(service.connections):
-                if connection.state is State.IDLE:
-                    connection.close()
+        began = time.monotonic()
+        while service.connections and time.monotonic() - began < timeout_seconds:
+            if time.monotonic() - began >= IDLE_GRACE_SECONDS:
+                for connection in tuple(service.connections):
+                    if connection.state is State.IDLE:
+                        connection.close()
             gevent.sleep(0.02)
-        cut = [c for c in service.connections if c.state is not State.LINGERING]
+        cut = [c for c in service.connections if c.state in IN_FLIGHT]
         for connection in tuple(service.connections):
             connection.close()
         self._timer.stop()

@@ -11,10 +11,11 @@ import resource
 import shutil
 import sys
 import time
+from http.client import HTTPException
 from typing import Any
 
 import report
-from servers import CACHE, GATEWAYS, SERVERS, NotMeasured, Running, install
+from servers import CACHE, GATEWAYS, SERVERS, NotMeasuredError, Running, install
 from workloads import WORKLOADS, Workload
 
 QUICK_SERVERS = (*GATEWAYS, "bjoern", "granian")
@@ -88,7 +89,7 @@ def install_all(names: list[str]) -> tuple[dict[str, str], dict[str, str]]:
         tell(f"installing {name}")
         try:
             versions[name] = install(SERVERS[name])
-        except NotMeasured as error:
+        except NotMeasuredError as error:
             absent[name] = str(error)
             tell(f"{name}: {error}")
     return versions, absent
@@ -106,8 +107,8 @@ def measure_rounds(
             try:
                 with Running(SERVERS[name], workload.app, next(ports)) as running:
                     figures = workload.measure(running, seconds)
-            except NotMeasured as error:
-                figures = {"failed": str(error)}
+            except (NotMeasuredError, OSError, HTTPException) as error:
+                figures = {"failed": f"{error}" or type(error).__name__}
             results.append({"workload": workload.name, "server": name, "round": number, **figures})
             tell(f"{workload.name} {number + 1}/{rounds} {name}: {report.glance(figures)}")
     return results

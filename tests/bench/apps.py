@@ -18,7 +18,7 @@ idle = close = hello
 
 
 def wait(environ, start_response):
-    """50 ms of waiting, as for a database; ``time.sleep`` is patched where the server uses gevent."""
+    """50 ms of waiting, as for a database; a server of gevent patches ``time.sleep``."""
     time.sleep(0.05)
     return hello(environ, start_response)
 

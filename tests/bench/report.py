@@ -5,6 +5,7 @@ A figure is the median of the rounds; a ratio is taken within each round, and th
 
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -36,7 +37,7 @@ def describe_machine() -> dict[str, str]:
     return {
         "processor": f"{model}, {os.cpu_count()} cores",
         "kernel": platform.release(),
-        "Python": platform.python_version(),
+        "Python": f"{platform.python_version()}, {sys.executable}",
         "load before": "{:.1f} {:.1f} {:.1f}".format(*os.getloadavg()),
     }
 
@@ -147,36 +148,30 @@ def targets(rounds: Rounds) -> list[tuple[str, str, float | None]]:
     def cpu(workload: str, theirs: str, ours: str = "gateway") -> float | None:
         return rounds.ratio(workload, "cpu_us", ours, theirs)
 
-    def kibibytes(key: str) -> float | None:
-        size = rounds.median("idle", "gateway", key)
-        return None if size is None else size / 1024
-
-    def growth(workload: str) -> float | None:
-        size = rounds.median(workload, "gateway", "growth_bytes")
-        return None if size is None else size / 2**20
+    def own(workload: str, key: str, unit: int = 1) -> float | None:
+        value = rounds.median(workload, "gateway", key)
+        return None if value is None else value / unit
 
     p50 = [rounds.ratio("hello-1", "p50_us", "gateway", peer) for peer in PEERS]
+    worst_p50 = max((ratio for ratio in p50 if ratio is not None), default=None)
+    growth, idle, further = "growth_bytes", "bytes_per_connection", "bytes_per_further_connection"
     return [
         ("hello, CPU ÷ granian", "≤ 0.75", cpu("hello-64", "granian")),
         ("hello, CPU ÷ bjoern", "≤ 1.5", cpu("hello-64", "bjoern")),
-        ("hello with the log on, CPU ÷ granian", "≤ 1.0", cpu("hello-64", "granian", "gateway-log")),
-        ("50 ms wait, requests/s", "≥ 9000", rounds.median("wait", "gateway", "requests_per_second")),
+        ("hello, log on, CPU ÷ granian", "≤ 1.0", cpu("hello-64", "granian", "gateway-log")),
+        ("50 ms wait, requests/s", "≥ 9000", own("wait", "requests_per_second")),
         ("50 ms wait, CPU ÷ gunicorn", "≤ 0.25", cpu("wait", "gunicorn")),
         ("new connections, CPU ÷ granian", "≤ 1.0", cpu("close", "granian")),
         ("1 MiB out, CPU ÷ uwsgi", "≤ 1.0", cpu("download", "uwsgi")),
         ("64 KiB streamed, CPU ÷ granian", "≤ 1.0", cpu("stream", "granian")),
         ("1 MiB in, CPU ÷ uwsgi", "≤ 1.2", cpu("upload", "uwsgi")),
-        ("idle connection, KiB", "≤ 2", kibibytes("bytes_per_connection")),
-        ("idle connection, KiB, from 2,000 to 8,000", "≤ 2", kibibytes("bytes_per_further_connection")),
-        ("1 GiB in, growth in MiB", "< 4", growth("long-upload")),
-        ("1 GiB out, growth in MiB", "< 4", growth("long-download")),
-        ("10,000 mounts, CPU ÷ 10 mounts", "≤ 1.05", cpu_of_mounts(rounds)),
-        ("hello on one connection, p50 ÷ the best peer's", "< 1.0", max(filter(None, p50), default=None)),
+        ("idle connection, KiB", "≤ 2", own("idle", idle, 1024)),
+        ("idle connection, KiB, from 2,000 to 8,000", "≤ 2", own("idle", further, 1024)),
+        ("1 GiB in, growth in MiB", "< 4", own("long-upload", growth, 2**20)),
+        ("1 GiB out, growth in MiB", "< 4", own("long-download", growth, 2**20)),
+        ("10,000 mounts, CPU ÷ 10", "≤ 1.05", cpu("mounts", "gateway-10", "gateway-10000")),
+        ("hello on one connection, p50 ÷ the best peer's", "< 1.0", worst_p50),
     ]
-
-
-def cpu_of_mounts(rounds: Rounds) -> float | None:
-    return rounds.ratio("mounts", "cpu_us", "gateway-10000", "gateway-10")
 
 
 def insert(text: str) -> None:

@@ -26,7 +26,7 @@ STOP_SECONDS = 3.0
 LOAD_CORE, *_, SERVER_CORE = sorted(os.sched_getaffinity(0)) * 2
 
 
-class NotMeasured(Exception):
+class NotMeasuredError(Exception):
     """A server could not be installed or started, or answers wrongly; the message says how."""
 
 
@@ -147,11 +147,12 @@ def install(server: Server) -> str:
         done = subprocess.run([*pip, *server.packages], capture_output=True, text=True)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-            raise NotMeasured(f"not installed: {(lines or ['pip failed'])[-1].strip()}")
+            raise NotMeasuredError(f"not installed: {(lines or ['pip failed'])[-1].strip()}")
         stamp.write_text(sys.version)
     names = (server.distribution,) if server.distribution else ("gevent", "httptools")
-    ask = "import importlib.metadata as m, sys; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
-    return subprocess.check_output([python, "-c", ask, *names], text=True).strip()
+    ask = "import sys; from importlib.metadata import version as v; print(*map(v, sys.argv[1:]))"
+    found = subprocess.check_output([python, "-c", ask, *names], text=True).split()
+    return ", ".join(f"{name} {version}" for name, version in zip(names, found, strict=True))
 
 
 class Running:
@@ -160,12 +161,12 @@ class Running:
     def __init__(self, server: Server, app: str, port: int) -> None:
         self.server = server
         self.port = port
-        command = ["taskset", "-c", str(SERVER_CORE), *server.command(server.venv / "bin", app, port)]
+        command = server.command(server.venv / "bin", app, port)
         self.log = CACHE / "logs" / f"{server.name}-{app}.log"
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                command,
+                ["taskset", "-c", str(SERVER_CORE), *command],
                 cwd=CACHE,
                 env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"},
                 stdout=subprocess.PIPE,
@@ -190,7 +191,9 @@ class Running:
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.stop()
-                    raise NotMeasured(f"did not start; see {self.log.relative_to(ROOT)}") from None
+                    raise NotMeasuredError(
+                        f"did not start; see {self.log.relative_to(ROOT)}"
+                    ) from None
             time.sleep(0.02)
 
     def __exit__(self, *_: object) -> None:

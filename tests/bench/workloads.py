@@ -7,14 +7,14 @@ import http.client
 import json
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import apps
 import processes
-from servers import GATEWAYS, HERE, LOAD_CORE, PEERS, NotMeasured, Running
+from servers import GATEWAYS, HERE, LOAD_CORE, PEERS, NotMeasuredError, Running
+
+import apps
 
 Figures = dict[str, Any]
 WARM_SECONDS = 0.5
@@ -65,23 +65,23 @@ def load(
 
 
 def check(port: int, path: str, content: bytes, expected: bytes) -> None:
-    """Raises NotMeasured unless one request is answered as it should be."""
+    """Raises NotMeasuredError unless one request is answered as it should be."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CHECK_SECONDS)
     try:
         connection.request("POST" if content else "GET", path, content or None)
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise NotMeasured(f"did not answer: {error!r}") from error
+        raise NotMeasuredError(f"did not answer: {error!r}") from error
     finally:
         connection.close()
     if answer.status != 200 or body != expected:
-        raise NotMeasured(f"answered wrongly: {answer.status}, {len(body)} bytes: {body[:60]!r}")
+        raise NotMeasuredError(
+            f"answered wrongly: {answer.status}, {len(body)} bytes: {body[:60]!r}"
+        )
 
 
-def run_wrk(
-    port: int, path: str, connections: int, seconds: float, options: list[str]
-) -> Figures:
+def run_wrk(port: int, path: str, connections: int, seconds: float, options: list[str]) -> Figures:
     """One run of wrk; its summary."""
     done = subprocess.run(
         [
@@ -91,10 +91,9 @@ def run_wrk(
         ],
         capture_output=True,
         text=True,
-        timeout=seconds + 60,
     )
     if done.returncode:
-        raise NotMeasured(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise NotMeasuredError(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -135,10 +134,12 @@ def keep_idle(port: int, held: list[socket.socket], count: int) -> None:
             while not answer.endswith(apps.HELLO):
                 piece = connection.recv(65536)
                 if not piece:
-                    raise NotMeasured("a connection was closed after its first request")
+                    raise NotMeasuredError("a connection was closed after its first request")
                 answer += piece
         except OSError as error:
-            raise NotMeasured(f"holds {len(held) - 1} idle connections, then: {error}") from error
+            raise NotMeasuredError(
+                f"holds {len(held) - 1} idle connections, then: {error}"
+            ) from error
 
 
 def is_alive(connection: socket.socket) -> bool:
@@ -162,7 +163,7 @@ def measure_long_upload(running: Running, seconds: float) -> Figures:
             client.sendall(apps.PIECE)
         answer = client.recv(65536)
     if b"200" not in answer[:20] or not answer.endswith(b"%d\n" % LONG_BYTES):
-        raise NotMeasured(f"answered wrongly: {answer[:60]!r}")
+        raise NotMeasuredError(f"answered wrongly: {answer[:60]!r}")
     return {"growth_bytes": processes.peak_bytes(running.session) - before}
 
 
@@ -176,18 +177,18 @@ def measure_long_download(running: Running, seconds: float) -> Figures:
         while size := client.recv_into(buffer):
             total += size
     if not LONG_BYTES < total < LONG_BYTES + 1024:
-        raise NotMeasured(f"answered wrongly: {total} bytes")
+        raise NotMeasuredError(f"answered wrongly: {total} bytes")
     return {"growth_bytes": processes.peak_bytes(running.session) - before}
 
 
 def check_head(port: int) -> None:
-    """Raises NotMeasured unless HEAD is answered with 200."""
+    """Raises NotMeasuredError unless HEAD is answered with 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CHECK_SECONDS)
     connection.request("HEAD", "/")
     status = connection.getresponse().status
     connection.close()
     if status != 200:
-        raise NotMeasured(f"answered wrongly: {status}")
+        raise NotMeasuredError(f"answered wrongly: {status}")
 
 
 MOUNTS = ("gateway-10", "gateway-10000")
@@ -200,14 +201,13 @@ WORKLOADS = {
             "wait", "A wait of 50 ms in the app, 500 connections", "wait", load(500, warm=False)
         ),
         Workload(
-            "close", "A new connection for each request, 64 at a time", "close", load(64, close=True)
+            "close",
+            "A new connection for each request, 64 at a time",
+            "close",
+            load(64, close=True),
         ),
-        Workload(
-            "download", "1 MiB out, 16 connections", "download", load(16, b"x" * apps.MIB)
-        ),
-        Workload(
-            "stream", "64 KiB in 64 pieces, 16 connections", "stream", load(16, b"x" * 65536)
-        ),
+        Workload("download", "1 MiB out, 16 connections", "download", load(16, b"x" * apps.MIB)),
+        Workload("stream", "64 KiB in 64 pieces, 16 connections", "stream", load(16, b"x" * 65536)),
         Workload(
             "upload",
             "1 MiB in, read in pieces, 16 connections",
@@ -216,7 +216,9 @@ WORKLOADS = {
         ),
         Workload("idle", "2,000 idle connections", "idle", measure_idle, ("gateway", *PEERS)),
         Workload("long-upload", "1 GiB in", "upload", measure_long_upload, ("gateway",)),
-        Workload("long-download", "1 GiB out", "long_download", measure_long_download, ("gateway",)),
+        Workload(
+            "long-download", "1 GiB out", "long_download", measure_long_download, ("gateway",)
+        ),
         Workload("mounts", "A table of 10 and of 10,000 mounts", "hello", load(64), MOUNTS),
     )
 }

@@ -229,7 +229,7 @@ def wait_for(stack: Stack, target: str, accept: Callable[[wire.Answer], bool]) -
     def ask() -> wire.Answer | None:
         try:
             answer = stack.fetch(target)
-        except (OSError, wire.Cut):
+        except OSError:
             return None
         return answer if accept(answer) else None
 

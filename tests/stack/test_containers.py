@@ -1,4 +1,4 @@
-"""What the containers may do: nothing as root, nothing written outside the volume, no capability."""
+"""What the containers may do: nothing as root, no capability, no write outside the volume."""
 
 import pytest
 from stacks import Example

@@ -18,7 +18,7 @@ from wire import Address, Answer, Connection, wait_until
 
 sys.path.insert(0, str(ROOT / "tests" / "requests"))
 
-from cases import load_invalid, load_valid
+from raw_requests import load_invalid, load_valid
 
 # the stack has the usual limits, and one proxy that is trusted
 VALID = {n: case for n, case in load_valid().items() if not (case.limits or case.trusted)}
@@ -33,7 +33,9 @@ NOT_END_TO_END = {
 
 @pytest.fixture(scope="module", params=["nginx", "gateway"])
 def entrance(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, Address]:
-    return request.param, lab.published(request.param, {"nginx": 8080, "gateway": 8000}[request.param])
+    return request.param, lab.published(
+        request.param, {"nginx": 8080, "gateway": 8000}[request.param]
+    )
 
 
 def send(address: Address, raw: bytes, *methods: str) -> list[Answer]:

@@ -58,7 +58,12 @@ def test_a_failed_precondition_is_412(example: Example, plain):
 
 @pytest.mark.parametrize(
     ("asked", "part"),
-    [("0-0", slice(0, 1)), ("5-9", slice(5, 10)), ("10-", slice(10, None)), ("-7", slice(-7, None))],
+    [
+        ("0-0", slice(0, 1)),
+        ("5-9", slice(5, 10)),
+        ("10-", slice(10, None)),
+        ("-7", slice(-7, None)),
+    ],
 )
 def test_a_range_is_206_with_those_bytes(example: Example, plain, asked, part):
     answer = example.fetch(TARGET, "GET", AS_IT_IS, ("Range", f"bytes={asked}"))

@@ -22,7 +22,8 @@ NEIGHBOUR = """
 import json, socket, sys
 nginx = socket.create_connection(("nginx", 8080), 10)
 fields = "".join(f"{name}: {value}\\r\\n" for name, value in json.loads(sys.argv[1]).items())
-nginx.sendall(f"GET /echo HTTP/1.1\\r\\nHost: here\\r\\nConnection: close\\r\\n{fields}\\r\\n".encode())
+head = "GET /echo HTTP/1.1\\r\\nHost: here\\r\\nConnection: close\\r\\n"
+nginx.sendall(f"{head}{fields}\\r\\n".encode())
 answer = b"".join(iter(lambda: nginx.recv(65536), b""))
 print(json.dumps([nginx.getsockname()[0], answer.partition(b"\\r\\n\\r\\n")[2].decode()]))
 """
@@ -84,7 +85,9 @@ def test_a_trusted_proxy_is_believed(lab: Lab):
 
 
 def test_one_request_id_is_in_both_logs_the_answer_and_the_app(lab: Lab):
-    answer = lab.fetch("/echo/id", "GET", ("User-Agent", "test/1"), ("Referer", "http://r.example/"))
+    answer = lab.fetch(
+        "/echo/id", "GET", ("User-Agent", "test/1"), ("Referer", "http://r.example/")
+    )
     request_id = answer["X-Request-ID"]
     assert re.fullmatch("[0-9a-f]{32}", request_id)
     assert answer.json()["request_id"] == request_id

@@ -73,9 +73,7 @@ def test_the_first_page_links_every_mount(example: Example):
         ("/echo/a;b=c,d", "/echo", "/a;b=c,d"),
     ],
 )
-def test_prefix_and_rest_reach_the_app_as_pep_3333_wants(
-    lab: Lab, target, script_name, path_info
-):
+def test_prefix_and_rest_reach_the_app_as_pep_3333_wants(lab: Lab, target, script_name, path_info):
     answer = lab.fetch(f"{target}?q=%2F+1")
     assert answer.status == 200, answer
     seen = answer.json()

@@ -21,7 +21,7 @@ def test_an_edit_is_served_after_a_restart(disturbed_lab: Lab):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ("  /added: {app: echo:app, timout: 3s}\n", 'timout: '),
+        ("  /added: {app: echo:app, timout: 3s}\n", "timout: "),
         ("  /added: ech:app\n", "ech"),
         ("  /echo: echo:app\n", "/echo"),
         ("  /added: {static: ./none}\n", "none"),

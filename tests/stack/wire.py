@@ -18,7 +18,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [^\r\n]*\r\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)\r\n")
 
 
-class Cut(Exception):
+class Cut(ConnectionError):
     """The peer closed or reset the connection within an answer."""
 
 

@@ -76,7 +76,7 @@ def test_chunks_are_read_in_any_pieces(piece_size: int, read_size: int) -> None:
     assert data == b"".join(chunks)
     assert content.is_complete
     assert content.received_bytes == len(data)
-    assert content.rest + content._source.raw == BEHIND
+    assert content.take_rest() + content._source.raw == BEHIND
 
 
 @pytest.mark.parametrize("make", [
@@ -130,12 +130,12 @@ def test_the_client_is_told_to_send_at_the_first_read_alone() -> None:
     told: list[int] = []
     content = LengthContent(Source(b"hello"), 5, lambda: told.append(1))
     reader = io.BufferedReader(content)
-    assert content.awaits_continue
+    assert not content.is_worth_draining
     assert not told
     assert reader.read(2) == b"he"
     assert reader.read() == b"llo"
     assert told == [1]
-    assert not content.awaits_continue
+    assert content.is_worth_draining
 
 
 # --- bounds ---------------------------------------------------------------------------------------
@@ -181,9 +181,13 @@ def test_trailers_have_a_bound(piece_size: int, lines: int) -> None:
     trailers = (b"A:".ljust(size, b"x") + b"\r\n") * lines
     fine = open_chunked(b"0\r\n" + trailers + b"\r\n" + BEHIND, piece_size)
     assert read(fine) == b""
-    assert fine.rest + fine._source.raw == BEHIND
+    assert fine.take_rest() + fine._source.raw == BEHIND
     with pytest.raises(HeaderFieldsTooLarge):
-        read(open_chunked(b"0\r\n" + trailers + b"A:".ljust(lines, b"x") * 2 + b"\r\n\r\n", piece_size))
+        read(
+            open_chunked(
+                b"0\r\n" + trailers + b"A:".ljust(lines, b"x") * 2 + b"\r\n\r\n", piece_size
+            )
+        )
 
 
 def test_many_small_chunks_in_one_piece_take_linear_time() -> None:

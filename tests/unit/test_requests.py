@@ -103,7 +103,7 @@ def read_content(head: RequestHead, source: Pieces, max_body: int) -> bytes:
         return io.BufferedReader(LengthContent(source, head.content_length, None)).read()
     chunked = ChunkedContent(source, max_body, None)
     content = io.BufferedReader(chunked).read()
-    source.put_back(chunked.rest)
+    source.put_back(chunked.take_rest())
     return content
 
 

@@ -1,4 +1,4 @@
-"""Streams as many numbered lines of 64 bytes as the query asks for, without saying how long it is."""
+"""Streams as many numbered lines of 64 bytes as the query asks for, of no announced length."""
 
 
 def app(environ, start_response):

@@ -1,4 +1,4 @@
-"""Goes on only when told to, so that a test decides what happens before what.
+"""Goes on only when told to, or when its client has left: a test decides what comes before what.
 
 ``/next?NAME`` permits one more step of the request NAME; ``/stream?NAME`` sends one event a step,
 ``/slow?NAME`` answers after the first; ``/state?NAME`` tells what that request has done so far.
@@ -16,47 +16,44 @@ FOLDER = Path(os.environ.get("GATEWAY_DATA", "var"), "steps")
 def app(environ, start_response):
     FOLDER.mkdir(parents=True, exist_ok=True)
     answer = {"/next": permit, "/state": state, "/slow": slow, "/stream": stream}
-    return answer[environ["PATH_INFO"]](environ["QUERY_STRING"], start_response)
+    return answer[environ["PATH_INFO"]](environ, environ["QUERY_STRING"], start_response)
 
 
-def permit(name, start_response):
+def permit(environ, name, start_response):
     note(name, ".")
     start_response("204 No Content", [])
     return []
 
 
-def state(name, start_response):
+def state(environ, name, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(read(f"{name}.done").split()).encode()]
 
 
-def slow(name, start_response):
+def slow(environ, name, start_response):
     note(f"{name}.done", "began\n")
-    wait_for_permit(name, 1)
+    while not read(name):
+        time.sleep(0.01)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"finished\n"]
 
 
-def stream(name, start_response):
+def stream(environ, name, start_response):
     start_response("200 OK", [("Content-Type", "text/event-stream")])
-    return events(name)
+    return events(name, environ["gateway.client_disconnected"])
 
 
-def events(name):
+def events(name, has_left):
     note(f"{name}.done", "began\n")
-    number = 0
+    sent = 0
     try:
-        while True:
-            number += 1
-            wait_for_permit(name, number)
-            yield f"data: {number}\n\n".encode()
+        while not has_left():
+            if sent < len(read(name)):
+                sent += 1
+                yield f"data: {sent}\n\n".encode()
+            time.sleep(0.01)
     finally:
         note(f"{name}.done", "closed\n")
-
-
-def wait_for_permit(name, number):
-    while len(read(name)) < number:
-        time.sleep(0.01)
 
 
 def note(name, text):

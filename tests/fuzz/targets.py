@@ -1,0 +1,162 @@
+"""What is fuzzed: each function takes any bytes, and fails where the gateway reads them otherwise
+than the reference, or raises what is no RequestError."""
+
+import io
+from ipaddress import ip_network
+from typing import Any
+
+import reference
+
+from gateway.dispatch import Mount, MountTable
+from gateway.errors import ClientDisconnected, MalformedRequest, RequestError
+from gateway.http.body import MAX_CHUNK_LINE, MAX_TRAILER_BYTES, ChunkedContent
+from gateway.http.environ import build_base_environ, build_environ
+from gateway.http.forwarded import TrustedProxies
+from gateway.http.parser import HeadParser, RequestHead
+from gateway.limits import Limits, MountLimits
+
+MAX_LINE, MAX_FIELDS, MAX_CONTENT = 200, 12, 1000
+LIMITS = Limits(max_request_line_bytes=MAX_LINE, max_fields=MAX_FIELDS)
+# one for all inputs, as for all connections of a worker: none may change what the next one means
+PARSER = HeadParser(LIMITS)
+PROXIES = TrustedProxies([ip_network("10.0.0.0/8")])
+BASE = build_base_environ("localhost", "80", ())
+KEYS = ("/", "/a", "/a/b", "/c/d/e", "b.example/a", "b.example/f", "[::1]/")
+TABLE = MountTable(
+    Mount(
+        name=key,
+        host=key.partition("/")[0] or None,
+        prefix=("/" + key.partition("/")[2]).rstrip("/"),
+        app=lambda *_: [],
+        limits=MountLimits(),
+    )
+    for key in KEYS
+)
+
+
+def head(data: bytes) -> None:
+    """A request head, from a peer that is trusted where the first byte is odd."""
+    trusts_peer = bool(data[:1]) and data[0] % 2 == 1
+    raw = data[1:]
+    while raw.startswith(b"\r\n"):
+        raw = raw[2:]
+    raw += b"\r\n\r\n"
+    raw = raw[: raw.index(b"\r\n\r\n") + 4]
+    try:
+        expected = reference.read_head(
+            raw, trusts_peer=trusts_peer, max_line=MAX_LINE, max_fields=MAX_FIELDS
+        )
+    except reference.Refused:
+        expected = None
+    try:
+        found = PARSER.parse(raw, trusts_peer)
+    except RequestError:
+        assert expected is None, f"refused, and the reference reads {expected}"
+        return
+    assert expected is not None, "accepted, and the reference refuses it"
+    for name in RequestHead.__slots__:
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert ours == theirs, f"{name} is {ours!r}, for the reference {theirs!r}"
+    _dispatch(found)
+    _build_environ(found, trusts_peer)
+
+
+def _dispatch(found: RequestHead) -> None:
+    try:
+        expected = _find_mount(found.host, found.path)
+    except reference.Refused:
+        try:
+            TABLE.match(found.host, found.path)
+        except MalformedRequest:
+            return
+        raise AssertionError("matched, and the reference refuses the path") from None
+    matched = TABLE.match(found.host, found.path)
+    ours = matched and (matched[0].name, matched[1])
+    assert ours == expected, f"matched {ours}, the reference {expected}"
+
+
+def _find_mount(host: str, path: str) -> tuple[str, str] | None:
+    if path == "*":
+        return None
+    segments = reference.resolve_path(path)
+    for own_host in (host, ""):
+        for key in sorted(KEYS, key=len, reverse=True):
+            key_host, _, key_path = key.partition("/")
+            prefix = key_path.split("/") if key_path else []
+            rest = segments[len(prefix) :]
+            if key_host == own_host and segments[: len(prefix)] == prefix:
+                return key, "/" + "/".join(rest) if rest else ""
+    return None
+
+
+def _build_environ(found: RequestHead, trusts_peer: bool) -> None:
+    environ: dict[str, Any] = build_environ(BASE, found, "10.0.0.1", "50000")
+    added = {key for key in environ if key not in BASE}
+    assert all(key.startswith(("HTTP_", "CONTENT_")) for key in added)
+    if trusts_peer:
+        try:
+            PROXIES.apply(found, environ)
+        except MalformedRequest:
+            return
+        PROXIES.request_id(found)
+    else:
+        assert not any(k.startswith(("HTTP_X_FORWARDED_", "HTTP_FORWARDED")) for k in added)
+        assert environ["REMOTE_ADDR"] == "10.0.0.1"
+    for key, value in environ.items():
+        if key.isupper():
+            assert type(value) is str
+            value.encode("latin-1")
+            assert not set(value) & set("\r\n\0"), f"{key} has {value!r}"
+    assert environ["wsgi.url_scheme"] in ("http", "https")
+
+
+class _Pieces:
+    """Gives ``raw`` in pieces whose sizes are those of ``sizes``, over and over."""
+
+    def __init__(self, raw: bytes, sizes: bytes) -> None:
+        self.raw = raw
+        self._sizes = sizes
+        self._turn = 0
+
+    def receive(self, size: int) -> bytes:
+        self._turn += 1
+        size = min(size, self._sizes[self._turn % len(self._sizes)] + 1)
+        piece, self.raw = self.raw[:size], self.raw[size:]
+        return piece
+
+    def receive_into(self, buffer: memoryview) -> int:
+        raise NotImplementedError
+
+
+def content(data: bytes) -> None:
+    """Chunks that come in pieces and are read in others; the first four bytes say in which."""
+    sizes, raw = data[:4].ljust(4, b"\xff"), data[4:]
+    expected: Any
+    try:
+        expected = reference.read_chunks(raw, MAX_CONTENT, MAX_CHUNK_LINE, MAX_TRAILER_BYTES)
+    except (reference.Refused, reference.Unfinished) as error:
+        expected = type(error)
+    source = _Pieces(raw, sizes[:3])
+    chunked = ChunkedContent(source, MAX_CONTENT, None)
+    reader = io.BufferedReader(chunked, 1 + sizes[3])
+    found = _read(reader, chunked, source)
+    assert found == expected, f"read {found!r}, the reference {expected!r}"
+    if found is reference.Refused:
+        assert _read(reader, chunked, source) is reference.Refused
+    assert chunked.is_complete == isinstance(found, tuple)
+
+
+def _read(reader: io.BufferedReader, chunked: ChunkedContent, source: _Pieces) -> Any:
+    data = b""
+    try:
+        while piece := reader.read1(1 + source._sizes[0]):
+            data += piece
+    except RequestError:
+        return reference.Refused
+    except ClientDisconnected:
+        return reference.Unfinished
+    assert chunked.received_bytes == len(data)
+    return data, chunked.take_rest() + source.raw
+
+
+TARGETS = {"head": head, "content": content}

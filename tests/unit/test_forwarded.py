@@ -1,0 +1,401 @@
+"""TrustedProxies: what is believed of a client, and of whom."""
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from gateway.errors import MalformedRequest
+from gateway.http.environ import build_base_environ, build_environ
+from gateway.http.forwarded import UNIX_PEER, TrustedProxies, parse_forwarded
+from gateway.http.parser import CACHE_ENTRIES, HeadParser, RequestHead
+from gateway.limits import Limits
+
+NETWORKS = ("10.0.0.0/8", "192.0.2.1/32", "2001:db8:1::/48")
+PEER = "10.0.0.1"
+BASE = build_base_environ("localhost", "8000", ())
+
+
+def proxies(*networks: str) -> TrustedProxies:
+    return TrustedProxies(
+        [n if n == UNIX_PEER else ip_network(n) for n in networks or NETWORKS]  # type: ignore[misc]
+    )
+
+
+def parse(*fields: str) -> RequestHead:
+    lines = ["GET / HTTP/1.1", "Host: inner.example", *fields, "", ""]
+    return HeadParser(Limits()).parse("\r\n".join(lines).encode("latin-1"), True)
+
+
+def apply(*fields: str) -> dict[str, Any]:
+    """The environ of a request that came with ``fields`` from a trusted peer."""
+    head = parse(*fields)
+    environ = build_environ(BASE, head, PEER, "50000")
+    proxies().apply(head, environ)
+    assert environ["HTTP_HOST"].partition(":")[0] == head.host
+    return environ
+
+
+def client(*fields: str) -> str:
+    return str(apply(*fields)["REMOTE_ADDR"])
+
+
+# --- whom ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("peer", "is_trusted"),
+    [
+        ("10.0.0.1", True),
+        ("10.255.255.255", True),
+        ("11.0.0.1", False),
+        ("192.0.2.1", True),
+        ("192.0.2.2", False),
+        ("::ffff:10.0.0.1", True),
+        ("::ffff:11.0.0.1", False),
+        ("2001:db8:1:ffff::1", True),
+        ("2001:db8:2::1", False),
+        ("fe80::1%eth0", False),
+        (UNIX_PEER, False),
+        ("", False),
+    ],
+)
+def test_peers_are_trusted_by_network(peer: str, is_trusted: bool) -> None:
+    trusted = proxies()
+    assert trusted.trusts(peer) is is_trusted
+    assert trusted.trusts(peer) is is_trusted
+
+
+def test_unix_peers_are_trusted_by_name() -> None:
+    assert proxies(UNIX_PEER).trusts(UNIX_PEER)
+    assert not proxies(UNIX_PEER).trusts("127.0.0.1")
+
+
+def test_nobody_is_trusted_where_none_is_named() -> None:
+    assert not TrustedProxies([]).trusts("127.0.0.1")
+
+
+def test_a_client_cannot_pass_for_a_unix_peer() -> None:
+    assert proxies(UNIX_PEER).client("192.0.2.9, unix:") == ""
+
+
+def test_what_is_learnt_of_hops_does_not_pile_up() -> None:
+    trusted = proxies()
+    for number in range(3 * CACHE_ENTRIES):
+        trusted.client(f"198.51.{number // 256}.{number % 256}, hop-{number}")
+        trusted.client("1" * number)
+    assert len(trusted._known) <= CACHE_ENTRIES
+    assert max(map(len, trusted._known), default=0) < 100
+    assert trusted.trusts(PEER)
+
+
+# --- X-Forwarded-For -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hops", "expected"),
+    [
+        ("198.51.100.1", "198.51.100.1"),
+        ("2001:db8:2::1", "2001:db8:2::1"),
+        ("198.51.100.1:4711", "198.51.100.1"),
+        ("[2001:db8:2::1]:4711", "2001:db8:2::1"),
+        ("[2001:DB8:2:0::1]", "2001:db8:2::1"),
+        ("::ffff:198.51.100.1", "198.51.100.1"),
+        # from the right, through trusted hops, and never beyond the first other one
+        ("198.51.100.1, 10.0.0.2, 10.0.0.3", "198.51.100.1"),
+        ("203.0.113.1, 198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.9, 198.51.100.1", "198.51.100.1"),
+        ("127.0.0.1, 198.51.100.1,10.0.0.2\t,  10.0.0.3", "198.51.100.1"),
+        ("10.0.0.2, 10.0.0.3", "10.0.0.2"),
+        # where a hop tells no address, the one that said so is as far as we know
+        ("unknown, 10.0.0.2", "10.0.0.2"),
+        ("198.51.100.1, , 10.0.0.2", "10.0.0.2"),
+        ("198.51.100.1, 10.0.0.300, 10.0.0.2", "10.0.0.2"),
+        ("198.51.100.1, unknown", PEER),
+        ("010.0.0.1", PEER),
+        ("1", PEER),
+        ("unix:", PEER),
+        ("198.51.100.1\xa0", PEER),
+        (",", PEER),
+    ],
+)
+def test_the_client_is_the_last_hop_that_is_no_trusted_proxy(hops: str, expected: str) -> None:
+    assert client(f"X-Forwarded-For: {hops}") == expected
+
+
+def test_several_lines_are_one_list() -> None:
+    lines = ("X-Forwarded-For: 203.0.113.1", "x-forwarded-for: 198.51.100.1, 10.0.0.2")
+    assert client(*lines) == "198.51.100.1"
+
+
+def test_the_peer_is_the_client_where_nothing_is_said() -> None:
+    environ = apply()
+    assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == (PEER, "50000")
+    assert environ["wsgi.url_scheme"] == "http"
+    assert environ["HTTP_HOST"] == "inner.example"
+    assert environ["SERVER_PORT"] == "8000"
+    assert environ["SCRIPT_NAME"] == ""
+
+
+def test_the_port_of_a_forwarded_client_is_not_the_peer_s() -> None:
+    assert apply("X-Forwarded-For: 198.51.100.1")["REMOTE_PORT"] == ""
+
+
+# --- the other fields ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "scheme"),
+    [
+        ("https", "https"),
+        ("HTTPS", "https"),
+        ("http", "http"),
+        ("http, https", "https"),
+        ("https, http", "http"),
+        ("wss", "http"),
+        ("https://", "http"),
+        ("", "http"),
+    ],
+)
+def test_scheme(value: str, scheme: str) -> None:
+    assert apply(f"X-Forwarded-Proto: {value}")["wsgi.url_scheme"] == scheme
+
+
+@pytest.mark.parametrize(
+    ("value", "host"),
+    [
+        ("www.example.com", "www.example.com"),
+        ("www.example.com:8443", "www.example.com:8443"),
+        ("evil.example, www.example.com", "www.example.com"),
+        ("", "inner.example"),
+    ],
+)
+def test_host(value: str, host: str) -> None:
+    assert apply(f"X-Forwarded-Host: {value}")["HTTP_HOST"] == host
+
+
+def test_the_forwarded_host_is_the_one_that_mounts_are_chosen_by() -> None:
+    head = parse("X-Forwarded-Host: WWW.Example.com.:443")
+    proxies().apply(head, build_environ(BASE, head, PEER, ""))
+    assert head.host == "www.example.com"
+
+
+@pytest.mark.parametrize("host", ["a/b", "user@example.com", "[::1", "a b", "a, b c"])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(MalformedRequest):
+        apply(f"X-Forwarded-Host: {host}")
+
+
+@pytest.mark.parametrize(
+    ("value", "port"),
+    [
+        ("443", "443"),
+        ("80, 443", "443"),
+        ("https", "8000"),
+        ("-1", "8000"),
+        ("123456", "8000"),
+        ("\xb2", "8000"),
+        ("", "8000"),
+    ],
+)
+def test_port(value: str, port: str) -> None:
+    assert apply(f"X-Forwarded-Port: {value}")["SERVER_PORT"] == port
+
+
+@pytest.mark.parametrize(
+    ("value", "script_name"),
+    [
+        ("/shop", "/shop"),
+        ("/shop/", "/shop"),
+        ("/a/b", "/a/b"),
+        ("/", ""),
+        ("/evil, /shop", "/shop"),
+        ("shop", ""),
+        ("//evil.example", ""),
+        ("/a//b", ""),
+        ("/\\evil.example", ""),
+        ("/a?b", ""),
+        ("/a b", ""),
+        ("https://evil.example", ""),
+        ("", ""),
+    ],
+)
+def test_prefix(value: str, script_name: str) -> None:
+    assert apply(f"X-Forwarded-Prefix: {value}")["SCRIPT_NAME"] == script_name
+
+
+@pytest.mark.parametrize(
+    ("value", "request_id"),
+    [
+        ("0123abcd", "0123abcd"),
+        ("req:1/2+3=a@b.c_d-e", "req:1/2+3=a@b.c_d-e"),
+        ("a" * 128, "a" * 128),
+        ("a" * 129, ""),
+        ("a b", ""),
+        ('a"', ""),
+        ("<b>", ""),
+        ("a, b", ""),
+        ("\xe4", ""),
+        ("", ""),
+    ],
+)
+def test_request_id(value: str, request_id: str) -> None:
+    assert proxies().request_id(parse(f"X-Request-ID: {value}")) == request_id
+
+
+def test_without_request_id_there_is_none() -> None:
+    assert proxies().request_id(parse()) == ""
+
+
+# --- Forwarded (RFC 7239) ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "elements"),
+    [
+        # the examples of RFC 7239 §4, §6 and §7.1
+        ('for="_gazonk"', [{"for": "_gazonk"}]),
+        ('For="[2001:db8:cafe::17]:4711"', [{"for": "[2001:db8:cafe::17]:4711"}]),
+        (
+            "for=192.0.2.60;proto=http;by=203.0.113.43",
+            [{"for": "192.0.2.60", "proto": "http", "by": "203.0.113.43"}],
+        ),
+        ("for=192.0.2.43, for=198.51.100.17", [{"for": "192.0.2.43"}, {"for": "198.51.100.17"}]),
+        ("for=_hidden, for=_SEVKISEK", [{"for": "_hidden"}, {"for": "_SEVKISEK"}]),
+        (
+            'for=192.0.2.43,for="[2001:db8:cafe::17]",for=unknown',
+            [{"for": "192.0.2.43"}, {"for": "[2001:db8:cafe::17]"}, {"for": "unknown"}],
+        ),
+        # quoted strings (RFC 9110 §5.6.4)
+        (r'host="a\"b\\c"', [{"host": r"a\"b\c".replace(r"\"", '"')}]),
+        ('host="a,b;for=c"', [{"host": "a,b;for=c"}]),
+        ('host=""', [{"host": ""}]),
+        # blanks, empty pairs and members
+        ("for=a ; proto=b\t,\t for=c", [{"for": "a", "proto": "b"}, {"for": "c"}]),
+        ("for=a;;proto=b;,,for=c,", [{"for": "a", "proto": "b"}, {"for": "c"}]),
+        ("", []),
+        (" , ,", []),
+        # quotes left out, as some proxies do
+        ("for=192.0.2.43:4711", [{"for": "192.0.2.43:4711"}]),
+        ("for=[2001:db8::1]:4711", [{"for": "[2001:db8::1]:4711"}]),
+        # what is not known is passed over
+        ("secret=a;FOR=b", [{"secret": "a", "for": "b"}]),
+    ],
+)
+def test_forwarded_is_parsed(value: str, elements: list[dict[str, str]]) -> None:
+    assert parse_forwarded(value) == elements
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "for",
+        "for=",
+        "=a",
+        "for =a",
+        "for= a",
+        "for=a b",
+        "for=a=b",
+        'for="a',
+        'for=a"',
+        'for="a"b',
+        'for="a" "b"',
+        'for="a\\"',
+        "for=a;for=b",
+        "for=a;FOR=b",
+        "for=(a)",
+        "for=a\x0b",
+        "for=\xe4",
+        # a client's open quote, and what a proxy adds to it
+        'for=", for=198.51.100.1',
+        'host="a, for="[2001:db8:2::1]:4711"',
+        'x="\\", for="[2001:db8:2::1]"',
+    ],
+)
+def test_a_malformed_forwarded_is_refused(value: str) -> None:
+    with pytest.raises(MalformedRequest):
+        parse_forwarded(value)
+
+
+@pytest.mark.parametrize("value", [" " * 30_000 + "x", 'for="' + "\\a" * 15_000, "a=b " * 8_000])
+def test_a_long_malformed_forwarded_is_refused_at_once(value: str) -> None:
+    # quadratic time would be half a minute
+    with pytest.raises(MalformedRequest):
+        parse_forwarded(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("for=198.51.100.1", "198.51.100.1"),
+        ('for="198.51.100.1:4711"', "198.51.100.1"),
+        ('for="198.51.100.1:_port"', "198.51.100.1"),
+        ('for="[2001:db8:2::1]:4711"', "2001:db8:2::1"),
+        ("for=203.0.113.1, for=198.51.100.1, for=10.0.0.2", "198.51.100.1"),
+        ("for=10.0.0.9, for=198.51.100.1", "198.51.100.1"),
+        ("for=10.0.0.2, for=10.0.0.3", "10.0.0.2"),
+        ("for=198.51.100.1, for=unknown, for=10.0.0.2", "10.0.0.2"),
+        ("for=198.51.100.1, for=_hidden, for=10.0.0.2", "10.0.0.2"),
+        ("for=198.51.100.1, proto=http, for=10.0.0.2", "10.0.0.2"),
+        ("for=198.51.100.1, for=unknown", PEER),
+        ("proto=https", PEER),
+        ("", PEER),
+    ],
+)
+def test_the_client_of_forwarded(value: str, expected: str) -> None:
+    assert client(f"Forwarded: {value}") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "scheme", "host"),
+    [
+        ("for=198.51.100.1;proto=https;host=www.example.com", "https", "www.example.com"),
+        ('proto=HTTPS;host="www.example.com:8443"', "https", "www.example.com:8443"),
+        ("for=198.51.100.1", "http", "inner.example"),
+        ("for=198.51.100.1;proto=wss", "http", "inner.example"),
+        # those of the hop that saw the client, not of another
+        (
+            "for=203.0.113.1;proto=http;host=evil.example, "
+            "for=198.51.100.1;proto=https;host=www.example.com, for=10.0.0.2;proto=http;host=in",
+            "https",
+            "www.example.com",
+        ),
+        ("for=198.51.100.1, for=10.0.0.2;proto=https;host=in", "http", "inner.example"),
+        ("for=_hidden;proto=https;host=www.example.com", "https", "www.example.com"),
+    ],
+)
+def test_scheme_and_host_of_forwarded(value: str, scheme: str, host: str) -> None:
+    environ = apply(f"Forwarded: {value}")
+    assert environ["wsgi.url_scheme"] == scheme
+    assert environ["HTTP_HOST"] == host
+
+
+@pytest.mark.parametrize("value", ["host=a/b", 'host="a b"', "for=", 'for="'])
+def test_a_forwarded_that_cannot_be_believed_is_refused(value: str) -> None:
+    with pytest.raises(MalformedRequest):
+        apply(f"Forwarded: {value}")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "X-Forwarded-For: 198.51.100.1",
+        "X-Forwarded-Proto: http",
+        "X-Forwarded-Host: inner.example",
+    ],
+)
+def test_forwarded_does_not_count_beside_the_other_family(field: str) -> None:
+    environ = apply("Forwarded: for=203.0.113.1;proto=https;host=evil.example", field)
+    assert environ["REMOTE_ADDR"] in (PEER, "198.51.100.1")
+    assert environ["wsgi.url_scheme"] == "http"
+    assert environ["HTTP_HOST"] == "inner.example"
+    assert "HTTP_FORWARDED" not in environ
+
+
+def test_forwarded_counts_beside_what_it_has_no_word_for() -> None:
+    fields = ("X-Forwarded-Prefix: /shop", "X-Forwarded-Port: 443", "X-Forwarded-For:")
+    environ = apply("Forwarded: for=198.51.100.1;proto=https", *fields)
+    assert environ["REMOTE_ADDR"] == "198.51.100.1"
+    assert environ["wsgi.url_scheme"] == "https"
+    assert (environ["SCRIPT_NAME"], environ["SERVER_PORT"]) == ("/shop", "443")
+    assert "HTTP_FORWARDED" in environ
