@@ -67,18 +67,24 @@ class PrefixTable:
             while end > 0 and depth > 1:
                 end = path.find("/", end + 1)
                 depth -= 1
-            mounts = self._mounts
             prefix = path if end < 0 else path[:end]
-            mount = mounts.get(prefix)
+            mount = self._mounts.get(prefix)
             if mount is not None:
                 return mount
-            while self._depth > 1 and prefix:
-                prefix = prefix[: prefix.rfind("/")]
-                mount = mounts.get(prefix)
+            if self._depth > 1:
+                mount = self._shorter(prefix)
                 if mount is not None:
                     return mount
         # RFC 9110 §9.3.7: * is the server in general, so no mount's
         return self._root if path[:1] == "/" else None
+
+    def _shorter(self, prefix: str) -> Mount | None:
+        while prefix:
+            prefix = prefix[: prefix.rfind("/")]
+            mount = self._mounts.get(prefix)
+            if mount is not None:
+                return mount
+        return None
 
 
 class MountTable:

@@ -41,9 +41,14 @@ LINGER_SECONDS = 2.0
 CLIENT_CLOSED_REQUEST = 499
 
 
-class RequestDeadline(BaseException):
-    """A mount's timeout has passed. Like ``gevent.Timeout`` no Exception, so that an app's
-    ``except Exception`` lets it through while its ``finally`` runs."""
+class RequestEnded(BaseException):
+    """A request that may not go on, answered with ``status``. Like ``gevent.Timeout`` no Exception,
+    so that an app's ``except Exception`` lets it through while its ``finally`` runs."""
+
+    def __init__(self, fault: str, status: str, detail: str) -> None:
+        super().__init__(fault)
+        self.status = status
+        self.detail = detail
 
 
 class Connection(Stream):
@@ -202,7 +207,16 @@ class Connection(Stream):
         elif self.timeout and waited > self.timeout:
             # from now: what the app's finally blocks do gets as long again
             self.since = now
-            self._greenlet.throw(RequestDeadline(f"no byte moved for {self.timeout:g} s"))
+            fault = f"no byte moved for {self.timeout:g} s"
+            detail = "The app took too long to answer."
+            self._greenlet.throw(RequestEnded(fault, "504 Gateway Timeout", detail))
+
+    def cut(self) -> None:
+        """End a request in flight: the gateway stops and has waited for it long enough."""
+        if self._greenlet is not None:
+            detail = "The gateway is being restarted."
+            fault = "cut: drain_timeout has passed"
+            self._greenlet.throw(RequestEnded(fault, "503 Service Unavailable", detail))
 
     # --- in a greenlet: the walk --------------------------------------------------------------
 
@@ -234,10 +248,10 @@ class Connection(Stream):
         except ClientDisconnected as error:
             fault = str(error)
             response.persistent = False
-        except RequestDeadline as error:
+        except RequestEnded as error:
             fault = str(error)
             response.persistent = False
-            self._answer(response, "504 Gateway Timeout", "The app took too long to answer.")
+            self._answer(response, error.status, error.detail)
         except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
             fault = _explain(error)
             self._report(error)
@@ -454,9 +468,8 @@ def _explain(error: BaseException) -> str:
 def _unreadable_head() -> RequestHead:
     """Stands for a head that could not be read, in its refusal and its record."""
     head = RequestHead()
-    head.method = head.target = head.path = head.query = head.host = ""
+    head.method = head.target = head.path = head.query = ""
     head.fields = {}
-    head.content_length = 0
     head.is_http11 = True
-    head.persistent = head.expects_continue = False
+    head.persistent = False
     return head

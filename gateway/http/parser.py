@@ -49,6 +49,11 @@ _MAX_HOST = 261  # RFC 1035 §2.3.4: a name of 255, then ":" and a port
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
 # one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
+_LONGEST_KNOWN_LINE = 256
+# without these a request has no content and its version decides whether it is kept alive
+_DECIDING_FIELDS = frozenset(
+    {"CONTENT_LENGTH", "HTTP_CONNECTION", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
+)
 DROPPED = ""
 
 # What only a trusted proxy may say (RFC 7239 §8.1); dropped when anyone else says it.
@@ -64,23 +69,10 @@ class RequestHead:
     ``content_length`` is in bytes, or CHUNKED.
     """
 
-    __slots__ = (
-        "content_length",
-        "expects_continue",
-        "fields",
-        "host",
-        "is_http11",
-        "method",
-        "path",
-        "persistent",
-        "query",
-        "target",
-    )
-
-    content_length: int
-    expects_continue: bool
+    content_length: int = 0
+    expects_continue: bool = False
     fields: dict[str, str]
-    host: str
+    host: str = ""
     is_http11: bool
     method: str
     path: str
@@ -99,6 +91,7 @@ class HeadParser:
         self._max_line = limits.max_request_line_bytes
         self._max_head = limits.max_head_bytes
         self._max_lines = limits.max_fields + 2  # request line and the empty one
+        self._request_lines: dict[bytes, tuple[str, str, str, str, bool]] = {}
         self._raw_fields: dict[bytes, bytes] = {}
         self._trusted_names = CgiNames(trusts_peer=True)
         self._untrusted_names = CgiNames(trusts_peer=False)
@@ -116,9 +109,8 @@ class HeadParser:
 
         Raises a RequestError of the kind and status that the fault asks for.
         """
-        end = raw.find(b"\r\n")
-        if end > self._max_line:
-            raise UriTooLong(f"request line of {end} bytes; at most {self._max_line} are read")
+        line = raw[: raw.find(b"\r\n")]
+        known = self._request_lines.get(line) or self._read_request_line(line)
         if len(raw) > self._max_head:
             raise HeaderFieldsTooLarge(f"more than {self._max_head} bytes of head")
         line_count = raw.count(b"\n")
@@ -127,50 +119,63 @@ class HeadParser:
                 f"{line_count - 2} fields; at most {self._max_lines - 2} are read"
             )
         head = RequestHead()
-        self._read_request_line(head, raw[:end])
+        head.method, head.target, head.path, head.query, head.is_http11 = known
         try:
-            self._read_fields(head, raw, line_count - 2, trusts_peer)
-            self._decide_host(head)
-            self._decide_framing(head)
-        except HttpParserError as error:
-            self._renew()
-            raise _refusal(error) from error
+            fields = head.fields = self._read_fields(raw, line_count - 2, trusts_peer)
+            host = fields.get("HTTP_HOST")
+            if host is not None:
+                head.host = parse_host(host)
+            elif head.is_http11:
+                raise MalformedRequest("no Host field")  # RFC 9112 §3.2
+            if not head.path:
+                self._decide_target(head)
+            if _DECIDING_FIELDS.isdisjoint(fields):
+                head.persistent = head.is_http11
+            else:
+                self._decide_framing(head)
         except RequestError:
             self._renew()
             raise
-        if head.content_length:
-            self._renew()
         return head
 
-    def _read_request_line(self, head: RequestHead, line: bytes) -> None:
+    def _read_request_line(self, line: bytes) -> tuple[str, str, str, str, bool]:
+        """Method, target, path, query and whether it is HTTP/1.1; remembered, within a bound."""
+        if len(line) > self._max_line:
+            raise UriTooLong(
+                f"request line of {len(line)} bytes; at most {self._max_line} are read"
+            )
         # RFC 9112 §3: exactly one space between three parts; the lenient reading is refused
         parts = line.decode("latin-1").split(" ")
         if len(parts) != 3:
             raise MalformedRequest("request line is not: method SP target SP version")
         method, target, version = parts
-        head.method, head.target = method, target
-        try:
-            head.is_http11 = _IS_HTTP11[version]
-        except KeyError:
+        if version not in _IS_HTTP11:
             if _VERSION.fullmatch(version):
-                raise VersionNotSupported(f"{version} is not spoken here") from None
-            raise MalformedRequest("request line does not end with an HTTP version") from None
+                raise VersionNotSupported(f"{version} is not spoken here")
+            raise MalformedRequest("request line does not end with an HTTP version")
         if method not in _METHODS:
             if _TOKEN.fullmatch(method):
                 raise NotImplementedMethod(f"{method[:32]} is not a method known here")
             raise MalformedRequest("request line does not begin with a method")
+        path = query = ""
         if target[:1] == "/" and "#" not in target:
-            head.path, _, head.query = target.partition("?")
-        else:
-            head.path, head.query = "", ""
+            path, _, query = target.partition("?")
+        known = method, target, path, query, _IS_HTTP11[version]
+        if len(line) <= _LONGEST_KNOWN_LINE:
+            if len(self._request_lines) >= CACHE_ENTRIES:
+                self._request_lines.clear()
+            self._request_lines[line] = known
+        return known
 
-    def _read_fields(self, head: RequestHead, raw: bytes, count: int, trusts_peer: bool) -> None:
+    def _read_fields(self, raw: bytes, count: int, trusts_peer: bool) -> dict[str, str]:
         raw_fields = self._raw_fields
         raw_fields.clear()
         try:
             self._llhttp.feed_data(raw)
         except HttpParserUpgrade:
             self._renew()
+        except HttpParserError as error:
+            raise _refusal(error) from error
         names = self._trusted_names if trusts_peer else self._untrusted_names
         if len(raw_fields) == count:
             # RFC 9112 §5: optional white space around the value is not part of it
@@ -180,20 +185,8 @@ class HeadParser:
             }
             if len(fields) == count:
                 fields.pop(DROPPED, None)
-                head.fields = fields
-                return
-        head.fields = _read_awkward_fields(raw, names)
-
-    def _decide_host(self, head: RequestHead) -> None:
-        raw_host = head.fields.get("HTTP_HOST")
-        if raw_host is None:
-            if head.is_http11:
-                raise MalformedRequest("no Host field")  # RFC 9112 §3.2
-            head.host = ""
-        else:
-            head.host = parse_host(raw_host)
-        if not head.path:
-            self._decide_target(head)
+                return fields
+        return _read_awkward_fields(raw, names)
 
     def _decide_target(self, head: RequestHead) -> None:
         """RFC 9112 §3.2: the three forms beside the usual one."""
@@ -213,7 +206,6 @@ class HeadParser:
     def _decide_framing(self, head: RequestHead) -> None:
         """RFC 9112 §6.3 and §9.3; llhttp has refused both fields together and repeated lengths."""
         fields = head.fields
-        head.content_length = 0
         if "HTTP_TRANSFER_ENCODING" in fields:
             self._decide_coding(head, fields["HTTP_TRANSFER_ENCODING"])
         elif "CONTENT_LENGTH" in fields:
@@ -229,8 +221,9 @@ class HeadParser:
         else:
             options = {option.strip() for option in connection.lower().split(",")}
             head.persistent = "close" not in options and (head.is_http11 or "keep-alive" in options)
+        if head.content_length:
+            self._renew()
         expect = fields.get("HTTP_EXPECT")
-        head.expects_continue = False
         if expect is not None:
             if expect.lower() != "100-continue":
                 raise ExpectationFailed("only 100-continue can be expected")

@@ -127,7 +127,11 @@ class Server:
                         connection.close()
             gevent.sleep(0.02)
         cut = [c for c in service.connections if c.state in IN_FLIGHT]
+        for connection in cut:
+            self._loop.run_callback(connection.cut)
+        gevent.sleep(0)  # behind those callbacks
         for connection in tuple(service.connections):
             connection.close()
         self._timer.stop()
+        service.access_log.flush()
         return len(cut)

@@ -1,7 +1,8 @@
-"""Coverage-guided fuzzing: ``python tests/fuzz/fuzz.py head|content [libFuzzer options]``.
+"""Coverage-guided fuzzing: ``python tests/fuzz/fuzz.py head|content [FOLDER] [libFuzzer options]``.
 
-Begins with the raw requests of ``tests/requests`` and keeps what it finds in ``.cache/fuzz``. An
-input that fails is written there as ``crash-…``; mend the fault, and add it to ``tests/requests``.
+Begins with the raw requests of ``tests/requests`` and keeps what it finds in FOLDER, which is
+``.cache/fuzz/head`` or ``content``. An input that fails is written beside it as ``crash-…``: mend
+the fault, and add the request to ``tests/requests``.
 """
 
 import sys
@@ -12,13 +13,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "requests")]
 
 # what inputs are made of; two of them in a row are rarely found by flipping bits
 WORDS = [
-    *("GET /", "POST /", "OPTIONS *", " HTTP/1.1\r\n", " HTTP/1.0\r\n", "\r\n\r\n", "\r\n", "%2F"),
-    *("http://", "https://[::1]:80/", "/../", "/./", "%2e%2e", "%00", "/a/b", "?", "#", "b.example"),
-    *("Host: b.example\r\n", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n", ", chunked"),
-    *("Connection: close\r\n", "Connection: keep-alive\r\n", "Expect: 100-continue\r\n", "Proxy: "),
-    *("Content-Type: ", "Cookie: a=b\r\n", "Upgrade: h2c\r\n", "X-Forwarded-For: 10.0.0.1, ", "_"),
-    *("X-Forwarded-Host: ", "X-Forwarded-Proto: https\r\n", "X-Forwarded-Prefix: /a", "Forwarded: "),
-    *('for="[::1]:1";proto=https;host=a', "0\r\n\r\n", "5\r\nhello\r\n", ";a=b", "fffffffffffffff"),
+    *("GET /", "POST /", "OPTIONS *", " HTTP/1.1\r\n", " HTTP/1.0\r\n", "\r\n\r\n", "\r\n"),
+    *("http://", "https://[::1]:80/", "/../", "/./", "%2e%2e", "%2F", "%00", "/a/b", "?", "#"),
+    *("Host: b.example\r\n", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"),
+    *("Connection: close\r\n", "Connection: keep-alive\r\n", "Upgrade: h2c\r\n", ", chunked"),
+    *("Expect: 100-continue\r\n", "Content-Type: ", "Cookie: a=b\r\n", "Proxy: ", "_", "b.example"),
+    *("X-Forwarded-For: 10.0.0.1, ", "X-Forwarded-Host: ", "X-Forwarded-Proto: https\r\n"),
+    *("X-Forwarded-Prefix: /a", "Forwarded: ", 'for="[::1]:1";proto=https;host=a'),
+    *("0\r\n\r\n", "5\r\nhello\r\n", ";a=b", "fffffffffffffff"),
 ]
 
 
@@ -41,14 +43,15 @@ def main() -> None:
         from targets import TARGETS
 
     target, options = sys.argv[1], sys.argv[2:]
-    folder = Path(next((o for o in options if not o.startswith("-")), ROOT / ".cache/fuzz" / target))
+    folder = Path(
+        next((o for o in options if not o.startswith("-")), ROOT / ".cache/fuzz" / target)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(target)):
         (folder / f"seed-{number:03}").write_bytes(seed)
     dictionary = folder.parent / f"{target}.dict"
     escaped = ("".join(f"\\x{byte:02x}" for byte in word.encode()) for word in WORDS)
     dictionary.write_text("".join(f'"{word}"\n' for word in escaped))
-    options = [option for option in options if option.startswith("-")]
     atheris.Setup(
         [
             sys.argv[0],

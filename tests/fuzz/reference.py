@@ -25,17 +25,17 @@ METHODS = (
 ).split()
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Not a request, or one that is not taken."""
 
 
-class Unfinished(Exception):
+class UnfinishedError(Exception):
     """The bytes end before the message does."""
 
 
 def check(condition: object) -> None:
     if not condition:
-        raise Refused
+        raise RefusedError
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Head:
 
 
 def read_head(raw: bytes, *, trusts_peer: bool, max_line: int, max_fields: int) -> Head:
-    """The head in ``raw``, which ends with the first empty line. Raises Refused."""
+    """The head in ``raw``, which ends with the first empty line. Raises RefusedError."""
     request_line, *field_lines = raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
     check(len(request_line) <= max_line and len(field_lines) <= max_fields)
     check(not any(b"\r" in line or b"\n" in line for line in (request_line, *field_lines)))
@@ -77,7 +77,9 @@ def read_head(raw: bytes, *, trusts_peer: bool, max_line: int, max_fields: int) 
     if authority is not None:
         named["HTTP_HOST"] = authority.decode()
     check(len(values(fields, b"content-type")) <= 1)
-    options = [o.strip(b" \t").lower() for v in values(fields, b"connection") for o in v.split(b",")]
+    options = [
+        o.strip(b" \t").lower() for v in values(fields, b"connection") for o in v.split(b",")
+    ]
     expectations = values(fields, b"expect")
     check([e.lower() for e in expectations] in ([], [b"100-continue"]))
     content_length = read_framing(field_lines, fields, version)
@@ -136,7 +138,7 @@ def read_host(authority: bytes) -> bytes:
         try:
             IPv6Address(host.decode("latin-1"))
         except ValueError:
-            raise Refused from None
+            raise RefusedError from None
         host = b"[" + host + b"]"
     else:
         host, _, port = authority.partition(b":")
@@ -179,8 +181,10 @@ def read_framing(
     return 0
 
 
-def read_chunks(raw: bytes, max_bytes: int, max_line: int, max_trailers: int) -> tuple[bytes, bytes]:
-    """RFC 9112 §7.1: the content, and what is behind it. Raises Refused and Unfinished."""
+def read_chunks(
+    raw: bytes, max_bytes: int, max_line: int, max_trailers: int
+) -> tuple[bytes, bytes]:
+    """RFC 9112 §7.1: the content, and what is behind it. Raises RefusedError, UnfinishedError."""
     content = b""
     while True:
         line, raw = read_line(raw, max_line)
@@ -195,10 +199,8 @@ def read_chunks(raw: bytes, max_bytes: int, max_line: int, max_trailers: int) ->
             break
         data, raw = raw[:size], raw[size:]
         content += data
-        if len(data) < size or not raw or raw == b"\r":
-            raise Unfinished
-        if len(raw) == 1:
-            raise Unfinished  # ours: two bytes are awaited before they are judged
+        if len(raw) < 2:
+            raise UnfinishedError
         check(raw.startswith(b"\r\n"))
         raw = raw[2:]
     while True:
@@ -213,7 +215,7 @@ def read_line(raw: bytes, limit: int) -> tuple[bytes, bytes]:
     end = raw[: limit + 2].find(b"\n")
     if end < 0:
         check(len(raw) < limit + 2)
-        raise Unfinished
+        raise UnfinishedError
     check(raw[:end].endswith(b"\r"))
     return raw[: end - 1], raw[end + 1 :]
 
@@ -225,11 +227,10 @@ def read_trailer(line: bytes) -> None:
 
 def resolve_path(path: str) -> list[str]:
     """The segments of an encoded path, decoded, without dot segments (RFC 3986 §5.2.4). A segment
-    may have a slash, which was an encoded one. Raises Refused."""
+    may have a slash, which was an encoded one. Raises RefusedError."""
     segments: list[str] = []
     raw_segments = path[1:].split("/")
     for index, raw_segment in enumerate(raw_segments):
-        # a slash that was encoded keeps "..%2f" from being a dot segment
         segment = decode(raw_segment)
         is_last = index == len(raw_segments) - 1
         if segment in (".", ".."):

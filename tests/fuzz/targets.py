@@ -46,7 +46,7 @@ def head(data: bytes) -> None:
         expected = reference.read_head(
             raw, trusts_peer=trusts_peer, max_line=MAX_LINE, max_fields=MAX_FIELDS
         )
-    except reference.Refused:
+    except reference.RefusedError:
         expected = None
     try:
         found = PARSER.parse(raw, trusts_peer)
@@ -54,7 +54,7 @@ def head(data: bytes) -> None:
         assert expected is None, f"refused, and the reference reads {expected}"
         return
     assert expected is not None, "accepted, and the reference refuses it"
-    for name in RequestHead.__slots__:
+    for name in RequestHead.__annotations__:
         ours, theirs = getattr(found, name), getattr(expected, name)
         assert ours == theirs, f"{name} is {ours!r}, for the reference {theirs!r}"
     _dispatch(found)
@@ -64,7 +64,7 @@ def head(data: bytes) -> None:
 def _dispatch(found: RequestHead) -> None:
     try:
         expected = _find_mount(found.host, found.path)
-    except reference.Refused:
+    except reference.RefusedError:
         try:
             TABLE.match(found.host, found.path)
         except MalformedRequest:
@@ -100,7 +100,8 @@ def _build_environ(found: RequestHead, trusts_peer: bool) -> None:
             return
         PROXIES.request_id(found)
     else:
-        assert not any(k.startswith(("HTTP_X_FORWARDED_", "HTTP_FORWARDED")) for k in added)
+        assert not any(k.startswith(("HTTP_X_FORWARDED_", "HTTP_X_REAL_IP")) for k in added)
+        assert "HTTP_FORWARDED" not in added
         assert environ["REMOTE_ADDR"] == "10.0.0.1"
     for key, value in environ.items():
         if key.isupper():
@@ -134,15 +135,15 @@ def content(data: bytes) -> None:
     expected: Any
     try:
         expected = reference.read_chunks(raw, MAX_CONTENT, MAX_CHUNK_LINE, MAX_TRAILER_BYTES)
-    except (reference.Refused, reference.Unfinished) as error:
+    except (reference.RefusedError, reference.UnfinishedError) as error:
         expected = type(error)
     source = _Pieces(raw, sizes[:3])
     chunked = ChunkedContent(source, MAX_CONTENT, None)
     reader = io.BufferedReader(chunked, 1 + sizes[3])
     found = _read(reader, chunked, source)
     assert found == expected, f"read {found!r}, the reference {expected!r}"
-    if found is reference.Refused:
-        assert _read(reader, chunked, source) is reference.Refused
+    if found is reference.RefusedError:
+        assert _read(reader, chunked, source) is reference.RefusedError
     assert chunked.is_complete == isinstance(found, tuple)
 
 
@@ -152,9 +153,9 @@ def _read(reader: io.BufferedReader, chunked: ChunkedContent, source: _Pieces) -
         while piece := reader.read1(1 + source._sizes[0]):
             data += piece
     except RequestError:
-        return reference.Refused
+        return reference.RefusedError
     except ClientDisconnected:
-        return reference.Unfinished
+        return reference.UnfinishedError
     assert chunked.received_bytes == len(data)
     return data, chunked.take_rest() + source.raw
 

@@ -67,13 +67,9 @@ def test_a_failed_precondition_is_412(example: Example, plain):
 )
 def test_a_range_is_206_with_those_bytes(example: Example, plain, asked, part):
     answer = example.fetch(TARGET, "GET", AS_IT_IS, ("Range", f"bytes={asked}"))
-    expected = plain.content[part]
-    first = plain.content.index(expected) if asked == "0-0" else part.indices(10**6)[0]
-    assert answer.status == 206
-    assert answer.content == expected
+    assert (answer.status, answer.content) == (206, plain.content[part])
     start, stop, _ = part.indices(len(plain.content))
     assert answer["Content-Range"] == f"bytes {start}-{stop - 1}/{len(plain.content)}"
-    assert first >= 0
 
 
 def test_a_range_beyond_the_end_is_416(example: Example, plain):

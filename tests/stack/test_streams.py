@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from stacks import Example, Lab
-from wire import Answer, Connection, Cut, build_request, wait_until
+from wire import Answer, Connection, CutShortError, build_request, wait_until
 
 MIB = 1024 * 1024
 HALF = bytes(range(256)) * (16 * MIB // 256)
@@ -104,7 +104,7 @@ def test_an_answer_that_breaks_off_is_never_taken_for_whole(lab: Lab):
         assert head.status == 200
         pieces = client.read_content(head)
         assert next(pieces) == b"so far so good\n"
-        with pytest.raises(Cut):
+        with pytest.raises(CutShortError):
             next(pieces)
 
 

@@ -18,7 +18,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [^\r\n]*\r\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)\r\n")
 
 
-class Cut(ConnectionError):
+class CutShortError(ConnectionError):
     """The peer closed or reset the connection within an answer."""
 
 
@@ -74,12 +74,12 @@ class Connection:
         return f"{host}:{port}"
 
     def read_answer(self, method: str = "GET") -> Answer:
-        """The next final answer, whole. Raises Cut, TimeoutError."""
+        """The next final answer, whole. Raises CutShortError, TimeoutError."""
         head = self.read_head()
         return Answer(head.status, head.fields, b"".join(self.read_content(head, method)))
 
     def read_answers(self, *methods: str) -> list[Answer]:
-        """All answers up to the close: to ``methods``, then to GETs. Raises Cut, TimeoutError."""
+        """All answers up to the close: to ``methods``, then to GETs. Raises as ``read_answer``."""
         answers: list[Answer] = []
         while not self.has_closed():
             method = methods[len(answers)] if len(answers) < len(methods) else "GET"
@@ -141,18 +141,18 @@ class Connection:
         try:
             line = self._reader.readline(65536)
         except ConnectionResetError as error:
-            raise Cut("reset") from error
+            raise CutShortError("reset") from error
         if not line.endswith(b"\n"):
-            raise Cut(f"closed after {line!r}")
+            raise CutShortError(f"closed after {line!r}")
         return line
 
     def _exactly(self, size: int) -> bytes:
         try:
             data = self._reader.read(size)
         except ConnectionResetError as error:
-            raise Cut("reset") from error
+            raise CutShortError("reset") from error
         if len(data) < size:
-            raise Cut(f"closed {size - len(data)} bytes early")
+            raise CutShortError(f"closed {size - len(data)} bytes early")
         return data
 
 

@@ -17,7 +17,7 @@ from gateway.http.body import DRAIN_BYTES
 from gateway.http.connection import (
     LINGER_SECONDS,
     READ_AHEAD_BYTES,
-    RequestDeadline,
+    RequestEnded,
 )
 from gateway.http.stream import State
 from gateway.limits import Limits, MountLimits
@@ -449,7 +449,7 @@ def test_an_app_that_moves_no_byte_in_time_is_504(
     gateway.pass_time(29)
     assert app.ended_by is None
     gateway.pass_time(31)
-    assert isinstance(app.ended_by, RequestDeadline)
+    assert isinstance(app.ended_by, RequestEnded)
     assert not isinstance(app.ended_by, Exception)
     assert app.has_cleaned_up
     answer = client.read_answer()
@@ -503,7 +503,7 @@ def test_an_app_that_catches_its_deadline_may_still_answer(serve: Any) -> None:
     def patient(environ: Any, start_response: Any) -> Any:
         try:
             return list(app(environ, start_response))
-        except RequestDeadline:
+        except RequestEnded:
             return [b"too late"]
 
     gateway = serve(patient, mount_limits=TIMEOUT)
@@ -522,7 +522,7 @@ def test_an_app_that_waits_on_after_its_deadline_is_ended_again(serve: Any) -> N
             try:
                 app.is_waiting = True
                 app.go_on.wait()
-            except RequestDeadline as error:
+            except RequestEnded as error:
                 ended.append(error)
         app.go_on.wait()
 

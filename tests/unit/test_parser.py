@@ -146,7 +146,7 @@ def outcome(parser: HeadParser, raw: bytes) -> object:
         head = parser.parse(raw, False)
     except RequestError as error:
         return type(error), str(error)
-    return {name: getattr(head, name) for name in RequestHead.__slots__}
+    return {name: getattr(head, name) for name in RequestHead.__annotations__}
 
 
 @pytest.mark.parametrize("first", HEADS)

@@ -1,4 +1,4 @@
-"""Reads what is sent to ``/NAME`` piece by piece; a GET of it tells how many bytes it has so far."""
+"""Reads what is sent to ``/NAME`` piece by piece; a GET of it tells how many bytes that were."""
 
 import hashlib
 import json
