@@ -29,7 +29,9 @@ def app(environ, start_response):
         headers = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")]
         headers.append(("X-Accel-Buffering", "no"))  # nginx hands on each event as it comes
         start_response("200 OK", headers)
-        return [] if is_head else stream()
+        # A gateway that stops says so; the browser comes back by itself after "retry".
+        is_draining = environ.get("gateway.is_draining", lambda: False)
+        return [] if is_head else stream(is_draining)
     status, headers, body = answer(environ, path)
     start_response(status, [*headers, ("Content-Length", str(len(body)))])
     return [] if is_head else [body]
@@ -49,12 +51,15 @@ def answer(environ, path):
     return "200 OK", [("Content-Type", content_type), ("Cache-Control", "no-cache")], body
 
 
-def stream():
+def stream(is_draining):
     # A second's tick is also the heartbeat: no proxy sees this stream idle for longer.
     now = int(time.time())
     past = [level(now - ago) for ago in range(PAST_SECONDS, 0, -1)]
     yield b"retry: 2000\n" + event("past", past)
-    yield from feed.read()
+    for message in feed.read():
+        yield message
+        if is_draining():
+            return
 
 
 def event(name, value):

@@ -34,7 +34,7 @@ class EmptyContent:
 def build_base_environ(server_name: str, server_port: str, mounts: MountInfo) -> Environ:
     """What all requests of a listener share; a request copies it.
 
-    ``mounts`` becomes ``gateway.mounts``: (name, kind, whether it loaded) of each mount.
+    ``gateway.is_draining()`` tells a stream that it should end. ``mounts`` becomes ``gateway.mounts``: (name, kind, whether it loaded) of each mount.
     """
     return {
         # PEP 3333, required; the empty ones are set for each request
@@ -62,6 +62,7 @@ def build_base_environ(server_name: str, server_port: str, mounts: MountInfo) ->
         "REQUEST_URI": "",
         "SERVER_SOFTWARE": f"gateway/{__version__}",
         "gateway.client_disconnected": None,
+        "gateway.is_draining": None,
         "gateway.mounts": mounts,
         "gateway.request_id": "",
     }
