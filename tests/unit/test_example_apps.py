@@ -479,7 +479,7 @@ def wait_until(condition, seconds=5):
 
 
 def test_every_open_stream_gets_the_same_tick(events):
-    streams = [events.stream() for _ in range(3)]
+    streams = [events.stream(lambda: False) for _ in range(3)]
     first = [next(stream) for stream in streams]
     name, past = parse_event(first[0])
     assert name == b"past"

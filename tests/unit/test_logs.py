@@ -1,0 +1,286 @@
+"""Records stay one line, valid and short, whatever a client or an app puts into them."""
+
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import answers
+import failures
+import pytest
+from harness import GET
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import logs
+from gateway.logs import (
+    WHOLE_WRITE_BYTES,
+    AccessLog,
+    choose_style,
+    configure_logs,
+    faults,
+    format_json,
+    format_text,
+    lifecycle,
+)
+
+CLOCK = "2026-01-02T03:04:05.678Z"
+PLAIN: dict[str, Any] = {
+    "request_id": "0123456789abcdef-1",
+    "mount": "/shop",
+    "client": "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff",
+    "method": "GET",
+    "target": "/shop/a?b=c",
+    "protocol": "HTTP/1.1",
+    "status": 200,
+    "bytes_in": 5,
+    "bytes_out": 123,
+    "duration_ms": 1.5,
+    "host": "a.example",
+    "referer": "",
+    "user_agent": "",
+    "error": "",
+}
+
+# what can come from a client: latin-1 without control characters, save the tab
+SENDABLE = "".join(chr(code) for code in (9, *range(0x20, 0x7F), *range(0x80, 0x100)))
+CONTROLS = "".join(chr(code) for code in range(0x20)) + "\x7f\x85\u2028\u2029"
+
+
+def as_json(**values: Any) -> dict[str, Any]:
+    line = format_json(CLOCK, **{**PLAIN, **values})
+    assert line.endswith("\n")
+    assert "\n" not in line[:-1]
+    return json.loads(line)  # type: ignore[no-any-return]
+
+
+# --- access records ---------------------------------------------------------------------------
+
+
+def test_a_json_record_holds_what_it_was_given() -> None:
+    record = as_json()
+    assert record == {"time": CLOCK, **{k: v for k, v in PLAIN.items() if k != "error"}}
+    assert as_json(error="broken")["error"] == "broken"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["mount", "target", "host", "referer", "user_agent", "method", "error"]),
+        st.text(st.characters() | st.sampled_from('"\\\n\r\0\x1b\x7f\x85\u2028\ud800'), max_size=30),
+    )
+)
+def test_any_text_stays_one_line_of_json(values: dict[str, str]) -> None:
+    line = format_json(CLOCK, **{**PLAIN, **values}).encode("utf-8", "replace")
+    assert line.count(b"\n") == 1
+    record = json.loads(line)
+    for name, value in values.items():
+        if value:
+            assert record[name] == value.encode("utf-8", "replace").decode()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(["mount", "target", "host", "error"]), st.text()))
+def test_any_text_stays_one_line_that_a_terminal_only_shows(values: dict[str, str]) -> None:
+    line = format_text(CLOCK, **{**PLAIN, **values})
+    assert line[:-1].isprintable()
+    assert line[-1] == "\n"
+
+
+@pytest.mark.parametrize("worst", ['"', "\\", "\xff", "\t", "a"])
+@pytest.mark.parametrize("fault", ["\0", '"', "\U0001f600", "\ud800"])
+@pytest.mark.parametrize("render", [format_json, format_text])
+def test_a_record_is_never_longer_than_one_write(render: Any, worst: str, fault: str) -> None:
+    """Beyond PIPE_BUF the records of two workers on one pipe could mix."""
+    values = {
+        **PLAIN,
+        "request_id": "x" * 128,
+        "mount": "legacy.example.com/" + "x" * 100,
+        "method": "X" * 10_000,
+        "target": worst * 10_000,
+        "host": "x" * 10_000,
+        "referer": worst * 10_000,
+        "user_agent": worst * 10_000,
+        "error": fault * 10_000,
+        "bytes_in": 10**15,
+        "bytes_out": 10**15,
+        "duration_ms": 1e9,
+    }
+    assert len(render(CLOCK, **values).encode("utf-8", "replace")) <= WHOLE_WRITE_BYTES
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_what_a_client_sends_stays_one_record(serve: Any, style: str) -> None:
+    gateway = serve(answers.one_piece, access_log=style)
+    hostile = SENDABLE.encode("latin-1").replace(b"\t", b"").replace(b" ", b"")
+    target = hostile.replace(b"#", b"").replace(b"\x7f", b"")
+    client = gateway.connect()
+    client.ask(
+        b"GET /?%s HTTP/1.1\r\nHost: a\r\nUser-Agent: %s\r\nReferer: %s\r\n\r\n"
+        % (target, SENDABLE.encode("latin-1").strip(), b'","status":999,"x":"\\')
+    )
+    written = os.pread(gateway._log.fileno(), 1 << 20, 0)
+    assert written.count(b"\n") == 1
+    if style == "json":
+        [record] = gateway.records
+        assert record["target"] == "/?" + target.decode("latin-1")
+        assert record["user_agent"] == SENDABLE.strip()[:200]
+        assert record["referer"] == '","status":999,"x":"\\'
+        assert record["status"] == 200
+
+
+def test_a_target_s_control_characters_never_reach_the_log(serve: Any) -> None:
+    gateway = serve(answers.one_piece)
+    client = gateway.connect()
+    assert client.ask(b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n\r\n").status == 400
+    assert "\x1b" not in json.dumps(gateway.records, ensure_ascii=False)
+
+
+class Output:
+    """Where ``os.write`` goes: takes ``at_most`` bytes a call, or raises."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[bytes] = []
+        self.at_most = 1 << 20
+        self.errors: list[OSError] = []
+        monkeypatch.setattr(logs.os, "write", self.write)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if self.errors:
+            raise self.errors.pop()
+        self.calls.append(bytes(data[: self.at_most]))
+        return min(len(data), self.at_most)
+
+
+@pytest.fixture
+def output(monkeypatch: pytest.MonkeyPatch) -> Output:
+    return Output(monkeypatch)
+
+
+def write_records(count: int) -> None:
+    turns: list[Any] = []
+    log = AccessLog("json", 1, turns.append)
+    for number in range(count):
+        log.record(**{**PLAIN, "status": number})
+    [flush] = turns
+    flush()
+    log.record(**PLAIN)
+    assert len(turns) == 2
+
+
+def test_records_of_a_turn_are_written_together_in_whole_lines(output: Output) -> None:
+    write_records(50)
+    assert 1 < len(output.calls) < 10
+    for data in output.calls:
+        assert len(data) <= WHOLE_WRITE_BYTES
+        assert data.endswith(b"}\n")
+    statuses = [json.loads(line)["status"] for line in b"".join(output.calls).splitlines()]
+    assert statuses == list(range(50))
+
+
+def test_a_write_that_takes_a_part_is_gone_on_with(output: Output) -> None:
+    output.at_most = 7
+    output.errors = [BlockingIOError()]
+    write_records(3)
+    assert [json.loads(line)["status"] for line in b"".join(output.calls).splitlines()] == [0, 1, 2]
+
+
+def test_a_log_that_nobody_reads_stops_nothing(output: Output) -> None:
+    output.errors = [BrokenPipeError()]
+    write_records(3)
+
+
+def test_time_is_utc_in_milliseconds(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs.time, "time", lambda: 1_767_323_045.678)
+    write_records(1)
+    assert json.loads(output.calls[0])["time"] in (
+        "2026-01-02T03:04:05.677Z",
+        "2026-01-02T03:04:05.678Z",
+    )
+
+
+# --- the gateway's own messages ---------------------------------------------------------------
+
+
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the loggers write; they are as before afterwards."""
+    before = lifecycle.handlers, lifecycle.level, lifecycle.propagate
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    yield written
+    lifecycle.handlers, lifecycle.propagate = before[0], before[2]
+    lifecycle.setLevel(before[1])
+
+
+def test_a_fault_is_one_line_of_json_with_its_traceback(stderr: io.StringIO) -> None:
+    configure_logs("json")
+    try:
+        raise ValueError('line\nbreak "quoted" \x1b \ud800')
+    except ValueError as error:
+        faults.error("%s: %s", "/shop", "x", exc_info=error, extra={"request_id": "1", "mount": "/"})
+    [line] = stderr.getvalue().splitlines()
+    entry = json.loads(line)
+    assert entry["level"] == "error"
+    assert entry["logger"] == "gateway.error"
+    assert entry["message"] == "/shop: x"
+    assert (entry["request_id"], entry["mount"], entry["pid"]) == ("1", "/", os.getpid())
+    assert entry["traceback"].startswith("Traceback (most recent call last):\n")
+    assert 'line\nbreak "quoted"' in entry["traceback"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["time"])
+
+
+def test_an_app_s_fault_is_logged_once_with_the_id_that_its_client_sees(
+    stderr: io.StringIO, serve: Any
+) -> None:
+    configure_logs("json")
+    gateway = serve(failures.AtCall(ValueError("the cause")))
+    answer = gateway.ask(GET)
+    [line] = stderr.getvalue().splitlines()
+    entry = json.loads(line)
+    assert entry["request_id"] == answer["x-request-id"]
+    assert entry["traceback"].endswith("ValueError: the cause")
+    assert "the cause" not in answer.content.decode()
+
+
+def test_text_is_for_a_person(stderr: io.StringIO) -> None:
+    configure_logs("text")
+    lifecycle.info("listening on %s", "http://127.0.0.1:8000")
+    lifecycle.debug("not shown")
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d INFO    listening on http://127\.0\.0\.1:8000\n", stderr.getvalue()
+    )
+
+
+def test_other_loggers_are_left_alone(stderr: io.StringIO) -> None:
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    configure_logs("json")
+    assert (list(root.handlers), root.level) == before
+    logging.getLogger("an.app").warning("its own business")
+    assert stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize(
+    ("access_log", "on_terminal", "elsewhere"),
+    [
+        ("auto", "text", "json"),
+        ("json", "json", "json"),
+        ("text", "text", "text"),
+        ("off", "json", "json"),
+    ],
+)
+def test_the_style_follows_the_table_and_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+    access_log: str,
+    on_terminal: str,
+    elsewhere: str,
+    is_terminal: bool,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    assert choose_style(access_log) == (on_terminal if is_terminal else elsewhere)
