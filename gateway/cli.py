@@ -17,7 +17,14 @@ from urllib.parse import quote, urlsplit
 
 from gateway import __version__
 from gateway.config import read_config
+from gateway.config.addresses import parse_address
+from gateway.config.addresses import parse_address
+from gateway.config.kinds import KINDS
 from gateway.config.model import AppTarget, Config, Mount, RedirectTarget, StaticTarget
+from gateway.config.parse import describe_clash
+from gateway.config.problems import BadValueError
+from gateway.config.problems import quote as shown
+from gateway.config.problems import BadValueError
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
 from gateway.errors import AppLoadError, ConfigError, GatewayError
@@ -31,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        return options.run(options)  # type: ignore[no-any-return]
+        exit_code: int = options.run(options)
+        sys.stdout.flush()  # here, where a reader that has left is no error
+        return exit_code
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -68,7 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[table], help="serve the table")
-    serve.add_argument("--listen", metavar="ADDR", help="HOST:PORT or unix:/path, over the table's")
+    serve.add_argument(
+        "--listen", type=address, metavar="ADDR", help="HOST:PORT or unix:/path, over the table's"
+    )
     serve.add_argument(
         "--workers", type=positive, metavar="N", help="worker processes, over the table's"
     )
@@ -103,26 +114,50 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def address(text: str) -> str:
+    """Where to listen, as the table writes it."""
+    try:
+        return parse_address(text)
+    except BadValueError as error:
+        hint = f"; {error}" if str(error) else ""
+        raise argparse.ArgumentTypeError(
+            f"expected HOST:PORT, [IPv6]:PORT or unix:/path, got {text!r}{hint}"
+        ) from error
+
+
 def run_serve(options: argparse.Namespace) -> int:
     """``gateway serve``"""
     from gateway.supervisor.supervise import Supervisor
 
     config = read_config(options.config, os.environ)
     changes: dict[str, Any] = {}
-    if options.listen:
-        changes["listen"] = options.listen
+    if options.listen is not None:
+        changes["listen"] = parse_listen(options.listen)
     if options.workers:
         changes["workers"] = options.workers
     if changes:
         config = dataclasses.replace(config, server=dataclasses.replace(config.server, **changes))
+    if clash := describe_clash(config.server):
+        raise ConfigError([f"--listen: {clash}"])
     style = choose_style(config.server.access_log)
     configure_logs(style)
     return Supervisor(config, style).run()
 
 
+def parse_listen(text: str) -> str:
+    """An address, as the table reads one. Raises ConfigError."""
+    try:
+        return parse_address(text)
+    except BadValueError as bad:
+        expected = bad.expected or KINDS["address"].expected
+        hint = f": {bad.hint}" if bad.hint else ""
+        problem = f"--listen: expected {expected}, got {shown(text)}{hint}"
+        raise ConfigError([problem]) from bad
+
+
 def run_check(options: argparse.Namespace) -> int:
     """``gateway check``: what ``serve`` does before it listens."""
-    from gateway.supervisor.children import pickled
+    from gateway.supervisor.children import describe_exit, pickled
 
     config = read_config(options.config, os.environ)
     if not options.table_only:
@@ -134,9 +169,10 @@ def run_check(options: argparse.Namespace) -> int:
                 text=True,
                 check=False,
             )
-        if loader.returncode:
-            raise AppLoadError(f"{config.source}: loading the apps ended the process that tried")
-        failed = json.loads(loader.stdout.splitlines()[-1])
+        if not loader.stdout:
+            ended = describe_exit(loader.returncode)
+            raise AppLoadError(f"{config.source}: the process that loads the apps {ended}")
+        failed = json.loads(loader.stdout)
         if failed:
             raise AppLoadError("\n".join(describe_failure(config, each) for each in failed))
     print(f"{config.source}: {len(config.mounts)} mounts, no problems")

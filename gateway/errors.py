@@ -36,6 +36,12 @@ class MalformedRequest(RequestError):
     """RFC 9112 §2.2, §3, §5, §6: the bytes are no request, or could be read as two."""
 
 
+class UntrustedPeer(RequestError):
+    """RFC 9110 §15.5.4: the listener is for trusted proxies, and the peer is none."""
+
+    status = "403 Forbidden"
+
+
 class RequestTimeout(RequestError):
     """RFC 9110 §15.5.9: the client took too long to send what it had begun."""
 

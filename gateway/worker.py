@@ -41,6 +41,10 @@ def main() -> int:
     # Ctrl-C reaches the whole process group; what it means is the supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     began = time.monotonic()
+    # stdout holds access records, or the report, alone: what apps print goes with their errors
+    output = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
@@ -48,20 +52,25 @@ def main() -> int:
     configure_logs(style)
     table, mounts, report = load(config)
     if not descriptors:
-        print(json.dumps(report))  # noqa: T201
+        with open(output, "w") as file:
+            json.dump(report, file)
         return 0
     control = socket.socket(fileno=int(descriptors[0]))
     listener = socket.socket(fileno=int(descriptors[1]))
     stopped = Event()
     gevent.signal_handler(signal.SIGTERM, stopped.set)
-    server = build_server(config, style, listener, table, mounts)
+    access_log = AccessLog(
+        "off" if config.server.access_log == "off" else style,
+        output,
+        gevent.get_hub().loop.run_callback,
+    )
+    server = build_server(config, access_log, listener, table, mounts)
     server.start()
     send(control, {"event": "ready", "seconds": time.monotonic() - began, "mounts": report})
     gevent.spawn(watch_supervisor, control, stopped)
     stopped.wait()
     cut = server.drain(config.server.limits.drain_timeout_seconds)
     send(control, {"event": "drained", "cut": cut})
-    sys.stdout.flush()
     return 0
 
 
@@ -84,17 +93,16 @@ def load(config: Config) -> tuple[MountTable, MountInfo, list[dict[str, str]]]:
 
 
 def build_server(
-    config: Config, style: str, listener: socket.socket, table: MountTable, mounts: MountInfo
+    config: Config,
+    access_log: AccessLog,
+    listener: socket.socket,
+    table: MountTable,
+    mounts: MountInfo,
 ) -> Server:
     """The server of this worker, not yet accepting."""
     name, port = "localhost", "80"
     if listener.family != socket.AF_UNIX:
         name, port = (str(part) for part in listener.getsockname()[:2])
-    access_log = AccessLog(
-        "off" if config.server.access_log == "off" else style,
-        sys.stdout.fileno(),
-        gevent.get_hub().loop.run_callback,
-    )
     service = Service(
         table=table,
         base_environ=build_base_environ(name, port, mounts),
@@ -102,7 +110,7 @@ def build_server(
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
     )
-    return Server(listener, service)
+    return Server(listener, service, proxy_protocol=config.server.proxy_protocol)
 
 
 def send(control: socket.socket, message: dict[str, Any]) -> None:

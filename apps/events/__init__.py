@@ -89,8 +89,9 @@ class Meter:
 
 def next_tick():
     """Waits for the full second, so that all workers tick together."""
-    time.sleep(1 - time.time() % 1)
-    now = round(time.time())
+    now = int(time.time()) + 1
+    while (early := now - time.time()) > 0:  # a sleep may end a moment too soon
+        time.sleep(early)
     fact = {"time": now, "level": level(now), "streams": feed.readers}
     return event("tick", {**fact, "worker": os.getpid(), "cpu": meter.percent()})
 

@@ -88,6 +88,14 @@ KINDS = {
         least=1,
         most=10**9,
     ),
+    "boolean": Kind(
+        name="true or false",
+        expected="true or false",
+        parse=_alone(units.parse_boolean),
+        pattern=units.BOOLEAN_PATTERN,
+        choices=(True, False),
+        show=units.format_boolean,
+    ),
     "workers": Kind(
         name="whole number or auto",
         expected='a whole number such as 4, or "auto"',

@@ -121,6 +121,13 @@ class Server:
         "every peer on a Unix socket.",
         reads="networks",
     )
+    proxy_protocol: bool = setting(
+        False,
+        "Every connection has to begin with a PROXY header, version 1 or 2, and to come from one "
+        "of trusted_proxies; any other is refused. Whom the header names is the client, and its "
+        "X-Forwarded-* are believed where it is one of trusted_proxies too.",
+        reads="boolean",
+    )
     access_log: str = setting(
         "auto",
         "One record a request on stdout: json, text, off, or auto: text on a terminal, JSON "

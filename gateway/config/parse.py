@@ -64,20 +64,28 @@ def _parse_server(reader: Reader, sections: Pairs) -> Server:
     return server
 
 
+def describe_clash(server: Server) -> str:
+    """Why its two listeners could not both be opened; "" if they can."""
+    if not do_addresses_clash(server.listen, server.admin):
+        return ""
+    both = f'"{server.listen}" for requests and "{server.admin}" for admin'
+    return f"{both} cannot both be opened: choose another port"
+
+
 def _check_server(reader: Reader, pairs: Pairs, server: Server) -> None:
     """What each value alone cannot show."""
     limits = server.limits
 
-    def problem(keys: tuple[str, str], message: str) -> None:
+    def problem(keys: tuple[str, ...], message: str) -> None:
         key = next((key for key in keys if key in pairs), None)
         if key is not None:
             reader.problems.add(pairs[key].value, f"server.{key}", message)
 
-    if do_addresses_clash(server.listen, server.admin):
-        message = (
-            f'"{server.listen}" for requests and "{server.admin}" for admin cannot both be opened'
-        )
-        problem(("admin", "listen"), f"{message}: choose another port")
+    if clash := describe_clash(server):
+        problem(("admin", "listen"), clash)
+    if server.proxy_protocol and not server.trusted_proxies:
+        message = "nobody could connect: name the proxies that send it in trusted_proxies"
+        problem(("proxy_protocol",), message)
     if limits.max_request_line_bytes > limits.max_head_bytes:
         message = "max_request_line is larger than max_head, of which it is a part"
         problem(("max_request_line", "max_head"), f"{message}: lower it or raise max_head")

@@ -8,13 +8,18 @@ import os
 import re
 import stat
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from gateway.config.addresses import is_address, is_host_name
 from gateway.config.problems import BadValueError, did_you_mean
 
 LOCATION_PATTERN = r"(/|https?://[^/])[^\s?#]*"
 FILE_NAME_PATTERN = r"[^/]+"
+
+# RFC 3986 §3.2: an address with colons stands in brackets, and a user in a Location deceives
+_AUTHORITY = re.compile(
+    r"https?://(\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(:(?P<port>[0-9]{1,5}))?"
+    r"(?=/|\Z)"
+)
 
 
 def parse_file_name(text: str) -> str:
@@ -63,12 +68,13 @@ def parse_location(text: str) -> str:
 
 
 def _has_host(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        host, _port = parts.hostname or "", parts.port  # reading the port checks it
-    except ValueError:
+    """Whether it is a host and perhaps a port, and nothing else, that stands before the path."""
+    found = _AUTHORITY.match(url)
+    if found is None or int(found["port"] or 0) > 65_535:
         return False
-    return "@" not in parts.netloc and (is_host_name(host) or is_address(host))
+    if found["address"]:
+        return ":" in found["address"] and is_address(found["address"])
+    return is_host_name(found["name"].lower())
 
 
 def _location_hint(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Durations, sizes and counts: text to numbers and back.
+"""Durations, sizes, counts and truth: text to values and back.
 
 Knows nothing of tables. Source: durations as Go and Docker Compose write them, sizes as
 IEC 80000-13 does (KiB is 1024, kB is 1000).
@@ -14,6 +14,7 @@ DURATION_PATTERN = (
 )
 SIZE_PATTERN = r"[0-9]{1,12}(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)"
 COUNT_PATTERN = r"0|[1-9][0-9]{0,8}"
+BOOLEAN_PATTERN = "true|false"
 
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {
@@ -34,6 +35,11 @@ _NEAR_UNITS = {
     **dict.fromkeys(("day", "days"), "d"),
     **dict.fromkeys(("msec", "millis", "milliseconds"), "ms"),
 }
+
+
+# other words for it: YAML 1.1's, and people's
+_NEAR_TRUE = ("true", "yes", "y", "on", "1", "enabled")
+_NEAR_FALSE = ("false", "no", "n", "off", "0", "disabled")
 
 
 def parse_duration(text: str) -> float:
@@ -93,6 +99,21 @@ def _count_hint(text: str) -> str:
     if re.fullmatch(r"[0-9]{1,9}", digits):
         return f"write {int(digits)}"
     return ""
+
+
+def parse_boolean(text: str) -> bool:
+    """Raises BadValueError."""
+    if re.fullmatch(BOOLEAN_PATTERN, text):
+        return text == "true"
+    word = text.lower()
+    if word in _NEAR_TRUE:
+        raise BadValueError("write true")
+    raise BadValueError("write false" if word in _NEAR_FALSE else "")
+
+
+def format_boolean(value: bool) -> str:
+    """As the table would say it."""
+    return "true" if value else "false"
 
 
 def format_duration(seconds: float) -> str:

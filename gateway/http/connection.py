@@ -96,6 +96,15 @@ class Connection(Stream):
         self._begin_anew()
         service.connections.add(self)
 
+    def begin(self) -> None:
+        """Serve from now on. Only from the hub. A request that came with the connection is read at
+        once: one that is closed behind its response never costs a watcher."""
+        self._on_readable()
+        content = self._content
+        is_wanted = self.state is not State.CLOSED and not self.has_ended
+        if is_wanted and (content is None or content.is_complete):
+            self._watch(True)
+
     # --- in the hub: bytes arrive -------------------------------------------------------------
 
     def _on_readable(self) -> None:

@@ -30,6 +30,7 @@ CACHE_ENTRIES = 1024  # bound of each cache below: a client chooses what is look
 
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 _VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
 _IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
 # What llhttp knows beside CONNECT, which is for proxies.
@@ -157,6 +158,9 @@ class HeadParser:
             if _TOKEN.fullmatch(method):
                 raise NotImplementedMethod(f"{method[:32]} is not a method known here")
             raise MalformedRequest("request line does not begin with a method")
+        if not _VISIBLE.fullmatch(target):
+            # among them a bare LF, at which llhttp would end the line
+            raise MalformedRequest("request target has characters that are not part of a URL")
         path = query = ""
         if target[:1] == "/" and "#" not in target:
             path, _, query = target.partition("?")

@@ -13,6 +13,7 @@ from gevent import get_hub
 
 from gateway.http.connection import Connection
 from gateway.http.forwarded import UNIX_PEER
+from gateway.http.proxied import ProxiedConnection
 from gateway.http.service import Service
 from gateway.http.stream import READ, State
 
@@ -25,9 +26,15 @@ IN_FLIGHT = frozenset((State.RUNNING, State.READING, State.WRITING))
 
 
 class Server:
-    """Serves ``service`` on ``listener`` (bound and listening) until it is drained."""
+    """Serves ``service`` on ``listener`` (bound and listening) until it is drained.
 
-    def __init__(self, listener: socket.socket, service: Service) -> None:
+    With ``proxy_protocol`` every connection has to begin with a PROXY header.
+    """
+
+    def __init__(
+        self, listener: socket.socket, service: Service, *, proxy_protocol: bool = False
+    ) -> None:
+        self._connection = ProxiedConnection if proxy_protocol else Connection
         self._listener = listener
         self._service = service
         self._limits = service.limits
@@ -55,7 +62,6 @@ class Server:
         if not self._is_unix:
             # inherited by what is accepted: head and body never wait for each other's ACK
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._service.on_close = self._make_room
         self._sweep()
         self._timer.start(self._sweep)
         self._accept_more(True)
@@ -63,6 +69,7 @@ class Server:
     def _accept_more(self, wanted: bool) -> None:
         if wanted is not self._is_accepting:
             self._is_accepting = wanted
+            self._service.on_close = None if wanted else self._make_room
             if wanted:
                 self._watcher.start(self._on_connections)
             else:
@@ -90,10 +97,15 @@ class Server:
             client = _socket.socket(*self._kind, fileno=descriptor)
             client.setblocking(False)
             if self._is_unix:
-                Connection(service, client, UNIX_PEER, "")
+                connection = self._connection(service, client, UNIX_PEER, "")
             else:
-                Connection(service, client, address[0], str(address[1]))
+                connection = self._connection(service, client, address[0], str(address[1]))
+            connection.begin()
         return True
+
+    def _accept_queued(self) -> None:
+        while self._accept_some():
+            pass  # what the kernel has accepted already is ours
 
     def _make_room(self) -> None:
         if not self._is_accepting and not self._service.is_draining:
@@ -116,9 +128,9 @@ class Server:
         """
         service = self._service
         service.is_draining = True
-        while self._accept_some():
-            pass  # what the kernel has accepted already is ours
         self._accept_more(False)
+        self._loop.run_callback(self._accept_queued)
+        gevent.sleep(0)  # behind that callback
         began = time.monotonic()
         while service.connections and time.monotonic() - began < timeout_seconds:
             if time.monotonic() - began >= IDLE_GRACE_SECONDS:

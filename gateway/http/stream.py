@@ -61,18 +61,20 @@ class Stream:
         self.sent_bytes = 0
         self.state = IDLE
         self.since = monotonic()
-        self._is_watching = True
-        self._watcher = get_hub().loop.io(client_socket.fileno(), READ)
+        self._is_watching = False
+        self._watcher: Any = None
         self._on_input = on_input
-        self._watcher.start(on_input)
 
     def _watch(self, wanted: bool) -> None:
+        """Have input reported, or not. A connection that is never waited for has no watcher."""
         if wanted is not self._is_watching:
             self._is_watching = wanted
-            if wanted:
-                self._watcher.start(self._on_input)
-            else:
+            if not wanted:
                 self._watcher.stop()
+                return
+            if self._watcher is None:
+                self._watcher = get_hub().loop.io(self._socket.fileno(), READ)
+            self._watcher.start(self._on_input)
 
     def receive(self, size: int) -> bytes:
         """See ``body.Source``."""
@@ -194,8 +196,9 @@ class Stream:
 
     def _shut(self) -> None:
         self.state = State.CLOSED
-        self._watcher.stop()
-        self._watcher.close()
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
         self._socket.close()
         del self._on_input  # it refers to this object
 

@@ -5,7 +5,6 @@ others never notice.
 """
 
 import importlib
-import importlib.util
 import traceback
 from collections.abc import Iterable
 from typing import Any
@@ -75,7 +74,11 @@ def load_target(target: AppTarget | StaticTarget | RedirectTarget) -> tuple[WSGI
         )
         return static, "static"
     if isinstance(target, RedirectTarget):
-        return Redirect(target.location, target.status), "redirect"
+        try:
+            return Redirect(target.location, target.status), "redirect"
+        except ValueError as error:
+            # not from it: a traceback is shown for an app's own fault alone
+            raise AppLoadError(f"the redirect: {error}") from None
     return load_app(target.import_string), "app"
 
 
@@ -90,7 +93,7 @@ def load_app(import_string: str) -> WSGIApp:
             found = getattr(found, name)
         if is_factory:
             found = found()
-    except BaseException as error:  # noqa: BLE001  a module may raise anything, SystemExit too
+    except BaseException as error:  # a module may raise anything, SystemExit too
         raise AppLoadError(_explain(import_string, module_name, error)) from error
     if not callable(found):
         raise AppLoadError(f"{import_string} is a {type(found).__name__}, not a WSGI callable")
@@ -104,24 +107,33 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
         and error.name
         and f"{module_name}.".startswith(f"{error.name}.")
     ):
+        if "is not a package" in error.msg:  # another module of that name comes first
+            return f"{import_string}: {error.msg}"
         return f"{import_string}: there is no module {error.name} on sys.path"
     if isinstance(error, SystemExit):
         return f"{import_string}: the app called sys.exit({error.code!r}) while it was loaded"
-    return f"{import_string}: {type(error).__name__}: {error}"
+    try:
+        told = str(error).strip().partition("\n")[0]
+    except Exception:  # noqa: BLE001  what an exception tells of itself is the app's own code
+        told = "it does not tell why"
+    return f"{import_string}: {type(error).__name__}: {told}"
 
 
 def describe_cause(error: AppLoadError) -> str:
-    """The traceback of the app's own error, from the first line that is not the gateway's or the
-    import system's; "" where there is none to show."""
+    """The traceback of the app's own error and of what led to it, without the lines that are the
+    gateway's or the import system's; "" where that leaves nothing to show."""
     cause = error.__cause__
     if cause is None:
         return ""
-    own = [
-        frame
-        for frame in traceback.extract_tb(cause.__traceback__)
-        if frame.filename != __file__ and "importlib" not in frame.filename
-    ]
-    if not own:
+    report: traceback.TracebackException | None
+    report = whole = traceback.TracebackException.from_exception(cause)
+    while report is not None:
+        report.stack[:] = [frame for frame in report.stack if _is_own(frame.filename)]
+        report = report.__cause__ or (None if report.__suppress_context__ else report.__context__)
+    if not whole.stack and not isinstance(cause, SyntaxError):
         return ""
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(own)]
-    return "".join(lines + traceback.format_exception_only(cause)).rstrip()
+    return "".join(whole.format()).rstrip()
+
+
+def _is_own(file_name: str) -> bool:
+    return file_name not in (__file__, importlib.__file__) and not file_name.startswith("<frozen ")

@@ -100,3 +100,13 @@ def pickled(config: Config):  # type: ignore[no-untyped-def]
     pickle.dump(config, order)
     order.seek(0)
     return order
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """How a process ended, for a person; ``exit_code`` as in ``subprocess``."""
+    if exit_code is None or exit_code >= 0:
+        return f"exited with {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:  # the real-time signals have numbers only
+        return f"was ended by signal {-exit_code}"

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.config.model import Config
 from gateway.logs import lifecycle
 from gateway.supervisor.admin import AdminServer
-from gateway.supervisor.children import Child, ChildState, Report
+from gateway.supervisor.children import Child, ChildState, Report, describe_exit
 from gateway.supervisor.sockets import describe, open_listener, raise_descriptor_limit
 
 # a worker that dies young is started again after 0.1 s, 0.2 s, 0.4 s ... but no later than this
@@ -135,9 +135,7 @@ class Supervisor:
             return
         lived = time.monotonic() - child.started
         self._young_deaths = 0 if lived > YOUNG_SECONDS else self._young_deaths + 1
-        delay = 0.0
-        if self._young_deaths:
-            delay = min(FIRST_BACKOFF_SECONDS * 2 ** (self._young_deaths - 1), MAX_BACKOFF_SECONDS)
+        delay = backoff_seconds(self._young_deaths)
         lifecycle.error(
             "worker %d (%s) %s after %.1f s; a new one starts %s",
             *(child.pid, was.value, describe_exit(child.exit_code), lived),
@@ -173,8 +171,9 @@ class Supervisor:
         return 0
 
 
-def describe_exit(exit_code: int | None) -> str:
-    """How a process ended, for a person."""
-    if exit_code is not None and exit_code < 0:
-        return f"was ended by {signal.Signals(-exit_code).name}"
-    return f"exited with {exit_code}"
+def backoff_seconds(young_deaths: int) -> float:
+    """How long to wait after so many deaths in a row; the first of an old worker costs nothing."""
+    if not young_deaths:
+        return 0.0
+    # the exponent is bounded: a worker may die young for days
+    return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(young_deaths - 1, 16), MAX_BACKOFF_SECONDS))

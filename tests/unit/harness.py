@@ -260,6 +260,7 @@ class Gateway:
         mount_limits: MountLimits | None = None,
         trusted_proxies: tuple[Any, ...] = (),
         access_log: str = "json",
+        proxy_protocol: bool = False,
     ) -> None:
         if not isinstance(mounts, Mapping):
             mounts = {"/": mounts}
@@ -282,7 +283,11 @@ class Gateway:
             proxies=TrustedProxies(trusted_proxies),
             access_log=AccessLog(access_log, self._log.fileno(), get_hub().loop.run_callback),
         )
-        self.server = Server(self.listener, self.service)  # type: ignore[arg-type]
+        self.server = Server(
+            self.listener,  # type: ignore[arg-type]
+            self.service,
+            proxy_protocol=proxy_protocol,
+        )
         self._clients: list[Client] = []
         self._hub_errors: list[BaseException] = []
         gc.freeze()  # from here on gc knows only what this gateway brings about

@@ -34,6 +34,8 @@ UNDERLINED = [
     "server_workers_zero",
     "server_proxies_text",
     "server_access_log",
+    "server_proxy_protocol",
+    "server_proxy_protocol_number",
     "server_count_zero",
     "duration_without_unit",
     "duration_words",

@@ -85,8 +85,10 @@ def test_the_longest_prefix_wins_at_a_segment_boundary(
         ("/shop%3Fa", ("/", "", "/shop?a")),
         # an encoded slash is data: no separator, no end of a prefix
         ("/shop%2Fx", ("/", "", "/shop/x")),
+        ("/shop%2fx", ("/", "", "/shop/x")),
         ("/shop/a%2fb", ("/shop", "/shop", "/a/b")),
         ("/shop/..%2F..", ("/shop", "/shop", "/../..")),
+        ("/shop/..%2f../x", ("/shop", "/shop", "/../../x")),
         ("/a%2F../shop", ("/", "", "/a/../shop")),
         ("/x%2F..%2Fshop", ("/", "", "/x/../shop")),
         # decoded once

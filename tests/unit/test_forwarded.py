@@ -1,5 +1,6 @@
 """TrustedProxies: what is believed of a client, and of whom."""
 
+import time
 from ipaddress import ip_network
 from typing import Any
 
@@ -82,7 +83,8 @@ def test_a_client_cannot_pass_for_a_unix_peer() -> None:
 def test_what_is_learnt_of_hops_does_not_pile_up() -> None:
     trusted = proxies()
     for number in range(3 * CACHE_ENTRIES):
-        trusted.client(f"198.51.{number // 256}.{number % 256}, hop-{number}")
+        trusted.client(f"198.51.{number // 256}.{number % 256}")
+        trusted.client("[::1]:" + "1" * number)
         trusted.client("1" * number)
     assert len(trusted._known) <= CACHE_ENTRIES
     assert max(map(len, trusted._known), default=0) < 100
@@ -319,9 +321,10 @@ def test_a_malformed_forwarded_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("value", [" " * 30_000 + "x", 'for="' + "\\a" * 15_000, "a=b " * 8_000])
 def test_a_long_malformed_forwarded_is_refused_at_once(value: str) -> None:
-    # quadratic time would be half a minute
+    started = time.process_time()
     with pytest.raises(MalformedRequest):
         parse_forwarded(value)
+    assert time.process_time() - started < 1  # in quadratic time it is ten seconds
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_no_other_byte_is_accepted(before: bytes, after: bytes, accepted: set[in
 
 
 @pytest.mark.parametrize("at", range(len(PLAIN) - 1))
-@pytest.mark.parametrize("junk", [b"\r", b"\n", b"\0", b"\r\n "])
+@pytest.mark.parametrize("junk", [b"\r", b"\n", b"\0", b"\r\n ", b"\nA:", b"\rA:"])
 def test_line_ends_and_nul_are_refused_everywhere(at: int, junk: bytes) -> None:
     assert is_accepted(PLAIN)
     assert not is_accepted(PLAIN[:at] + junk + PLAIN[at:])
@@ -175,6 +175,16 @@ def test_what_clients_choose_does_not_pile_up(distinct: int) -> None:
     assert parse_host.cache_info().currsize <= CACHE_ENTRIES
     assert names[b"Accept"] == "HTTP_ACCEPT"
     assert b"Accept" in names
+
+
+def test_request_lines_do_not_pile_up() -> None:
+    parser = HeadParser(Limits())
+    for number in range(3 * CACHE_ENTRIES):
+        for target in (b"/%d" % number, b"/" + b"a" * number):
+            head = parser.parse(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n", False)
+            assert head.target == target.decode()
+    assert len(parser._request_lines) <= CACHE_ENTRIES
+    assert sum(map(len, parser._request_lines)) <= 1024 * CACHE_ENTRIES
 
 
 def test_long_names_are_not_kept() -> None:

@@ -1,0 +1,57 @@
+"""A client connection that a proxy relays and has to introduce: the PROXY header, then requests.
+
+Owns what the header changes about a connection. Refuses to know its form. Source: HAProxy's
+doc/proxy-protocol.txt, §2 (only from trusted proxies; nothing is processed before it is whole).
+"""
+
+from time import monotonic
+from typing import Any
+
+from gateway.errors import MalformedRequest, UntrustedPeer
+from gateway.http.connection import Connection
+from gateway.http.proxy_protocol import ProxyHeader, parse_proxy_header
+from gateway.http.service import Service
+from gateway.http.stream import IDLE, State
+
+
+class ProxiedConnection(Connection):
+    """Refused unless its peer is a trusted proxy and a whole header comes in ``head_timeout``."""
+
+    __slots__ = ("_has_header",)
+
+    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+        super().__init__(service, client_socket, peer, peer_port)
+        self._has_header = False
+
+    def _advance(self, data: bytes) -> None:
+        if self._has_header:
+            super()._advance(data)
+            return
+        try:
+            if not self._trusts_peer:
+                raise UntrustedPeer("the PROXY protocol is spoken here, by trusted proxies alone")
+            header = parse_proxy_header(data)
+        except (MalformedRequest, UntrustedPeer) as error:
+            self._refuse(error)
+            return
+        if header is None:
+            self._buffer = data
+            if self.state is IDLE:
+                self.state = State.HEAD
+                self.since = monotonic()
+            return
+        self._take(header)
+        self.state = IDLE
+        self.since = monotonic()
+        super()._advance(data[header.size_bytes :])
+
+    def _take(self, header: ProxyHeader) -> None:
+        """From now on the peer is whom the header names, and its word counts as that one's."""
+        self._has_header = True
+        if header.peer:
+            self._peer = self._client = header.peer
+            self._peer_port = header.port
+            self._trusts_peer = self._service.proxies.trusts(header.peer)
+        elif not header.is_local:
+            # a stranger's bytes under the proxy's address, which it can tell no other for
+            self._trusts_peer = False
