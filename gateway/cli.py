@@ -16,15 +16,13 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from gateway import __version__
-from gateway.config import read_config
-from gateway.config.addresses import parse_address
 from gateway.config.addresses import parse_address
 from gateway.config.kinds import KINDS
 from gateway.config.model import AppTarget, Config, Mount, RedirectTarget, StaticTarget
 from gateway.config.parse import describe_clash
 from gateway.config.problems import BadValueError
 from gateway.config.problems import quote as shown
-from gateway.config.problems import BadValueError
+from gateway.config.read import read_config
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
 from gateway.errors import AppLoadError, ConfigError, GatewayError
@@ -77,9 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", parents=[table], help="serve the table")
-    serve.add_argument(
-        "--listen", type=address, metavar="ADDR", help="HOST:PORT or unix:/path, over the table's"
-    )
+    serve.add_argument("--listen", metavar="ADDR", help="HOST:PORT or unix:/path, over the table's")
     serve.add_argument(
         "--workers", type=positive, metavar="N", help="worker processes, over the table's"
     )
@@ -112,17 +108,6 @@ def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
-
-
-def address(text: str) -> str:
-    """Where to listen, as the table writes it."""
-    try:
-        return parse_address(text)
-    except BadValueError as error:
-        hint = f"; {error}" if str(error) else ""
-        raise argparse.ArgumentTypeError(
-            f"expected HOST:PORT, [IPv6]:PORT or unix:/path, got {text!r}{hint}"
-        ) from error
 
 
 def run_serve(options: argparse.Namespace) -> int:

@@ -23,14 +23,14 @@ def setting(default: Any, why: str, **rules: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one worker allows a client; keys of ``server:``. Durations in seconds, sizes in bytes."""
+    """What one worker allows a client; keys of ``server:``. Seconds and bytes."""
 
     max_request_line_bytes: int = setting(
         8 * KIB, "Longest request line (414 beyond it); nginx's own is 8 KiB, so it refuses first."
     )
     max_head_bytes: int = setting(
         32 * KIB,
-        "Longest request head, request line included (431 beyond it); nginx passes 4 × 8 KiB.",
+        "Longest request head, request line included (431 beyond it); nginx takes four of 8 KiB.",
     )
     max_fields: int = setting(100, "Most header fields of a request (431 beyond it), as Apache.")
     head_timeout_seconds: float = setting(

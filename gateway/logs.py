@@ -23,7 +23,7 @@ _MAX_TEXT = 200
 
 
 def configure_logs(style: str) -> None:
-    """Send the gateway's loggers to stderr, as ``json`` or ``text``; other loggers are untouched."""
+    """Send the gateway's loggers to stderr, as ``json`` or ``text``; leave others alone."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
     lifecycle.handlers = [handler]

@@ -37,7 +37,7 @@ EXIT_APP_LOAD = 3
 
 
 def main() -> int:
-    """``worker.py STYLE CONTROL_FD LISTENER_FD``, or ``worker.py STYLE`` to load and report only."""
+    """``worker.py STYLE CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it loads and reports."""
     # Ctrl-C reaches the whole process group; what it means is the supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     began = time.monotonic()
@@ -54,7 +54,8 @@ def main() -> int:
     if not descriptors:
         with open(output, "w") as file:
             json.dump(report, file)
-        return 0
+        sys.stderr.flush()
+        os._exit(0)  # threads that apps have started need not end for that
     control = socket.socket(fileno=int(descriptors[0]))
     listener = socket.socket(fileno=int(descriptors[1]))
     stopped = Event()

@@ -34,7 +34,8 @@ class EmptyContent:
 def build_base_environ(server_name: str, server_port: str, mounts: MountInfo) -> Environ:
     """What all requests of a listener share; a request copies it.
 
-    ``gateway.is_draining()`` tells a stream that it should end. ``mounts`` becomes ``gateway.mounts``: (name, kind, whether it loaded) of each mount.
+    ``mounts`` becomes ``gateway.mounts``: (name, kind, whether it loaded) of each mount.
+    ``gateway.is_draining()`` tells a stream that it should end.
     """
     return {
         # PEP 3333, required; the empty ones are set for each request

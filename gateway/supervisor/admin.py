@@ -49,7 +49,7 @@ class AdminHandler(BaseHTTPRequestHandler):
         else:
             self._answer(404, {"status": "unknown path", "known": ["/healthz", "/readyz"]})
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def _answer(self, status: int, report: dict[str, Any]) -> None:
         body = json.dumps(report).encode() + b"\n"

@@ -9,7 +9,7 @@ from gateway import cli
 from gateway.config.model import Config
 from gateway.supervisor import supervise
 
-TABLE = "server: {listen: 127.0.0.1:8000, admin: 127.0.0.1:8001}\nmounts: {/: {redirect: /a}}\n"
+TABLE = "server: {listen: 127.0.0.1:8000, admin: 127.0.0.1:8001}\nmounts: {/a: {redirect: /b}}\n"
 Serve = Callable[..., int]
 
 

@@ -552,9 +552,7 @@ def test_a_client_that_does_not_read_is_given_up(serve: Any) -> None:
 
 
 def test_the_mount_s_deadline_does_not_count_while_the_client_is_slow(serve: Any) -> None:
-    gateway = serve(
-        readers.whole, mount_limits=TIMEOUT, limits=Limits(body_timeout_seconds=60)
-    )
+    gateway = serve(readers.whole, mount_limits=TIMEOUT, limits=Limits(body_timeout_seconds=60))
     client = gateway.connect()
     client.send(post(b"12", size=5))
     gateway.pass_time(40)

@@ -47,7 +47,14 @@ BAD_HEADS = [
     b"POST /evil HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     b"POST /evil HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 ]
-BAD_CHUNKS = [b"Z\r\n", b"-1\r\n", b"0x1\r\nx\r\n", b"1\r\nxx\r\n", b"1\nx\r\n", b"f" * 20 + b"\r\n"]
+BAD_CHUNKS = [
+    b"Z\r\n",
+    b"-1\r\n",
+    b"0x1\r\nx\r\n",
+    b"1\r\nxx\r\n",
+    b"1\nx\r\n",
+    b"f" * 20 + b"\r\n",
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,7 +108,9 @@ def requests(draw: st.DrawFn, marker: str) -> Request:
             if a != b
         )
         is_valid = draw(st.integers(0, 4)) > 0
-        framed += b"0\r\n" + draw(st.sampled_from([b"", b"X: y\r\n"])) + b"\r\n" if is_valid else b""
+        framed += (
+            b"0\r\n" + draw(st.sampled_from([b"", b"X: y\r\n"])) + b"\r\n" if is_valid else b""
+        )
         if not is_valid:
             framed += draw(st.sampled_from(BAD_CHUNKS)) + b"0\r\n\r\n"
             content += b"x"  # what one of them holds before its fault

@@ -1,66 +1,235 @@
-"""Targets of the table to WSGI callables."""
+"""Import strings to apps: what can be loaded, and what a person is told of what cannot."""
 
-import re
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from wsgi_caller import ask
 
-from gateway.config.model import Mount, RedirectTarget, Where
-from gateway.config.paths import parse_location
-from gateway.config.problems import BadValueError
+from gateway.config.model import AppTarget, Mount, RedirectTarget, StaticTarget, Where
 from gateway.errors import AppLoadError
 from gateway.limits import MountLimits
-from gateway.mounts.loader import Unavailable, describe_cause, load_mounts, load_target
-from gateway.mounts.redirect import Redirect
+from gateway.mounts.loader import describe_cause, load_app, load_mounts
+
+APP = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"served"]
+"""
+
+Write = Callable[[str, str], None]
 
 
-def redirect_mount(name: str, location: str) -> Mount:
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Writes a module into a folder on the path; it is forgotten after the test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(name: str, text: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(text)
+        importlib.invalidate_caches()
+
+    yield write
+    for name in [name for name in sys.modules if name.startswith("site_")]:
+        del sys.modules[name]
+
+
+def failure(import_string: str) -> tuple[str, str]:
+    """What is told of an app that cannot be loaded, and its traceback."""
+    with pytest.raises(AppLoadError) as refused:
+        load_app(import_string)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message, describe_cause(refused.value)
+
+
+# --- what can be loaded -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("import_string", "more"),
+    [
+        ("site_app:app", ""),
+        ("site_app:inner.app", "class inner:\n    app = staticmethod(app)\n"),
+        ("site_app:create()", "def create():\n    return app\n"),
+        (
+            "site_app:inner.create()",
+            "class inner:\n    create = staticmethod(lambda: app)\n",
+        ),
+        (
+            "site_app:instance",
+            "class App:\n    def __call__(self, environ, start):\n"
+            "        return app(environ, start)\ninstance = App()\n",
+        ),
+    ],
+)
+def test_every_form_of_import_string(write: Write, import_string: str, more: str) -> None:
+    write("site_app.py", APP + more)
+    assert ask(load_app(import_string)).content == b"served"
+
+
+def test_a_module_in_a_package(write: Write) -> None:
+    write("site_pages/__init__.py", "")
+    write("site_pages/web/wsgi.py", APP)
+    assert ask(load_app("site_pages.web.wsgi:app")).content == b"served"
+
+
+def test_a_module_is_imported_once(write: Write) -> None:
+    write("site_app.py", APP + "import sys\nsys.modules[__name__].count = 1\n")
+    assert load_app("site_app:app") is load_app("site_app:app")
+
+
+# --- what cannot ------------------------------------------------------------------------------
+
+
+def test_a_missing_module() -> None:
+    assert failure("no_such_module:app") == (
+        "no_such_module:app: there is no module no_such_module on sys.path",
+        "",
+    )
+
+
+def test_a_missing_module_of_a_package(write: Write) -> None:
+    write("site_app/__init__.py", "")
+    message, cause = failure("site_app.wsgi:app")
+    assert message == "site_app.wsgi:app: there is no module site_app.wsgi on sys.path"
+    assert cause == ""
+
+
+def test_a_package_that_another_module_hides() -> None:
+    message, _ = failure("site.web:app")  # the standard library has a module of that name
+    assert message == "site.web:app: No module named 'site.web'; 'site' is not a package"
+
+
+def test_a_module_whose_own_import_is_missing(write: Write, tmp_path: Path) -> None:
+    write("site_app.py", "import flusk\n")
+    message, cause = failure("site_app:app")
+    assert message == "site_app:app: ModuleNotFoundError: No module named 'flusk'"
+    assert cause == (
+        "Traceback (most recent call last):\n"
+        f'  File "{tmp_path}/site_app.py", line 1, in <module>\n'
+        "    import flusk\n"
+        "ModuleNotFoundError: No module named 'flusk'"
+    )
+
+
+def test_a_module_whose_own_submodule_is_missing(write: Write) -> None:
+    write("site_app/__init__.py", "import site_app.models\n")
+    message, cause = failure("site_app:app")
+    assert message == "site_app:app: ModuleNotFoundError: No module named 'site_app.models'"
+    assert "import site_app.models" in cause
+
+
+def test_a_missing_attribute(write: Write) -> None:
+    write("site_app.py", APP)
+    assert failure("site_app:application") == (
+        "site_app:application: AttributeError: module 'site_app' has no attribute 'application'",
+        "",
+    )
+
+
+def test_a_factory_that_fails(write: Write) -> None:
+    write("site_app.py", "def create():\n    raise ValueError('no DATABASE_URL\\nset one')\n")
+    message, cause = failure("site_app:create()")
+    assert message == "site_app:create(): ValueError: no DATABASE_URL"
+    assert "in create" in cause
+    assert cause.endswith("ValueError: no DATABASE_URL\nset one")
+
+
+def test_what_led_to_a_failure_is_told_too(write: Write) -> None:
+    write(
+        "site_app.py",
+        "try:\n    {}['DATABASE_URL']\n"
+        "except KeyError as error:\n    raise RuntimeError('not configured') from error\n",
+    )
+    _, cause = failure("site_app:app")
+    assert "KeyError: 'DATABASE_URL'" in cause
+    assert cause.endswith("RuntimeError: not configured")
+    assert "importlib" not in cause
+    assert "loader.py" not in cause
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("None", "NoneType"), ("'app'", "str"), ("{}", "dict"), ("5", "int")]
+)
+def test_what_is_not_callable(write: Write, value: str, kind: str) -> None:
+    write("site_app.py", f"app = {value}\ndef create():\n    return app\n")
+    assert failure("site_app:app")[0] == f"site_app:app is a {kind}, not a WSGI callable"
+    assert failure("site_app:create()")[0] == f"site_app:create() is a {kind}, not a WSGI callable"
+
+
+def test_a_syntax_error_shows_its_line(write: Write, tmp_path: Path) -> None:
+    write("site_app.py", "x = 1\ndef app(:\n    pass\n")
+    message, cause = failure("site_app:app")
+    assert message == "site_app:app: SyntaxError: invalid syntax (site_app.py, line 2)"
+    assert f'File "{tmp_path}/site_app.py", line 2\n    def app(:' in cause
+    assert cause.endswith("SyntaxError: invalid syntax")
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("sys.exit(3)", "the app called sys.exit(3) while it was loaded"),
+        ("sys.exit()", "the app called sys.exit(None) while it was loaded"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt: "),
+        ("raise Unprintable", "Unprintable: it does not tell why"),
+        ("raise RecursionError('deep')", "RecursionError: deep"),
+    ],
+)
+def test_whatever_a_module_raises_is_its_own_failure(
+    write: Write, statement: str, told: str
+) -> None:
+    write(
+        "site_app.py",
+        "import sys\nclass Unprintable(Exception):\n"
+        f"    def __str__(self):\n        raise ValueError\n{statement}\n",
+    )
+    message, cause = failure("site_app:app")
+    assert message == f"site_app:app: {told}"
+    assert statement in cause
+
+
+# --- a table of mounts ------------------------------------------------------------------------
+
+
+def mount(name: str, target: Any) -> Mount:
     return Mount(
         name=name,
         host=None,
-        prefix=name,
-        target=RedirectTarget(location=location),
+        prefix=name.rstrip("/"),
+        target=target,
         limits=MountLimits(),
         where=Where(line=1, column=1),
     )
 
 
-def test_redirect_that_cannot_be_one_is_unavailable_alone() -> None:
-    good, bad = redirect_mount("/a", "http://[::1]/x"), redirect_mount("/b", "http://[::1]<>/x")
-    loaded, errors = load_mounts([good, bad])
-    assert isinstance(loaded[0].app, Redirect)
-    assert isinstance(loaded[1].app, Unavailable)
-    assert list(errors) == ["/b"]
-    assert re.match("the redirect: expected a path .*<>/x'$", str(errors["/b"]))
-    assert describe_cause(errors["/b"]) == ""
-
-
-PIECES = [
-    "http://",
-    "https://",
-    "a.example",
-    "[::1]",
-    "[",
-    "]",
-    ":",
-    "80",
-    "/",
-    "x",
-    "@",
-    "%41",
-    ".",
-]
-
-
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join) | st.text(max_size=8))
-def test_location_that_the_table_may_have_can_be_loaded(text: str) -> None:
-    try:
-        location = parse_location(text)
-    except BadValueError:
-        return
-    try:
-        assert load_target(RedirectTarget(location=location))[1] == "redirect"
-    except AppLoadError as error:
-        pytest.fail(f"{text!r} is a good value, and yet: {error}")
+def test_a_mount_that_fails_answers_503_and_the_others_serve(write: Write, tmp_path: Path) -> None:
+    write("site_app.py", APP)
+    write("site_broken.py", "raise ValueError('a secret of the app')")
+    (tmp_path / "index.html").write_text("a page")
+    loaded, errors = load_mounts(
+        [
+            mount("/broken", AppTarget(import_string="site_broken:app")),
+            mount("/", AppTarget(import_string="site_app:app")),
+            mount("/files", StaticTarget(directory=tmp_path)),
+            mount("/old", RedirectTarget(location="/new")),
+        ]
+    )
+    assert list(errors) == ["/broken"]
+    assert [each.kind for each in loaded] == ["app", "app", "static", "redirect"]
+    broken, app, static, redirect = (
+        ask(each.app, "/", environ={"gateway.request_id": "id-1"}) for each in loaded
+    )
+    assert broken.status == 503
+    assert "Retry-After" in broken.headers
+    assert b"id-1" in broken.content
+    assert b"secret" not in broken.content
+    assert app.content == b"served"
+    assert static.content == b"a page"
+    assert redirect.status == 308

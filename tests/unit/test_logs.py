@@ -69,7 +69,9 @@ def test_a_json_record_holds_what_it_was_given() -> None:
 @given(
     st.dictionaries(
         st.sampled_from(["mount", "target", "host", "referer", "user_agent", "method", "error"]),
-        st.text(st.characters() | st.sampled_from('"\\\n\r\0\x1b\x7f\x85\u2028\ud800'), max_size=30),
+        st.text(
+            st.characters() | st.sampled_from('"\\\n\r\0\x1b\x7f\x85\u2028\ud800'), max_size=30
+        ),
     )
 )
 def test_any_text_stays_one_line_of_json(values: dict[str, str]) -> None:
@@ -217,7 +219,9 @@ def test_a_fault_is_one_line_of_json_with_its_traceback(written: Callable[[], st
     try:
         raise ValueError('line\nbreak "quoted" \x1b')
     except ValueError as error:
-        faults.error("%s: %s", "/shop", "x", exc_info=error, extra={"request_id": "1", "mount": "/"})
+        faults.error(
+            "%s: %s", "/shop", "x", exc_info=error, extra={"request_id": "1", "mount": "/"}
+        )
     [line, rest] = written().split("\n")
     assert rest == ""
     entry = json.loads(line)

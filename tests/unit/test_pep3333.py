@@ -115,9 +115,7 @@ def test_the_validator_has_nothing_to_say(
 
 @pytest.mark.parametrize("app", OF_ONE_PIECE + OF_OWN_LENGTH)
 @pytest.mark.parametrize("request_head", [GET, GET_10_KEPT])
-def test_content_of_known_length_is_framed_by_it(
-    serve: Any, app: Any, request_head: bytes
-) -> None:
+def test_content_of_known_length_is_framed_by_it(serve: Any, app: Any, request_head: bytes) -> None:
     client = serve(app).connect()
     answer = client.ask(request_head)
     assert answer.framing == "length"
@@ -125,9 +123,7 @@ def test_content_of_known_length_is_framed_by_it(
     expect_usable(client)
 
 
-@pytest.mark.parametrize(
-    "app", [app for app in GOOD if app not in OF_ONE_PIECE + OF_OWN_LENGTH]
-)
+@pytest.mark.parametrize("app", [app for app in GOOD if app not in OF_ONE_PIECE + OF_OWN_LENGTH])
 class TestContentOfUnknownLength:
     def test_is_chunked_for_http_11(self, serve: Any, app: Any) -> None:
         client = serve(app).connect()
@@ -584,9 +580,7 @@ def test_a_write_kept_for_the_next_request_is_not_sent(serve: Any) -> None:
     assert [client.ask(GET).content for _ in range(3)] == [b"content"] * 3
 
 
-def test_text_after_the_head_cuts_the_answer(
-    serve: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_text_after_the_head_cuts_the_answer(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
     client = serve(breakers.yields_text_late).connect()
     client.send(GET)
     with pytest.raises(Cut) as cut:

@@ -1,0 +1,150 @@
+"""README and docs say what is so: links, paths, commands, tables and the output shown for them."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import build_parser, main
+from gateway.config.parse import parse_config
+from gateway.config.model import Config
+from gateway.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMED = [str(page.relative_to(ROOT)) for page in PAGES]
+# what a page has its reader make, or shows as an example
+NOT_HERE = {"apps/since.py"}
+# a message of nginx that begins like a command
+MESSAGES = {"gateway could not be resolved"}
+# where a container has what is in apps/ here
+IN_CONTAINER = "/srv/apps"
+
+FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+# the command as it is typed in the stack, after `make run`, or spoken of
+COMMAND = re.compile(
+    r"(?:^|\.venv/bin/|(?:exec|run --rm(?: -T)?) gateway )gateway ([a-z]+(?: .*)?)$"
+)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page, without the indentation of the list they may stand in."""
+    found = FENCED.findall(page.read_text("utf-8"))
+    return [
+        re.sub(f"^{margin}", "", text, flags=re.MULTILINE)
+        for margin, kind, text in found
+        if kind == language
+    ]
+
+
+def prose(page: Path) -> str:
+    return FENCED.sub("", page.read_text("utf-8"))
+
+
+def console() -> list[tuple[str, str]]:
+    """Each command that the README shows with its output."""
+    parts = re.split(r"^\$ (.+)\n", "".join(blocks(README, "console")), flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    names = HEADING.findall(prose(page))
+    return {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in names}
+
+
+def read_table(text: str, directory: Path) -> Config:
+    return parse_config(text, "apps/mounts.yaml", directory, {})
+
+
+@pytest.fixture
+def apps(tmp_path: Path) -> Path:
+    """The example apps beside the one that the README adds."""
+    directory = tmp_path / "apps"
+    shutil.copytree(ROOT / "apps", directory, ignore=shutil.ignore_patterns("__pycache__"))
+    (app,) = blocks(README, "python")
+    (directory / "since.py").write_text(app)
+    return directory
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMED)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = [link for link in LINK.findall(prose(page)) if "://" not in link]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMED)
+def test_paths_that_are_named_exist(page: Path) -> None:
+    folders = {entry.name for entry in ROOT.iterdir() if entry.is_dir()} - {"var"}
+    for word in " ".join(CODE.findall(prose(page))).split():
+        path = word.removeprefix("./").rstrip(",;:")
+        is_path = re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", path) and "/" in path
+        if is_path and path.partition("/")[0] in folders and path not in NOT_HERE:
+            assert (ROOT / path).exists() or path.startswith(".venv/"), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMED)
+def test_commands_that_are_named_exist(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    code = CODE.findall(prose(page))
+    lines = "".join(blocks(page, "console")).splitlines()
+    for typed in code + [line[2:] for line in lines if line.startswith(("$ ", "# "))]:
+        if found := re.search(r"(?:^|\d )make ([a-z]+)", typed):
+            assert found[1] in targets, typed
+        if typed not in MESSAGES and (found := COMMAND.search(typed)):
+            usage = re.sub(r"\[|\]", "", found[1])
+            usage = usage.replace("ADDR", "127.0.0.1:8000").replace(" N", " 2")
+            build_parser().parse_args(shlex.split(usage.replace("URL", "/").replace("…", "")))
+
+
+def test_readme_lists_the_commands_that_help_lists() -> None:
+    listed = re.findall(r"^\| `gateway ([a-z]+)", README.read_text("utf-8"), re.MULTILINE)
+    helped = re.findall(r"^    ([a-z]+) ", build_parser().format_help(), re.MULTILINE)
+    assert listed == helped != []
+
+
+def test_readme_shows_the_table_that_is_served(apps: Path) -> None:
+    shown = read_table(blocks(README, "yaml")[0], apps)
+    served = read_table((apps / "mounts.yaml").read_text("utf-8"), apps)
+
+    assert shown.server == served.server
+    assert [(m.name, m.target, m.limits) for m in shown.mounts] == [
+        (m.name, m.target, m.limits) for m in served.mounts
+    ]
+
+
+def test_the_line_that_readme_adds_fits_at_the_end_of_the_table(apps: Path) -> None:
+    table, line, _ = blocks(README, "yaml")
+    for text in (table, (apps / "mounts.yaml").read_text("utf-8")):
+        assert read_table(text + line, apps).mounts[-1].name == "/since"
+
+
+def test_readme_shows_what_mistakes_are_answered(apps: Path) -> None:
+    mistaken = blocks(README, "yaml")[2]
+    with pytest.raises(ConfigError) as caught:
+        read_table(mistaken, apps)
+    (shown,) = [output for command, output in console() if command == ".venv/bin/gateway check"]
+    assert caught.value.problems == shown.splitlines()
+
+
+@pytest.mark.parametrize("command", ["routes", "match /notes/7"])
+def test_readme_shows_what_commands_answer(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("GATEWAY_DATA", "POLLS_ADMIN_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    shown = dict(console())[f"docker compose exec gateway gateway {command}"]
+
+    assert main(command.split()) == 0
+    assert capsys.readouterr().out.replace(str(ROOT / "apps"), IN_CONTAINER) == shown
