@@ -19,23 +19,19 @@ from greenlet import getcurrent
 from gateway.dispatch import Mount
 from gateway.errors import (
     ClientDisconnected,
-    HeaderFieldsTooLarge,
-    MalformedRequest,
     RequestError,
     RequestTimeout,
-    UriTooLong,
 )
 from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, drain, open_content
 from gateway.http.environ import build_environ
+from gateway.http.incoming import Incoming
 from gateway.http.parser import CHUNKED, RequestHead
 from gateway.http.response import Response, build_error_page
 from gateway.http.service import Service
-from gateway.http.stream import IDLE, RUNNING, State, Stream
+from gateway.http.stream import IDLE, RUNNING, State
 from gateway.limits import Limits
 from gateway.logs import faults
 
-# a pipelining client is read ahead up to this while its request runs
-READ_AHEAD_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
@@ -51,7 +47,7 @@ class RequestEnded(BaseException):
         self.detail = detail
 
 
-class Connection(Stream):
+class Connection(Incoming):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub.
 
     ``moved`` is how many bytes had moved when the sweep last looked; ``timeout`` the mount's, in
@@ -60,129 +56,25 @@ class Connection(Stream):
 
     __slots__ = (
         "_client",
-        "_content",
         "_greenlet",
-        "_head",
         "_mount",
-        "_peer",
-        "_peer_port",
-        "_refusal",
         "_request_id",
         "_request_total",
-        "_service",
         "_started",
-        "_trusts_peer",
-        "has_ended",
         "moved",
         "timeout",
     )
 
-    _content: Content | None
     _greenlet: Any
-    _head: Any
     _mount: Mount | None
     moved: int
     timeout: float
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        self._service = service
-        super().__init__(client_socket, self._on_readable)
-        self._peer = peer
-        self._peer_port = peer_port
-        self._trusts_peer = service.proxies.trusts(peer)
-        self._refusal: RequestError | None = None
+        super().__init__(service, client_socket, peer, peer_port)
         self._request_total = 0
-        self.has_ended = False  # the client will send no more
         self._begin_anew()
         service.connections.add(self)
-
-    def begin(self) -> None:
-        """Serve from now on. Only from the hub. A request that came with the connection is read at
-        once: one that is closed behind its response never costs a watcher."""
-        self._on_readable()
-        content = self._content
-        is_wanted = self.state is not State.CLOSED and not self.has_ended
-        if is_wanted and (content is None or content.is_complete):
-            self._watch(True)
-
-    # --- in the hub: bytes arrive -------------------------------------------------------------
-
-    def _on_readable(self) -> None:
-        try:
-            data = self._socket.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        state = self.state
-        if state is IDLE or state is State.HEAD:
-            if data:
-                self._advance(self._buffer + data if self._buffer else data)
-            else:
-                self._close_silent()
-        elif state is State.LINGERING:
-            if not data:
-                self.close()
-        elif data:
-            self._buffer += data
-            if len(self._buffer) > READ_AHEAD_BYTES:
-                self._watch(False)
-        else:
-            # a half-close is allowed (RFC 9112 §9.6): the response is still sent
-            self.has_ended = True
-            self._watch(False)
-
-    def _advance(self, data: bytes) -> None:
-        """Take the next request out of ``data`` and run it, or wait for the rest of its head."""
-        if data[:2] == b"\r\n":
-            data = _without_empty_lines(data)
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            self._buffer = data
-            self._keep_unfinished(data)
-            return
-        service = self._service
-        try:
-            if end == len(data):
-                self._buffer = b""
-                self._head = service.parser.parse(data, self._trusts_peer)
-            else:
-                self._buffer = data[end:]
-                self._head = service.parser.parse(data[:end], self._trusts_peer)
-        except RequestError as error:
-            self._refuse(error)
-            return
-        self.state = RUNNING
-        service.greenlets.start(self)
-
-    def _keep_unfinished(self, data: bytes) -> None:
-        """Wait for the rest of a head, unless what is there tells that it will be refused."""
-        limits = self._service.limits
-        line_length = data.find(b"\n") - 1 if b"\n" in data else len(data) - 1
-        if line_length > limits.max_request_line_bytes:
-            limit = limits.max_request_line_bytes
-            self._refuse(UriTooLong(f"a request line of more than {limit} bytes"))
-        elif len(data) > limits.max_head_bytes:
-            self._refuse(HeaderFieldsTooLarge(f"more than {limits.max_head_bytes} bytes of head"))
-        elif data.count(b"\n") != data.count(b"\r\n"):
-            self._refuse(MalformedRequest("a line ends without CR"))
-        elif data and not 0x20 < data[0] < 0x7F and data[:1] != b"\r":
-            self._refuse(MalformedRequest("this is not HTTP/1.1 (TLS on a plain port?)"))
-        elif self.has_ended:
-            self._close_silent()
-        elif data and self.state is IDLE:
-            self.state = State.HEAD
-            self.since = monotonic()
-
-    def _refuse(self, error: RequestError) -> None:
-        self._refusal = error
-        self._head = _unreadable_head()
-        self.state = RUNNING
-        self._service.greenlets.start(self)
-
-    def _next_request(self) -> None:
-        if self.state is IDLE:
-            self._advance(self._buffer)
 
     # --- in the hub: deadlines ----------------------------------------------------------------
 
@@ -442,14 +334,6 @@ class Connection(Stream):
         self._buffer = b""
         self._watch(True)
 
-    def _close_silent(self) -> None:
-        """The client has closed: between requests, or within a head, which is then recorded."""
-        if self._buffer:
-            self.has_ended = True
-            self._refuse(MalformedRequest("the client left in the middle of a head"))
-        else:
-            self.close()
-
     def close(self) -> None:
         """Give the socket back; safe to call twice."""
         if self.state is State.CLOSED:
@@ -460,25 +344,7 @@ class Connection(Stream):
             self._service.on_close()
 
 
-def _without_empty_lines(data: bytes) -> bytes:
-    # RFC 9112 §2.2: at least one before a request is ignored; some clients send one after content
-    start = 0
-    while data.startswith(b"\r\n", start):
-        start += 2
-    return data[start:]
-
-
 def _explain(error: BaseException) -> str:
     """One line for a fault; an exception may fail to print itself."""
     line = format_exception_only(error)[-1].strip()
     return line.removeprefix(f"{type(error).__module__}.")
-
-
-def _unreadable_head() -> RequestHead:
-    """Stands for a head that could not be read, in its refusal and its record."""
-    head = RequestHead()
-    head.method = head.target = head.path = head.query = ""
-    head.fields = {}
-    head.is_http11 = True
-    head.persistent = False
-    return head

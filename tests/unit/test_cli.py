@@ -1,97 +1,315 @@
-"""The command line: what it changes of a table, and what it refuses."""
+"""The commands: what a person reads, on which stream, and the exit code."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gateway import cli
-from gateway.config.model import Config
-from gateway.supervisor import supervise
+from gateway import __version__
+from gateway.cli import main
 
-TABLE = "server: {listen: 127.0.0.1:8000, admin: 127.0.0.1:8001}\nmounts: {/a: {redirect: /b}}\n"
-Serve = Callable[..., int]
+TABLE = """\
+server: {admin: "127.0.0.1:0"}
+defaults: {timeout: 20s}
+mounts:
+  /: welcome:app
+  /notes: {app: "notes.wsgi:create()", max_body: 1MiB}
+  /files: {static: public}
+  /old: {redirect: /notes, status: 301}
+  shop.example.com/: welcome:app
+"""
+APP = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"served"]
+
+def create():
+    return app
+"""
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def served() -> list[Config]:
-    """What a supervisor was started with."""
-    return []
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a table and all that it names; the current one."""
+    (tmp_path / "mounts.yaml").write_text(TABLE)
+    (tmp_path / "public").mkdir()
+    (tmp_path / "notes").mkdir()
+    for module in ("welcome.py", "notes/wsgi.py"):
+        (tmp_path / module).write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    # the commands that start a process find the package whatever the folder
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return tmp_path
 
 
 @pytest.fixture
-def serve(served: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """``gateway serve`` of TABLE, up to the supervisor's start."""
+def run(site: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command on the table; exit code, stdout and stderr."""
 
-    class Supervisor:
-        def __init__(self, config: Config, style: str) -> None:
-            served.append(config)
+    def run(command: str, *arguments: str, table: str = "mounts.yaml") -> tuple[int, str, str]:
+        try:
+            code = main([command, "-c", table, *arguments])
+        except SystemExit as ended:  # argparse
+            code = int(ended.code or 0)
+        output = capfd.readouterr()
+        return code, output.out, output.err
 
-        def run(self) -> int:
-            return 0
+    return run
 
-    monkeypatch.setattr(supervise, "Supervisor", Supervisor)
-    monkeypatch.setattr(cli, "configure_logs", lambda style: None)
-    table = tmp_path / "mounts.yaml"
-    table.write_text(TABLE)
-    return lambda *arguments: cli.main(["serve", "-c", str(table), *arguments])
+
+# --- routes and match -------------------------------------------------------------------------
+
+
+def test_routes_lists_what_is_mounted(run: Run, site: Path) -> None:
+    assert run("routes") == (
+        0,
+        "/                  app       welcome:app\n"
+        f"/files             static    {site}/public\n"
+        "/notes             app       notes.wsgi:create()\n"
+        "/old               redirect  /notes (301)\n"
+        "shop.example.com/  app       welcome:app\n",
+        "",
+    )
+
+
+def test_routes_for_machines(run: Run) -> None:
+    code, out, err = run("routes", "--json")
+    routes = {route["mount"]: route for route in json.loads(out)}
+    assert (code, err) == (0, "")
+    assert routes["/notes"] == {
+        "mount": "/notes",
+        "host": None,
+        "prefix": "/notes",
+        "kind": "app",
+        "target": "notes.wsgi:create()",
+        "line": 5,
+        "timeout_seconds": 20.0,
+        "max_body_bytes": 1024 * 1024,
+    }
+    assert routes["shop.example.com/"]["host"] == "shop.example.com"
+
+
+def test_match_tells_which_mount_answers_and_why(run: Run) -> None:
+    assert run("match", "/notes/a%20b?c=d") == (
+        0,
+        "mount        /notes  (mounts.yaml:5)\n"
+        "app          notes.wsgi:create()\n"
+        "SCRIPT_NAME  '/notes'\n"
+        "PATH_INFO    '/a b'\n"
+        "timeout      20 s\n"
+        "max_body     1048576 bytes\n"
+        "because      /notes is the longest prefix, ending at a slash or the end, "
+        "of the mounts of any host\n",
+        "",
+    )
 
 
 @pytest.mark.parametrize(
-    ("address", "listen"),
+    ("url", "mount", "path_info"),
     [
-        ("0.0.0.0:9000", "0.0.0.0:9000"),
-        ("LOCALHOST:0", "localhost:0"),
-        ("[::1]:8001", "[::1]:8001"),
-        ("unix:/run/x.sock", "unix:/run/x.sock"),
+        ("/", "/", "/"),
+        ("/notes", "/notes", ""),
+        ("/notes/", "/notes", "/"),
+        ("/notesbook", "/", "/notesbook"),
+        ("/notes/../files/x", "/files", "/x"),
+        ("/notes%2Fa", "/", "/notes/a"),
+        ("/caf\xe9", "/", "/caf\xc3\xa9"),
+        ("http://other.example.com/notes/1", "/notes", "/1"),
+        ("http://shop.example.com/notes/1", "shop.example.com/", "/notes/1"),
+        ("http://SHOP.example.com.:8080", "shop.example.com/", "/"),
+        ("https://shop.example.com?q=1", "shop.example.com/", "/"),
     ],
 )
-def test_listen_takes_the_place_of_the_tables_own(
-    serve: Serve, served: list[Config], address: str, listen: str
-) -> None:
-    assert serve("--listen", address) == 0
-    [config] = served
-    assert (config.server.listen, config.server.admin) == (listen, "127.0.0.1:8001")
+def test_match_follows_the_table(run: Run, url: str, mount: str, path_info: str) -> None:
+    code, out, _ = run("match", "--json", url)
+    answer = json.loads(out)
+    assert (code, answer["mount"], answer["PATH_INFO"]) == (0, mount, path_info)
 
 
-ADDRESS = 'expected an address such as "127.0.0.1:8000", "[::1]:8000" or "unix:/run/x.sock"'
-BOTH = '"127.0.0.1:8001" for admin cannot both be opened: choose another port'
+def test_match_of_nothing_is_1(run: Run, site: Path) -> None:
+    (site / "mounts.yaml").write_text("mounts: {/notes: welcome:app}\n")
+    assert run("match", "/shop") == (1, "", "nothing is mounted at /shop: 404\n")
+
+
+@pytest.mark.parametrize("url", ["notes", "", "http://[::1", "mailto:x"])
+def test_match_of_what_is_no_url_is_2(run: Run, url: str) -> None:
+    code, out, err = run("match", "--", url)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"{url}: ")
+    assert err.count("\n") == 1
+
+
+# --- check ------------------------------------------------------------------------------------
+
+
+def test_check_of_a_good_table(run: Run) -> None:
+    assert run("check") == (0, "mounts.yaml: 5 mounts, no problems\n", "")
+
+
+@pytest.mark.parametrize("command", ["check", "routes", "serve"])
+def test_a_bad_table_is_2_with_every_problem(run: Run, site: Path, command: str) -> None:
+    (site / "mounts.yaml").write_text("mounts:\n  /a: {ap: x}\n  /b: 5\n")
+    code, out, err = run(command)
+    assert (code, out) == (2, "")
+    lines = err.splitlines()
+    assert len(lines) >= 2
+    assert all(line.startswith("mounts.yaml:") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["check", "routes", "serve"])
+def test_a_missing_table_is_2_in_one_line(run: Run, command: str) -> None:
+    code, out, err = run(command, table="elsewhere.yaml")
+    assert (code, out) == (2, "")
+    assert err.startswith("elsewhere.yaml: ")
+    assert err.count("\n") == 1
+
+
+def test_an_app_that_does_not_load_is_3_with_its_traceback(run: Run, site: Path) -> None:
+    (site / "welcome.py").write_text("import flusk\n")
+    (site / "notes/wsgi.py").write_text(APP.replace("create", "make"))
+    code, out, err = run("check")
+    assert (code, out) == (3, "")
+    assert err == (
+        "mounts.yaml:4:3: mounts./: welcome:app: ModuleNotFoundError: No module named 'flusk'\n"
+        "Traceback (most recent call last):\n"
+        f'  File "{site}/welcome.py", line 1, in <module>\n'
+        "    import flusk\n"
+        "ModuleNotFoundError: No module named 'flusk'\n"
+        "mounts.yaml:5:3: mounts./notes: notes.wsgi:create(): AttributeError: "
+        "module 'notes.wsgi' has no attribute 'create'\n"
+        "mounts.yaml:8:3: mounts.shop.example.com/: welcome:app: ModuleNotFoundError: "
+        "No module named 'flusk'\n"
+        "Traceback (most recent call last):\n"
+        f'  File "{site}/welcome.py", line 1, in <module>\n'
+        "    import flusk\n"
+        "ModuleNotFoundError: No module named 'flusk'\n"
+    )
+
+
+def test_check_can_leave_the_apps_alone(run: Run, site: Path) -> None:
+    (site / "welcome.py").write_text("import flusk\n")
+    assert run("check", "--table-only")[0] == 0
+
+
+NOISY = """
+import atexit, subprocess, sys, threading, time
+print("printed", end="")
+sys.stdout.write('[{"mount": "/"}]')
+subprocess.run(["echo", "from a child"], check=True)
+atexit.register(print, "at the end")
+threading.Thread(target=time.sleep, args=(3600,)).start()
+"""
+
+
+def test_what_apps_print_and_leave_running_does_not_confuse_a_check(run: Run, site: Path) -> None:
+    (site / "welcome.py").write_text(NOISY + APP)
+    code, out, err = run("check")
+    assert (code, out) == (0, "mounts.yaml: 5 mounts, no problems\n")
+    assert "printed" in err
+    assert "from a child" in err
 
 
 @pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        (
-            "8000",
-            f'{ADDRESS}, got "8000": write "127.0.0.1:8000", or "0.0.0.0:8000" for every address',
-        ),
-        (":8000", f'{ADDRESS}, got ":8000": write "0.0.0.0:8000" for every address'),
-        ("localhost", f'{ADDRESS}, got "localhost": add a port'),
-        ("::1:8000", f'{ADDRESS}, got "::1:8000": write "[::1]:8000"'),
-        ("", f'{ADDRESS}, got ""'),
-        ("a\nb:1", f'{ADDRESS}, got "a\\nb:1"'),
-        ("127.0.0.1:65536", 'expected a port up to 65535, got "127.0.0.1:65536"'),
-        (
-            "unix:x.sock",
-            'expected "unix:" and the whole path of a socket, such as "unix:/run/x.sock", '
-            'got "unix:x.sock"',
-        ),
-        ("127.0.0.1:8001", f'"127.0.0.1:8001" for requests and {BOTH}'),
-        ("0.0.0.0:8001", f'"0.0.0.0:8001" for requests and {BOTH}'),
-    ],
+    ("statement", "told"),
+    [("os._exit(0)", "exited with 0"), ("os.kill(os.getpid(), 9)", "was ended by SIGKILL")],
 )
-def test_listen_is_checked_as_the_tables_own(
-    serve: Serve,
-    served: list[Config],
-    capsys: pytest.CaptureFixture[str],
-    address: str,
-    message: str,
+def test_an_app_that_ends_the_process_is_3(
+    run: Run, site: Path, statement: str, told: str
 ) -> None:
-    assert serve("--listen", address) == 2
-    assert capsys.readouterr() == ("", f"--listen: {message}\n")
-    assert not served
+    (site / "welcome.py").write_text(f"import os\n{statement}\n")
+    code, out, err = run("check")
+    assert (code, out) == (3, "")
+    assert err == f"mounts.yaml: the process that loads the apps {told}\n"
 
 
-def test_workers_take_the_place_of_the_tables_own(serve: Serve, served: list[Config]) -> None:
-    assert serve() == serve("--workers", "5") == 0
-    assert [config.server.workers for config in served] == [2, 5]
+# --- serve, where it cannot -------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_2_in_one_line(run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        finished = serve("--listen", address)
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr == f"server.listen: cannot listen on {address}: Address already in use\n"
+
+
+def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "-c", "mounts.yaml", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "address", ["", "8000", "nonsense", "127.0.0.1:99999", "a..b:80", "unix:", "http://a:80"]
+)
+def test_an_address_that_is_none_is_2_in_one_line(run: Run, address: str) -> None:
+    code, out, err = run("serve", "--listen", address)
+    assert (code, out) == (2, "")
+    assert err.startswith("--listen: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two", "1_0", "\u0662", "1.5", ""])
+def test_a_number_of_workers_that_is_none_is_2(run: Run, number: str) -> None:
+    code, out, err = run("serve", f"--workers={number}")
+    assert (code, out) == (2, "")
+    assert f"expected a whole number from 1, got {number!r}" in err
+
+
+# --- the command itself -----------------------------------------------------------------------
+
+
+def test_schema_is_a_json_schema(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    assert "mounts" in json.loads(capfd.readouterr().out)["properties"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["sreve"], ["match"], ["routes", "--yaml"]])
+def test_wrong_usage_is_2(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capfd.readouterr().err.startswith("usage: gateway")
+
+
+def test_the_version_is_told_in_a_process_of_its_own() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "gateway", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (finished.returncode, finished.stdout) == (0, f"gateway {__version__}\n")
+
+
+def test_a_reader_that_leaves_is_no_error(site: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as closed:
+        finished = subprocess.run(
+            [sys.executable, "-m", "gateway", "routes", "-c", "mounts.yaml"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (finished.returncode, finished.stderr) == (0, b"")
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gateway.cli.read_config", interrupted)
+    assert run("routes") == (130, "", "")

@@ -16,9 +16,9 @@ from gateway.errors import ClientDisconnected
 from gateway.http.body import DRAIN_BYTES
 from gateway.http.connection import (
     LINGER_SECONDS,
-    READ_AHEAD_BYTES,
     RequestEnded,
 )
+from gateway.http.incoming import READ_AHEAD_BYTES
 from gateway.http.stream import State
 from gateway.limits import Limits, MountLimits
 

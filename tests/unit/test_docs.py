@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import build_parser, main
-from gateway.config.parse import parse_config
 from gateway.config.model import Config
+from gateway.config.parse import parse_config
 from gateway.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

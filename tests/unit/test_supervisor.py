@@ -1,0 +1,252 @@
+"""The supervisor's decisions, its listening sockets and its admin surface, without a worker."""
+
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
+from gateway.errors import ConfigError
+from gateway.limits import MountLimits
+from gateway.supervisor.admin import AdminHandler
+from gateway.supervisor.children import ChildState, describe_exit
+from gateway.supervisor.sockets import describe, open_listener, split_address
+from gateway.supervisor.supervise import (
+    FIRST_BACKOFF_SECONDS,
+    MAX_BACKOFF_SECONDS,
+    Supervisor,
+    backoff_seconds,
+)
+
+CONFIG = Config(
+    source="mounts.yaml",
+    directory=Path("/nowhere"),
+    server=Server(),
+    mounts=(
+        Mount(
+            name="/shop",
+            host=None,
+            prefix="/shop",
+            target=RedirectTarget(location="/new"),
+            limits=MountLimits(),
+            where=Where(line=7, column=3),
+        ),
+    ),
+)
+
+
+def supervisor(*states: ChildState) -> Supervisor:
+    supervisor = Supervisor(CONFIG, "text")
+    supervisor._children = {pid: child(pid, state) for pid, state in enumerate(states)}
+    return supervisor
+
+
+def child(pid: int, state: ChildState) -> Any:
+    return SimpleNamespace(pid=pid, state=state)
+
+
+# --- status and reports -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("states", "is_ready", "state", "ready"),
+    [
+        ([], False, "starting", 0),
+        ([ChildState.LOADING, ChildState.LOADING], False, "starting", 0),
+        ([ChildState.READY, ChildState.LOADING], True, "ready", 1),
+        ([ChildState.READY, ChildState.READY], True, "ready", 2),
+        ([ChildState.DRAINING, ChildState.DEAD], False, "starting", 0),
+    ],
+)
+def test_one_ready_worker_is_enough(
+    states: list[ChildState], is_ready: bool, state: str, ready: int
+) -> None:
+    assert supervisor(*states).status() == (
+        is_ready,
+        {"status": state, "workers": len(states), "ready": ready},
+    )
+
+
+def test_a_gateway_that_stops_is_not_ready() -> None:
+    stopping = supervisor(ChildState.READY)
+    stopping._is_stopping = True
+    assert stopping.status() == (False, {"status": "draining", "workers": 1, "ready": 1})
+
+
+def test_a_ready_worker_is_believed_unless_it_was_told_to_stop() -> None:
+    ready = {"event": "ready", "seconds": 0.1, "mounts": []}
+    loading, draining = child(1, ChildState.LOADING), child(2, ChildState.DRAINING)
+    watching = supervisor()
+    watching._on_report(loading, ready)
+    watching._on_report(draining, ready)
+    assert (loading.state, draining.state) == (ChildState.READY, ChildState.DRAINING)
+
+
+def test_a_mount_that_does_not_load_is_told_once_for_all_workers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed = {"mount": "/shop", "error": "shop:app: ValueError: x", "traceback": "Traceback …"}
+    report = {"event": "ready", "seconds": 0.1, "mounts": [failed]}
+    watching = supervisor()
+    for pid in range(3):
+        watching._on_report(child(pid, ChildState.LOADING), report)
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage() == (
+        "mounts.yaml:7:3: mounts./shop: shop:app: ValueError: x; it answers 503, the others serve\n"
+        "Traceback …"
+    )
+
+
+def test_requests_that_a_worker_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    watching = supervisor()
+    watching._on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 0})
+    assert caplog.records == []
+    watching._on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 2})
+    assert "worker 5 cut 2 requests" in caplog.text
+
+
+# --- workers that end -------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_young_is_waited_for_longer_each_time() -> None:
+    delays = [backoff_seconds(deaths) for deaths in range(12)]
+    assert delays[:4] == [0, FIRST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2, 0.4]
+    assert delays == sorted(delays)
+    assert delays[-1] == backoff_seconds(100_000) == MAX_BACKOFF_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "told"),
+    [
+        (0, "exited with 0"),
+        (3, "exited with 3"),
+        (-9, "was ended by SIGKILL"),
+        (-11, "was ended by SIGSEGV"),
+        (-40, "was ended by signal 40"),
+        (None, "exited with None"),
+    ],
+)
+def test_how_a_process_ended(exit_code: int | None, told: str) -> None:
+    assert describe_exit(exit_code) == told
+
+
+# --- listening sockets ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("[::1]:8000", ("::1", 8000)),
+        ("localhost:0", ("localhost", 0)),
+    ],
+)
+def test_an_address_has_a_host_and_a_port(address: str, expected: tuple[str, int]) -> None:
+    assert split_address(address) == expected
+
+
+def test_a_unix_listener_replaces_the_socket_of_a_gateway_that_died(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.sock"
+    open_listener(f"unix:{path}", "server.listen").close()
+    assert path.is_socket()
+    with open_listener(f"unix:{path}", "server.listen") as listener:
+        assert describe(listener) == f"unix:{path}"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_a_unix_listener_leaves_a_gateway_that_lives_alone(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/gateway.sock"
+    with open_listener(address, "server.listen"), pytest.raises(ConfigError) as refused:
+        open_listener(address, "server.listen")
+    assert refused.value.problems == [
+        f"server.listen: cannot listen on {address}: Address already in use"
+    ]
+
+
+def test_a_unix_listener_never_removes_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("dear")
+    with pytest.raises(ConfigError, match="Address already in use"):
+        open_listener(f"unix:{path}", "server.listen")
+    assert path.read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("unix:/nowhere/at/all.sock", "No such file or directory"),
+        ("unix:/" + "x" * 200, "AF_UNIX path too long"),
+        ("203.0.113.1:80", "Cannot assign requested address"),
+    ],
+)
+def test_where_nobody_can_listen(address: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        open_listener(address, "server.admin")
+    assert refused.value.problems == [f"server.admin: cannot listen on {address}: {reason}"]
+
+
+# --- the admin surface ------------------------------------------------------------------------
+
+
+def ask_admin(request: bytes, *, is_ready: bool = True) -> tuple[list[bytes], bytes]:
+    """Status line and fields, and content, of what the admin listener answers."""
+    client, server_side = socket.socketpair()
+    with client, server_side:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        server = SimpleNamespace(status=lambda: (is_ready, {"status": "a report"}))
+        AdminHandler(server_side, ("127.0.0.1", 1), server)  # type: ignore[arg-type]
+        server_side.shutdown(socket.SHUT_WR)
+        with client.makefile("rb") as answer:
+            head, _, content = answer.read().partition(b"\r\n\r\n")
+    return head.split(b"\r\n"), content
+
+
+@pytest.mark.parametrize(
+    ("path", "is_ready", "status", "report"),
+    [
+        ("/healthz", True, b"200 OK", {"status": "alive"}),
+        ("/healthz", False, b"200 OK", {"status": "alive"}),
+        ("/readyz", True, b"200 OK", {"status": "a report"}),
+        ("/readyz", False, b"503 Service Unavailable", {"status": "a report"}),
+        ("/", True, b"404 Not Found", {"status": "unknown path", "known": ["/healthz", "/readyz"]}),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_probes(path: str, is_ready: bool, status: bytes, report: Any, method: str) -> None:
+    lines, content = ask_admin(f"{method} {path} HTTP/1.1\r\n\r\n".encode(), is_ready=is_ready)
+    assert lines[0] == b"HTTP/1.1 " + status
+    assert b"Content-Length: %d" % len(json.dumps(report) + "\n") in lines
+    assert b"Cache-Control: no-store" in lines
+    assert content == (b"" if method == "HEAD" else json.dumps(report).encode() + b"\n")
+
+
+def test_a_probe_can_be_repeated_on_one_connection() -> None:
+    _, rest = ask_admin(b"HEAD /healthz HTTP/1.1\r\n\r\n" * 3)
+    assert rest.count(b"HTTP/1.1 200 OK") == 2
+
+
+@pytest.mark.parametrize("request_bytes", [b"POST /readyz HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n", b""])
+def test_anything_else_is_refused(request_bytes: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    lines, _ = ask_admin(request_bytes)
+    assert not lines[0].startswith(b"HTTP/1.1 2")
+    assert capfd.readouterr().err == ""
+
+
+def test_the_descriptor_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    from gateway.supervisor.sockets import raise_descriptor_limit
+
+    asked: list[Any] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, os.sysconf("SC_OPEN_MAX")))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: asked.append(limits))
+    raise_descriptor_limit()
+    assert asked == [(os.sysconf("SC_OPEN_MAX"),) * 2]
