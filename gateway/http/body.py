@@ -6,6 +6,7 @@ Refuses to know the socket and the response: it asks a source for bytes. Source:
 
 import io
 import re
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -47,18 +48,39 @@ class Content(io.RawIOBase):
 
     ``is_complete`` turns true with the last byte; ``received_bytes`` counts content.
     ``before_first_read`` is called once, before bytes are asked for (100-continue),
-    ``on_complete`` once, after the last.
+    ``on_complete`` once, after the last. What was refused once stays refused, as ``fault``: an app
+    that goes on reading gets the same error again, and never bytes from behind it.
     """
 
     def __init__(self, source: Source, before_first_read: Callable[[], None] | None) -> None:
         self._source = source
         self._before_first_read = before_first_read
         self.on_complete: Callable[[], None] | None = None
+        self.fault: RequestError | None = None
         self.is_complete = False
         self.received_bytes = 0
 
     def readable(self) -> bool:
         return True
+
+    def readinto(self, buffer: "memoryview", /) -> int:  # type: ignore[override]
+        """Raises RequestTimeout and ClientDisconnected; of chunks MalformedRequest,
+        ContentTooLarge and HeaderFieldsTooLarge too."""
+        if self.is_complete:
+            return 0
+        if self.fault is not None:
+            raise self.fault
+        if self._before_first_read is not None:
+            announce, self._before_first_read = self._before_first_read, None
+            announce()
+        try:
+            return self._read_some(memoryview(buffer))
+        except RequestError as error:
+            self.fault = error
+            raise
+
+    @abstractmethod
+    def _read_some(self, view: memoryview) -> int: ...
 
     @property
     def is_worth_draining(self) -> bool:
@@ -73,11 +95,6 @@ class Content(io.RawIOBase):
         if self.on_complete is not None:
             self.on_complete()
 
-    def _begin(self) -> None:
-        if self._before_first_read is not None:
-            announce, self._before_first_read = self._before_first_read, None
-            announce()
-
 
 class LengthContent(Content):
     """Content of a length known beforehand (RFC 9112 §6.2)."""
@@ -88,12 +105,8 @@ class LengthContent(Content):
         super().__init__(source, before_first_read)
         self.remaining = length
 
-    def readinto(self, buffer: "memoryview", /) -> int:  # type: ignore[override]
-        """Raises ClientDisconnected where the client leaves before the end."""
-        if self.is_complete:
-            return 0
-        self._begin()
-        size = self._source.receive_into(memoryview(buffer)[: self.remaining])
+    def _read_some(self, view: memoryview) -> int:
+        size = self._source.receive_into(view[: self.remaining])
         if not size:
             raise ClientDisconnected("the client left in the middle of the request's content")
         self.remaining -= size
@@ -109,11 +122,7 @@ class LengthContent(Content):
 
 
 class ChunkedContent(Content):
-    """Content in chunks (RFC 9112 §7.1). Extensions are passed over, trailers checked and dropped.
-
-    What was refused once stays refused: an app that goes on reading gets the same error again,
-    and never bytes from behind the fault.
-    """
+    """Content in chunks (RFC 9112 §7.1); extensions are passed over, trailers dropped."""
 
     def __init__(
         self, source: Source, max_bytes: int, before_first_read: Callable[[], None] | None
@@ -124,26 +133,11 @@ class ChunkedContent(Content):
         self._position = 0  # how much of that has been read
         self._chunk_remaining = 0
         self._is_first = True
-        self._fault: RequestError | None = None
 
     def take_rest(self) -> bytes:
         """What came behind the last chunk, once: the beginning of the next request."""
         rest, self._received, self._position = self._received[self._position :], b"", 0
         return rest
-
-    def readinto(self, buffer: "memoryview", /) -> int:  # type: ignore[override]
-        """Raises MalformedRequest, ContentTooLarge, HeaderFieldsTooLarge, ClientDisconnected and
-        RequestTimeout."""
-        if self.is_complete:
-            return 0
-        if self._fault is not None:
-            raise self._fault
-        self._begin()
-        try:
-            return self._read_some(memoryview(buffer))
-        except RequestError as error:
-            self._fault = error
-            raise
 
     def _read_some(self, view: memoryview) -> int:
         if not self._chunk_remaining:

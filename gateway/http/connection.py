@@ -189,13 +189,20 @@ class Connection(Incoming):
         environ["gateway.client_disconnected"] = self.client_disconnected
         result = mount.app(environ, response.start_response)
         try:
-            if self._content is not None and not self._content.is_complete:
-                # said in the head, so that nginx does not begin another request here
-                response.persistent &= self._content.is_worth_draining
+            if self._content is not None:
+                self._look_at_content(self._content, response)
             response.send_result(result)
         finally:
             if hasattr(result, "close"):
                 result.close()
+
+    def _look_at_content(self, content: Content, response: Response) -> None:
+        """Before the response: what the app has made of the request's content."""
+        if content.fault is not None and response.code >= 500 and not response.head_sent:
+            raise content.fault  # frameworks take the client's fault for one of their own
+        if not content.is_complete:
+            # said in the head, so that nginx does not begin another request here
+            response.persistent &= content.is_worth_draining
 
     def _answer_unmatched(self, head: RequestHead, response: Response) -> None:
         if head.content_length:

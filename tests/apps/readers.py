@@ -53,7 +53,7 @@ def all_lines(content: Any) -> list[bytes]:
 
 @reader
 def lines_with_hint(content: Any) -> list[bytes]:
-    return content.readlines(5) + [b"|"] + content.readlines()  # type: ignore[no-any-return]
+    return [*content.readlines(5), b"|", *content.readlines()]
 
 
 @reader

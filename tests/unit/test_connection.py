@@ -277,7 +277,7 @@ def test_an_app_that_ignores_malformed_chunks_gets_nothing_behind_them(
         for _ in range(3):
             try:
                 environ["wsgi.input"].read()
-            except Exception:
+            except Exception:  # noqa: BLE001  as apps do
                 refused += 1
         start_response("200 OK", [])
         return [b"%d" % refused]
@@ -288,6 +288,23 @@ def test_an_app_that_ignores_malformed_chunks_gets_nothing_behind_them(
     assert client.read_answer().content == b"3"
     client.expect_end()
     assert [record["target"] for record in gateway.records] == ["/"]
+
+
+@pytest.mark.parametrize(("status", "answered"), [("500 Oh", 413), ("422 Too long", 422)])
+def test_a_500_that_an_app_makes_of_refused_content_tells_the_refusal(
+    serve: Any, status: str, answered: int
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        try:
+            environ["wsgi.input"].read()
+        except Exception:  # noqa: BLE001  as frameworks do
+            start_response(status, [])
+        return [b"what the app says"]
+
+    gateway = serve(app, mount_limits=MountLimits(max_body_bytes=3))
+    client = gateway.connect()
+    client.send(chunked(b"first"))
+    assert client.read_answer().status == answered
 
 
 @pytest.mark.parametrize("request_line", [b"POST /nothing", b"OPTIONS *"])

@@ -296,7 +296,8 @@ TEXT = b"one\ntwo\n\nthree"
         (readers.reader(readers.in_pieces_of(1)), [bytes([byte]) for byte in TEXT]),
         (readers.reader(readers.in_pieces_of(9)), [b"one\ntwo\n\n", b"three"]),
         (readers.lines, [b"one\n", b"two\n", b"\n", b"three"]),
-        (readers.reader(readers.lines_of_at_most(3)), [b"one", b"\n", b"two", b"\n", b"\n", b"thr", b"ee"]),
+        (readers.reader(readers.lines_of_at_most(3)),
+         [b"one", b"\n", b"two", b"\n", b"\n", b"thr", b"ee"]),
         (readers.all_lines, [b"one\n", b"two\n", b"\n", b"three"]),
         (readers.lines_with_hint, [b"one\n", b"two\n", b"|", b"\n", b"three"]),
         (readers.iterated, [b"one\n", b"two\n", b"\n", b"three"]),
@@ -441,12 +442,12 @@ def test_anything_but_bytes_is_a_clean_500(
 
 
 BAD_STATUS = ["", "20", "2000 OK", "OK", "abc OK", "099 x", "2\u06f00 OK", " 200 OK", "200\tOK",
-              "200 OK\r\nX: y", "200 OK\n", "200 \0", "200 \x7f", "200 \u20ac", b"200 OK", 200, None,
-              "100 Continue", "101 Switching Protocols"]  # fmt: skip
+              "200 OK\r\nX: y", "200 OK\n", "200 \0", "200 \x7f", "200 \u20ac", b"200 OK", 200,
+              None, "100 Continue", "101 Switching Protocols"]  # fmt: skip
 BAD_HEADERS = [
     [("X", "a\r\nY: b")], [("X", "a\nb")], [("X", "a\rb")], [("X", "\0")], [("X", "a\r\n b")],
-    [("X\r\nY", "a")], [("X Y", "a")], [("", "a")], [("X:", "a")], [("X\xe9", "a")], [("X", "\u20ac")],
-    [("X", 5)], [(5, "X")], [("X", b"a")], [(b"X", "a")], [("X", None)], [("X",)], [("X", "a", "b")],
+    [("X\r\nY", "a")], [("X Y", "a")], [("", "a")], [("X:", "a")], [("X\xe9", "a")],
+    [("X", "\u20ac")], [("X", 5)], [(5, "X")], [("X", b"a")], [(b"X", "a")], [("X", None)], [("X",)], [("X", "a", "b")],
     [None], None, 5,
     [("Connection", "close")], [("connection", "keep-alive")], [("Keep-Alive", "5")], [("TE", "x")],
     [("Transfer-Encoding", "chunked")], [("Trailer", "X")], [("Upgrade", "x")],
@@ -486,8 +487,9 @@ def test_an_odd_status_is_sent_as_it_is(serve: Any, status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [("x-lower", "a"), ("X", ""), ("X", "caf\xe9"), ("X", "a\tb"), ("!#$%&'*+-.^_`|~0", "a")]
-)  # fmt: skip
+    "header",
+    [("x-lower", "a"), ("X", ""), ("X", "caf\xe9"), ("X", "a\tb"), ("!#$%&'*+-.^_`|~0", "a")],
+)
 def test_an_odd_header_is_sent_as_it_is(serve: Any, header: tuple[str, str]) -> None:
     answer = serve(breakers.Starts("200 OK", [header, header])).ask(GET)
     assert answer.fields[:2] == [(header[0].lower(), header[1])] * 2

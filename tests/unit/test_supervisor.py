@@ -233,7 +233,9 @@ def test_a_probe_can_be_repeated_on_one_connection() -> None:
     assert rest.count(b"HTTP/1.1 200 OK") == 2
 
 
-@pytest.mark.parametrize("request_bytes", [b"POST /readyz HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n", b""])
+@pytest.mark.parametrize(
+    "request_bytes", [b"POST /readyz HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n", b""]
+)
 def test_anything_else_is_refused(request_bytes: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     lines, _ = ask_admin(request_bytes)
     assert not lines[0].startswith(b"HTTP/1.1 2")
