@@ -96,7 +96,7 @@ class Connection(Incoming):
                 self._greenlet.throw(ClientDisconnected("the client left its response unread"))
         elif state is State.HEAD:
             if waited > limits.head_timeout_seconds:
-                self._refuse(RequestTimeout("the head was not complete in time"))
+                self._refuse(RequestTimeout("the head was not complete in time"), self._buffer)
         elif state is State.LINGERING and waited > LINGER_SECONDS:
             self.close()
 

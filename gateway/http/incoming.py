@@ -110,7 +110,7 @@ class Incoming(Stream):
                 self._buffer = data[end:]
                 self._head = service.parser.parse(data[:end], self._trusts_peer)
         except RequestError as error:
-            self._refuse(error)
+            self._refuse(error, data)
             return
         self.state = RUNNING
         service.greenlets.start(self)
@@ -121,22 +121,25 @@ class Incoming(Stream):
         line_length = data.find(b"\n") - 1 if b"\n" in data else len(data) - 1
         if line_length > limits.max_request_line_bytes:
             limit = limits.max_request_line_bytes
-            self._refuse(UriTooLong(f"a request line of more than {limit} bytes"))
+            self._refuse(UriTooLong(f"a request line of more than {limit} bytes"), data)
         elif len(data) > limits.max_head_bytes:
-            self._refuse(HeaderFieldsTooLarge(f"more than {limits.max_head_bytes} bytes of head"))
+            self._refuse(
+                HeaderFieldsTooLarge(f"more than {limits.max_head_bytes} bytes of head"), data
+            )
         elif data.count(b"\n") != data.count(b"\r\n"):
-            self._refuse(MalformedRequest("a line ends without CR"))
+            self._refuse(MalformedRequest("a line ends without CR"), data)
         elif data and not 0x20 < data[0] < 0x7F and data[:1] != b"\r":
-            self._refuse(MalformedRequest("this is not HTTP/1.1 (TLS on a plain port?)"))
+            self._refuse(MalformedRequest("this is not HTTP/1.1 (TLS on a plain port?)"), data)
         elif self.has_ended:
             self._close_silent()
         elif data and self.state is IDLE:
             self.state = State.HEAD
             self.since = monotonic()
 
-    def _refuse(self, error: RequestError) -> None:
+    def _refuse(self, error: RequestError, data: bytes = b"") -> None:
+        """Answer ``error``; ``data`` begins with what can be told of the request in its record."""
         self._refusal = error
-        self._head = _unreadable_head()
+        self._head = _build_unreadable_head(data)
         self.state = RUNNING
         self._service.greenlets.start(self)
 
@@ -148,7 +151,7 @@ class Incoming(Stream):
         """The client has closed: between requests, or within a head, which is then recorded."""
         if self._buffer:
             self.has_ended = True
-            self._refuse(MalformedRequest("the client left in the middle of a head"))
+            self._refuse(MalformedRequest("the client left within a head"), self._buffer)
         else:
             self.close()
 
@@ -161,10 +164,13 @@ def _without_empty_lines(data: bytes) -> bytes:
     return data[start:]
 
 
-def _unreadable_head() -> RequestHead:
+def _build_unreadable_head(data: bytes) -> RequestHead:
     """Stands for a head that could not be read, in its refusal and its record."""
     head = RequestHead()
-    head.method = head.target = head.path = head.query = ""
+    words = data.partition(b"\r\n")[0].decode("latin-1").split(" ")
+    is_told = len(words) == 3 and words[2].startswith("HTTP/")
+    head.method, head.target = words[:2] if is_told else ("", "")
+    head.path = head.query = ""
     head.fields = {}
     head.is_http11 = True
     head.persistent = False

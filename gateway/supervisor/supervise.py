@@ -64,7 +64,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self._on_stop_signal)
         self._admin.start()
         lifecycle.info(
-            "listening on %s, %d workers, %d mounts from %s",
+            "listening on %s; workers: %d; mounts: %d, from %s",
             describe(self._listener),
             self._config.server.workers,
             len(self._config.mounts),
@@ -89,7 +89,7 @@ class Supervisor:
                 self._was_ready = True
                 lifecycle.info("ready after %.2f s", time.monotonic() - self._began)
         elif report["event"] == "drained" and report["cut"]:
-            lifecycle.warning("worker %d cut %d requests", child.pid, report["cut"])
+            lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
 
     def _report_mounts(self, mounts: list[dict[str, str]]) -> None:
         """Log each mount that did not load, once and not for every worker."""

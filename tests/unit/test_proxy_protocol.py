@@ -11,16 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import MalformedRequest
-from gateway.http.proxy_protocol import (
-    MAX_BINARY_BYTES,
-    MAX_LINE_BYTES,
-    ProxyHeader,
-    parse_proxy_header,
-)
+from gateway.http.proxy_protocol import ProxyHeader, parse_proxy_header
 from gateway.limits import Limits
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 LOCAL, PROXY = 0x20, 0x21
+MAX_LINE_BYTES = 107  # §2.1
+MAX_BINARY_BYTES = 4096  # ours
 V4 = ip_address("203.0.113.9").packed + ip_address("192.0.2.1").packed + pack("!HH", 56324, 443)
 V6 = ip_address("2001:db8::9").packed + ip_address("::1").packed + pack("!HH", 56324, 443)
 UNIX = b"/run/a.sock".ljust(108, b"\0") * 2

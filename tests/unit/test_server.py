@@ -231,3 +231,27 @@ def test_a_request_that_outlasts_the_drain_is_cut_with_a_record(serve: Any, stat
         assert held.cleaned_up == 1
     if state is State.WRITING:
         assert counted.closed == 1
+
+
+def test_an_app_that_ignores_its_end_does_not_hold_the_drain(serve: Any) -> None:
+    go_on = Event()
+    ended: list[BaseException] = []
+
+    def stubborn(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            go_on.wait()
+        except BaseException as error:  # noqa: BLE001  as apps do
+            ended.append(error)
+        go_on.wait()
+        start_response("200 OK", [])
+        return [b"too late"]
+
+    gateway = serve(stubborn)
+    client = gateway.connect()
+    client.send(GET)
+    assert gateway.server.drain(0.05) == 1
+    assert len(ended) == 1
+    with pytest.raises(Cut):
+        client.read_answer()
+    go_on.set()
+    wait_until(lambda: gateway.records, "it has its record all the same")
