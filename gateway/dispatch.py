@@ -12,6 +12,9 @@ from gateway.errors import MalformedRequest
 from gateway.limits import MountLimits
 from gateway.wsgi import WSGIApp
 
+# bounds of what is remembered: clients choose their paths
+_MAX_KNOWN = 1024
+_LONGEST_KNOWN_PATH = 256
 # Stands for an encoded slash while a path is matched; no latin-1 string holds it.
 ENCODED_SLASH = "\u2215"
 
@@ -61,36 +64,25 @@ class PrefixTable:
 
     def longest(self, path: str) -> Mount | None:
         """The mount with the longest prefix of ``path`` that ends at a segment boundary."""
-        depth = self._depth
-        if depth:
-            end = path.find("/", 1)
-            while end > 0 and depth > 1:
-                end = path.find("/", end + 1)
-                depth -= 1
-            prefix = path if end < 0 else path[:end]
+        end = 0
+        for _ in range(self._depth):
+            end = path.find("/", end + 1)
+            if end < 0:
+                break
+        prefix = path if end < 0 else path[:end]
+        while prefix:
             mount = self._mounts.get(prefix)
             if mount is not None:
                 return mount
-            if self._depth > 1:
-                mount = self._shorter(prefix)
-                if mount is not None:
-                    return mount
+            prefix = prefix[: prefix.rfind("/")]
         # RFC 9110 §9.3.7: * is the server in general, so no mount's
         return self._root if path[:1] == "/" else None
 
-    def _shorter(self, prefix: str) -> Mount | None:
-        while prefix:
-            prefix = prefix[: prefix.rfind("/")]
-            mount = self._mounts.get(prefix)
-            if mount is not None:
-                return mount
-        return None
-
 
 class MountTable:
-    """All mounts, decided at start-up; a request only looks up."""
+    """All mounts, decided at start-up; a request only looks up, and paths found are remembered."""
 
-    __slots__ = ("_any_host", "_hosts", "mounts")
+    __slots__ = ("_any_host", "_hosts", "_known", "mounts")
 
     def __init__(self, mounts: Iterable[Mount]) -> None:
         self.mounts = tuple(mounts)
@@ -98,6 +90,7 @@ class MountTable:
         for mount in self.mounts:
             by_host.setdefault(mount.host, []).append(mount)
         self._any_host = PrefixTable(by_host.pop(None, []))
+        self._known: dict[object, tuple[Mount, str]] = {}
         self._hosts = {host: PrefixTable(group) for host, group in by_host.items() if host}
 
     def match(self, host: str, raw_path: str) -> tuple[Mount, str] | None:
@@ -106,20 +99,25 @@ class MountTable:
 
         A named host's own mounts come first, then those of any host. Raises MalformedRequest.
         """
+        key = (host, raw_path) if self._hosts else raw_path
+        return self._known.get(key) or self._find(host, raw_path, key)
+
+    def _find(self, host: str, raw_path: str, key: object) -> tuple[Mount, str] | None:
         if "%" in raw_path or "/." in raw_path:
             path = resolve_path(raw_path)
         else:
             path = raw_path
-        mount = None
-        if self._hosts and host in self._hosts:
-            mount = self._hosts[host].longest(path)
+        mount = self._hosts[host].longest(path) if host in self._hosts else None
         if mount is None:
             mount = self._any_host.longest(path)
             if mount is None:
                 return None
-        if path is not raw_path:
-            return mount, path[len(mount.script_name) :].replace(ENCODED_SLASH, "/")
-        return mount, path[len(mount.script_name) :]
+        found = mount, path[len(mount.script_name) :].replace(ENCODED_SLASH, "/")
+        if len(raw_path) <= _LONGEST_KNOWN_PATH:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = found
+        return found
 
 
 def resolve_path(raw_path: str) -> str:

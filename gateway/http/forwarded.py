@@ -172,4 +172,4 @@ def parse_hop(hop: str) -> IPv4Address | IPv6Address | None:
 
 def _last(value: str) -> str:
     # each hop appends; the last entry is the one our own peer vouches for
-    return value.rpartition(",")[2].strip()
+    return value.rpartition(",")[2].strip(" \t")

@@ -223,7 +223,7 @@ class HeadParser:
         elif connection == "keep-alive":
             head.persistent = True
         else:
-            options = {option.strip() for option in connection.lower().split(",")}
+            options = {option.strip(" \t") for option in connection.lower().split(",")}
             head.persistent = "close" not in options and (head.is_http11 or "keep-alive" in options)
         if head.content_length:
             self._renew()

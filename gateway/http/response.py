@@ -31,9 +31,14 @@ _HOP_BY_HOP = frozenset(
         *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
-# what was checked once: status to its line and code, (name, value) to its line; bounded
+# lines, code, whether there is a body, its Content-Length or -1, whether there is a Date
+KnownHead = tuple[str, int, bool, int, bool]
+# what was checked once: status to its line and code, (name, value) to its line, and both to all
+# that is known of a head; bounded
 _known_statuses: dict[str, tuple[str, int, bool]] = {}
 _known_lines: dict[tuple[str, str], str] = {}
+_known_heads: dict[tuple[Any, ...], KnownHead] = {}
+_LONGEST_KNOWN_HEAD = 512
 _LONGEST_KNOWN_LINE = 128
 _NEVER_KNOWN = frozenset(("content-length", "date"))  # each has a meaning beside its line
 
@@ -82,20 +87,31 @@ class Response:
                 exc_info = None  # no reference cycle through the traceback
         elif self._head_text:
             raise AppError("start_response was called a second time without exc_info")
+        key = (status, *headers)
+        try:
+            known = _known_heads.get(key) or self._read_head(key)
+        except TypeError as error:
+            raise _not_headers(headers) from error
+        self._head_text, self.code, self._has_body, self.remaining, self._has_date = known
+        return self.write
+
+    def _read_head(self, key: tuple[Any, ...]) -> KnownHead:
+        """Check a status and headers, and remember them, within a bound."""
+        status, *headers = key
         try:
             text, code, has_body = _known_statuses.get(status) or _check_status(status)
             for pair in headers:
                 text += _known_lines.get(pair) or self._read_field(pair)
-        except (TypeError, ValueError) as error:
+            known = text, code, has_body, self.remaining, self._has_date
+        except ValueError as error:
+            raise _not_headers(headers) from error
+        finally:
             self.restart()
-            raise AppError(f"headers are not a list of (str, str): {headers!r:.200}") from error
-        except AppError:
-            self.restart()
-            raise
-        self._head_text = text
-        self.code = code
-        self._has_body = has_body
-        return self.write
+        if len(text) <= _LONGEST_KNOWN_HEAD:
+            if len(_known_heads) >= CACHE_ENTRIES:
+                _known_heads.clear()
+            _known_heads[key] = known
+        return known
 
     def _read_field(self, pair: tuple[str, str]) -> str:
         name, value = pair
@@ -307,6 +323,10 @@ def _has_one_piece(result: Any) -> bool:
     with suppress(TypeError):
         return len(result) == 1
     return False
+
+
+def _not_headers(headers: object) -> AppError:
+    return AppError(f"headers are not a list of (str, str): {headers!r:.200}")
 
 
 def _check_status(status: str) -> tuple[str, int, bool]:

@@ -156,6 +156,7 @@ def test_the_port_of_a_forwarded_client_is_not_the_peer_s() -> None:
         ("https, http", "http"),
         ("wss", "http"),
         ("https://", "http"),
+        ("\xa0https", "http"),
         ("", "http"),
     ],
 )
@@ -182,7 +183,7 @@ def test_the_forwarded_host_is_the_one_that_mounts_are_chosen_by() -> None:
     assert head.host == "www.example.com"
 
 
-@pytest.mark.parametrize("host", ["a/b", "user@example.com", "[::1", "a b", "a, b c"])
+@pytest.mark.parametrize("host", ["\xa0a", "a/b", "user@example.com", "[::1", "a b", "a, b c"])
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(MalformedRequest):
         apply(f"X-Forwarded-Host: {host}")
