@@ -18,8 +18,9 @@ faults = logging.getLogger("gateway.error")
 # a write to a pipe is whole up to PIPE_BUF (4096 on Linux): workers share stdout
 WHOLE_WRITE_BYTES = 4096
 # longest text a client can put into a record, so that a record stays below WHOLE_WRITE_BYTES
-_MAX_TARGET = 1000
+_MAX_TARGET = 800
 _MAX_TEXT = 200
+_MAX_ERROR = 150
 
 
 def configure_logs(style: str) -> None:
@@ -158,7 +159,7 @@ def format_json(
     user_agent: str, error: str,
 ) -> str:  # fmt: skip
     """One record as a line of JSON. What a client may have sent is quoted and cut."""
-    fault = f',"error":{quote(error[:_MAX_TEXT])}' if error else ""
+    fault = f',"error":{quote(printable(error[:_MAX_ERROR]))}' if error else ""
     return (
         f'{{"time":"{clock}","request_id":"{request_id}","mount":{quote(mount)},'
         f'"client":"{client}","method":{quote(method[:32])},"target":{quote(target[:_MAX_TARGET])},'
@@ -175,10 +176,14 @@ def format_text(
     user_agent: str, error: str,
 ) -> str:  # fmt: skip
     """One record for a person: when, status, how long, how much, what, and who."""
-    fault = f"  [{error[:_MAX_TEXT]}]" if error else ""
+    fault = f"  [{error[:_MAX_ERROR]}]" if error else ""
     line = (
         f"{clock[11:19]} {status} {duration_ms:8.1f} ms {bytes_out:>9} B  {method[:32]} "
         f"{target[:_MAX_TARGET]}  <- {mount or '-'}  {client}{fault}"
     )
-    # a terminal obeys control characters
-    return "".join(c if c.isprintable() else "?" for c in line) + "\n"
+    return printable(line) + "\n"
+
+
+def printable(text: str) -> str:
+    """``text`` without what a terminal would obey, such as control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)

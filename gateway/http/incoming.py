@@ -18,6 +18,7 @@ from gateway.http.body import READ_BYTES, Content
 from gateway.http.parser import RequestHead
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, RUNNING, State, Stream
+from gateway.logs import printable
 
 # a pipelining client is read ahead up to this while its request runs
 READ_AHEAD_BYTES = 64 * 1024
@@ -169,7 +170,7 @@ def _build_unreadable_head(data: bytes) -> RequestHead:
     head = RequestHead()
     words = data.partition(b"\r\n")[0].decode("latin-1").split(" ")
     is_told = len(words) == 3 and words[2].startswith("HTTP/")
-    head.method, head.target = words[:2] if is_told else ("", "")
+    head.method, head.target = map(printable, words[:2]) if is_told else ("", "")
     head.path = head.query = ""
     head.fields = {}
     head.is_http11 = True

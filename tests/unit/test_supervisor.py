@@ -107,7 +107,7 @@ def test_requests_that_a_worker_cut_are_told(caplog: pytest.LogCaptureFixture) -
     watching._on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 0})
     assert caplog.records == []
     watching._on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 2})
-    assert "worker 5 cut 2 requests" in caplog.text
+    assert "worker 5 cut requests: 2" in caplog.text
 
 
 # --- workers that end -------------------------------------------------------------------------
