@@ -10,7 +10,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples
 
-.PHONY: help up down run test check format lock clean
+.PHONY: help up down run test fuzz bench check format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,8 @@ help:
 	@echo 'make down    stop the stack; the data volume stays'
 	@echo 'make run     the gateway alone on http://127.0.0.1:8080/, without Docker and nginx'
 	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
+	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
+	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
 	@echo 'make check   format, lint, types, import layers'
 	@echo 'make format  what a tool can mend, mended'
 	@echo 'make lock    the lock files anew, with the newest versions that fit'
@@ -40,6 +42,13 @@ run: $(VENV)/run.stamp
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python tests/fuzz/fuzz.py head -max_total_time=$(or $(SECONDS),600)
+	$(BIN)/python tests/fuzz/fuzz.py content -max_total_time=$(or $(SECONDS),600)
+
+bench: $(BIN)/python
+	$(BIN)/python tests/bench
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check
