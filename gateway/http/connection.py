@@ -59,7 +59,7 @@ class Connection(Incoming):
         "_greenlet",
         "_mount",
         "_request_id",
-        "_request_total",
+        "_requests_left",
         "_started",
         "moved",
         "timeout",
@@ -72,7 +72,7 @@ class Connection(Incoming):
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         super().__init__(service, client_socket, peer, peer_port)
-        self._request_total = 0
+        self._requests_left = service.limits.max_requests_per_connection
         self._begin_anew()
         service.connections.add(self)
 
@@ -126,14 +126,12 @@ class Connection(Incoming):
         service = self._service
         self._greenlet = getcurrent()
         self._started = self.since = monotonic()
-        self._request_total += 1
+        self._requests_left -= 1
         head = self._head
         response = Response(
             self,
             head,
-            head.persistent
-            and not service.is_draining
-            and self._request_total < service.limits.max_requests_per_connection,
+            head.persistent and not service.is_draining and self._requests_left > 0,
             service.date_line,
         )
         fault = ""

@@ -50,7 +50,12 @@ _MAX_HOST = 261  # RFC 1035 §2.3.4: a name of 255, then ":" and a port
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
 # one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
+# method, target, path, query, whether it is HTTP/1.1
+RequestLine = tuple[str, str, str, str, bool]
 _LONGEST_KNOWN_LINE = 256
+_LONGEST_KNOWN_FIELDS = 1024
+_MAX_KNOWN_FIELDS = 256
+_PRIVATE_FIELDS = frozenset({"HTTP_AUTHORIZATION", "HTTP_COOKIE"})
 # without these a request has no content and its version decides whether it is kept alive
 _DECIDING_FIELDS = frozenset(
     {"CONTENT_LENGTH", "HTTP_CONNECTION", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
@@ -92,7 +97,8 @@ class HeadParser:
         self._max_line = limits.max_request_line_bytes
         self._max_head = limits.max_head_bytes
         self._max_lines = limits.max_fields + 2  # request line and the empty one
-        self._request_lines: dict[bytes, tuple[str, str, str, str, bool]] = {}
+        self._known_lines: dict[bytes, RequestLine] = {}
+        self._known_fields: dict[bytes, tuple[dict[str, str], str]] = {}
         self._raw_fields: dict[bytes, bytes] = {}
         self._trusted_names = CgiNames(trusts_peer=True)
         self._untrusted_names = CgiNames(trusts_peer=False)
@@ -110,8 +116,21 @@ class HeadParser:
 
         Raises a RequestError of the kind and status that the fault asks for.
         """
-        line = raw[: raw.find(b"\r\n")]
-        known = self._request_lines.get(line) or self._read_request_line(line)
+        line_end = raw.find(b"\r\n")
+        line = raw[:line_end]
+        known = self._known_lines.get(line)
+        if known is not None and not trusts_peer:
+            known_fields = self._known_fields.get(raw[line_end:])
+            if known_fields is not None:
+                head = RequestHead()
+                head.method, head.target, head.path, head.query, head.is_http11 = known
+                head.fields, head.host = known_fields
+                head.persistent = head.is_http11
+                return head
+        return self._parse_anew(raw, line, trusts_peer)
+
+    def _parse_anew(self, raw: bytes, line: bytes, trusts_peer: bool) -> RequestHead:
+        known = self._known_lines.get(line) or self._read_request_line(line)
         if len(raw) > self._max_head:
             raise HeaderFieldsTooLarge(f"more than {self._max_head} bytes of head")
         line_count = raw.count(b"\n")
@@ -132,6 +151,7 @@ class HeadParser:
                 self._decide_target(head)
             if _DECIDING_FIELDS.isdisjoint(fields):
                 head.persistent = head.is_http11
+                self._remember(head, line, known, raw, trusts_peer)
             else:
                 self._decide_framing(head)
         except RequestError:
@@ -139,8 +159,27 @@ class HeadParser:
             raise
         return head
 
-    def _read_request_line(self, line: bytes) -> tuple[str, str, str, str, bool]:
-        """Method, target, path, query and whether it is HTTP/1.1; remembered, within a bound."""
+    def _remember(
+        self, head: RequestHead, line: bytes, known: RequestLine, raw: bytes, trusts_peer: bool
+    ) -> None:
+        """Both parts of a head that was accepted as a whole, each within a bound.
+
+        Fields behind a trusted proxy carry an id of their own and would never be met again; those
+        that prove who someone is are not kept.
+        """
+        if known[2] and len(line) <= _LONGEST_KNOWN_LINE and line not in self._known_lines:
+            if len(self._known_lines) >= CACHE_ENTRIES:
+                self._known_lines.clear()
+            self._known_lines[line] = known
+        block_length = len(raw) - len(line)
+        if not trusts_peer and head.host and block_length <= _LONGEST_KNOWN_FIELDS:
+            if not _PRIVATE_FIELDS.isdisjoint(head.fields):
+                return
+            if len(self._known_fields) >= _MAX_KNOWN_FIELDS:
+                self._known_fields.clear()
+            self._known_fields[raw[len(line) :]] = head.fields, head.host
+
+    def _read_request_line(self, line: bytes) -> RequestLine:
         if len(line) > self._max_line:
             raise UriTooLong(
                 f"request line of {len(line)} bytes; at most {self._max_line} are read"
@@ -164,12 +203,7 @@ class HeadParser:
         path = query = ""
         if target[:1] == "/" and "#" not in target:
             path, _, query = target.partition("?")
-        known = method, target, path, query, _IS_HTTP11[version]
-        if len(line) <= _LONGEST_KNOWN_LINE:
-            if len(self._request_lines) >= CACHE_ENTRIES:
-                self._request_lines.clear()
-            self._request_lines[line] = known
-        return known
+        return method, target, path, query, _IS_HTTP11[version]
 
     def _read_fields(self, raw: bytes, count: int, trusts_peer: bool) -> dict[str, str]:
         raw_fields = self._raw_fields

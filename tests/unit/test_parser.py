@@ -177,14 +177,14 @@ def test_what_clients_choose_does_not_pile_up(distinct: int) -> None:
     assert b"Accept" in names
 
 
-def test_request_lines_do_not_pile_up() -> None:
+def test_known_lines_do_not_pile_up() -> None:
     parser = HeadParser(Limits())
     for number in range(3 * CACHE_ENTRIES):
         for target in (b"/%d" % number, b"/" + b"a" * number):
             head = parser.parse(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n", False)
             assert head.target == target.decode()
-    assert len(parser._request_lines) <= CACHE_ENTRIES
-    assert sum(map(len, parser._request_lines)) <= 1024 * CACHE_ENTRIES
+    assert len(parser._known_lines) <= CACHE_ENTRIES
+    assert sum(map(len, parser._known_lines)) <= 1024 * CACHE_ENTRIES
 
 
 def test_long_names_are_not_kept() -> None:
@@ -275,3 +275,42 @@ def test_http_10_without_host_has_none() -> None:
 )
 def test_100_is_expected_where_content_follows(line: bytes, fields: bytes, expects: bool) -> None:
     assert parse(line + b"\r\n" + HOST + fields + b"\r\n").expects_continue is expects
+
+
+def test_fields_that_are_known_are_read_as_when_they_were_new() -> None:
+    parser = HeadParser(Limits())
+    rest = b" HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-For: 192.0.2.1\r\nAccept: b\r\n\r\n"
+    for target in (b"/new", b"/known", b"/known", b"/other?q"):
+        head = parser.parse(b"GET " + target + rest, False)
+        assert head.target == target.decode()
+        assert head.host == "a.example"
+        assert head.persistent
+        assert head.fields == {"HTTP_HOST": "a.example", "HTTP_ACCEPT": "b"}
+    # a trusted proxy's word is not lost for what a stranger said before
+    trusted = parser.parse(b"GET /known" + rest, True)
+    assert trusted.fields["HTTP_X_FORWARDED_FOR"] == "192.0.2.1"
+    assert "HTTP_X_FORWARDED_FOR" not in parser.parse(b"GET /known" + rest, False).fields
+
+
+def test_known_fields_keep_what_the_version_decides() -> None:
+    parser = HeadParser(Limits())
+    for _ in range(2):
+        for version, persistent in ((b"1.1", True), (b"1.0", False)):
+            head = parser.parse(b"GET / HTTP/" + version + b"\r\nHost: a.example\r\n\r\n", False)
+            assert head.persistent is persistent
+
+
+@pytest.mark.parametrize("field", [b"Cookie: a=b", b"Authorization: Basic eDp5"])
+def test_fields_that_prove_who_someone_is_are_not_kept(field: bytes) -> None:
+    parser = HeadParser(Limits())
+    parser.parse(b"GET / HTTP/1.1\r\nHost: a.example\r\n" + field + b"\r\n\r\n", False)
+    assert not parser._known_fields
+    parser.parse(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", False)
+    assert parser._known_fields
+
+
+def test_known_fields_do_not_pile_up() -> None:
+    parser = HeadParser(Limits())
+    for number in range(2000):
+        parser.parse(b"GET / HTTP/1.1\r\nHost: a.example\r\nX: %d\r\n\r\n" % number, False)
+        assert len(parser._known_fields) <= CACHE_ENTRIES
