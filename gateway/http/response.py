@@ -140,7 +140,7 @@ class Response:
         elif self._is_bodiless:
             pass
         elif self._is_chunked:
-            self._sink.send_pieces([b"%x\r\n" % len(data), data, b"\r\n"])
+            self._send_chunk(b"", data)
         else:
             self._sink.send(self._within_length(data))
 
@@ -222,7 +222,7 @@ class Response:
         if not data or self._is_bodiless:
             self._sink.send(head)
         elif self._is_chunked:
-            self._sink.send_pieces([head, b"%x\r\n" % len(data), data, b"\r\n"])
+            self._send_chunk(head, data)
         elif 0 <= self.remaining < len(data):
             self._sink.send(head)
             self._within_length(data)
@@ -233,6 +233,13 @@ class Response:
                 self._sink.send_pieces([head, data])
             else:
                 self._sink.send(head + data)
+
+    def _send_chunk(self, before: bytes, data: bytes) -> None:
+        """RFC 9112 §7.1: size in hexadecimal, data, each with its line end."""
+        if len(data) <= COPY_BYTES:
+            self._sink.send(b"%b%x\r\n%b\r\n" % (before, len(data), data))
+        else:
+            self._sink.send_pieces([b"%b%x\r\n" % (before, len(data)), data, b"\r\n"])
 
     def _build_head(self, length: int | None) -> bytes:
         text = self._head_text
