@@ -27,6 +27,7 @@ from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import choose_style, configure_logs
+from gateway.remote import add_commands
 
 DEFAULT_TABLE = Path("apps/mounts.yaml")
 EXIT_OTHER, EXIT_CONFIG, EXIT_APP_LOAD = 1, 2, 3
@@ -98,6 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     match.add_argument("--json", action="store_true", help="for machines")
     match.set_defaults(run=run_match)
 
+    add_commands(commands, table)
+
     schema = commands.add_parser("schema", help="print the table's JSON Schema, for editors")
     schema.set_defaults(run=run_schema)
     return parser
@@ -114,19 +117,22 @@ def run_serve(options: argparse.Namespace) -> int:
     """``gateway serve``"""
     from gateway.supervisor.supervise import Supervisor
 
-    config = read_config(options.config, os.environ)
     changes: dict[str, Any] = {}
     if options.listen is not None:
         changes["listen"] = parse_listen(options.listen)
     if options.workers:
         changes["workers"] = options.workers
-    if changes:
+
+    def read() -> Config:
+        config = read_config(options.config, os.environ)
         config = dataclasses.replace(config, server=dataclasses.replace(config.server, **changes))
-    if clash := describe_clash(config.server):
-        raise ConfigError([f"--listen: {clash}"])
-    style = choose_style(config.server.access_log)
-    configure_logs(style)
-    return Supervisor(config, style).run()
+        if clash := describe_clash(config.server):
+            raise ConfigError([f"--listen: {clash}"])
+        return config
+
+    config = read()
+    configure_logs(choose_style(config.server.access_log))
+    return Supervisor(config, read).run()
 
 
 def parse_listen(text: str) -> str:
@@ -143,6 +149,7 @@ def parse_listen(text: str) -> str:
 def run_check(options: argparse.Namespace) -> int:
     """``gateway check``: what ``serve`` does before it listens."""
     from gateway.supervisor.children import describe_exit, pickled
+    from gateway.supervisor.generation import describe_failure
 
     config = read_config(options.config, os.environ)
     if not options.table_only:
@@ -162,14 +169,6 @@ def run_check(options: argparse.Namespace) -> int:
             raise AppLoadError("\n".join(describe_failure(config, each) for each in failed))
     print(f"{config.source}: {len(config.mounts)} mounts, no problems")
     return 0
-
-
-def describe_failure(config: Config, failed: dict[str, str]) -> str:
-    """Where in the table, why, and the app's traceback."""
-    where = next(mount.where for mount in config.mounts if mount.name == failed["mount"])
-    place = f"{config.source}:{where.line}:{where.column}"
-    text = f"{place}: mounts.{failed['mount']}: {failed['error']}"
-    return f"{text}\n{failed['traceback']}" if failed["traceback"] else text
 
 
 def run_routes(options: argparse.Namespace) -> int:

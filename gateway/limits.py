@@ -54,7 +54,14 @@ class Limits:
         8_192, "Open connections of one worker; further ones wait in the kernel's queue."
     )
     drain_timeout_seconds: float = setting(
-        30.0, "How long a stop waits for requests in flight before it cuts them."
+        30.0,
+        "How long a stop, or a worker that a reload has replaced, waits for requests in flight "
+        "before it cuts them.",
+    )
+    start_timeout_seconds: float = setting(
+        60.0,
+        "How long a worker may take to load its apps: a reload then fails, a start tries again. "
+        "Long enough for slow imports on a busy machine, short enough to tell one that hangs.",
     )
 
 

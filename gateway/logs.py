@@ -23,10 +23,13 @@ _MAX_TEXT = 200
 _MAX_ERROR = 150
 
 
-def configure_logs(style: str) -> None:
-    """Send the gateway's loggers to stderr, as ``json`` or ``text``; leave others alone."""
+def configure_logs(style: str, generation: str = "") -> None:
+    """Send the gateway's loggers to stderr, as ``json`` or ``text``; leave others alone.
+
+    ``generation`` is that of a worker, and told by each JSON entry.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    handler.setFormatter(_JsonFormatter(generation) if style == "json" else _TextFormatter())
     lifecycle.handlers = [handler]
     lifecycle.setLevel(logging.INFO)
     lifecycle.propagate = False
@@ -40,6 +43,10 @@ def choose_style(access_log: str) -> str:
 
 
 class _JsonFormatter(logging.Formatter):
+    def __init__(self, generation: str) -> None:
+        super().__init__()
+        self._generation = generation
+
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": _iso(record.created),
@@ -48,6 +55,8 @@ class _JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             "pid": record.process,
         }
+        if self._generation:
+            entry["generation"] = self._generation
         for name in ("mount", "request_id"):
             if hasattr(record, name):
                 entry[name] = getattr(record, name)

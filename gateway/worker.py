@@ -1,8 +1,9 @@
-"""One worker process: patch, load the apps, accept, drain, report.
+"""One worker process: patch, load the apps, accept, retire or drain, report.
 
 Refuses to know YAML and the other workers. Its supervisor gives it the configuration on stdin, the
-listening socket and a control socket by descriptor; it reports on the control socket, one JSON
-object a line, and ends when that is closed or SIGTERM comes.
+listening socket and a control socket by descriptor. It reports on the control socket, one JSON
+object a line, obeys what comes there (``accept``, ``retire``), and ends when that is closed or
+SIGTERM comes.
 """
 
 # before any other import: an import that keeps a reference to an unpatched function blocks the hub
@@ -11,6 +12,7 @@ from gevent import monkey
 monkey.patch_all()
 
 # ruff: noqa: E402
+import contextlib
 import gc
 import json
 import os
@@ -19,10 +21,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent.event import Event
+from gevent.queue import Empty, SimpleQueue
 
 from gateway.config.model import AppTarget, Config
 from gateway.dispatch import MountTable
@@ -33,11 +36,15 @@ from gateway.http.service import Service
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 
-EXIT_APP_LOAD = 3
+Orders = SimpleQueue[str]
+STOP = "stop"
+# how often a worker that has retired looks whether its last connection has gone
+RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py STYLE CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it loads and reports."""
+    """``worker.py STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it loads and
+    reports on stdout."""
     # Ctrl-C reaches the whole process group; what it means is the supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     began = time.monotonic()
@@ -48,40 +55,64 @@ def main() -> int:
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
-    style, *descriptors = sys.argv[1:]
-    configure_logs(style)
-    table, mounts, report = load(config)
-    if not descriptors:
+    style, *rest = sys.argv[1:]
+    if not rest:
+        configure_logs(style)
+        _, _, report = load(config, lambda _: None)
         with open(output, "w") as file:
             json.dump(report, file)
         sys.stderr.flush()
         os._exit(0)  # threads that apps have started need not end for that
-    control = socket.socket(fileno=int(descriptors[0]))
-    listener = socket.socket(fileno=int(descriptors[1]))
-    stopped = Event()
-    gevent.signal_handler(signal.SIGTERM, stopped.set)
+    generation, control_descriptor, listener_descriptor = rest
+    configure_logs(style, generation)
+    control = socket.socket(fileno=int(control_descriptor))
+    listener = socket.socket(fileno=int(listener_descriptor))
+    table, mounts, report = load(
+        config, lambda name: send(control, {"event": "loading", "mount": name})
+    )
+    orders: Orders = SimpleQueue()
+    gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog(
         "off" if config.server.access_log == "off" else style,
         output,
         gevent.get_hub().loop.run_callback,
     )
-    server = build_server(config, access_log, listener, table, mounts)
+    server = build_server(config, generation, access_log, listener, table, mounts)
+    gevent.spawn(take_orders, control, orders)
+    send(control, {"event": "loaded", "mounts": report})
+    if orders.get() != "accept":
+        return 0  # the other workers of the start did not load: nobody is to meet this one
     server.start()
-    send(control, {"event": "ready", "seconds": time.monotonic() - began, "mounts": report})
-    gevent.spawn(watch_supervisor, control, stopped)
-    stopped.wait()
+    send(control, {"event": "ready", "seconds": time.monotonic() - began})
+    serve(server, control, orders)
     cut = server.drain(config.server.limits.drain_timeout_seconds)
     send(control, {"event": "drained", "cut": cut})
     return 0
 
 
-def load(config: Config) -> tuple[MountTable, MountInfo, list[dict[str, str]]]:
-    """Import every app; the table, what apps may know of it, and what to report of each mount."""
+def serve(server: Server, control: socket.socket, orders: Orders) -> None:
+    """Until it is to stop, or has retired and its last connection has gone."""
+    order = orders.get()
+    if order == "retire":
+        server.retire()
+        send(control, {"event": "retired"})
+        while order != STOP and not server.has_retired():
+            with contextlib.suppress(Empty):
+                order = orders.get(timeout=RETIRED_LOOK_SECONDS)
+
+
+def load(
+    config: Config, announce: Callable[[str], None]
+) -> tuple[MountTable, MountInfo, list[dict[str, str]]]:
+    """Import every app; the table, what apps may know of it, and what to report of each mount.
+
+    ``announce`` is called with a mount's name before it is loaded.
+    """
     sys.path.insert(0, str(config.directory))
     for mount in config.mounts:
         if isinstance(mount.target, AppTarget):
             os.environ.update(mount.target.env)
-    loaded, errors = load_mounts(config.mounts)
+    loaded, errors = load_mounts(config.mounts, announce)
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}
@@ -95,6 +126,7 @@ def load(config: Config) -> tuple[MountTable, MountInfo, list[dict[str, str]]]:
 
 def build_server(
     config: Config,
+    generation: str,
     access_log: AccessLog,
     listener: socket.socket,
     table: MountTable,
@@ -106,7 +138,7 @@ def build_server(
         name, port = (str(part) for part in listener.getsockname()[:2])
     service = Service(
         table=table,
-        base_environ=build_base_environ(name, port, mounts),
+        base_environ=build_base_environ(name, port, mounts, generation),
         limits=config.server.limits,
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
@@ -122,15 +154,12 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
         faults.warning("the supervisor is gone: %s", error)
 
 
-def watch_supervisor(control: socket.socket, stopped: Event) -> None:
-    """A worker without supervisor drains and ends. Waits for the end of the control socket."""
-    while True:
-        try:
-            if not control.recv(4096):
-                break
-        except OSError:
-            break
-    stopped.set()
+def take_orders(control: socket.socket, orders: Orders) -> None:
+    """Hand on what the supervisor says. A worker without supervisor drains and ends."""
+    with contextlib.suppress(OSError), control.makefile() as lines:
+        for line in lines:
+            orders.put(line.strip())
+    orders.put(STOP)
 
 
 if __name__ == "__main__":

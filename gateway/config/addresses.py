@@ -12,6 +12,7 @@ from gateway.config.problems import BadValueError
 
 MOST_SOCKET_PATH_BYTES = 107  # unix(7): sun_path holds 108 with its NUL
 ADDRESS_PATTERN = r"unix:/.+|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
+CONTROL_PATTERN = "auto|unix:/.+"
 NETWORK_PATTERN = r"unix:|[0-9A-Fa-f:.]+(/[0-9]{1,3})?"
 
 _HOST_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
@@ -78,6 +79,13 @@ def _unix_address(text: str) -> str:
     if len(path.encode(errors="surrogateescape")) > MOST_SOCKET_PATH_BYTES:
         raise BadValueError(expected=f"a socket path of at most {MOST_SOCKET_PATH_BYTES} bytes")
     return text
+
+
+def parse_control(text: str) -> str:
+    """``auto`` or ``unix:/path``. Raises BadValueError."""
+    if text == "auto" or text.startswith("unix:"):
+        return text if text == "auto" else _unix_address(text)
+    raise BadValueError(f'write "unix:{text}"' if text.startswith("/") else "")
 
 
 def parse_network(text: str) -> Network | str:

@@ -111,6 +111,12 @@ KINDS = {
         form="`HOST:PORT`, `[IPv6]:PORT` or `unix:/path/of/a.sock`. Port 0 is any free one.",
         pattern=addresses.ADDRESS_PATTERN,
     ),
+    "control socket": Kind(
+        name="auto or a Unix socket",
+        expected='"auto", or the path of a Unix socket such as "unix:/run/gateway.sock"',
+        parse=_alone(addresses.parse_control),
+        pattern=addresses.CONTROL_PATTERN,
+    ),
     "networks": Kind(
         name="list of networks",
         expected='an address, a CIDR such as "172.16.0.0/12", or "unix:"',

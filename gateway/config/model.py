@@ -109,6 +109,12 @@ class Server:
         "Where /healthz and /readyz answer; never to be published.",
         reads="address",
     )
+    control: str = setting(
+        "auto",
+        "The Unix socket that `gateway reload`, `status` and `stop` speak to, for the gateway's "
+        "own user alone (mode 0600). auto is one in /tmp, named after the table's path.",
+        reads="control socket",
+    )
     workers: int = setting(
         2,
         "Worker processes: a number, or auto for one per usable core, at least two.",
@@ -133,6 +139,11 @@ class Server:
         "One record a request on stdout: json, text, off, or auto: text on a terminal, JSON "
         "elsewhere.",
         choices=("auto", "json", "text", "off"),
+    )
+    watch: bool = setting(
+        True,
+        "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
+        reads="boolean",
     )
     limits: Limits = field(default_factory=Limits)
 

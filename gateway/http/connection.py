@@ -112,6 +112,13 @@ class Connection(Incoming):
             detail = "The app took too long to answer."
             self._greenlet.throw(RequestEnded(fault, "504 Gateway Timeout", detail))
 
+    def cut_overdue(self, latest: float) -> bool:
+        """Cut a request in flight that began before ``latest`` (monotonic); whether it did."""
+        is_overdue = self._greenlet is not None and self._started < latest
+        if is_overdue:
+            self.cut()
+        return is_overdue
+
     def cut(self) -> None:
         """End a request in flight: the gateway stops and has waited for it long enough."""
         if self._greenlet is not None:

@@ -31,11 +31,14 @@ class EmptyContent:
         raise StopIteration
 
 
-def build_base_environ(server_name: str, server_port: str, mounts: MountInfo) -> Environ:
+def build_base_environ(
+    server_name: str, server_port: str, mounts: MountInfo, generation: str = ""
+) -> Environ:
     """What all requests of a listener share; a request copies it.
 
     ``mounts`` becomes ``gateway.mounts``: (name, kind, whether it loaded) of each mount.
-    ``gateway.is_draining()`` tells a stream that it should end.
+    ``gateway.is_draining()`` tells a stream that it should end; ``gateway.generation`` names the
+    start of the workers that this one belongs to.
     """
     return {
         # PEP 3333, required; the empty ones are set for each request
@@ -63,6 +66,7 @@ def build_base_environ(server_name: str, server_port: str, mounts: MountInfo) ->
         "REQUEST_URI": "",
         "SERVER_SOFTWARE": f"gateway/{__version__}",
         "gateway.client_disconnected": None,
+        "gateway.generation": generation,
         "gateway.is_draining": None,
         "gateway.mounts": mounts,
         "gateway.request_id": "",

@@ -41,6 +41,9 @@ class Server:
         self._kind = (listener.family, listener.type, listener.proto)
         self._is_unix = listener.family == socket.AF_UNIX
         self._is_accepting = False
+        self._is_retired = False
+        self._retired = 0.0
+        self._cut: set[Connection] = set()
         self._loop: Any = get_hub().loop
         self._watcher = self._loop.io(listener.fileno(), READ)
         shortest = min(
@@ -118,19 +121,41 @@ class Server:
         now = time.monotonic()
         for connection in tuple(self._service.connections):
             connection.sweep(now, self._limits)
+        if self._is_retired:
+            self._cut_overdue(now)
         self._make_room()
+
+    def retire(self) -> None:
+        """Accept no more: others do, on the same socket. Kept-alive connections hear of it with
+        their next response, and idle ones are left open until ``keep_alive`` has passed, so that
+        nginx never finds one closed that it is about to use."""
+        self._service.is_draining = self._is_retired = True
+        self._retired = time.monotonic()
+        self._accept_more(False)
+
+    def has_retired(self) -> bool:
+        """Whether the last connection has gone."""
+        return self._is_retired and not self._service.connections
+
+    def _cut_overdue(self, now: float) -> None:
+        """A request has ``drain_timeout`` from the retirement on, or from its own begin."""
+        latest = now - self._limits.drain_timeout_seconds
+        for connection in self._service.connections - self._cut if latest > self._retired else ():
+            if connection.cut_overdue(latest):
+                self._cut.add(connection)
 
     def drain(self, timeout_seconds: float) -> int:
         """Accept no more, let what is in flight finish, close the rest. May switch greenlets.
 
         Idle connections are closed after a grace: a request may be on its way in them. Returns how
-        many requests were cut at the end of ``timeout_seconds``.
+        many requests were cut, at the end of ``timeout_seconds`` or since the retirement.
         """
         service = self._service
         service.is_draining = True
         self._accept_more(False)
-        self._loop.run_callback(self._accept_queued)
-        gevent.sleep(0)  # behind that callback
+        if not self._is_retired:
+            self._loop.run_callback(self._accept_queued)
+            gevent.sleep(0)  # behind that callback
         began = time.monotonic()
         while service.connections and time.monotonic() - began < timeout_seconds:
             if time.monotonic() - began >= IDLE_GRACE_SECONDS:
@@ -146,4 +171,4 @@ class Server:
             connection.close()
         self._timer.stop()
         service.access_log.flush()
-        return len(cut)
+        return len(self._cut.union(cut))

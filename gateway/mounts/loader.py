@@ -6,7 +6,7 @@ others never notice.
 
 import importlib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gateway.config.model import AppTarget, Mount, RedirectTarget, StaticTarget
@@ -39,14 +39,18 @@ class Unavailable:
         return [page]
 
 
-def load_mounts(mounts: Iterable[Mount]) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
+def load_mounts(
+    mounts: Iterable[Mount], announce: Callable[[str], object] = str
+) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
     """Every mount, and the errors of those that did not load, by mount name.
 
-    Apps are imported here, with the environment and ``sys.path`` as they are.
+    ``announce`` is called with a mount's name before it is loaded. Apps are imported here, with the
+    environment and ``sys.path`` as they are.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
     for mount in mounts:
+        announce(mount.name)
         app: WSGIApp
         try:
             app, kind = load_target(mount.target)

@@ -1,4 +1,5 @@
-"""The admin listener: /healthz (alive) and /readyz (ready), for health checks and load balancers.
+"""The admin listener: /healthz (alive) and /readyz (ready), for health checks and load balancers,
+and /status, for who looks after the gateway.
 
 Answers from a thread of its own, whatever the workers do. Knows nothing of how the state came.
 """
@@ -10,19 +11,24 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+KNOWN = ["/healthz", "/readyz", "/status"]
+
 Status = Callable[[], tuple[bool, dict[str, Any]]]
+Report = Callable[[], dict[str, Any]]
 
 
 class AdminServer(ThreadingHTTPServer):
-    """Serves on an open listening socket. ``status`` gives (is it ready, what to say)."""
+    """Serves on an open listening socket. ``status`` gives (is it ready, what to say), ``report``
+    all that is known."""
 
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, status: Status) -> None:
+    def __init__(self, listener: socket.socket, status: Status, report: Report) -> None:
         super().__init__(("", 0), AdminHandler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.status = status
+        self.report = report
 
     def start(self) -> None:
         """Serve in the background."""
@@ -46,8 +52,10 @@ class AdminHandler(BaseHTTPRequestHandler):
             self._answer(200, {"status": "alive"})
         elif self.path == "/readyz":
             self._answer(200 if is_ready else 503, report)
+        elif self.path == "/status":
+            self._answer(200, self.server.report())
         else:
-            self._answer(404, {"status": "unknown path", "known": ["/healthz", "/readyz"]})
+            self._answer(404, {"status": "unknown path", "known": KNOWN})
 
     do_HEAD = do_GET  # noqa: N815
 

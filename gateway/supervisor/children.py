@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config
@@ -23,10 +25,12 @@ Report = dict[str, Any]
 
 
 class ChildState(Enum):
-    """A worker's life, in order."""
+    """A worker's life, in order. One that stops at once goes from READY to DRAINING."""
 
     LOADING = "loading"
+    LOADED = "loaded"
     READY = "ready"
+    RETIRING = "retiring"
     DRAINING = "draining"
     DEAD = "dead"
 
@@ -34,31 +38,36 @@ class ChildState(Enum):
 class Child:
     """A worker process. ``on_report(child, report)`` is called with each object it sends.
 
-    ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives.
+    ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``loading``
+    is the mount that it loads now, "" for none; ``accepts`` whether it may still take connections.
     """
 
     def __init__(
         self,
         config: Config,
         style: str,
+        generation: str,
         listener: socket.socket,
         on_report: Callable[["Child", Report], None],
     ) -> None:
         self.state = ChildState.LOADING
         self.started = time.monotonic()
         self.exit_code: int | None = None
+        self.loading = ""
+        self.accepts = False
         self._on_report = on_report
         ours, theirs = socket.socketpair()
         with theirs, pickled(config) as order:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "gateway.worker", style),
+                    *(sys.executable, "-m", "gateway.worker", style, generation),
                     *(str(theirs.fileno()), str(listener.fileno())),
                 ],
                 stdin=order,
                 pass_fds=(theirs.fileno(), listener.fileno()),
             )
         self._control = ours
+        self._writer: asyncio.StreamWriter | None = None
         self._listening = asyncio.create_task(self._listen())
 
     @property
@@ -67,6 +76,7 @@ class Child:
 
     async def _listen(self) -> None:
         reader, writer = await asyncio.open_connection(sock=self._control, limit=2**24)
+        self._writer = writer
         try:
             while line := await reader.readline():
                 self._on_report(self, json.loads(line))
@@ -74,6 +84,19 @@ class Child:
             pass  # it died with a report on its way; its exit says the rest
         finally:
             writer.close()
+
+    def order(self, word: str) -> None:
+        """Tell it to ``accept`` or to ``retire``; one that has ended does not hear."""
+        if self._writer is not None:
+            self._writer.write(word.encode() + b"\n")
+
+    def retire(self) -> None:
+        """Ask it to accept no more and to end with its last connection."""
+        if self.state is ChildState.READY:
+            self.state = ChildState.RETIRING
+            self.order("retire")
+        else:
+            self.terminate()
 
     def terminate(self) -> None:
         """Ask it to drain and end."""
@@ -86,12 +109,34 @@ class Child:
         if self.exit_code is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    async def reaped(self, wait_status: int) -> None:
-        """Take note of its end; ``wait_status`` is waitpid's. What it had sent is read first."""
+    def note_end(self, wait_status: int) -> None:
+        """It was reaped: its pid may be another's from now on. ``wait_status`` as waitpid's."""
         self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(wait_status)
+
+    async def finish(self) -> None:
+        """Read what it had still sent, and let go of it."""
         await asyncio.wait([self._listening], timeout=1)
         self._listening.cancel()
         self.state = ChildState.DEAD
+
+    def describe(self) -> dict[str, Any]:
+        """The worker for ``gateway status``; seconds and bytes."""
+        return {
+            "pid": self.pid,
+            "state": self.state.value,
+            "age": round(time.monotonic() - self.started, 3),
+            "memory": resident_bytes(self.pid),
+            "loading": self.loading,
+        }
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process occupies; 0 where it has ended. Source: proc_pid_statm(5)."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
 
 
 def pickled(config: Config):  # type: ignore[no-untyped-def]

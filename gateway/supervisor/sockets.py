@@ -4,9 +4,11 @@ Knows nothing of who accepts. Source: socket(7), unix(7).
 """
 
 import contextlib
+import errno
 import os
 import socket
 import stat
+from hashlib import sha256
 from pathlib import Path
 
 from gateway.errors import ConfigError
@@ -27,7 +29,7 @@ def open_listener(address: str, key: str) -> socket.socket:
     """
     try:
         if address.startswith("unix:"):
-            return _open_unix(Path(address.removeprefix("unix:")))
+            return _open_unix(Path(address.removeprefix("unix:")), 0o660)
         host, port = split_address(address)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -41,15 +43,39 @@ def open_listener(address: str, key: str) -> socket.socket:
         raise ConfigError([f"{key}: cannot listen on {address}: {reason}"]) from error
 
 
-def _open_unix(path: Path) -> socket.socket:
+def find_control(control: str, table: str | Path) -> Path:
+    """The path of the control socket for the setting ``server.control`` of ``table``."""
+    if control != "auto":
+        return Path(control.removeprefix("unix:"))
+    # not resolve(): the command and the gateway are told of one path, wherever it may lead
+    name = sha256(os.fsencode(os.path.abspath(table))).hexdigest()[:16]  # noqa: PTH100
+    return Path("/tmp") / f"gateway-{name}.sock"
+
+
+def open_control(path: Path) -> socket.socket:
+    """A listening socket for this user alone. Raises ConfigError, where a gateway answers too."""
+    try:
+        return _open_unix(path, 0o600)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE and path.is_socket():
+            reason = "another gateway answers there; stop it, or give one of them another path"
+        raise ConfigError([f"server.control: cannot listen on unix:{path}: {reason}"]) from error
+
+
+def _open_unix(path: Path, mode: int) -> socket.socket:
     # the file of a gateway that was killed is in the way; one that still answers is not ours
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
             path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with _closing_on_error(listener):
-        listener.bind(str(path))
-        path.chmod(0o660)
+        # bind(2) makes the file: nobody else may have it for even a moment
+        mask = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
         listener.listen(BACKLOG)
     return listener
 

@@ -1,67 +1,102 @@
-"""The supervisor: keeps the workers running and ends them in order. Process 1 of a container.
+"""The supervisor: owns the sockets and the generations, and ends them in order. Process 1 of a
+container.
 
 Never imports an app; does not know what a request is.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
-import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gateway.config.model import Config
-from gateway.logs import lifecycle
+from gateway.errors import AppLoadError
+from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.admin import AdminServer
-from gateway.supervisor.children import Child, ChildState, Report, describe_exit
-from gateway.supervisor.sockets import describe, open_listener, raise_descriptor_limit
+from gateway.supervisor.children import Child, ChildState
+from gateway.supervisor.control import Answer, serve_control
+from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.reload import Reloader
+from gateway.supervisor.sockets import (
+    describe,
+    find_control,
+    open_control,
+    open_listener,
+    raise_descriptor_limit,
+)
+from gateway.supervisor.watch import Mark, look, watch_file
 
-# a worker that dies young is started again after 0.1 s, 0.2 s, 0.4 s ... but no later than this
-MAX_BACKOFF_SECONDS = 10.0
-FIRST_BACKOFF_SECONDS = 0.1
-# a worker that lived this long did not die of its start
-YOUNG_SECONDS = 5.0
-# beyond drain_timeout, for a worker that is wedged
-KILL_GRACE_SECONDS = 2.0
+# Retired workers keep their memory until nginx has closed its idle connections to them, for up to
+# a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
+MOST_RETIRING = 3
 
 
 class Supervisor:
-    """Runs ``config`` until SIGTERM or SIGINT."""
+    """Serves ``config`` until SIGTERM or SIGINT; a reload serves what ``read`` gives then."""
 
-    def __init__(self, config: Config, style: str) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
         self._config = config
-        self._style = style
-        self._children: dict[int, Child] = {}
+        self._generations: list[Generation] = []
+        self._count = 0
         self._is_stopping = False
-        self._was_ready = False
-        self._young_deaths = 0
-        self._reported: set[tuple[str, str]] = set()
-        self._began = time.monotonic()
+        self._previous: Config | None = None
+        self._read_table = read
+        self._seen: Mark | None = None
+        self._reloader = Reloader(self._read, self._start, lambda: self._current)
 
     def run(self) -> int:
         """Serve until told to stop; the exit code. Raises ConfigError where a port is taken."""
         raise_descriptor_limit()
         server = self._config.server
         self._listener = open_listener(server.listen, "server.listen")
-        with self._listener, open_listener(server.admin, "server.admin") as admin_listener:
-            self._admin = AdminServer(admin_listener, self.status)
-            return asyncio.run(self._run())
+        control = find_control(server.control, self._config.source)
+        with (
+            self._listener,
+            open_listener(server.admin, "server.admin") as admin_listener,
+            open_control(control) as self._control_listener,
+        ):
+            self._admin = AdminServer(admin_listener, self.status, self.report)
+            try:
+                return asyncio.run(self._run())
+            finally:
+                control.unlink(missing_ok=True)
 
     def status(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests are served, and what /readyz says. Called from the admin's threads."""
-        children = list(self._children.values())
+        children = [c for g in list(self._generations) for c in list(g.children.values())]
         ready = sum(child.state is ChildState.READY for child in children)
         is_ready = ready > 0 and not self._is_stopping
         state = "draining" if self._is_stopping else "ready" if is_ready else "starting"
         return is_ready, {"status": state, "workers": len(children), "ready": ready}
 
+    def report(self) -> dict[str, Any]:
+        """All that is known, for ``gateway status``. Called from the admin's threads too."""
+        generations = [generation.describe() for generation in list(self._generations)]
+        last = self._reloader.last
+        return {
+            **self.status()[1],
+            "pid": os.getpid(),
+            "table": self._current.config.source,
+            "generation": self._current.id,
+            "generations": generations,
+            "mounts": self._current.describe_mounts(),
+            "last_reload": last.describe() if last else None,
+        }
+
+    # --- running ------------------------------------------------------------------------------
+
     async def _run(self) -> int:
         self._stop = asyncio.Event()
-        self._changed = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         loop.add_signal_handler(signal.SIGTERM, self._on_stop_signal)
         loop.add_signal_handler(signal.SIGINT, self._on_stop_signal)
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: self._start_task(self._reloader.reload("SIGHUP"))
+        )
         self._admin.start()
         lifecycle.info(
             "listening on %s; workers: %d; mounts: %d, from %s",
@@ -70,42 +105,25 @@ class Supervisor:
             len(self._config.mounts),
             self._config.source,
         )
-        for _ in range(self._config.server.workers):
-            self._spawn()
+        self._current = self._build(self._config, None)
+        self._current.serve()
+        commands = {
+            "status": self._on_status,
+            "reload": self._on_reload,
+            "rollback": self._on_rollback,
+            "stop": self._on_stop,
+        }
+        control = await serve_control(self._control_listener, commands)
+        self._start_task(watch_file(self._config.source, self._on_edit))
         await self._stop.wait()
-        return await self._drain()
+        await self._drain()
+        control.close()
+        return 0
 
-    def _spawn(self) -> None:
-        child = Child(self._config, self._style, self._listener, self._on_report)
-        self._children[child.pid] = child
-
-    def _on_report(self, child: Child, report: Report) -> None:
-        if report["event"] == "ready":
-            if child.state is ChildState.LOADING:
-                child.state = ChildState.READY
-            self._report_mounts(report["mounts"])
-            children = self._children.values()
-            if not self._was_ready and all(c.state is ChildState.READY for c in children):
-                self._was_ready = True
-                lifecycle.info("ready after %.2f s", time.monotonic() - self._began)
-        elif report["event"] == "drained" and report["cut"]:
-            lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
-
-    def _report_mounts(self, mounts: list[dict[str, str]]) -> None:
-        """Log each mount that did not load, once and not for every worker."""
-        where = {mount.name: mount.where for mount in self._config.mounts}
-        for failed in mounts:
-            name, error = failed["mount"], failed["error"]
-            if (name, error) in self._reported:
-                continue
-            self._reported.add((name, error))
-            place = f"{self._config.source}:{where[name].line}:{where[name].column}"
-            cause = f"\n{failed['traceback']}" if failed["traceback"] else ""
-            lifecycle.error(
-                "%s: mounts.%s: %s; it answers 503, the others serve%s",
-                *(place, name, error, cause),
-                extra={"mount": name},
-            )
+    def _start_task(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _reap(self) -> None:
         """All that ended: workers, and orphans that an app left to process 1."""
@@ -116,64 +134,94 @@ class Supervisor:
                 return
             if not pid:
                 return
-            child = self._children.get(pid)
-            if child is not None:
-                self._start_task(self._bury(child, wait_status))
+            for generation in self._generations:
+                if pid in generation.children:
+                    self._note_end(generation, generation.children[pid], wait_status)
 
-    def _start_task(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _note_end(self, generation: Generation, child: Child, wait_status: int) -> None:
+        child.note_end(wait_status)
+        self._start_task(generation.bury(child))
 
-    async def _bury(self, child: Child, wait_status: int) -> None:
-        was = child.state
-        await child.reaped(wait_status)
-        del self._children[child.pid]
-        async with self._changed:
-            self._changed.notify_all()
+    # --- generations --------------------------------------------------------------------------
+
+    def _build(self, config: Config, may_fail: frozenset[str] | None) -> Generation:
+        self._count += 1
+        style = choose_style(config.server.access_log)
+        generation = Generation(self._count, config, style, self._listener, may_fail)
+        self._generations.append(generation)
+        return generation
+
+    async def _start(self, config: Config) -> None:
+        """Have a new generation of ``config`` take over. A mount that answers 503 already may go on
+        doing so, any other has to load. Raises AppLoadError; then nothing has changed."""
         if self._is_stopping:
-            return
-        lived = time.monotonic() - child.started
-        self._young_deaths = 0 if lived > YOUNG_SECONDS else self._young_deaths + 1
-        delay = backoff_seconds(self._young_deaths)
-        lifecycle.error(
-            "worker %d (%s) %s after %.1f s; a new one starts %s",
-            *(child.pid, was.value, describe_exit(child.exit_code), lived),
-            f"in {delay:g} s" if delay else "now",
-        )
-        await asyncio.sleep(delay)
+            raise AppLoadError("the gateway is stopping")
+        new = self._build(config, frozenset(self._current.failed))
+        try:
+            await new.load()
+        except BaseException:
+            self._generations.remove(new)
+            raise
+        old, self._current = self._current, new
+        self._previous = old.config
+        self._end_oldest()
+        await old.leave()
+        self._start_task(self._retire(old))
+
+    async def _retire(self, old: Generation) -> None:
+        await old.retire()
+        self._generations.remove(old)
+
+    def _end_oldest(self) -> None:
+        retiring = [g for g in self._generations if g.state is State.RETIRING]
+        for oldest in retiring[: max(0, len(retiring) + 1 - MOST_RETIRING)]:
+            drain_seconds = oldest.config.server.limits.drain_timeout_seconds
+            self._start_task(oldest.stop(drain_seconds))
+
+    def _read(self) -> Config:
+        self._seen = look(self._config.source)
+        return self._read_table()
+
+    async def _on_edit(self, saved: float) -> None:
+        is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
+        if is_new and self._current.config.server.watch and not self._is_stopping:
+            await self._reloader.reload("edit", saved)
+
+    # --- the control socket -------------------------------------------------------------------
+
+    async def _on_status(self) -> Answer:
+        return self.report()
+
+    async def _on_reload(self) -> Answer:
+        return (await self._reloader.reload("gateway reload")).describe()
+
+    async def _on_rollback(self) -> Answer:
+        if self._previous is None:
+            return {"exit_code": 1, "messages": ["there is no generation before this one"]}
+        return (await self._reloader.rollback(self._previous)).describe()
+
+    async def _on_stop(self) -> Answer:
         if not self._is_stopping:
-            self._spawn()
+            self._on_stop_signal()
+        await asyncio.Event().wait()  # the end of the process is the answer
+        return {}
+
+    # --- stopping -----------------------------------------------------------------------------
 
     def _on_stop_signal(self) -> None:
         if self._is_stopping:
             lifecycle.warning("second signal: ending at once")
-            for child in self._children.values():
-                child.kill()
+            for generation in self._generations:
+                generation.kill()
         self._is_stopping = True
         self._stop.set()
 
-    async def _drain(self) -> int:
+    async def _drain(self) -> None:
         timeout = self._config.server.limits.drain_timeout_seconds
         lifecycle.info("stopping: requests in flight have up to %g s", timeout)
-        for child in self._children.values():
-            child.terminate()
-        try:
-            async with self._changed, asyncio.timeout(timeout + KILL_GRACE_SECONDS):
-                await self._changed.wait_for(lambda: not self._children)
-        except TimeoutError:
-            for child in self._children.values():
-                lifecycle.error("worker %d did not end; killed", child.pid)
-                child.kill()
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._children)
+        await asyncio.gather(*(generation.stop(timeout) for generation in self._generations))
+        for task in tuple(self._tasks):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         lifecycle.info("stopped")
-        return 0
-
-
-def backoff_seconds(young_deaths: int) -> float:
-    """How long to wait after so many deaths in a row; the first of an old worker costs nothing."""
-    if not young_deaths:
-        return 0.0
-    # the exponent is bounded: a worker may die young for days
-    return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(young_deaths - 1, 16), MAX_BACKOFF_SECONDS))

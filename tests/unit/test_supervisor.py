@@ -13,15 +13,17 @@ import pytest
 from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
 from gateway.errors import ConfigError
 from gateway.limits import MountLimits
-from gateway.supervisor.admin import AdminHandler
+from gateway.supervisor.admin import KNOWN, AdminHandler
 from gateway.supervisor.children import ChildState, describe_exit
-from gateway.supervisor.sockets import describe, open_listener, split_address
-from gateway.supervisor.supervise import (
+from gateway.supervisor.generation import (
     FIRST_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
-    Supervisor,
+    Generation,
+    State,
     backoff_seconds,
 )
+from gateway.supervisor.sockets import describe, open_listener, split_address
+from gateway.supervisor.supervise import Supervisor
 
 CONFIG = Config(
     source="mounts.yaml",
@@ -41,13 +43,22 @@ CONFIG = Config(
 
 
 def supervisor(*states: ChildState) -> Supervisor:
-    supervisor = Supervisor(CONFIG, "text")
-    supervisor._children = {pid: child(pid, state) for pid, state in enumerate(states)}
+    supervisor = Supervisor(CONFIG, lambda: CONFIG)
+    children = {pid: child(pid, state) for pid, state in enumerate(states)}
+    supervisor._generations = [SimpleNamespace(children=children)]  # type: ignore[list-item]
     return supervisor
 
 
 def child(pid: int, state: ChildState) -> Any:
-    return SimpleNamespace(pid=pid, state=state)
+    orders: list[str] = []
+    return SimpleNamespace(pid=pid, state=state, loading="", orders=orders, order=orders.append)
+
+
+def generation(state: State, may_fail: frozenset[str] | None = None) -> Generation:
+    generation = Generation(1, CONFIG, "text", socket.socket(), may_fail)
+    generation._listener.close()
+    generation.state = state
+    return generation
 
 
 # --- status and reports -----------------------------------------------------------------------
@@ -78,36 +89,77 @@ def test_a_gateway_that_stops_is_not_ready() -> None:
     assert stopping.status() == (False, {"status": "draining", "workers": 1, "ready": 1})
 
 
+LOADED = {"event": "loaded", "mounts": []}
+FAILED = {"mount": "/shop", "error": "shop:app: ValueError: x", "traceback": "Traceback …"}
+
+
 def test_a_ready_worker_is_believed_unless_it_was_told_to_stop() -> None:
-    ready = {"event": "ready", "seconds": 0.1, "mounts": []}
     loading, draining = child(1, ChildState.LOADING), child(2, ChildState.DRAINING)
-    watching = supervisor()
-    watching._on_report(loading, ready)
-    watching._on_report(draining, ready)
+    watching = generation(State.SERVING)
+    for report in (LOADED, {"event": "ready"}):
+        watching.on_report(loading, report)
+        watching.on_report(draining, report)
     assert (loading.state, draining.state) == (ChildState.READY, ChildState.DRAINING)
+
+
+@pytest.mark.parametrize(
+    ("state", "orders"),
+    [(State.SERVING, ["accept"]), (State.STARTING, []), (State.STOPPING, [])],
+)
+def test_a_worker_accepts_at_once_only_where_its_generation_serves(
+    state: State, orders: list[str]
+) -> None:
+    loading = child(1, ChildState.LOADING)
+    generation(state).on_report(loading, LOADED)
+    assert (loading.state, loading.orders) == (ChildState.LOADED, orders)
 
 
 def test_a_mount_that_does_not_load_is_told_once_for_all_workers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    failed = {"mount": "/shop", "error": "shop:app: ValueError: x", "traceback": "Traceback …"}
-    report = {"event": "ready", "seconds": 0.1, "mounts": [failed]}
-    watching = supervisor()
+    watching = generation(State.SERVING)
     for pid in range(3):
-        watching._on_report(child(pid, ChildState.LOADING), report)
+        watching.on_report(child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage() == (
         "mounts.yaml:7:3: mounts./shop: shop:app: ValueError: x; it answers 503, the others serve\n"
         "Traceback …"
     )
+    assert not watching.faults
+
+
+@pytest.mark.parametrize(
+    ("may_fail", "faults"),
+    [
+        ([], ["mounts.yaml:7:3: mounts./shop: shop:app: ValueError: x\nTraceback …"]),
+        (["/shop"], []),
+    ],
+)
+def test_a_reload_fails_with_a_mount_that_had_loaded_before(
+    may_fail: list[str], faults: list[str]
+) -> None:
+    starting = generation(State.STARTING, frozenset(may_fail))
+    for pid in range(3):
+        starting.on_report(child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
+    assert starting.faults == faults
 
 
 def test_requests_that_a_worker_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    watching = supervisor()
-    watching._on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 0})
+    watching = generation(State.RETIRING)
+    watching.on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 0})
     assert caplog.records == []
-    watching._on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 2})
+    watching.on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 2})
     assert "worker 5 cut requests: 2" in caplog.text
+
+
+def test_the_mount_that_a_worker_loads_is_known() -> None:
+    loading = child(1, ChildState.LOADING)
+    watching = generation(State.STARTING)
+    watching.on_report(loading, {"event": "loading", "mount": "/shop"})
+    assert loading.loading == "/shop"
+    assert watching._at_mount("/shop", "why") == "mounts.yaml:7:3: mounts./shop: why"
+    watching.on_report(loading, LOADED)
+    assert loading.loading == ""
 
 
 # --- workers that end -------------------------------------------------------------------------
@@ -201,7 +253,9 @@ def ask_admin(request: bytes, *, is_ready: bool = True) -> tuple[list[bytes], by
     with client, server_side:
         client.sendall(request)
         client.shutdown(socket.SHUT_WR)
-        server = SimpleNamespace(status=lambda: (is_ready, {"status": "a report"}))
+        server = SimpleNamespace(
+            status=lambda: (is_ready, {"status": "a report"}), report=lambda: {"all": "of it"}
+        )
         AdminHandler(server_side, ("127.0.0.1", 1), server)  # type: ignore[arg-type]
         server_side.shutdown(socket.SHUT_WR)
         with client.makefile("rb") as answer:
@@ -216,7 +270,8 @@ def ask_admin(request: bytes, *, is_ready: bool = True) -> tuple[list[bytes], by
         ("/healthz", False, b"200 OK", {"status": "alive"}),
         ("/readyz", True, b"200 OK", {"status": "a report"}),
         ("/readyz", False, b"503 Service Unavailable", {"status": "a report"}),
-        ("/", True, b"404 Not Found", {"status": "unknown path", "known": ["/healthz", "/readyz"]}),
+        ("/status", False, b"200 OK", {"all": "of it"}),
+        ("/", True, b"404 Not Found", {"status": "unknown path", "known": KNOWN}),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -1,0 +1,149 @@
+"""The commands that speak to a running gateway: what is asked, and what a person reads.
+
+Refuses to know how it is done. The gateway is found by its table: the control socket is named
+there, or after the table's path.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gateway.config.read import read_config
+from gateway.config.units import format_size
+from gateway.errors import ConfigError, GatewayError
+from gateway.supervisor.control import Answer, ask
+from gateway.supervisor.sockets import find_control
+
+# a table that is wrong still names its socket
+CONTROL_LINE = re.compile(r"""\bcontrol:\s*["']?(unix:/[^\s"',}]+)""")
+
+
+def add_commands(commands: Any, table: argparse.ArgumentParser) -> None:
+    """Add them to the command line; ``table`` has the option that names the table."""
+    reload = commands.add_parser(
+        "reload", parents=[table], help="have the running gateway serve what the table says now"
+    )
+    reload.set_defaults(run=run_reload)
+    rollback = commands.add_parser(
+        "rollback", parents=[table], help="have it serve the table that it served before"
+    )
+    rollback.set_defaults(run=run_rollback)
+    status = commands.add_parser(
+        "status", parents=[table], help="tell its generations, workers, mounts and last reload"
+    )
+    status.add_argument("--json", action="store_true", help="for machines")
+    status.set_defaults(run=run_status)
+    stop = commands.add_parser(
+        "stop", parents=[table], help="let its requests in flight finish, and end it"
+    )
+    stop.set_defaults(run=run_stop)
+
+
+def ask_gateway(options: argparse.Namespace, command: str) -> Answer:
+    """Raises GatewayError where none runs."""
+    return ask(locate_control(options.config), command)
+
+
+def locate_control(table: Path) -> Path:
+    """Where the gateway of ``table`` listens, also where the table has a mistake now."""
+    try:
+        control = read_config(table, os.environ).server.control
+    except ConfigError:
+        try:
+            found = CONTROL_LINE.search(table.read_text("utf-8", "replace"))
+        except OSError:
+            found = None
+        control = found[1] if found else "auto"
+    return find_control(control, table)
+
+
+def run_reload(options: argparse.Namespace) -> int:
+    """``gateway reload``: waits for the outcome."""
+    return tell_outcome(ask_gateway(options, "reload"), str(options.config))
+
+
+def run_rollback(options: argparse.Namespace) -> int:
+    """``gateway rollback``"""
+    return tell_outcome(ask_gateway(options, "rollback"), "the table before")
+
+
+def tell_outcome(outcome: Answer, what: str) -> int:
+    """Print it; the exit code."""
+    if not outcome:
+        raise GatewayError("the gateway ended before the reload did")
+    exit_code: int = outcome["exit_code"]
+    if exit_code:
+        for message in outcome["messages"]:
+            print(message, file=sys.stderr)
+    else:
+        seconds = outcome["seconds"]
+        print(f"{what}: generation {outcome['generation']} serves after {seconds:.2f} s")
+    return exit_code
+
+
+def run_stop(options: argparse.Namespace) -> int:
+    """``gateway stop``: waits for its end."""
+    answer = ask_gateway(options, "stop")
+    if answer:
+        raise GatewayError("\n".join(answer["messages"]))
+    print("stopped")
+    return 0
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """``gateway status``"""
+    report = ask_gateway(options, "status")
+    if options.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(describe_status(report)))
+    return 0
+
+
+def describe_status(report: Answer) -> list[str]:
+    """The lines that a person reads."""
+    failed = [mount for mount in report["mounts"] if mount["state"] == "failed"]
+    lines = [
+        f"gateway      {report['status']}, pid {report['pid']}, table {report['table']}",
+        f"mounts       {len(report['mounts'])}, failed: {len(failed)}",
+    ]
+    lines += [f"  {mount['place']}: {mount['error']}" for mount in failed]
+    lines += describe_reload(report["last_reload"])
+    for generation in report["generations"]:
+        age = describe_age(generation["age"])
+        lines.append(f"{generation['generation']:<12} {generation['state']}, {age} old")
+        for worker in generation["workers"]:
+            loading = f", at {worker['loading']}" if worker["loading"] else ""
+            lines.append(
+                f"  worker {worker['pid']:<7} {worker['state']}{loading}, "
+                f"{describe_age(worker['age'])} old, {describe_memory(worker['memory'])}"
+            )
+    return lines
+
+
+def describe_reload(last: Answer | None) -> list[str]:
+    """When, by what, and how it ended."""
+    if last is None:
+        return ["last reload  none since the start"]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["finished"]))
+    how = "failed, nothing has changed" if last["exit_code"] else f"{last['generation']} serves"
+    line = f"last reload  {when}, by {last['trigger']}, after {last['seconds']:.2f} s: {how}"
+    return [line, *(f"  {message}" for message in last["messages"])]
+
+
+def describe_age(seconds: float) -> str:
+    """Seconds, minutes, hours or days, whole ones: 90 is ``1m``."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds / size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def describe_memory(count: int) -> str:
+    """Bytes, in whole mebibytes."""
+    return format_size(round(count / 2**20) * 2**20)

@@ -1,0 +1,68 @@
+"""The control socket: a line of JSON asks, a line of JSON answers, and the connection ends.
+
+Both sides of it. Refuses to know what the commands do. Only the gateway's own user can connect; the
+file's mode sees to that.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import GatewayError
+
+Answer = dict[str, Any]
+Command = Callable[[], Awaitable[Answer]]
+
+LONGEST_QUESTION_BYTES = 64 * 1024
+QUESTION_SECONDS = 5
+
+
+async def serve_control(
+    listener: socket.socket, commands: Mapping[str, Command]
+) -> asyncio.AbstractServer:
+    """Answer on an open, listening Unix socket from now on."""
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError, TimeoutError):
+            async with asyncio.timeout(QUESTION_SECONDS):
+                question = await reader.readuntil(b"\n")
+            answer = await _answer(question, commands)
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+        writer.close()
+
+    return await asyncio.start_unix_server(
+        on_connection, sock=listener, limit=LONGEST_QUESTION_BYTES
+    )
+
+
+async def _answer(question: bytes, commands: Mapping[str, Command]) -> Answer:
+    try:
+        name = json.loads(question)["command"]
+        command = commands[name]
+    except (ValueError, KeyError, TypeError):
+        known = ", ".join(commands)
+        return {"exit_code": 1, "messages": [f'expected {{"command": ...}}, one of: {known}']}
+    return await command()
+
+
+def ask(path: Path, command: str) -> Answer:
+    """What the gateway whose control socket is at ``path`` answers, once it has done it; nothing
+    where it ends instead. Raises GatewayError where there is none.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            with connection.makefile("rb") as answers:
+                line = answers.readline()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            hint = "is it running, from this table (-c FILE) and as this user?"
+            raise GatewayError(f"no gateway answers at {path}: {reason}: {hint}") from error
+    answer: Answer = json.loads(line or b"{}")
+    return answer

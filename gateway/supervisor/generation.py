@@ -1,0 +1,297 @@
+"""One generation: a single, immutable start of the workers, from one reading of the table.
+
+Owns its workers' lives and the reasons why it could not be served. Knows neither the generations
+beside it nor what asked for it.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from gateway.config.model import Config
+from gateway.errors import AppLoadError
+from gateway.logs import lifecycle
+from gateway.supervisor.children import Child, ChildState, Report, describe_exit
+
+# a worker that dies young is started again after 0.1 s, 0.2 s, 0.4 s ... but no later than this
+MAX_BACKOFF_SECONDS = 10.0
+FIRST_BACKOFF_SECONDS = 0.1
+# a worker that lived this long did not die of its start
+YOUNG_SECONDS = 5.0
+# beyond the time that a worker was given to end, for one that is wedged
+KILL_GRACE_SECONDS = 2.0
+
+
+class State(Enum):
+    """A generation's life, in order. One that fails to start goes from the first to the last."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    RETIRING = "retiring"
+    STOPPING = "stopping"
+
+
+class Generation:
+    """The workers of ``config``. ``may_fail`` names mounts that may answer 503; None is any.
+
+    ``failed`` has the report of each mount that did not load, by name; ``faults`` are why the
+    generation cannot serve, each as a person reads it.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        config: Config,
+        style: str,
+        listener: socket.socket,
+        may_fail: frozenset[str] | None = None,
+    ) -> None:
+        self.id = f"g{number}"
+        self.config = config
+        self.state = State.STARTING
+        self.children: dict[int, Child] = {}
+        self.failed: dict[str, Report] = {}
+        self.faults: list[str] = []
+        self.began = time.monotonic()
+        self.young_deaths = 0
+        self._style = style
+        self._listener = listener
+        self._may_fail = may_fail
+        self._was_ready = False
+        self._changed = asyncio.Event()
+
+    # --- starting -----------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Start; each worker accepts as soon as it has loaded. The gateway's first generation."""
+        self.state = State.SERVING
+        for _ in range(self.config.server.workers):
+            self._spawn()
+
+    async def load(self) -> None:
+        """Start, and accept once every worker has loaded all it should. Else all workers are ended
+        again, and AppLoadError is raised with the reasons."""
+        try:
+            for _ in range(self.config.server.workers):
+                self._spawn()
+            await self._until_all(ChildState.LOADED)
+            for child in self.children.values():
+                child.order("accept")
+            await self._until_all(ChildState.READY)
+        except OSError as error:
+            self.faults.append(f"a worker could not be started: {error}")
+        if self.state is not State.STARTING:
+            self.faults.append("the gateway is stopping")
+        if self.faults:
+            await self.stop(self.config.server.limits.drain_timeout_seconds)
+            raise AppLoadError("\n".join(self.faults))
+        self.state = State.SERVING
+
+    def _spawn(self) -> None:
+        child = Child(self.config, self._style, self.id, self._listener, self.on_report)
+        self.children[child.pid] = child
+        seconds = self.config.server.limits.start_timeout_seconds
+        asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)
+
+    def _end_overdue(self, child: Child) -> None:
+        if child.state is not ChildState.LOADING or child.exit_code is not None:
+            return
+        seconds = self.config.server.limits.start_timeout_seconds
+        what = f"worker {child.pid} did not load within {seconds:g} s (server.start_timeout)"
+        self._note_fault(self._at_mount(child.loading, what))
+        child.kill()
+
+    def _at_mount(self, name: str, what: str) -> str:
+        """``what`` with the place in the table of the mount that was being loaded."""
+        return f"{describe_place(self.config, name)}: {what}" if name else what
+
+    def _note_fault(self, fault: str) -> None:
+        if self.state is State.STARTING:
+            self.faults.append(fault)
+        else:
+            lifecycle.error("%s", fault)
+        self._changed.set()
+
+    # --- what workers report ------------------------------------------------------------------
+
+    def on_report(self, child: Child, report: Report) -> None:
+        """Take note of what a worker says of itself."""
+        event = report["event"]
+        if event == "loading":
+            child.loading = report["mount"]
+        elif event == "loaded":
+            child.loading = ""
+            self._note_mounts(report["mounts"])
+            if child.state is ChildState.LOADING:
+                child.state = ChildState.LOADED
+                if self.state is State.SERVING:
+                    child.order("accept")
+        elif event == "ready":
+            if child.state is ChildState.LOADED:
+                child.state = ChildState.READY
+                child.accepts = True
+            self._tell_when_ready()
+        elif event == "retired":
+            child.accepts = False
+        elif event == "drained" and report["cut"]:
+            lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
+        self._changed.set()
+
+    def _tell_when_ready(self) -> None:
+        states = {child.state for child in self.children.values()}
+        if not self._was_ready and states == {ChildState.READY}:
+            self._was_ready = True
+            if self.state is State.SERVING:
+                lifecycle.info("ready after %.2f s", time.monotonic() - self.began)
+
+    def _note_mounts(self, reports: list[Report]) -> None:
+        """Each mount that did not load counts once, and not for every worker."""
+        for report in reports:
+            name = report["mount"]
+            known = self.failed.get(name)
+            if known is not None and known["error"] == report["error"]:
+                continue
+            self.failed[name] = report
+            if self._may_fail is None or name in self._may_fail:
+                effect = "; it answers 503, the others serve"
+                text = describe_failure(self.config, report, effect)
+                lifecycle.error("%s", text, extra={"mount": name})
+            else:
+                self._note_fault(describe_failure(self.config, report))
+
+    # --- workers that end ---------------------------------------------------------------------
+
+    async def bury(self, child: Child) -> None:
+        """A worker has ended: mourn, and replace it where the generation serves."""
+        was = child.state
+        await child.finish()
+        del self.children[child.pid]
+        lived = time.monotonic() - child.started
+        ended = f"worker {child.pid} ({was.value}) {describe_exit(child.exit_code)}"
+        if self.state is State.STARTING:
+            if not self.faults:
+                self._note_fault(self._at_mount(child.loading, f"{ended} while it was loading"))
+        elif self.state is State.SERVING:
+            self.young_deaths = 0 if lived > YOUNG_SECONDS else self.young_deaths + 1
+            delay = backoff_seconds(self.young_deaths)
+            when = f"in {delay:g} s" if delay else "now"
+            lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
+            await self._replace(delay)
+        self._changed.set()
+
+    async def _replace(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        while self.state is State.SERVING:
+            try:
+                self._spawn()
+                break
+            except OSError as error:
+                self.young_deaths += 1
+                delay = backoff_seconds(self.young_deaths)
+                lifecycle.error("a worker could not be started: %s; again in %g s", error, delay)
+                await asyncio.sleep(delay)
+
+    # --- ending -------------------------------------------------------------------------------
+
+    async def leave(self) -> None:
+        """Accept no more. Waits until that is so, but not long for a worker that is wedged."""
+        self.state = State.RETIRING
+        for child in self.children.values():
+            child.retire()
+        await self._until(
+            lambda: not any(child.accepts for child in self.children.values()), KILL_GRACE_SECONDS
+        )
+
+    async def retire(self) -> None:
+        """After ``leave``: end with the last kept-alive connection. Waits for that."""
+        limits = self.config.server.limits
+        if not await self._until(
+            lambda: not self.children, limits.keep_alive_seconds + limits.drain_timeout_seconds
+        ):
+            await self.stop(limits.drain_timeout_seconds)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Let requests in flight finish, and end. Waits for that; kills what takes too long."""
+        self.state = State.STOPPING
+        self._changed.set()
+        for child in self.children.values():
+            child.terminate()
+        if await self._until(lambda: not self.children, drain_seconds + KILL_GRACE_SECONDS):
+            return
+        for child in self.children.values():
+            lifecycle.error("worker %d did not end; killed", child.pid)
+        self.kill()
+        await self._until(lambda: not self.children, None)
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for child in self.children.values():
+            child.kill()
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    async def _until_all(self, state: ChildState) -> None:
+        """Until every worker is in ``state``, or the start is known to fail."""
+
+        def is_decided() -> bool:
+            if self.faults or self.state is not State.STARTING:
+                return True
+            return all(child.state is state for child in self.children.values())
+
+        await self._until(is_decided, None)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return condition()
+        return True
+
+    def describe_mounts(self) -> list[dict[str, Any]]:
+        """Each mount for ``gateway status``: serving, or failed with its error and traceback."""
+        nothing: Report = {"error": "", "traceback": ""}
+        return [
+            {
+                "mount": mount.name,
+                "state": "failed" if mount.name in self.failed else "serving",
+                "place": describe_place(self.config, mount.name),
+                "error": self.failed.get(mount.name, nothing)["error"],
+                "traceback": self.failed.get(mount.name, nothing)["traceback"],
+            }
+            for mount in self.config.mounts
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """The generation for ``gateway status``; durations in seconds."""
+        return {
+            "generation": self.id,
+            "state": self.state.value,
+            "age": round(time.monotonic() - self.began, 3),
+            "workers": [child.describe() for child in self.children.values()],
+        }
+
+
+def describe_place(config: Config, mount: str) -> str:
+    """Where in the table a mount is, and its key."""
+    where = next(each.where for each in config.mounts if each.name == mount)
+    return f"{config.source}:{where.line}:{where.column}: mounts.{mount}"
+
+
+def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
+    """Where in the table a mount failed, why, and the app's traceback."""
+    text = f"{describe_place(config, failed['mount'])}: {failed['error']}{effect}"
+    return f"{text}\n{failed['traceback']}" if failed["traceback"] else text
+
+
+def backoff_seconds(young_deaths: int) -> float:
+    """How long to wait after so many deaths in a row; the first of an old worker costs nothing."""
+    if not young_deaths:
+        return 0.0
+    # the exponent is bounded: a worker may die young for days
+    return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(young_deaths - 1, 16), MAX_BACKOFF_SECONDS))

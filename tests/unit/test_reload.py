@@ -1,0 +1,271 @@
+"""Reloads of a gateway that runs: what takes over, what changes nothing, and what is told."""
+
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Running, wait_until
+
+from gateway.errors import GatewayError
+from gateway.supervisor.control import ask
+
+Start = Callable[..., Running]
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Running] = []
+
+    def start(*arguments: Any, **options: Any) -> Running:
+        started.append(Running(tmp_path, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One gateway for all that must not change it."""
+    running = Running(
+        tmp_path_factory.mktemp("site"), server="  start_timeout: 3s\n  watch: false\n"
+    )
+    yield running
+    assert running.generation() == "g1"
+    assert running.end() == 0
+
+
+# --- what takes over --------------------------------------------------------------------------
+
+
+def test_a_saved_table_is_served(start: Start) -> None:
+    gateway = start()
+    assert gateway.generation() == "g1"
+    gateway.write_table("  /: good:app\n  /more: good:app\n")
+    last = wait_until(lambda: gateway.control("status")["last_reload"], "a reload has ended")
+    assert gateway.generation() == "g2"
+    assert (last["trigger"], last["exit_code"], last["generation"]) == ("edit", 0, "g2")
+    assert 0 < last["seconds"] < 10
+
+
+def test_a_signal_is_a_reload(start: Start) -> None:
+    gateway = start(server="  watch: false\n")
+    gateway.process.send_signal(signal.SIGHUP)
+    last = wait_until(lambda: gateway.control("status")["last_reload"], "a reload has ended")
+    assert (last["trigger"], last["exit_code"]) == ("SIGHUP", 0)
+    assert gateway.generation() == "g2"
+
+
+def test_a_reload_serves_the_apps_as_they_are_now(start: Start) -> None:
+    gateway = start(server="  watch: false\n")
+    gateway.write(
+        "good.py", (gateway.folder / "good.py").read_text().replace("200 OK", "201 Created")
+    )
+    assert b" 200 " in gateway.ask()
+    assert gateway.control("reload")["exit_code"] == 0
+    assert b" 201 " in gateway.ask()
+
+
+def test_a_kept_alive_connection_is_answered_once_more_and_told_to_close(start: Start) -> None:
+    gateway = start(server="  watch: false\n")
+    with gateway.connect() as connection:
+        connection.sendall(GET)
+        assert b"Connection: close" not in connection.recv(65536)
+        assert gateway.control("reload")["exit_code"] == 0
+        status = gateway.control("status")
+        assert [g["state"] for g in status["generations"]] == ["retiring", "serving"]
+        connection.sendall(GET)
+        with connection.makefile("rb") as answer:
+            told = answer.read()
+    assert b"Connection: close" in told
+    assert told.endswith(b"g1")
+    wait_until(
+        lambda: len(gateway.control("status")["generations"]) == 1, "the old workers have gone"
+    )
+    assert len(gateway.children()) == 1
+
+
+def test_a_request_in_flight_outlives_the_reload(start: Start) -> None:
+    slow = """
+import pathlib, time
+here = pathlib.Path(__file__).parent
+def app(environ, start_response):
+    start_response("200 OK", [])
+    (here / "began").touch()
+    while not (here / "go").exists():
+        time.sleep(0.01)
+    return [b"finished by " + environ["gateway.generation"].encode()]
+"""
+    gateway = start("  /: good:app\n  /slow: slow:app\n", "  watch: false\n", slow=slow)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(gateway.ask, "/slow")
+        wait_until((gateway.folder / "began").exists, "the request has begun")
+        assert gateway.control("reload")["exit_code"] == 0
+        assert gateway.generation() == "g2"
+        gateway.write("go", "")
+        assert waiting.result().endswith(b"finished by g1")
+
+
+def test_rollback_serves_the_table_before(start: Start) -> None:
+    gateway = start(server="  watch: false\n")
+    assert gateway.control("rollback")["exit_code"] == 1
+    gateway.write_table("  /other: good:app\n")
+    assert gateway.control("reload")["exit_code"] == 0
+    assert b" 404 " in gateway.ask()
+    assert gateway.control("rollback")["generation"] == "g3"
+    assert gateway.generation() == "g3"
+
+
+def test_what_is_asked_during_a_reload_is_answered_by_one_more(start: Start) -> None:
+    gateway = start(server="  watch: false\n")
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(gateway.control, ["reload"] * 8))
+    assert {outcome["exit_code"] for outcome in outcomes} == {0}
+    assert 1 <= len({outcome["generation"] for outcome in outcomes}) <= 3
+    assert gateway.generation() == max(outcome["generation"] for outcome in outcomes)
+
+
+def test_old_workers_do_not_pile_up(start: Start) -> None:
+    gateway = start(server="  watch: false\n")
+    idle = []
+    try:
+        for _ in range(5):
+            idle.append(gateway.connect())
+            idle[-1].sendall(GET)
+            idle[-1].recv(65536)
+            assert gateway.control("reload")["exit_code"] == 0
+        wait_until(lambda: len(gateway.children()) <= 4, "the oldest have ended")
+        states = [g["state"] for g in gateway.control("status")["generations"]]
+        assert states == ["retiring"] * 3 + ["serving"]
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+# --- what changes nothing ---------------------------------------------------------------------
+
+MORE = "  /: good:app\n  /more: more:app\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "more", "exit_code", "told"),
+    [
+        ("  /: good:app\n  x: [\n", "", 2, "not YAML"),
+        ("  /: good:ap p\n", "", 2, ":9:6: mounts./: expected an app"),
+        ("  /: good:app\n  /more: missing:app\n", "", 2, 'there is no module "missing"'),
+        (MORE, "1/0", 3, ":10:3: mounts./more: more:app: ZeroDivisionError"),
+        (MORE, "app = (", 3, ":10:3: mounts./more: more:app: SyntaxError"),
+        (MORE, "import nowhere", 3, "No module named 'nowhere'"),
+        (MORE, "import sys; sys.exit(7)", 3, "called sys.exit(7) while it was loaded"),
+        (MORE, "import os; os._exit(7)", 3, ":10:3: mounts./more: worker "),
+        (MORE, "import os; os.kill(os.getpid(), 11)", 3, "was ended by SIGSEGV"),
+        (MORE, "import time; time.sleep(60)", 3, ":10:3: mounts./more: worker "),
+        (MORE, "while True: pass", 3, "did not load within 3 s (server.start_timeout)"),
+        (MORE, "app = 7", 3, "is a int, not a WSGI callable"),
+    ],
+)
+def test_a_bad_edit_changes_nothing_and_tells_its_cause(
+    steady: Running, mounts: str, more: str, exit_code: int, told: str
+) -> None:
+    before = steady.children()
+    steady.write("more.py", more + "\n")
+    steady.write_table(mounts)
+    outcome = steady.control("reload")
+    assert outcome["exit_code"] == exit_code
+    assert told in "\n".join(outcome["messages"])
+    assert steady.generation() == outcome["generation"] == "g1"
+    assert steady.children() == before
+    assert steady.control("status")["last_reload"] == outcome
+
+
+def test_a_file_that_has_gone_or_is_no_text_changes_nothing(steady: Running) -> None:
+    table = steady.folder / "mounts.yaml"
+    table.write_bytes(b"\xff\xfe")
+    assert "not UTF-8" in steady.control("reload")["messages"][0]
+    table.unlink()
+    assert "no such file" in steady.control("reload")["messages"][0]
+    assert steady.generation() == "g1"
+
+
+@pytest.mark.parametrize("key", ["listen", "admin", "control"])
+def test_the_sockets_are_kept(steady: Running, key: str) -> None:
+    server = steady.server
+    steady.server = server.replace(f"/{key}.sock", "/other.sock")
+    steady.write_table("  /: good:app\n")
+    steady.server = server
+    [problem] = steady.control("reload")["messages"]
+    assert f"server.{key}: a reload cannot change it" in problem
+    assert "restart the gateway" in problem
+
+
+def test_a_mount_that_failed_before_does_not_hold_up_the_others(start: Start) -> None:
+    broken = "  /: good:app\n  /broken: broken:app\n"
+    gateway = start(broken, "  watch: false\n", broken="1/0\n")
+    assert b" 503 " in gateway.ask("/broken")
+    gateway.write_table(broken + "  /more: good:app\n")
+    assert gateway.control("reload")["exit_code"] == 0
+    failed = [m for m in gateway.control("status")["mounts"] if m["state"] == "failed"]
+    assert [m["mount"] for m in failed] == ["/broken"]
+    assert "ZeroDivisionError" in failed[0]["traceback"]
+    gateway.write("broken.py", (gateway.folder / "good.py").read_text())
+    assert gateway.control("reload")["exit_code"] == 0
+    gateway.write("broken.py", "1/0\n")
+    assert gateway.control("reload")["exit_code"] == 3
+    assert b" 200 " in gateway.ask("/broken")
+
+
+def test_a_worker_that_dies_is_replaced_after_a_reload_too(start: Start) -> None:
+    gateway = start(server="  watch: false\n")
+    assert gateway.control("reload")["exit_code"] == 0
+    wait_until(lambda: len(gateway.children()) == 1, "the old worker has gone")
+    [pid] = gateway.children()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: gateway.children() - {pid}, "a new worker starts")
+    assert gateway.generation() == "g2"
+
+
+# --- the control socket -----------------------------------------------------------------------
+
+
+def test_only_its_own_user_may_connect_and_nothing_is_left_behind(start: Start) -> None:
+    gateway = start()
+    path = gateway.folder / "control.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert ask(path, "stop") == {}
+    assert gateway.process.wait(10) == 0
+    assert not path.exists()
+    with pytest.raises(GatewayError, match="no gateway answers at"):
+        ask(path, "status")
+
+
+@pytest.mark.parametrize("question", [b"\n", b"[]\n", b'{"command": "dance"}\n', b"{\n", b"7\n"])
+def test_what_is_no_command_is_refused(steady: Running, question: bytes) -> None:
+    with steady.connect("control.sock") as connection, connection.makefile("rb") as answers:
+        connection.sendall(question)
+        assert b"one of: status, reload" in answers.read()
+
+
+@pytest.mark.parametrize("question", [b"", b"no line", b"x" * 100_000])
+def test_what_is_no_line_ends_the_connection_alone(steady: Running, question: bytes) -> None:
+    with steady.connect("control.sock") as connection:
+        try:
+            connection.sendall(question)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
+        except OSError:
+            pass  # closed with some of it unread
+    assert steady.control("status")["status"] == "ready"
+
+
+def test_status_is_on_the_admin_listener_too(steady: Running) -> None:
+    answer = steady.ask("/status", "admin.sock")
+    assert b" 200 " in answer.partition(b"\r\n")[0]
+    assert b'"generation": "g1"' in answer
