@@ -18,11 +18,13 @@ class Example(Stack):
 
 
 class Lab(Stack):
-    """The stack with the test apps in ``folder``, a copy whose ``table`` may be edited."""
+    """The stack with the test apps in ``folder``, a copy whose ``table`` may be edited; a save is
+    served."""
 
     def __init__(self, folder: Path) -> None:
         shutil.copytree(APPS, folder, ignore=shutil.ignore_patterns("__pycache__"))
         folder.chmod(0o755)  # the gateway's user is another
+        self.folder = folder
         self._table = folder / "mounts.yaml"
         super().__init__("lab", "lab.yml", TEST_APPS=str(folder))
 

@@ -255,3 +255,58 @@ def test_an_app_that_ignores_its_end_does_not_hold_the_drain(serve: Any) -> None
         client.read_answer()
     go_on.set()
     wait_until(lambda: gateway.records, "it has its record all the same")
+
+
+# --- the retirement ---------------------------------------------------------------------------
+
+
+def test_a_retired_worker_leaves_idle_connections_open_and_answers_once_more(serve: Any) -> None:
+    gateway = serve(answers.one_piece)
+    client = gateway.connect()
+    assert not client.ask(GET).is_last
+    gateway.server.retire()
+    gateway.pass_time(Limits().keep_alive_seconds - 1)
+    client.expect_open()
+    assert not gateway.server.has_retired()
+    assert client.ask(GET).is_last
+    client.expect_end()
+    assert gateway.server.has_retired()
+
+
+def test_an_idle_connection_ends_by_keep_alive_after_the_retirement(serve: Any) -> None:
+    gateway = serve(answers.one_piece)
+    client = gateway.connect()
+    client.ask(GET)
+    gateway.server.retire()
+    gateway.pass_time(Limits().keep_alive_seconds + 1)
+    client.expect_end()
+    assert gateway.server.has_retired()
+
+
+def test_a_retired_worker_leaves_what_is_queued_to_others(serve: Any) -> None:
+    gateway = serve(answers.one_piece)
+    gateway.server.retire()
+    late = gateway.connect()
+    late.send(GET)
+    late.expect_open()
+    assert gateway.server.drain(5) == 0
+    late.expect_open()
+    assert gateway.records == []
+
+
+@pytest.mark.parametrize(("drain_seconds", "status", "cut"), [(0.2, 503, 1), (5.0, 200, 0)])
+def test_a_request_may_outlast_the_retirement_by_drain_timeout(
+    serve: Any, drain_seconds: float, status: int, cut: int
+) -> None:
+    held = Held()
+    limits = Limits(drain_timeout_seconds=drain_seconds, keep_alive_seconds=0.2)
+    gateway = serve({"/slow": held, "/": answers.one_piece}, limits=limits)
+    busy = gateway.connect()
+    busy.send(SLOW)
+    gateway.server.retire()
+    gevent.sleep(0.5)
+    held.go_on.set()
+    assert busy.read_answer().status == status
+    busy.expect_end()
+    assert gateway.server.drain(0) == cut
+    assert [record["status"] for record in gateway.records] == [status]
