@@ -1,0 +1,148 @@
+"""What changes between two tables: mounts, settings, and which mount answers which URL.
+
+A pure function of two Configs; refuses to know which of them runs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from gateway.config.model import Config, Mount
+
+Place = tuple[str, str]  # host ("" for any) and prefix ("" for the root)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``changed`` has, by mount, the settings that differ, and ``server`` those of the server: key,
+    old and new value. ``moved`` has each place whose owner changes though somebody owned it before
+    and after: place, old owner and new one."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: dict[str, tuple["Change", ...]]
+    server: tuple["Change", ...]
+    moved: tuple[tuple[str, str, str], ...]
+
+    def __bool__(self) -> bool:
+        """Whether anything changes."""
+        return bool(self.added or self.removed or self.changed or self.server)
+
+    def describe(self) -> list[str]:
+        """The lines that a person reads; none where nothing changes."""
+        lines = [f"+ {name}" for name in self.added]
+        lines += [f"- {name}" for name in self.removed]
+        for name, changes in self.changed.items():
+            lines += [f"~ {name}: {change}" for change in changes]
+        lines += [f"~ server: {change}" for change in self.server]
+        lines += [f"> {place}/* moves from {old} to {new}" for place, old, new in self.moved]
+        return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setting by its field's name, which has the unit; values that may be secrets are hidden."""
+
+    field: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.old} -> {self.new}" if self.old != self.new else self.field
+
+
+def build_plan(old: Config, new: Config) -> Plan:
+    """What ``new`` changes of ``old``."""
+    before = {mount.name: mount for mount in old.mounts}
+    after = {mount.name: mount for mount in new.mounts}
+    changed = {
+        name: tuple(compare_mounts(before[name], mount))
+        for name, mount in after.items()
+        if name in before
+    }
+    return Plan(
+        added=tuple(sorted(after.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        changed={name: changes for name, changes in changed.items() if changes},
+        server=tuple(compare_fields(old.server, new.server)),
+        moved=tuple(find_moved(old.mounts, new.mounts)),
+    )
+
+
+def compare_mounts(old: Mount, new: Mount) -> Iterable[Change]:
+    """Where a mount stands in the file is no setting."""
+    if type(old.target) is not type(new.target):
+        yield Change("target", _show_target(old), _show_target(new))
+    else:
+        yield from compare_fields(old.target, new.target)
+    yield from compare_fields(old.limits, new.limits)
+
+
+def compare_fields(old: Any, new: Any) -> Iterable[Change]:
+    """The fields that differ in two dataclasses of one type, those within them too."""
+    for field in fields(old):
+        one, other = getattr(old, field.name), getattr(new, field.name)
+        if is_dataclass(one):
+            yield from compare_fields(one, other)
+        elif isinstance(one, dict):
+            # the values of environment variables are often secrets: their names alone are told
+            names = sorted(
+                name for name in one.keys() | other.keys() if one.get(name) != other.get(name)
+            )
+            yield from (Change(f"{field.name}.{name}", "", "") for name in names)
+        elif one != other:
+            yield Change(field.name, _show(one), _show(other))
+
+
+def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str, str, str]]:
+    """Each place whose URLs another mount answers afterwards: place, old owner, new owner.
+
+    Owners can change at a mount's own prefix alone, at its host or, for one of any host, at each. A
+    place is left out where it follows from one above it, or from what happens at any host.
+    """
+    before = {(m.host or "", m.prefix): m.name for m in old}
+    after = {(m.host or "", m.prefix): m.name for m in new}
+    places = before.keys() | after.keys()
+    anywhere = {prefix for host, prefix in places if not host}
+    moves: dict[Place, tuple[str, str]] = {}
+    for host in sorted({host for host, _ in places} | {""}):
+        for prefix in sorted(anywhere | {prefix for own, prefix in places if own == host}):
+            move = owner(before, host, prefix), owner(after, host, prefix)
+            moves[host, prefix] = move
+            follows = move in (_above(moves, host, prefix), host and moves.get(("", prefix)))
+            if all(move) and move[0] != move[1] and not follows:
+                yield f"{host}{prefix}", *move
+
+
+def _above(moves: dict[Place, tuple[str, str]], host: str, prefix: str) -> tuple[str, str] | None:
+    """What happens at the next place above."""
+    while prefix:
+        prefix = prefix.rpartition("/")[0]
+        if (host, prefix) in moves:
+            return moves[host, prefix]
+    return None
+
+
+def owner(mounts: dict[Place, str], host: str, path: str) -> str:
+    """The name of the mount that answers ``path`` at ``host``; "" for none."""
+    for own_host in (host, "") if host else ("",):
+        prefix = path
+        while True:
+            found = mounts.get((own_host, prefix))
+            if found:
+                return found
+            if not prefix:
+                break
+            prefix = prefix.rpartition("/")[0]
+    return ""
+
+
+def _show_target(mount: Mount) -> str:
+    first = fields(mount.target)[0]
+    return f"{first.metadata['key']} {getattr(mount.target, first.name)}"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,180 @@
+"""What an edit would change, told before it is made."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config.model import (
+    AppTarget,
+    Config,
+    Mount,
+    RedirectTarget,
+    Server,
+    StaticTarget,
+    Target,
+    Where,
+)
+from gateway.config.plan import build_plan, find_moved
+from gateway.dispatch import Mount as Mounted
+from gateway.dispatch import MountTable
+from gateway.limits import Limits, MountLimits
+
+APP = AppTarget(import_string="app:app")
+
+
+def mount(name: str, target: Target = APP, *, line: int = 1, **limits: float) -> Mount:
+    host, _, path = name.partition("/")
+    return Mount(
+        name=name,
+        host=host or None,
+        prefix=f"/{path}" if path else "",
+        target=target,
+        limits=MountLimits(**limits),  # type: ignore[arg-type]
+        where=Where(line=line, column=1),
+    )
+
+
+def config(*mounts: Mount, server: Server | None = None) -> Config:
+    return Config(
+        source="mounts.yaml", directory=Path("/"), server=server or Server(), mounts=mounts
+    )
+
+
+def lines(old: Config, new: Config) -> list[str]:
+    return build_plan(old, new).describe()
+
+
+def moved(old: Iterable[str], new: Iterable[str]) -> list[tuple[str, str, str]]:
+    return list(find_moved([mount(name) for name in old], [mount(name) for name in new]))
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+def test_another_place_in_the_file_is_no_change() -> None:
+    old = config(mount("/a", line=1), mount("/b", line=2))
+    new = config(mount("/b", line=7), mount("/a", line=9))
+    assert not build_plan(old, new)
+    assert lines(old, new) == []
+
+
+def test_mounts_that_come_and_go() -> None:
+    plan = build_plan(config(mount("/a"), mount("/b")), config(mount("/b"), mount("/c")))
+    assert plan
+    assert plan.describe() == ["+ /c", "- /a"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (mount("/a"), mount("/a", timeout_seconds=5), "timeout_seconds 30 -> 5"),
+        (
+            mount("/a"),
+            mount("/a", AppTarget(import_string="b:app")),
+            "import_string app:app -> b:app",
+        ),
+        (
+            mount("/a"),
+            mount("/a", RedirectTarget(location="/b")),
+            "target app app:app -> redirect /b",
+        ),
+        (
+            mount("/a", StaticTarget(directory=Path("/x"))),
+            mount("/a", StaticTarget(directory=Path("/x"), cache_seconds=60)),
+            "cache_seconds 0 -> 60",
+        ),
+    ],
+)
+def test_a_setting_of_a_mount(old: Mount, new: Mount, told: str) -> None:
+    assert lines(config(old), config(new)) == [f"~ /a: {told}"]
+
+
+def test_the_value_of_a_variable_is_never_told() -> None:
+    old = mount("/a", AppTarget(import_string="a:a", env={"KEY": "wombat", "B": "1", "SAME": "x"}))
+    new = mount("/a", AppTarget(import_string="a:a", env={"KEY": "quokka", "C": "2", "SAME": "x"}))
+    assert lines(config(old), config(new)) == [
+        "~ /a: env.B",
+        "~ /a: env.C",
+        "~ /a: env.KEY",
+    ]
+
+
+def test_settings_of_the_server_and_its_limits() -> None:
+    server = Server(workers=5, limits=replace(Limits(), keep_alive_seconds=90.0))
+    assert lines(config(mount("/a")), config(mount("/a"), server=server)) == [
+        "~ server: workers 2 -> 5",
+        "~ server: keep_alive_seconds 75 -> 90",
+    ]
+
+
+# --- who answers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (["/wiki"], ["/wiki", "/wiki/api"], [("/wiki/api", "/wiki", "/wiki/api")]),
+        (["/wiki", "/wiki/api"], ["/wiki"], [("/wiki/api", "/wiki/api", "/wiki")]),
+        (["/"], ["/", "/a"], [("/a", "/", "/a")]),
+        (["/a"], ["/b"], []),  # nobody answered, or nobody will
+        (["/a"], ["/a", "/ab"], []),  # no part of it
+        (["/", "/a", "/a/b"], ["/"], [("/a", "/a", "/"), ("/a/b", "/a/b", "/")]),
+        (["/", "/a/b"], ["/", "/a"], [("/a", "/", "/a"), ("/a/b", "/a/b", "/a")]),
+        # at a host
+        (["/"], ["/", "x.org/"], [("x.org", "/", "x.org/")]),
+        (["/", "x.org/"], ["/"], [("x.org", "x.org/", "/")]),
+        (
+            ["/", "/notes"],
+            ["/", "/notes", "x.org/"],
+            [("x.org", "/", "x.org/"), ("x.org/notes", "/notes", "x.org/")],
+        ),
+        (["/", "x.org/a"], ["/", "/b", "x.org/a"], [("/b", "/", "/b")]),
+        (["x.org/", "/"], ["x.org/", "/", "/b"], [("/b", "/", "/b")]),
+    ],
+)
+def test_urls_that_change_their_owner(
+    old: list[str], new: list[str], expected: list[tuple[str, str, str]]
+) -> None:
+    assert moved(old, new) == expected
+
+
+def test_a_move_as_a_person_reads_it() -> None:
+    old, new = config(mount("/wiki")), config(mount("/wiki"), mount("/wiki/api"))
+    assert lines(old, new) == ["+ /wiki/api", "> /wiki/api/* moves from /wiki to /wiki/api"]
+
+
+PATHS = ["/", "/a", "/a/b", "/a/b/c", "/b", "/b/a", "/ab"]
+TABLES = st.sets(
+    st.tuples(st.sampled_from(["", "x.org", "y.org"]), st.sampled_from(PATHS)).map("".join)
+)
+
+
+def owners(names: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Who answers where, asked of the dispatcher itself."""
+    table = MountTable(
+        Mounted(name=m.name, host=m.host, prefix=m.prefix, app=lambda *_: [], limits=m.limits)
+        for m in map(mount, names)
+    )
+    found = {(h, p): table.match(h, p) for h in ("z.org", "x.org", "y.org") for p in PATHS}
+    return {place: match[0].name for place, match in found.items() if match}
+
+
+@given(TABLES, TABLES)
+def test_moves_are_those_of_the_dispatcher(old: set[str], new: set[str]) -> None:
+    before, after = owners(old), owners(new)
+    told = moved(old, new)
+    for (host, path), was in before.items():
+        will_be = after.get((host, path), was)
+        reasons = [
+            place
+            for place, one, other in told
+            if (one, other) == (was, will_be)
+            and f"{host if not place.startswith('/') and place else ''}{path}/".startswith(
+                f"{place}/"
+            )
+        ]
+        assert bool(reasons) == (was != will_be)
