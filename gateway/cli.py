@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     match.add_argument("--json", action="store_true", help="for machines")
     match.set_defaults(run=run_match)
 
-    add_commands(commands, table)
+    add_commands(commands, table, DEFAULT_TABLE)
 
     schema = commands.add_parser("schema", help="print the table's JSON Schema, for editors")
     schema.set_defaults(run=run_schema)
@@ -123,14 +123,14 @@ def run_serve(options: argparse.Namespace) -> int:
     if options.workers:
         changes["workers"] = options.workers
 
-    def read() -> Config:
-        config = read_config(options.config, os.environ)
+    def read(table: Path) -> Config:
+        config = read_config(table, os.environ)
         config = dataclasses.replace(config, server=dataclasses.replace(config.server, **changes))
         if clash := describe_clash(config.server):
             raise ConfigError([f"--listen: {clash}"])
         return config
 
-    config = read()
+    config = read(options.config)
     configure_logs(choose_style(config.server.access_log))
     return Supervisor(config, read).run()
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from gateway.errors import GatewayError
 
+Question = dict[str, Any]
 Answer = dict[str, Any]
-Command = Callable[[], Awaitable[Answer]]
+Command = Callable[[Question], Awaitable[Answer]]
 
 LONGEST_QUESTION_BYTES = 64 * 1024
 QUESTION_SECONDS = 5
@@ -29,8 +30,8 @@ async def serve_control(
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError, TimeoutError):
             async with asyncio.timeout(QUESTION_SECONDS):
-                question = await reader.readuntil(b"\n")
-            answer = await _answer(question, commands)
+                line = await reader.readuntil(b"\n")
+            answer = await _answer(line, commands)
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
         writer.close()
@@ -40,24 +41,24 @@ async def serve_control(
     )
 
 
-async def _answer(question: bytes, commands: Mapping[str, Command]) -> Answer:
+async def _answer(line: bytes, commands: Mapping[str, Command]) -> Answer:
     try:
-        name = json.loads(question)["command"]
-        command = commands[name]
+        asked = json.loads(line)
+        command = commands[asked["command"]]
     except (ValueError, KeyError, TypeError):
         known = ", ".join(commands)
         return {"exit_code": 1, "messages": [f'expected {{"command": ...}}, one of: {known}']}
-    return await command()
+    return await command(asked)
 
 
-def ask(path: Path, command: str) -> Answer:
+def ask(path: Path, command: str, **more: str) -> Answer:
     """What the gateway whose control socket is at ``path`` answers, once it has done it; nothing
     where it ends instead. Raises GatewayError where there is none.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(str(path))
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            connection.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
             with connection.makefile("rb") as answers:
                 line = answers.readline()
         except OSError as error:

@@ -260,7 +260,7 @@ class Generation:
             {
                 "mount": mount.name,
                 "state": "failed" if mount.name in self.failed else "serving",
-                "place": describe_place(self.config, mount.name),
+                "place": f"{self.config.source}:{mount.where.line}:{mount.where.column}",
                 "error": self.failed.get(mount.name, nothing)["error"],
                 "traceback": self.failed.get(mount.name, nothing)["traceback"],
             }

@@ -9,16 +9,18 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config
-from gateway.errors import AppLoadError
+from gateway.config.plan import build_plan
+from gateway.errors import AppLoadError, ConfigError
 from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.admin import AdminServer
 from gateway.supervisor.children import Child, ChildState
-from gateway.supervisor.control import Answer, serve_control
+from gateway.supervisor.control import Answer, Question, serve_control
 from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.reload import Reloader
+from gateway.supervisor.reload import Reloader, check_kept
 from gateway.supervisor.sockets import (
     describe,
     find_control,
@@ -34,9 +36,10 @@ MOST_RETIRING = 3
 
 
 class Supervisor:
-    """Serves ``config`` until SIGTERM or SIGINT; a reload serves what ``read`` gives then."""
+    """Serves ``config`` until SIGTERM or SIGINT; a reload serves what ``read`` then makes of its
+    file."""
 
-    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, read: Callable[[Path], Config]) -> None:
         self._config = config
         self._generations: list[Generation] = []
         self._count = 0
@@ -111,6 +114,7 @@ class Supervisor:
             "status": self._on_status,
             "reload": self._on_reload,
             "rollback": self._on_rollback,
+            "plan": self._on_plan,
             "stop": self._on_stop,
         }
         control = await serve_control(self._control_listener, commands)
@@ -180,7 +184,7 @@ class Supervisor:
 
     def _read(self) -> Config:
         self._seen = look(self._config.source)
-        return self._read_table()
+        return self._read_table(Path(self._config.source))
 
     async def _on_edit(self, saved: float) -> None:
         is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
@@ -189,18 +193,29 @@ class Supervisor:
 
     # --- the control socket -------------------------------------------------------------------
 
-    async def _on_status(self) -> Answer:
+    async def _on_status(self, _: Question) -> Answer:
         return self.report()
 
-    async def _on_reload(self) -> Answer:
+    async def _on_reload(self, _: Question) -> Answer:
         return (await self._reloader.reload("gateway reload")).describe()
 
-    async def _on_rollback(self) -> Answer:
+    async def _on_rollback(self, _: Question) -> Answer:
         if self._previous is None:
             return {"exit_code": 1, "messages": ["there is no generation before this one"]}
         return (await self._reloader.rollback(self._previous)).describe()
 
-    async def _on_stop(self) -> Answer:
+    async def _on_plan(self, question: Question) -> Answer:
+        running = self._current.config
+        path = Path(str(question.get("file") or running.source))
+        try:
+            wanted = await asyncio.to_thread(self._read_table, path)
+            check_kept(running, wanted)
+            plan = await asyncio.to_thread(build_plan, running, wanted)
+        except ConfigError as error:
+            return {"exit_code": 2, "messages": error.problems}
+        return {"exit_code": 10 if plan else 0, "messages": plan.describe()}
+
+    async def _on_stop(self, _: Question) -> Answer:
         if not self._is_stopping:
             self._on_stop_signal()
         await asyncio.Event().wait()  # the end of the process is the answer

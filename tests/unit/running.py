@@ -105,8 +105,8 @@ class Running:
         """Which one answers."""
         return self.ask().rpartition(b"\r\n")[2].decode()
 
-    def control(self, command: str) -> dict[str, Any]:
-        return ask(self.folder / "control.sock", command)
+    def control(self, command: str, **more: str) -> dict[str, Any]:
+        return ask(self.folder / "control.sock", command, **more)
 
     def children(self) -> set[int]:
         """The pids of the supervisor's children."""

@@ -24,7 +24,7 @@ def serve(served: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """``gateway serve`` of TABLE, up to the supervisor's start."""
 
     class Supervisor:
-        def __init__(self, config: Config, read: Callable[[], Config]) -> None:
+        def __init__(self, config: Config, read: Callable[[Path], Config]) -> None:
             served.append(config)
 
         def run(self) -> int:

@@ -43,7 +43,7 @@ CONFIG = Config(
 
 
 def supervisor(*states: ChildState) -> Supervisor:
-    supervisor = Supervisor(CONFIG, lambda: CONFIG)
+    supervisor = Supervisor(CONFIG, lambda _: CONFIG)
     children = {pid: child(pid, state) for pid, state in enumerate(states)}
     supervisor._generations = [SimpleNamespace(children=children)]  # type: ignore[list-item]
     return supervisor
