@@ -31,6 +31,7 @@ from gateway.config.model import AppTarget, Config
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
+from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service
 from gateway.logs import AccessLog, configure_logs, faults
@@ -77,7 +78,9 @@ def main() -> int:
         output,
         gevent.get_hub().loop.run_callback,
     )
-    server = build_server(config, generation, access_log, listener, table, mounts)
+    service = build_service(config, generation, access_log, listener, table, mounts)
+    report += ask_probes(config, service)
+    server = Server(listener, service, proxy_protocol=config.server.proxy_protocol)
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
     if orders.get() != "accept":
@@ -103,7 +106,7 @@ def serve(server: Server, control: socket.socket, orders: Orders) -> None:
 
 def load(
     config: Config, announce: Callable[[str], None]
-) -> tuple[MountTable, MountInfo, list[dict[str, str]]]:
+) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """Import every app; the table, what apps may know of it, and what to report of each mount.
 
     ``announce`` is called with a mount's name before it is loaded.
@@ -124,26 +127,40 @@ def load(
     return MountTable(loaded), info, report
 
 
-def build_server(
+def build_service(
     config: Config,
     generation: str,
     access_log: AccessLog,
     listener: socket.socket,
     table: MountTable,
     mounts: MountInfo,
-) -> Server:
-    """The server of this worker, not yet accepting."""
+) -> Service:
+    """What all connections of this worker share."""
     name, port = "localhost", "80"
     if listener.family != socket.AF_UNIX:
         name, port = (str(part) for part in listener.getsockname()[:2])
-    service = Service(
+    return Service(
         table=table,
         base_environ=build_base_environ(name, port, mounts, generation),
         limits=config.server.limits,
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
     )
-    return Server(listener, service, proxy_protocol=config.server.proxy_protocol)
+
+
+def ask_probes(config: Config, service: Service) -> list[dict[str, Any]]:
+    """What to report of each mount whose probe failed; all are asked at once."""
+    asked = [
+        (mount.name, gevent.spawn(ask_probe, service, mount, mount.target.probe))
+        for mount in config.mounts
+        if isinstance(mount.target, AppTarget) and mount.target.probe
+    ]
+    gevent.joinall([probe for _, probe in asked])
+    return [
+        {"mount": name, "error": probe.value, "traceback": "", "is_loaded": True}
+        for name, probe in asked
+        if probe.value
+    ]
 
 
 def send(control: socket.socket, message: dict[str, Any]) -> None:

@@ -142,6 +142,12 @@ KINDS = {
         shape="mapping",
         is_free_text=True,
     ),
+    "probe path": Kind(
+        name="path",
+        expected='a path such as "/healthz", to be added to the mount\'s own',
+        parse=_alone(paths.parse_probe),
+        pattern=paths.PROBE_PATTERN,
+    ),
     "directory": Kind(
         name="directory",
         expected="a directory, relative to the table's own",

@@ -37,6 +37,13 @@ class AppTarget:
             "reads": "environment",
         },
     )
+    probe: str = setting(
+        "",
+        "A path below the mount's own, such as /healthz, for which new workers are asked before "
+        "they accept. Anything but 2xx or 3xx within the mount's timeout fails a reload; at a "
+        "start it is logged.",
+        reads="probe path",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

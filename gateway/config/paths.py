@@ -13,6 +13,7 @@ from gateway.config.addresses import is_address, is_host_name
 from gateway.config.problems import BadValueError, did_you_mean
 
 LOCATION_PATTERN = r"(/|https?://[^/])[^\s?#]*"
+PROBE_PATTERN = r"/[!-~]*"
 FILE_NAME_PATTERN = r"[^/]+"
 
 # RFC 3986 §3.2: an address with colons stands in brackets, and a user in a Location deceives
@@ -26,6 +27,15 @@ def parse_file_name(text: str) -> str:
     """A name without a folder. Raises BadValueError."""
     if not text or "/" in text or text in (".", ".."):
         raise BadValueError
+    return text
+
+
+def parse_probe(text: str) -> str:
+    """A path and perhaps a query, as it stands in a request. Raises BadValueError."""
+    if re.search(r"[^\x21-\x7e]|#|%(?![0-9A-Fa-f]{2})", text):
+        raise BadValueError("percent-encode what no URL can hold as it is")
+    if not text.startswith("/"):
+        raise BadValueError(f'write "/{text}"' if text and ":" not in text else "")
     return text
 
 

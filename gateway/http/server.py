@@ -115,9 +115,7 @@ class Server:
             self._accept_more(True)
 
     def _sweep(self) -> None:
-        self._service.date_line = time.strftime(
-            "Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime()
-        )
+        self._service.tell_time()
         now = time.monotonic()
         for connection in tuple(self._service.connections):
             connection.sweep(now, self._limits)

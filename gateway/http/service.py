@@ -1,10 +1,11 @@
 """What all connections of a worker process share, decided before the first is accepted.
 
-Refuses to know sockets. The server keeps ``date_line`` and ``is_draining``; connections add and
+Refuses to know sockets. The server keeps ``is_draining`` and the time; connections add and
 remove themselves.
 """
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -40,12 +41,16 @@ class Service:
         self.parser = HeadParser(limits)
         self.greenlets = GreenletPool()
         self.connections: set[Any] = set()
-        self.date_line = ""
+        self.tell_time()
         self.is_draining = False
         self.on_close: Callable[[], None] | None = None
         self._request_count = 0
         self._request_id_base = f"{os.urandom(8).hex()}-"
         base_environ["gateway.is_draining"] = lambda: self.is_draining
+
+    def tell_time(self) -> None:
+        """To be called once a second."""
+        self.date_line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime())
 
     def next_request_id(self) -> str:
         """Unique among workers and restarts."""

@@ -156,7 +156,8 @@ class Generation:
                 continue
             self.failed[name] = report
             if self._may_fail is None or name in self._may_fail:
-                effect = "; it answers 503, the others serve"
+                is_loaded = report.get("is_loaded")
+                effect = "; it serves" if is_loaded else "; it answers 503, the others serve"
                 text = describe_failure(self.config, report, effect)
                 lifecycle.error("%s", text, extra={"mount": name})
             else:

@@ -232,6 +232,55 @@ def test_a_worker_that_dies_is_replaced_after_a_reload_too(start: Start) -> None
     assert gateway.generation() == "g2"
 
 
+# --- probes -----------------------------------------------------------------------------------
+
+PROBED = "  /: {app: 'good:app'}\n  /more: {app: 'more:app', probe: '/well?', timeout: 1s}\n"
+WELL = """
+import time
+def app(environ, start_response):
+    assert environ["SCRIPT_NAME"] + environ["PATH_INFO"] == "/more/well"
+    time.sleep(SECONDS)
+    start_response("STATUS", [])
+    return [b"x" * 100_000]
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "told"),
+    [
+        ("200 OK", "0", ""),
+        ("302 Found", "0", ""),
+        ("500 Internal Server Error", "0", "was answered 500 Internal Server Error"),
+        ("404 Not Found", "0", "was answered 404 Not Found"),
+        ("200 OK", "60", "was not answered within 1 s"),
+        ("200 OK", "1 / 0", "was answered 500 Internal Server Error"),
+    ],
+)
+def test_a_mount_that_is_not_well_fails_a_reload(
+    start: Start, status: str, seconds: str, told: str
+) -> None:
+    gateway = start(server="  watch: false\n")
+    gateway.write("more.py", WELL.replace("STATUS", status).replace("SECONDS", seconds))
+    gateway.write_table(PROBED)
+    outcome = gateway.control("reload")
+    if told:
+        assert outcome["exit_code"] == 3
+        [message] = outcome["messages"]
+        assert message.endswith(f":9:3: mounts./more: its probe /more/well? {told}")
+        assert gateway.generation() == "g1"
+    else:
+        assert outcome["exit_code"] == 0
+        assert gateway.generation() == "g2"
+
+
+def test_a_mount_that_is_not_well_at_a_start_is_served_and_logged(start: Start) -> None:
+    more = WELL.replace("STATUS", "418 Teapot").replace("SECONDS", "0")
+    gateway = start(PROBED, "  watch: false\n", more=more)
+    assert b" 418 " in gateway.ask("/more/well")
+    assert "its probe /more/well? was answered 418 Teapot; it serves" in gateway.log_text
+    assert gateway.control("reload")["exit_code"] == 0
+
+
 # --- the control socket -----------------------------------------------------------------------
 
 

@@ -1,0 +1,62 @@
+"""Asking an app whether it is well, before any client can: a request of the gateway's own.
+
+Takes the way of every other request, from a connection through dispatch to the app. Refuses to know
+who wants to know.
+"""
+
+import _socket
+import contextlib
+from typing import Protocol
+from urllib.parse import quote
+
+import gevent
+from gevent import get_hub
+from gevent import socket as gevent_socket
+
+from gateway.http.connection import Connection
+from gateway.http.forwarded import UNIX_PEER
+from gateway.http.service import Service
+from gateway.limits import MountLimits
+
+
+class Probed(Protocol):
+    """A mount, as far as it concerns its probe."""
+
+    @property
+    def host(self) -> str | None: ...
+    @property
+    def prefix(self) -> str: ...
+    @property
+    def limits(self) -> MountLimits: ...
+
+
+def ask_probe(service: Service, mount: Probed, path: str) -> str:
+    """Why the mount is not well; "" where it is. May switch greenlets."""
+    target = quote(mount.prefix) + path
+    client_side, server_side = _socket.socketpair()
+    server_side.setblocking(False)
+    connection = Connection(service, server_side, UNIX_PEER, "")
+    seconds = mount.limits.timeout_seconds
+    with gevent_socket.socket(fileno=client_side.detach()) as client:
+        get_hub().loop.run_callback(connection.begin)
+        request = f"GET {target} HTTP/1.1\r\nHost: {mount.host or 'localhost'}\r\n"
+        fields = "User-Agent: gateway-probe\r\nConnection: close\r\n\r\n"
+        try:
+            with gevent.Timeout(seconds):
+                client.sendall((request + fields).encode())
+                answer = read_all(client)
+        except gevent.Timeout:
+            return f"its probe {target} was not answered within {seconds:g} s"
+    _, _, status = answer.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+    if status[:1] in ("2", "3"):
+        return ""
+    return f"its probe {target} was answered {status}" if status else f"its probe {target} was cut"
+
+
+def read_all(client: gevent_socket.socket) -> bytes:
+    """The first bytes of an answer, once all of it has come."""
+    answer = b""
+    with contextlib.suppress(OSError):
+        while data := client.recv(65536):
+            answer = answer or data
+    return answer
