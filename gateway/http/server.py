@@ -65,7 +65,7 @@ class Server:
         if not self._is_unix:
             # inherited by what is accepted: head and body never wait for each other's ACK
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sweep()
+        self._service.tell_time()
         self._timer.start(self._sweep)
         self._accept_more(True)
 

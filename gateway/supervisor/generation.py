@@ -77,18 +77,18 @@ class Generation:
         try:
             for _ in range(self.config.server.workers):
                 self._spawn()
-            await self._until_all(ChildState.LOADED)
-            for child in self.children.values():
-                child.order("accept")
-            await self._until_all(ChildState.READY)
         except OSError as error:
             self.faults.append(f"a worker could not be started: {error}")
-        if self.state is not State.STARTING:
-            self.faults.append("the gateway is stopping")
-        if self.faults:
-            await self.stop(self.config.server.limits.drain_timeout_seconds)
-            raise AppLoadError("\n".join(self.faults))
-        self.state = State.SERVING
+        if await self._has_reached(ChildState.LOADED):
+            for child in self.children.values():
+                child.order("accept")
+            if await self._has_reached(ChildState.READY):
+                self.state = State.SERVING
+                return
+        limits = self.config.server.limits
+        may_be_asked = any(child.accepts for child in self.children.values())
+        await self.stop(limits.drain_timeout_seconds if may_be_asked else 0)
+        raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
     def _spawn(self) -> None:
         child = Child(self.config, self._style, self.id, self._listener, self.on_report)
@@ -234,15 +234,17 @@ class Generation:
 
     # --- waiting ------------------------------------------------------------------------------
 
-    async def _until_all(self, state: ChildState) -> None:
-        """Until every worker is in ``state``, or the start is known to fail."""
+    async def _has_reached(self, state: ChildState) -> bool:
+        """Whether every worker comes to be in ``state`` while nothing speaks against the start."""
 
-        def is_decided() -> bool:
-            if self.faults or self.state is not State.STARTING:
-                return True
+        def is_hopeless() -> bool:
+            return bool(self.faults) or self.state is not State.STARTING
+
+        def is_reached() -> bool:
             return all(child.state is state for child in self.children.values())
 
-        await self._until(is_decided, None)
+        await self._until(lambda: is_hopeless() or is_reached(), None)
+        return not is_hopeless()
 
     async def _until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
         try:

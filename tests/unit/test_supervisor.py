@@ -1,5 +1,6 @@
 """The supervisor's decisions, its listening sockets and its admin surface, without a worker."""
 
+import asyncio
 import json
 import os
 import socket
@@ -51,7 +52,15 @@ def supervisor(*states: ChildState) -> Supervisor:
 
 def child(pid: int, state: ChildState) -> Any:
     orders: list[str] = []
-    return SimpleNamespace(pid=pid, state=state, loading="", orders=orders, order=orders.append)
+    return SimpleNamespace(
+        pid=pid,
+        state=state,
+        loading="",
+        accepts=False,
+        orders=orders,
+        order=orders.append,
+        terminate=list,
+    )
 
 
 def generation(state: State, may_fail: frozenset[str] | None = None) -> Generation:
@@ -142,6 +151,38 @@ def test_a_reload_fails_with_a_mount_that_had_loaded_before(
     for pid in range(3):
         starting.on_report(child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
     assert starting.faults == faults
+
+
+@pytest.mark.parametrize(
+    ("reports", "orders"),
+    [
+        ([LOADED, LOADED], [["accept"], ["accept"]]),
+        ([LOADED, LOADED | {"mounts": [FAILED]}], [[], []]),
+        ([LOADED | {"mounts": [FAILED]}, LOADED], [[], []]),
+    ],
+)
+def test_no_worker_accepts_before_all_have_loaded_all(
+    reports: list[Any], orders: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = generation(State.STARTING, frozenset())
+    workers = [child(pid, ChildState.LOADING) for pid in range(2)]
+
+    async def load() -> None:
+        pending = iter(workers)
+        monkeypatch.setattr(
+            starting, "_spawn", lambda: starting.children.update({id(w := next(pending)): w})
+        )
+        loading = asyncio.create_task(starting.load())
+        for worker, report in zip(workers, reports, strict=True):
+            await asyncio.sleep(0)
+            assert not any(worker.orders for worker in workers)
+            starting.on_report(worker, report)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        loading.cancel()
+
+    asyncio.run(load())
+    assert [worker.orders for worker in workers] == orders
 
 
 def test_requests_that_a_worker_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
