@@ -151,7 +151,8 @@ class HeadParser:
                 self._decide_target(head)
             if _DECIDING_FIELDS.isdisjoint(fields):
                 head.persistent = head.is_http11
-                self._remember(head, line, known, raw, trusts_peer)
+                if known[2]:  # another form of target has changed the host
+                    self._remember(head, line, known, raw, trusts_peer)
             else:
                 self._decide_framing(head)
         except RequestError:
@@ -167,7 +168,7 @@ class HeadParser:
         Fields behind a trusted proxy carry an id of their own and would never be met again; those
         that prove who someone is are not kept.
         """
-        if known[2] and len(line) <= _LONGEST_KNOWN_LINE and line not in self._known_lines:
+        if len(line) <= _LONGEST_KNOWN_LINE and line not in self._known_lines:
             if len(self._known_lines) >= CACHE_ENTRIES:
                 self._known_lines.clear()
             self._known_lines[line] = known

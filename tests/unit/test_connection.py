@@ -413,6 +413,26 @@ def test_a_refused_client_can_go_on_sending_until_it_has_read_why(serve: Any, fr
     client.expect_end()
 
 
+@pytest.mark.parametrize(
+    ("begun", "rest"),
+    [
+        (post(b"12", size=5, extra=b"Connection: close\r\n"), b"345"),
+        (chunked(b"12", extra=b"Connection: close\r\n"), b"0\r\n\r\n"),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n", HOST + b"\r\n"),
+    ],
+    ids=["length", "chunked", "none"],
+)
+def test_what_comes_behind_the_last_request_does_not_destroy_its_answer(
+    serve: Any, begun: bytes, rest: bytes
+) -> None:
+    """RFC 9112 §9.6: a close with input unread resets the connection, and may lose the answer."""
+    client = serve(readers.whole).connect()
+    client.send(begun)
+    client.send(rest + b"more than was asked for")
+    assert client.read_answer().status == 200
+    client.expect_end()
+
+
 # --- deadlines --------------------------------------------------------------------------------
 
 TIMEOUT = MountLimits(timeout_seconds=30)

@@ -314,3 +314,12 @@ def test_known_fields_do_not_pile_up() -> None:
     for number in range(2000):
         parser.parse(b"GET / HTTP/1.1\r\nHost: a.example\r\nX: %d\r\n\r\n" % number, False)
         assert len(parser._known_fields) <= CACHE_ENTRIES
+
+
+def test_the_host_of_an_absolute_target_is_no_other_requests() -> None:
+    parser = HeadParser(Limits())
+    fields = b" HTTP/1.1\r\nHost: a.example\r\n\r\n"
+    for target in (b"/known", b"http://b.example/", b"/known", b"http://b.example/", b"/new"):
+        head = parser.parse(b"GET " + target + fields, False)
+        host = "a.example" if target.startswith(b"/") else "b.example"
+        assert (head.host, head.fields["HTTP_HOST"]) == (host, host)
