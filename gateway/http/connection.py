@@ -8,7 +8,7 @@ is taken when a whole head is there, and given back with the last byte of the re
 """
 
 import io
-from socket import SHUT_WR
+from socket import MSG_PEEK, SHUT_WR
 from time import monotonic
 from traceback import format_exception_only
 from typing import Any
@@ -272,7 +272,12 @@ class Connection(Incoming):
     def _has_read_all(self, head: RequestHead) -> bool:
         """Whether a close leaves no input unread, which would reset the connection."""
         is_complete = self._content.is_complete if self._content else not head.content_length
-        return is_complete and not self._buffer and self._refusal is None
+        if not is_complete or self._buffer or self._refusal is not None:
+            return False
+        try:
+            return not self._socket.recv(1, MSG_PEEK)
+        except OSError:
+            return True
 
     def _begin_anew(self) -> None:
         """What belongs to one request, before it is known."""

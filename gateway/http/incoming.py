@@ -8,6 +8,8 @@ from abc import abstractmethod
 from time import monotonic
 from typing import Any
 
+from gevent import get_hub
+
 from gateway.errors import (
     HeaderFieldsTooLarge,
     MalformedRequest,
@@ -63,6 +65,9 @@ class Incoming(Stream):
         """Serve from now on. Only from the hub. A request that came with the connection is read at
         once: one that is closed behind its response never costs a watcher."""
         self._on_readable()
+        get_hub().loop.run_callback(self._watch_if_open)
+
+    def _watch_if_open(self) -> None:
         content = self._content
         is_wanted = self.state is not State.CLOSED and not self.has_ended
         if is_wanted and (content is None or content.is_complete):
@@ -114,7 +119,7 @@ class Incoming(Stream):
             self._refuse(error, data)
             return
         self.state = RUNNING
-        service.greenlets.start(self)
+        service.greenlets.submit(self)
 
     def _keep_unfinished(self, data: bytes) -> None:
         """Wait for the rest of a head, unless what is there tells that it will be refused."""
@@ -142,7 +147,7 @@ class Incoming(Stream):
         self._refusal = error
         self._head = _build_unreadable_head(data)
         self.state = RUNNING
-        self._service.greenlets.start(self)
+        self._service.greenlets.submit(self)
 
     def _next_request(self) -> None:
         if self.state is IDLE:

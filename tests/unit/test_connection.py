@@ -513,6 +513,22 @@ def test_an_app_that_waits_after_its_head_is_cut(serve: Any) -> None:
     assert record["error"]
 
 
+def test_close_is_called_once_when_the_deadline_passes(serve: Any) -> None:
+    class Stuck(answers.Counted):
+        def __iter__(self) -> Iterator[bytes]:
+            self.go_on = Event()
+            self.go_on.wait()
+            yield b"never"
+
+    app = Stuck([])
+    gateway = serve(app, mount_limits=TIMEOUT)
+    client = gateway.connect()
+    client.send(GET)
+    gateway.pass_time(31)
+    assert app.closed == 1
+    assert client.read_answer().status == 504
+
+
 def test_a_stream_that_moves_bytes_lives_on(serve: Any) -> None:
     pulse = Event()
 
