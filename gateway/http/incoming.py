@@ -16,7 +16,7 @@ from gateway.errors import (
     RequestError,
     UriTooLong,
 )
-from gateway.http.body import READ_BYTES, Content
+from gateway.http.body import READ_BYTES
 from gateway.http.parser import RequestHead
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, RUNNING, State, Stream
@@ -31,7 +31,6 @@ class Incoming(Stream):
     send no more."""
 
     __slots__ = (
-        "_content",
         "_head",
         "_peer",
         "_peer_port",
@@ -41,7 +40,6 @@ class Incoming(Stream):
         "has_ended",
     )
 
-    _content: Content | None
     _head: Any
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
@@ -58,6 +56,10 @@ class Incoming(Stream):
         """Answer ``_head``, or ``_refusal`` where that is set. In a greenlet."""
 
     @abstractmethod
+    def _wants_input(self) -> bool:
+        """Whether what comes now is not content, which waits until it is asked for."""
+
+    @abstractmethod
     def close(self) -> None:
         """Give the socket back."""
 
@@ -68,9 +70,7 @@ class Incoming(Stream):
         get_hub().loop.run_callback(self._watch_if_open)
 
     def _watch_if_open(self) -> None:
-        content = self._content
-        is_wanted = self.state is not State.CLOSED and not self.has_ended
-        if is_wanted and (content is None or content.is_complete):
+        if self.state is not State.CLOSED and not self.has_ended and self._wants_input():
             self._watch(True)
 
     def _on_readable(self) -> None:
