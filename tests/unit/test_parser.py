@@ -158,6 +158,17 @@ def test_a_request_means_the_same_behind_any_other(first: bytes) -> None:
             assert outcome(parser, second) == outcome(HeadParser(Limits()), second)
 
 
+def test_a_line_and_fields_mean_the_same_when_both_were_met_apart() -> None:
+    parser = HeadParser(Limits())
+    parts = [raw.partition(b"\r\n") for raw in (*HEADS, *HEADS)]
+    for line, end, fields in parts:
+        outcome(parser, line + end + fields)
+    for line, end, _ in parts:
+        for _, _, fields in parts:
+            raw = line + end + fields
+            assert outcome(parser, raw) == outcome(HeadParser(Limits()), raw)
+
+
 def test_a_head_keeps_its_fields_when_others_are_parsed() -> None:
     parser = HeadParser(Limits())
     first = parser.parse(b"GET / HTTP/1.1\r\nHost: a\r\nVary: b\r\n\r\n", False)
