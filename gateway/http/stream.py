@@ -19,6 +19,8 @@ from gateway.errors import AppError, ClientDisconnected
 READ, WRITE = 1, 2
 # after this many bytes without waiting for the client, others get a turn
 FAIR_BYTES = 1024 * 1024
+# as long as this without waiting
+FAIR_SECONDS = 0.01
 
 
 class State(Enum):
@@ -81,6 +83,7 @@ class Stream:
         if self._buffer:
             data, self._buffer = self._buffer[:size], self._buffer[size:]
             return data
+        self._be_fair()
         while True:
             try:
                 return self._socket.recv(size)  # type: ignore[no-any-return]
@@ -95,6 +98,7 @@ class Stream:
             data = self.receive(len(buffer))
             buffer[: len(data)] = data
             return len(data)
+        self._be_fair()
         while True:
             try:
                 return self._socket.recv_into(buffer)  # type: ignore[no-any-return]
@@ -186,13 +190,22 @@ class Stream:
             self.state = RUNNING
             self.since = monotonic()
 
+    def _be_fair(self) -> None:
+        # a client may send faster than its content is read, and would be waited for never
+        if monotonic() - self.since > FAIR_SECONDS:
+            self._yield()
+            self.since = monotonic()
+
     def _yield(self) -> None:
+        # a timer: a callback would run again before the loop looks at any other connection
         hub = get_hub()
-        callback = hub.loop.run_callback(getcurrent().switch)
+        timer = hub.loop.timer(0)
+        timer.start(getcurrent().switch)
         try:
             hub.switch()
         finally:
-            callback.stop()
+            timer.stop()
+            timer.close()
 
     def _shut(self) -> None:
         self.state = State.CLOSED

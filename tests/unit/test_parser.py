@@ -6,15 +6,8 @@ import string
 import pytest
 
 from gateway.errors import RequestError
-from gateway.http.parser import (
-    CACHE_ENTRIES,
-    DROPPED,
-    CgiNames,
-    HeadParser,
-    RequestHead,
-    cgi_name,
-    parse_host,
-)
+from gateway.http.names import CACHE_ENTRIES, DROPPED, CgiNames, cgi_name, parse_host
+from gateway.http.parser import HeadParser, RequestHead
 from gateway.limits import Limits
 
 HOST = b"Host: example.com\r\n"
