@@ -14,7 +14,6 @@ from time import monotonic
 from traceback import format_exception_only
 from typing import Any
 
-from gevent import get_hub
 from greenlet import getcurrent
 
 from gateway.dispatch import Mount
@@ -267,7 +266,7 @@ class Connection(Incoming):
             if not self._is_watching and not self.has_ended:
                 self._watch(True)
             if self._buffer:
-                get_hub().loop.run_callback(self._next_request)
+                self._advance(self._buffer)
         elif self.has_ended or self._has_read_all(head, content):
             self.close()
         else:

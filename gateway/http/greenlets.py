@@ -25,14 +25,19 @@ class GreenletPool:
         self._parked: list[greenlet] = []
         self._queue: deque[Any] = deque()
         self._hub = get_hub()
+        # called once a turn of the loop; of lowest priority, so behind all input it has brought
+        self._turn_end = self._hub.loop.check(ref=False, priority=-2)
+        self._turn_end.start(self._run_queued)
         # the hub's own switch() would look after the event loop first, which is running here
         self._to_hub: Callable[[], Any] = greenlet.switch.__get__(self._hub)
 
     def submit(self, job: Any) -> None:
-        """Have ``job`` run before the loop waits again. Only from the hub."""
-        if not self._queue:
-            self._hub.loop.run_callback(self._run_queued)
+        """Have ``job`` run at the end of this turn. Only while a watcher or a job is called."""
         self._queue.append(job)
+
+    def close(self) -> None:
+        """Run nothing any more."""
+        self._turn_end.stop()
 
     def _run_queued(self) -> None:
         parked = self._parked

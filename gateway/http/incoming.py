@@ -149,10 +149,6 @@ class Incoming(Stream):
         self.state = RUNNING
         self._service.greenlets.submit(self)
 
-    def _next_request(self) -> None:
-        if self.state is IDLE:
-            self._advance(self._buffer)
-
     def _close_silent(self) -> None:
         """The client has closed: between requests, or within a head, which is then recorded."""
         if self._buffer:

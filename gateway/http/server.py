@@ -145,5 +145,6 @@ class Server:
         for connection in tuple(service.connections):
             connection.close()
         self._timer.stop()
+        service.greenlets.close()
         service.access_log.flush()
         return len(cut)
