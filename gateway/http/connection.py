@@ -9,7 +9,7 @@ is taken when a whole head is there, and given back with the last byte of the re
 
 import io
 from functools import partial
-from socket import MSG_PEEK, SHUT_WR
+from socket import SHUT_WR
 from time import monotonic
 from traceback import format_exception_only
 from typing import Any
@@ -277,10 +277,7 @@ class Connection(Incoming):
         is_complete = content.is_complete if content else not head.content_length
         if not is_complete or self._buffer or self._refusal is not None:
             return False
-        try:
-            return not self._socket.recv(1, MSG_PEEK)
-        except OSError:
-            return True
+        return not self.has_input()
 
     def _record(self, head: RequestHead, response: Exchange, fault: str) -> None:
         fields = head.fields
@@ -291,7 +288,9 @@ class Connection(Incoming):
             method=head.method,
             target=head.target,
             protocol="HTTP/1.1" if head.is_http11 else "HTTP/1.0",
-            status=response.code if response.head_sent else CLIENT_CLOSED_REQUEST,
+            status=response.code
+            if response.head_sent and self.sent_bytes
+            else CLIENT_CLOSED_REQUEST,
             bytes_in=response.content.received_bytes if response.content else 0,
             bytes_out=self.sent_bytes,
             duration_ms=(monotonic() - response.started) * 1000,

@@ -7,7 +7,7 @@ and the sweep of the server ends what waits too long by throwing into the greenl
 import os
 from collections.abc import Callable
 from enum import Enum
-from socket import MSG_MORE
+from socket import MSG_MORE, MSG_PEEK
 from time import monotonic
 from typing import Any
 
@@ -51,6 +51,7 @@ class Stream:
         "_is_watching",
         "_on_input",
         "_socket",
+        "_waiter",
         "_watcher",
         "sent_bytes",
         "since",
@@ -65,6 +66,7 @@ class Stream:
         self.since = monotonic()
         self._is_watching = False
         self._watcher: Any = None
+        self._waiter: Any = None
         self._on_input = on_input
 
     def _watch(self, wanted: bool) -> None:
@@ -178,16 +180,18 @@ class Stream:
     def _wait(self, events: int, state: State) -> None:
         """Until the socket is ready, or the sweep throws the deadline's exception in here."""
         hub = get_hub()
-        watcher = hub.loop.io(self._socket.fileno(), events)
+        waiter = self._waiter = hub.loop.io(self._socket.fileno(), events)
         self.state = state
         self.since = monotonic()
-        watcher.start(getcurrent().switch)
+        waiter.start(getcurrent().switch)
         try:
             hub.switch()
         finally:
-            watcher.stop()
-            watcher.close()
-            self.state = RUNNING
+            waiter.stop()
+            waiter.close()
+            self._waiter = None
+            if self.state is state:
+                self.state = RUNNING
             self.since = monotonic()
 
     def _be_fair(self) -> None:
@@ -207,11 +211,19 @@ class Stream:
             timer.stop()
             timer.close()
 
+    def has_input(self) -> bool:
+        """Whether bytes lie unread in the kernel: a close would reset the connection."""
+        try:
+            return bool(self._socket.recv(1, MSG_PEEK))
+        except OSError:
+            return False
+
     def _shut(self) -> None:
         self.state = State.CLOSED
-        if self._watcher is not None:
-            self._watcher.stop()
-            self._watcher.close()
+        for watcher in (self._watcher, self._waiter):
+            if watcher is not None:
+                watcher.stop()  # libev aborts where one of a closed descriptor is active
+                watcher.close()
         self._socket.close()
         del self._on_input  # it refers to this object
 

@@ -899,3 +899,13 @@ def test_options_asterisk_is_answered_by_the_gateway(serve: Any) -> None:
     assert client.ask(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n").status == 204
     assert gateway.records[0]["target"] == "*"
     client.expect_open()
+
+
+def test_a_client_that_leaves_before_a_byte_of_its_answer_is_recorded_as_499(serve: Any) -> None:
+    app = Waiting()
+    gateway = serve(app)
+    client = ask_and_wait(gateway, app)
+    client.close()
+    app.go_on.set()
+    [record] = gateway.records
+    assert (record["status"], record["bytes_out"]) == (499, 0)
