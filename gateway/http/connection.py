@@ -240,7 +240,7 @@ class Connection(Incoming):
                 ],
             )
             response.send_result([page])
-        except ClientDisconnected:
+        except (ClientDisconnected, RequestEnded):
             response.persistent = False
 
     def _report(self, response: Exchange, error: BaseException) -> None:
@@ -255,7 +255,10 @@ class Connection(Incoming):
         """Make ready for the next request, or close; then write the record."""
         content = response.content
         if content is not None and not content.is_complete:
-            response.persistent = response.persistent and drain(content)
+            try:
+                response.persistent = response.persistent and drain(content)
+            except RequestEnded as error:
+                response.persistent, fault = False, str(error)
         if service.access_log.is_on:
             self._record(head, response, fault)
         self._exchange = self._head = None

@@ -41,7 +41,8 @@ _known_lines: dict[tuple[str, str], str] = {}
 _known_heads: dict[tuple[Any, ...], KnownHead] = {}
 _LONGEST_KNOWN_HEAD = 512
 _LONGEST_KNOWN_LINE = 128
-_NEVER_KNOWN = frozenset(("content-length", "date"))  # each has a meaning beside its line
+# two have a meaning beside their line; a cookie is somebody's
+_NEVER_KNOWN = frozenset(("content-length", "date", "set-cookie"))
 
 
 class Sink(Protocol):
@@ -108,7 +109,7 @@ class Response:
             raise _not_headers(headers) from error
         finally:
             self.restart()
-        if len(text) <= _LONGEST_KNOWN_HEAD:
+        if len(text) <= _LONGEST_KNOWN_HEAD and "\r\nset-cookie:" not in text.lower():
             if len(_known_heads) >= CACHE_ENTRIES:
                 _known_heads.clear()
             _known_heads[key] = known
