@@ -90,6 +90,7 @@ class Connection(Incoming):
             if waited > LINGER_SECONDS:
                 self.close()
         elif self._exchange is not None:
+            self._watch_while_running()
             self._sweep_exchange(self._exchange, now, waited, limits)
 
     def _sweep_exchange(

@@ -8,8 +8,6 @@ from abc import abstractmethod
 from time import monotonic
 from typing import Any
 
-from gevent import get_hub
-
 from gateway.errors import (
     HeaderFieldsTooLarge,
     MalformedRequest,
@@ -64,13 +62,18 @@ class Incoming(Stream):
         """Give the socket back."""
 
     def begin(self) -> None:
-        """Serve from now on. Only from the hub. A request that came with the connection is read at
-        once: one that is closed behind its response never costs a watcher."""
-        self._on_readable()
-        get_hub().loop.run_callback(self._watch_if_open)
+        """Serve from now on. Only from the hub.
 
-    def _watch_if_open(self) -> None:
-        if self.state is not State.CLOSED and not self.has_ended and self._wants_input():
+        A request that came with the connection is read at once, and input is watched for behind its
+        response, or from the next sweep on: one that is closed by then never costs a watcher.
+        """
+        self._on_readable()
+        if self.state is IDLE or self.state is State.HEAD:
+            self._watch(True)
+
+    def _watch_while_running(self) -> None:
+        has_room = len(self._buffer) <= READ_AHEAD_BYTES
+        if not self._is_watching and has_room and not self.has_ended and self._wants_input():
             self._watch(True)
 
     def _on_readable(self) -> None:
