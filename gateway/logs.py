@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from json.encoder import encode_basestring as quote
+from typing import Any
 
 lifecycle = logging.getLogger("gateway")
 faults = logging.getLogger("gateway.error")
@@ -77,7 +78,7 @@ def _iso(seconds: float) -> str:
 
 
 class AccessLog:
-    """Access records, gathered and written together at the end of a turn of the event loop.
+    """Access records, kept until the end of a turn of the event loop and then written together.
 
     ``style`` is json, text or off; ``schedule(flush)`` arranges for that end. A record holds: time,
     request_id, mount ("" for none), client, method, target, protocol, status, bytes_in, bytes_out
@@ -90,7 +91,7 @@ class AccessLog:
         self._format = format_text if style == "text" else format_json
         self._descriptor = file_descriptor
         self._schedule = schedule
-        self._lines: list[str] = []
+        self._records: list[tuple[Any, ...]] = []
         self._second = 0
         self._clock = ""
 
@@ -112,52 +113,40 @@ class AccessLog:
         user_agent: str,
         error: str,
     ) -> None:
-        """Write down one request; ``mount`` is "" where none was found."""
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._clock = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        if not self._lines:
+        """Keep one request for the end of the turn; ``mount`` is "" where none was found."""
+        if not self._records:
             self._schedule(self.flush)
-        self._lines.append(
-            self._format(
-                f"{self._clock}{int((now - second) * 1000):03d}Z",
-                request_id,
-                mount,
-                client,
-                method,
-                target,
-                protocol,
-                status,
-                bytes_in,
-                bytes_out,
-                duration_ms,
-                host,
-                referer,
-                user_agent,
-                error,
-            )
-        )
+        self._records.append((
+            time.time(), request_id, mount, client, method, target, protocol, status, bytes_in,
+            bytes_out, duration_ms, host, referer, user_agent, error,
+        ))  # fmt: skip
 
     def flush(self) -> None:
-        """Write all that is gathered, in writes of whole records."""
-        lines, self._lines = self._lines, []
+        """Write all that is kept, in writes of whole records."""
+        records, self._records = self._records, []
         batch = b""
-        for line in lines:
-            data = line.encode("utf-8", "replace")
+        for moment, *values in records:
+            data = self._format(self._tell(moment), *values).encode("utf-8", "replace")
             if len(batch) + len(data) > WHOLE_WRITE_BYTES:
                 self._write(batch)
                 batch = b""
             batch += data
         self._write(batch)
 
+    def _tell(self, moment: float) -> str:
+        """ISO 8601 in UTC, to the millisecond; the second is told anew only when it has changed."""
+        second = int(moment)
+        if second != self._second:
+            self._second = second
+            self._clock = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        return f"{self._clock}{int((moment - second) * 1000):03d}Z"
+
     def _write(self, data: bytes) -> None:
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
-                continue
+                os.set_blocking(self._descriptor, True)  # a record is not lost for a full pipe
             except OSError:
                 return  # nobody reads the log any more; serving goes on
 

@@ -8,12 +8,12 @@ is taken when a whole head is there, and given back with the last byte of the re
 """
 
 import io
+from functools import partial
 from socket import SHUT_WR
 from time import monotonic
 from traceback import format_exception_only
 from typing import Any
 
-from gevent import get_hub
 from greenlet import getcurrent
 
 from gateway.dispatch import Mount
@@ -28,7 +28,7 @@ from gateway.http.incoming import Incoming
 from gateway.http.parser import CHUNKED, RequestHead
 from gateway.http.response import Response, build_error_page
 from gateway.http.service import Service
-from gateway.http.stream import IDLE, RUNNING, State
+from gateway.http.stream import IDLE, State
 from gateway.limits import Limits
 from gateway.logs import faults
 
@@ -47,33 +47,32 @@ class RequestEnded(BaseException):
         self.detail = detail
 
 
-class Connection(Incoming):
-    """``run`` is the walk of one request, in a greenlet; all else happens in the hub.
+class Exchange(Response):
+    """One request and its response, with what only this connection wants to know of them.
 
-    ``moved`` is how many bytes had moved when the sweep last looked; ``timeout`` the mount's, in
-    seconds, 0 before it is known.
+    ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` is how many bytes had
+    moved when the sweep last looked.
     """
 
-    __slots__ = (
-        "_client",
-        "_greenlet",
-        "_mount",
-        "_request_id",
-        "_requests_left",
-        "_started",
-        "moved",
-        "timeout",
-    )
+    client = ""
+    content: Content | None = None
+    greenlet: Any = None
+    mount: Mount | None = None
+    moved = 0
+    request_id = ""
+    started = 0.0
+    timeout = 0.0
 
-    _greenlet: Any
-    _mount: Mount | None
-    moved: int
-    timeout: float
+
+class Connection(Incoming):
+    """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
+
+    __slots__ = ("_exchange", "_requests_left")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         super().__init__(service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
-        self._begin_anew()
+        self._exchange: Exchange | None = None
         service.connections.add(self)
 
     # --- in the hub: deadlines ----------------------------------------------------------------
@@ -84,63 +83,71 @@ class Connection(Incoming):
         if state is IDLE:
             if waited > limits.keep_alive_seconds:
                 self.close()
-        elif state is RUNNING:
-            self._sweep_running(now, waited)
-        elif state is State.READING:
-            if waited > limits.body_timeout_seconds:
-                self.since = now
-                self._greenlet.throw(RequestTimeout("no content came in time"))
-        elif state is State.WRITING:
-            if waited > limits.send_timeout_seconds:
-                self.since = now
-                self._greenlet.throw(ClientDisconnected("the client left its response unread"))
         elif state is State.HEAD:
             if waited > limits.head_timeout_seconds:
                 self._refuse(RequestTimeout("the head was not complete in time"), self._buffer)
-        elif state is State.LINGERING and waited > LINGER_SECONDS:
-            self.close()
+        elif state is State.LINGERING:
+            if waited > LINGER_SECONDS:
+                self.close()
+        elif self._exchange is not None:
+            self._watch_while_running()
+            self._sweep_exchange(self._exchange, now, waited, limits)
 
-    def _sweep_running(self, now: float, waited: float) -> None:
-        moved = self.sent_bytes + (self._content.received_bytes if self._content else 0)
-        if moved != self.moved:
-            self.moved = moved
-            self.since = now
-        elif self.timeout and waited > self.timeout:
+    def _sweep_exchange(
+        self, exchange: Exchange, now: float, waited: float, limits: Limits
+    ) -> None:
+        ending: BaseException | None = None
+        if self.state is State.READING:
+            if waited > limits.body_timeout_seconds:
+                ending = RequestTimeout("no content came in time")
+        elif self.state is State.WRITING:
+            if waited > limits.send_timeout_seconds:
+                ending = ClientDisconnected("the client left its response unread")
+        else:
+            content = exchange.content
+            moved = self.sent_bytes + (content.received_bytes if content else 0)
+            if moved != exchange.moved:
+                exchange.moved = moved
+                self.since = now
+            elif exchange.timeout and waited > exchange.timeout:
+                fault = f"no byte moved for {exchange.timeout:g} s"
+                detail = "The app took too long to answer."
+                ending = RequestEnded(fault, "504 Gateway Timeout", detail)
+        if ending is not None:
             # from now: what the app's finally blocks do gets as long again
             self.since = now
-            fault = f"no byte moved for {self.timeout:g} s"
-            detail = "The app took too long to answer."
-            self._greenlet.throw(RequestEnded(fault, "504 Gateway Timeout", detail))
+            exchange.greenlet.throw(ending)
 
     def cut_overdue(self, latest: float) -> bool:
         """Cut a request in flight that began before ``latest`` (monotonic); whether it did."""
-        is_overdue = self._greenlet is not None and self._started < latest
+        is_overdue = self._exchange is not None and self._exchange.started < latest
         if is_overdue:
             self.cut()
         return is_overdue
 
     def cut(self) -> None:
         """End a request in flight: the gateway stops and has waited for it long enough."""
-        if self._greenlet is not None:
+        if self._exchange is not None:
             detail = "The gateway is being restarted."
             fault = "cut: drain_timeout has passed"
-            self._greenlet.throw(RequestEnded(fault, "503 Service Unavailable", detail))
+            ending = RequestEnded(fault, "503 Service Unavailable", detail)
+            self._exchange.greenlet.throw(ending)
 
     # --- in a greenlet: the walk --------------------------------------------------------------
 
     def run(self) -> None:
         """Answer one request. Nothing leaves here but bytes and an access record."""
         service = self._service
-        self._greenlet = getcurrent()
-        self._started = self.since = monotonic()
-        self._requests_left -= 1
         head = self._head
-        response = Response(
+        self._requests_left -= 1
+        response = self._exchange = Exchange(
             self,
             head,
             head.persistent and not service.is_draining and self._requests_left > 0,
             service.date_line,
         )
+        response.greenlet = getcurrent()
+        response.started = self.since = monotonic()
         fault = ""
         try:
             if self._refusal is not None:
@@ -160,7 +167,7 @@ class Connection(Incoming):
             self._answer(response, error.status, error.detail)
         except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
             fault = _explain(error)
-            self._report(error)
+            self._report(response, error)
             if not response.is_complete:
                 # before the head: a whole 500; after it: the cut connection is the only sign left
                 response.persistent &= not response.head_sent
@@ -169,22 +176,23 @@ class Connection(Incoming):
                 )
         self._end(service, head, response, fault)
 
-    def _walk(self, service: Service, head: RequestHead, response: Response) -> None:
+    def _walk(self, service: Service, head: RequestHead, response: Exchange) -> None:
         environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
         if self._trusts_peer:
             service.proxies.apply(head, environ)
-            self._client = environ["REMOTE_ADDR"]
-            self._request_id = service.proxies.request_id(head)
-        request_id = self._request_id = self._request_id or service.next_request_id()
-        environ["gateway.request_id"] = request_id
+            response.client = environ["REMOTE_ADDR"]
+            response.request_id = service.proxies.request_id(head)
+        if not response.request_id:
+            response.request_id = service.next_request_id()
+        environ["gateway.request_id"] = response.request_id
 
         found = service.table.match(head.host, head.path)
         if found is None:
             self._answer_unmatched(head, response)
             return
         mount, environ["PATH_INFO"] = found
-        self._mount = mount
-        self.timeout = mount.limits.timeout_seconds
+        response.mount = mount
+        response.timeout = mount.limits.timeout_seconds
         environ["SCRIPT_NAME"] += mount.script_name
 
         if head.content_length:
@@ -194,14 +202,14 @@ class Connection(Incoming):
         environ["gateway.client_disconnected"] = self.client_disconnected
         result = mount.app(environ, response.start_response)
         try:
-            if self._content is not None:
-                self._look_at_content(self._content, response)
+            if response.content is not None:
+                self._look_at_content(response.content, response)
             response.send_result(result)
         finally:
             if hasattr(result, "close"):
                 result.close()
 
-    def _look_at_content(self, content: Content, response: Response) -> None:
+    def _look_at_content(self, content: Content, response: Exchange) -> None:
         """Before the response: what the app has made of the request's content."""
         if content.fault is not None and response.code >= 500 and not response.head_sent:
             raise content.fault  # frameworks take the client's fault for one of their own
@@ -209,7 +217,7 @@ class Connection(Incoming):
             # said in the head, so that nginx does not begin another request here
             response.persistent &= content.is_worth_draining
 
-    def _answer_unmatched(self, head: RequestHead, response: Response) -> None:
+    def _answer_unmatched(self, head: RequestHead, response: Exchange) -> None:
         if head.content_length:
             content = self._open_content(head, DRAIN_BYTES, response)
             response.persistent &= content.is_worth_draining
@@ -223,85 +231,80 @@ class Connection(Incoming):
         """``gateway.client_disconnected``: whether the client has closed (at least its side)."""
         return self.has_ended
 
-    def _answer(self, response: Response, status: str, detail: str) -> None:
+    def _answer(self, response: Exchange, status: str, detail: str) -> None:
         """Answer in the gateway's own name, where no head has gone out."""
         if response.head_sent:
             return
         response.restart()
-        self._request_id = self._request_id or self._service.next_request_id()
-        page = build_error_page(status, detail, self._request_id)
+        response.request_id = response.request_id or self._service.next_request_id()
+        page = build_error_page(status, detail, response.request_id)
         try:
             response.start_response(
                 status,
                 [
                     ("Content-Type", "text/html; charset=utf-8"),
                     ("Cache-Control", "no-store"),
-                    ("X-Request-ID", self._request_id),
+                    ("X-Request-ID", response.request_id),
                 ],
             )
             response.send_result([page])
-        except ClientDisconnected:
+        except (ClientDisconnected, RequestEnded):
             response.persistent = False
 
-    def _report(self, error: BaseException) -> None:
+    def _report(self, response: Exchange, error: BaseException) -> None:
+        mount, request_id = response.mount.name if response.mount else "-", response.request_id
         faults.error(
-            "%s: %s (request %s)",
-            self._mount.name if self._mount else "-",
-            _explain(error),
-            self._request_id,
+            *("%s: %s (request %s)", mount, _explain(error), request_id),
             exc_info=error,
-            extra={
-                "mount": self._mount.name if self._mount else "",
-                "request_id": self._request_id,
-            },
+            extra={"mount": mount, "request_id": request_id},
         )
 
-    def _end(self, service: Service, head: RequestHead, response: Response, fault: str) -> None:
+    def _end(self, service: Service, head: RequestHead, response: Exchange, fault: str) -> None:
         """Make ready for the next request, or close; then write the record."""
-        content = self._content
+        content = response.content
         if content is not None and not content.is_complete:
-            response.persistent = response.persistent and drain(content)
+            try:
+                response.persistent = response.persistent and drain(content)
+            except RequestEnded as error:
+                response.persistent, fault = False, str(error)
         if service.access_log.is_on:
             self._record(head, response, fault)
+        self._exchange = self._head = None
+        self.sent_bytes = 0
         if response.persistent and (self._buffer or not self.has_ended):
             self.state = IDLE
             self.since = monotonic()
             if not self._is_watching and not self.has_ended:
                 self._watch(True)
             if self._buffer:
-                get_hub().loop.run_callback(self._next_request)
-        elif self.has_ended or self._has_read_all(head):
+                self._advance(self._buffer)
+        elif self.has_ended or self._has_read_all(head, content):
             self.close()
         else:
             self._linger()
-        self._begin_anew()
 
-    def _has_read_all(self, head: RequestHead) -> bool:
+    def _has_read_all(self, head: RequestHead, content: Content | None) -> bool:
         """Whether a close leaves no input unread, which would reset the connection."""
-        is_complete = self._content.is_complete if self._content else not head.content_length
-        return is_complete and not self._buffer and self._refusal is None
+        is_complete = content.is_complete if content else not head.content_length
+        if not is_complete or self._buffer or self._refusal is not None:
+            return False
+        return not self.has_input()
 
-    def _begin_anew(self) -> None:
-        """What belongs to one request, before it is known."""
-        self._content = self._greenlet = self._head = self._mount = None
-        self._client = self._peer
-        self._request_id = ""
-        self.sent_bytes = self.moved = 0
-        self.timeout = 0.0
-
-    def _record(self, head: RequestHead, response: Response, fault: str) -> None:
+    def _record(self, head: RequestHead, response: Exchange, fault: str) -> None:
         fields = head.fields
         self._service.access_log.record(
-            request_id=self._request_id or self._service.next_request_id(),
-            mount=self._mount.name if self._mount else "",
-            client=self._client,
+            request_id=response.request_id or self._service.next_request_id(),
+            mount=response.mount.name if response.mount else "",
+            client=response.client or self._peer,
             method=head.method,
             target=head.target,
             protocol="HTTP/1.1" if head.is_http11 else "HTTP/1.0",
-            status=response.code if response.head_sent else CLIENT_CLOSED_REQUEST,
-            bytes_in=self._content.received_bytes if self._content else 0,
+            status=response.code
+            if response.head_sent and self.sent_bytes
+            else CLIENT_CLOSED_REQUEST,
+            bytes_in=response.content.received_bytes if response.content else 0,
             bytes_out=self.sent_bytes,
-            duration_ms=(monotonic() - self._started) * 1000,
+            duration_ms=(monotonic() - response.started) * 1000,
             host=head.host,
             referer=fields.get("HTTP_REFERER", ""),
             user_agent=fields.get("HTTP_USER_AGENT", ""),
@@ -310,7 +313,7 @@ class Connection(Incoming):
 
     # --- in a greenlet: content ---------------------------------------------------------------
 
-    def _open_content(self, head: RequestHead, max_bytes: int, response: Response) -> Content:
+    def _open_content(self, head: RequestHead, max_bytes: int, response: Exchange) -> Content:
         def send_continue() -> None:
             # RFC 9110 §10.1.1: not once the response or the content has begun
             if not response.head_sent and not self._buffer:
@@ -318,18 +321,23 @@ class Connection(Incoming):
 
         length = head.content_length
         announce = send_continue if head.expects_continue else None
-        content = self._content = open_content(self, length, max_bytes, announce)
+        content = response.content = open_content(self, length, max_bytes, announce)
         if length == CHUNKED or length > len(self._buffer):
             self._watch(False)  # bytes stay in the kernel until the app asks for them
-            content.on_complete = self._on_complete_content
+            content.on_complete = partial(self._on_complete_content, content)
         return content
 
-    def _on_complete_content(self) -> None:
+    def _on_complete_content(self, content: Content) -> None:
         """From now on input tells that the client leaves, or what it asks next."""
-        if isinstance(self._content, ChunkedContent):
-            self._buffer = self._content.take_rest() + self._buffer
+        content.on_complete = None  # it refers to the content
+        if isinstance(content, ChunkedContent):
+            self._buffer = content.take_rest() + self._buffer
         if not self.has_ended:
             self._watch(True)
+
+    def _wants_input(self) -> bool:
+        content = self._exchange.content if self._exchange else None
+        return content is None or content.is_complete
 
     # --- the end ------------------------------------------------------------------------------
 

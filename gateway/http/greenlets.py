@@ -4,6 +4,7 @@ Refuses to know what they run. CPython maps a 16 KiB stack chunk for each new gr
 at its end; a parked one keeps its chunk.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,38 +13,55 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 
 class GreenletPool:
-    """Runs ``job.run()`` in a greenlet, each run in a fresh, empty ``contextvars`` context.
+    """Runs the jobs that are submitted, ``job.run()`` each, at the end of a turn of the event loop.
 
-    At most ``max_parked`` are kept; more run at the same time when more wait.
+    One greenlet runs them one after the other; where a job waits, another greenlet takes the next.
+    Each run begins in a fresh, empty ``contextvars`` context. At most ``max_parked`` greenlets are
+    kept; more run at the same time when more wait.
     """
 
     def __init__(self, max_parked: int = 256) -> None:
         self._max_parked = max_parked
         self._parked: list[greenlet] = []
+        self._queue: deque[Any] = deque()
         self._hub = get_hub()
+        # called once a turn of the loop; of lowest priority, so behind all input it has brought
+        self._turn_end = self._hub.loop.check(ref=False, priority=-2)
+        self._turn_end.start(self._run_queued)
         # the hub's own switch() would look after the event loop first, which is running here
         self._to_hub: Callable[[], Any] = greenlet.switch.__get__(self._hub)
 
-    def start(self, job: Any) -> None:
-        """Run ``job`` until it ends or first waits. Only from the hub, never from a greenlet."""
-        runner = self._parked.pop() if self._parked else greenlet(self._work, self._hub)
-        runner.gr_context = None
-        runner.switch(job)
+    def submit(self, job: Any) -> None:
+        """Have ``job`` run at the end of this turn. Only while a watcher or a job is called."""
+        self._queue.append(job)
 
-    def _work(self, job: Any) -> None:
-        parked, to_hub, job_class = self._parked, self._to_hub, job.__class__
+    def close(self) -> None:
+        """Run nothing any more."""
+        self._turn_end.stop()
+
+    def _run_queued(self) -> None:
+        parked = self._parked
+        while self._queue:
+            runner = parked.pop() if parked else greenlet(self._work, self._hub)
+            runner.switch(self)
+
+    def _work(self, _: Any) -> None:
+        parked, to_hub, queue = self._parked, self._to_hub, self._queue
         me = getcurrent()
-        while len(parked) < self._max_parked:
-            job.run()
-            job = None
+        while True:
+            while queue:
+                me.gr_context = None
+                queue.popleft().run()
+            if len(parked) >= self._max_parked:
+                return
             parked.append(me)
-            while job.__class__ is not job_class:
-                # what is no job is a late wake-up, meant for the request that ran here before
+            called_by = None
+            while called_by is not self:
+                # anything else is a late wake-up, meant for the request that ran here before
                 try:
-                    job = to_hub()
+                    called_by = to_hub()
                 except GreenletExit:
                     parked.remove(me)
                     return
                 except BaseException:  # noqa: BLE001  a late gevent.Timeout, for one
                     continue
-        job.run()

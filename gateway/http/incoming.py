@@ -14,7 +14,7 @@ from gateway.errors import (
     RequestError,
     UriTooLong,
 )
-from gateway.http.body import READ_BYTES, Content
+from gateway.http.body import READ_BYTES
 from gateway.http.parser import RequestHead
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, RUNNING, State, Stream
@@ -29,7 +29,6 @@ class Incoming(Stream):
     send no more."""
 
     __slots__ = (
-        "_content",
         "_head",
         "_peer",
         "_peer_port",
@@ -39,7 +38,6 @@ class Incoming(Stream):
         "has_ended",
     )
 
-    _content: Content | None
     _head: Any
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
@@ -56,16 +54,26 @@ class Incoming(Stream):
         """Answer ``_head``, or ``_refusal`` where that is set. In a greenlet."""
 
     @abstractmethod
+    def _wants_input(self) -> bool:
+        """Whether what comes now is not content, which waits until it is asked for."""
+
+    @abstractmethod
     def close(self) -> None:
         """Give the socket back."""
 
     def begin(self) -> None:
-        """Serve from now on. Only from the hub. A request that came with the connection is read at
-        once: one that is closed behind its response never costs a watcher."""
+        """Serve from now on. Only from the hub.
+
+        A request that came with the connection is read at once, and input is watched for behind its
+        response, or from the next sweep on: one that is closed by then never costs a watcher.
+        """
         self._on_readable()
-        content = self._content
-        is_wanted = self.state is not State.CLOSED and not self.has_ended
-        if is_wanted and (content is None or content.is_complete):
+        if self.state is IDLE or self.state is State.HEAD:
+            self._watch(True)
+
+    def _watch_while_running(self) -> None:
+        has_room = len(self._buffer) <= READ_AHEAD_BYTES
+        if not self._is_watching and has_room and not self.has_ended and self._wants_input():
             self._watch(True)
 
     def _on_readable(self) -> None:
@@ -114,7 +122,7 @@ class Incoming(Stream):
             self._refuse(error, data)
             return
         self.state = RUNNING
-        service.greenlets.start(self)
+        service.greenlets.submit(self)
 
     def _keep_unfinished(self, data: bytes) -> None:
         """Wait for the rest of a head, unless what is there tells that it will be refused."""
@@ -142,11 +150,7 @@ class Incoming(Stream):
         self._refusal = error
         self._head = _build_unreadable_head(data)
         self.state = RUNNING
-        self._service.greenlets.start(self)
-
-    def _next_request(self) -> None:
-        if self.state is IDLE:
-            self._advance(self._buffer)
+        self._service.greenlets.submit(self)
 
     def _close_silent(self) -> None:
         """The client has closed: between requests, or within a head, which is then recorded."""

@@ -6,8 +6,6 @@ hop beside us might read otherwise is refused here.
 
 import re
 from contextlib import suppress
-from functools import lru_cache
-from ipaddress import IPv6Address
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade
@@ -23,10 +21,10 @@ from gateway.errors import (
     UriTooLong,
     VersionNotSupported,
 )
+from gateway.http.names import CACHE_ENTRIES, DROPPED, CgiNames, parse_host
 from gateway.limits import Limits
 
 CHUNKED = -1  # a content_length that is not known beforehand
-CACHE_ENTRIES = 1024  # bound of each cache below: a client chooses what is looked up
 
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
@@ -40,30 +38,28 @@ _METHODS = frozenset((
     "PROPPATCH", "PURGE", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "SUBSCRIBE", "TRACE",
     "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
 ))  # fmt: skip
-# RFC 3986 §3.2.2: a name or IPv4 address, or IPv6 in brackets; then RFC 9110 §7.2's port. Of a
-# name's characters only those that DNS and container networks use: the others are HTML and SQL.
-_HOST = re.compile(
-    r"(?:([0-9A-Za-z_~-]+(?:\.[0-9A-Za-z_~-]+)*\.?)|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?",
-    re.ASCII,
-)
-_MAX_HOST = 261  # RFC 1035 §2.3.4: a name of 255, then ":" and a port
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
 # one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 # method, target, path, query, whether it is HTTP/1.1
 RequestLine = tuple[str, str, str, str, bool]
 _LONGEST_KNOWN_LINE = 256
+# fields, host, and whether a Connection field keeps the connection (None where there is none)
+KnownFields = tuple[dict[str, str], str, bool | None]
 _LONGEST_KNOWN_FIELDS = 1024
 _MAX_KNOWN_FIELDS = 256
-_PRIVATE_FIELDS = frozenset({"HTTP_AUTHORIZATION", "HTTP_COOKIE"})
+_KEEP_ALIVE = {None: None, "keep-alive": True, "close": False}
+# content has to be looked at each time; what proves who someone is is not kept
+_NEVER_KNOWN = frozenset(
+    {
+        *("CONTENT_LENGTH", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"),
+        *("HTTP_AUTHORIZATION", "HTTP_COOKIE"),
+    }
+)
 # without these a request has no content and its version decides whether it is kept alive
 _DECIDING_FIELDS = frozenset(
     {"CONTENT_LENGTH", "HTTP_CONNECTION", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
 )
-DROPPED = ""
-
-# What only a trusted proxy may say (RFC 7239 §8.1); dropped when anyone else says it.
-_FORWARDED_NAME = re.compile(rb"forwarded|x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)
 
 
 class RequestHead:
@@ -98,7 +94,11 @@ class HeadParser:
         self._max_head = limits.max_head_bytes
         self._max_lines = limits.max_fields + 2  # request line and the empty one
         self._known_lines: dict[bytes, RequestLine] = {}
-        self._known_fields: dict[bytes, tuple[dict[str, str], str]] = {}
+        self._known_fields: dict[bytes, KnownFields] = {}
+        # a line and fields that were met apart are within the limit together
+        half = limits.max_head_bytes // 2
+        self._longest_line = min(_LONGEST_KNOWN_LINE, half)
+        self._longest_fields = min(_LONGEST_KNOWN_FIELDS, half)
         self._raw_fields: dict[bytes, bytes] = {}
         self._trusted_names = CgiNames(trusts_peer=True)
         self._untrusted_names = CgiNames(trusts_peer=False)
@@ -124,8 +124,8 @@ class HeadParser:
             if known_fields is not None:
                 head = RequestHead()
                 head.method, head.target, head.path, head.query, head.is_http11 = known
-                head.fields, head.host = known_fields
-                head.persistent = head.is_http11
+                head.fields, head.host, keep_alive = known_fields
+                head.persistent = head.is_http11 if keep_alive is None else keep_alive
                 return head
         return self._parse_anew(raw, line, trusts_peer)
 
@@ -151,9 +151,10 @@ class HeadParser:
                 self._decide_target(head)
             if _DECIDING_FIELDS.isdisjoint(fields):
                 head.persistent = head.is_http11
-                self._remember(head, line, known, raw, trusts_peer)
             else:
                 self._decide_framing(head)
+            if known[2]:  # another form of target has changed the host
+                self._remember(head, line, known, raw, trusts_peer)
         except RequestError:
             self._renew()
             raise
@@ -167,17 +168,18 @@ class HeadParser:
         Fields behind a trusted proxy carry an id of their own and would never be met again; those
         that prove who someone is are not kept.
         """
-        if known[2] and len(line) <= _LONGEST_KNOWN_LINE and line not in self._known_lines:
+        if len(line) <= self._longest_line and line not in self._known_lines:
             if len(self._known_lines) >= CACHE_ENTRIES:
                 self._known_lines.clear()
             self._known_lines[line] = known
-        block_length = len(raw) - len(line)
-        if not trusts_peer and head.host and block_length <= _LONGEST_KNOWN_FIELDS:
-            if not _PRIVATE_FIELDS.isdisjoint(head.fields):
-                return
+        block, fields = raw[len(line) :], head.fields
+        if trusts_peer or not head.host or len(block) > self._longest_fields:
+            return
+        connection = fields.get("HTTP_CONNECTION")
+        if _NEVER_KNOWN.isdisjoint(fields) and connection in _KEEP_ALIVE:
             if len(self._known_fields) >= _MAX_KNOWN_FIELDS:
                 self._known_fields.clear()
-            self._known_fields[raw[len(line) :]] = head.fields, head.host
+            self._known_fields[block] = fields, head.host, _KEEP_ALIVE[connection]
 
     def _read_request_line(self, line: bytes) -> RequestLine:
         if len(line) > self._max_line:
@@ -284,24 +286,6 @@ class _Collector:
         self.on_header = on_header
 
 
-class CgiNames(dict[bytes, str]):
-    """Field names as sent to CGI names, learnt as they come, begun anew when there are too many."""
-
-    def __init__(self, *, trusts_peer: bool) -> None:
-        super().__init__()
-        self._trusts_peer = trusts_peer
-
-    def __missing__(self, raw_name: bytes) -> str:
-        name = cgi_name(raw_name)
-        if not self._trusts_peer and _FORWARDED_NAME.fullmatch(raw_name):
-            name = DROPPED
-        if len(raw_name) <= 64:
-            if len(self) >= CACHE_ENTRIES:
-                self.clear()
-            self[raw_name] = name
-        return name
-
-
 def _read_awkward_fields(raw: bytes, names: CgiNames) -> dict[str, str]:
     """The fields of a head that llhttp has accepted, where some are repeated or dropped."""
     pairs: list[tuple[bytes, bytes]] = []
@@ -324,35 +308,6 @@ def _joined(name: str, first: str, second: str) -> str:
             f"{name.removeprefix('HTTP_').title().replace('_', '-')} is repeated"
         )
     return f"{first}{'; ' if name == 'HTTP_COOKIE' else ', '}{second}"
-
-
-def cgi_name(raw_name: bytes) -> str:
-    """RFC 3875 §4.1.18: ``User-Agent`` is ``HTTP_USER_AGENT``; "" for a name that is not let in.
-
-    A name with ``_`` could pass for the one with ``-`` and is dropped, as nginx does; ``Proxy``
-    would become HTTP_PROXY, which HTTP clients obey (CVE-2016-5385).
-    """
-    if b"_" in raw_name:
-        return DROPPED
-    name = raw_name.decode("ascii").upper().replace("-", "_")
-    if name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        return name
-    return DROPPED if name == "PROXY" else f"HTTP_{name}"
-
-
-@lru_cache(CACHE_ENTRIES)
-def parse_host(raw_host: str) -> str:
-    """The host of a Host field, lower-case, without port and final dot. Raises MalformedRequest."""
-    found = _HOST.fullmatch(raw_host)
-    if found is None or len(raw_host) > _MAX_HOST or int(found[3] or 0) > 65535:
-        raise MalformedRequest("Host is no host name or address")
-    if found[1]:
-        return found[1].lower().removesuffix(".")
-    try:
-        IPv6Address(found[2])
-    except ValueError as error:
-        raise MalformedRequest("Host is no host name or address") from error
-    return f"[{found[2].lower()}]"
 
 
 def _refusal(error: HttpParserError) -> RequestError:

@@ -6,7 +6,7 @@ who wants to know.
 
 import _socket
 import contextlib
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import gevent
@@ -37,8 +37,10 @@ def ask_probe(service: Service, mount: Probed, path: str) -> str:
     server_side.setblocking(False)
     connection = Connection(service, server_side, UNIX_PEER, "")
     seconds = mount.limits.timeout_seconds
-    with gevent_socket.socket(fileno=client_side.detach()) as client:
-        get_hub().loop.run_callback(connection.begin)
+    # a watcher, not a callback: what it brings about runs in the same turn of the loop
+    beginning: Any = get_hub().loop.timer(0)
+    beginning.start(connection.begin)
+    with beginning, gevent_socket.socket(fileno=client_side.detach()) as client:
         request = f"GET {target} HTTP/1.1\r\nHost: {mount.host or 'localhost'}\r\n"
         fields = "User-Agent: gateway-probe\r\nConnection: close\r\n\r\n"
         try:

@@ -49,7 +49,7 @@ class ProxiedConnection(Connection):
         """From now on the peer is whom the header names, and its word counts as that one's."""
         self._has_header = True
         if header.peer:
-            self._peer = self._client = header.peer
+            self._peer = header.peer
             self._peer_port = header.port
             self._trusts_peer = self._service.proxies.trusts(header.peer)
         elif not header.is_local:

@@ -13,7 +13,8 @@ from io import FileIO
 from typing import Any, Protocol
 
 from gateway.errors import AppError
-from gateway.http.parser import CACHE_ENTRIES, RequestHead
+from gateway.http.names import CACHE_ENTRIES
+from gateway.http.parser import RequestHead
 from gateway.wsgi import ExcInfo, FileWrapper, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
@@ -40,7 +41,8 @@ _known_lines: dict[tuple[str, str], str] = {}
 _known_heads: dict[tuple[Any, ...], KnownHead] = {}
 _LONGEST_KNOWN_HEAD = 512
 _LONGEST_KNOWN_LINE = 128
-_NEVER_KNOWN = frozenset(("content-length", "date"))  # each has a meaning beside its line
+# two have a meaning beside their line; a cookie is somebody's
+_NEVER_KNOWN = frozenset(("content-length", "date", "set-cookie"))
 
 
 class Sink(Protocol):
@@ -107,7 +109,7 @@ class Response:
             raise _not_headers(headers) from error
         finally:
             self.restart()
-        if len(text) <= _LONGEST_KNOWN_HEAD:
+        if len(text) <= _LONGEST_KNOWN_HEAD and "\r\nset-cookie:" not in text.lower():
             if len(_known_heads) >= CACHE_ENTRIES:
                 _known_heads.clear()
             _known_heads[key] = known
@@ -155,25 +157,28 @@ class Response:
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
             return
         for data in result:
-            self._write(data, not self.head_sent and _has_one_piece(result))
+            if self._is_chunked and data.__class__ is bytes and 0 < len(data) <= COPY_BYTES:
+                self._sink.send(b"%x\r\n%b\r\n" % (len(data), data))
+            else:
+                self._write(data, not self.head_sent and _has_one_piece(result))
         self.finish()
 
     def _send_whole(self, data: bytes) -> bool:
-        """The shortest way, for most responses: one piece, kept alive, nothing special asked."""
+        """The shortest way, for most responses: one piece, nothing special asked."""
         length = len(data)
         if (
             not self._has_body
             or not self._is_plain
             or length > COPY_BYTES
             or (self.remaining != length and self.remaining >= 0)
-            or not self.persistent
             or not self._head_text
             or self._has_date
         ):
             return False
         self.head_sent = True
         self.remaining = 0
-        head = f"{self._head_text}Content-Length: {length}\r\n{self._date_line}"
+        close = "" if self.persistent else "Connection: close\r\n"
+        head = f"{self._head_text}Content-Length: {length}\r\n{close}{self._date_line}"
         self._sink.send(head.encode("latin-1") + data)
         return True
 
@@ -270,7 +275,7 @@ class Response:
         if length or (length == 0 and not is_head):
             self.remaining = length
         elif self._request.is_http11:
-            self._is_chunked = True
+            self._is_chunked = not is_head
             return "Transfer-Encoding: chunked\r\n"
         elif not is_head:
             self.persistent = False  # the end of the body is the close

@@ -158,7 +158,7 @@ class Server:
         while service.connections and time.monotonic() - began < timeout_seconds:
             if time.monotonic() - began >= IDLE_GRACE_SECONDS:
                 for connection in tuple(service.connections):
-                    if connection.state is State.IDLE:
+                    if connection.state is State.IDLE and not connection.has_input():
                         connection.close()
             gevent.sleep(0.02)
         cut = [c for c in service.connections if c.state in IN_FLIGHT]
@@ -168,5 +168,6 @@ class Server:
         for connection in tuple(service.connections):
             connection.close()
         self._timer.stop()
+        service.greenlets.close()
         service.access_log.flush()
         return len(self._cut.union(cut))

@@ -7,7 +7,7 @@ and the sweep of the server ends what waits too long by throwing into the greenl
 import os
 from collections.abc import Callable
 from enum import Enum
-from socket import MSG_MORE
+from socket import MSG_MORE, MSG_PEEK
 from time import monotonic
 from typing import Any
 
@@ -19,6 +19,8 @@ from gateway.errors import AppError, ClientDisconnected
 READ, WRITE = 1, 2
 # after this many bytes without waiting for the client, others get a turn
 FAIR_BYTES = 1024 * 1024
+# as long as this without waiting
+FAIR_SECONDS = 0.01
 
 
 class State(Enum):
@@ -49,6 +51,7 @@ class Stream:
         "_is_watching",
         "_on_input",
         "_socket",
+        "_waiter",
         "_watcher",
         "sent_bytes",
         "since",
@@ -63,6 +66,7 @@ class Stream:
         self.since = monotonic()
         self._is_watching = False
         self._watcher: Any = None
+        self._waiter: Any = None
         self._on_input = on_input
 
     def _watch(self, wanted: bool) -> None:
@@ -81,6 +85,7 @@ class Stream:
         if self._buffer:
             data, self._buffer = self._buffer[:size], self._buffer[size:]
             return data
+        self._be_fair()
         while True:
             try:
                 return self._socket.recv(size)  # type: ignore[no-any-return]
@@ -95,6 +100,7 @@ class Stream:
             data = self.receive(len(buffer))
             buffer[: len(data)] = data
             return len(data)
+        self._be_fair()
         while True:
             try:
                 return self._socket.recv_into(buffer)  # type: ignore[no-any-return]
@@ -174,31 +180,50 @@ class Stream:
     def _wait(self, events: int, state: State) -> None:
         """Until the socket is ready, or the sweep throws the deadline's exception in here."""
         hub = get_hub()
-        watcher = hub.loop.io(self._socket.fileno(), events)
+        waiter = self._waiter = hub.loop.io(self._socket.fileno(), events)
         self.state = state
         self.since = monotonic()
-        watcher.start(getcurrent().switch)
+        waiter.start(getcurrent().switch)
         try:
             hub.switch()
         finally:
-            watcher.stop()
-            watcher.close()
-            self.state = RUNNING
+            waiter.stop()
+            waiter.close()
+            self._waiter = None
+            if self.state is state:
+                self.state = RUNNING
+            self.since = monotonic()
+
+    def _be_fair(self) -> None:
+        # a client may send faster than its content is read, and would be waited for never
+        if monotonic() - self.since > FAIR_SECONDS:
+            self._yield()
             self.since = monotonic()
 
     def _yield(self) -> None:
+        # a timer: a callback would run again before the loop looks at any other connection
         hub = get_hub()
-        callback = hub.loop.run_callback(getcurrent().switch)
+        timer = hub.loop.timer(0)
+        timer.start(getcurrent().switch)
         try:
             hub.switch()
         finally:
-            callback.stop()
+            timer.stop()
+            timer.close()
+
+    def has_input(self) -> bool:
+        """Whether bytes lie unread in the kernel: a close would reset the connection."""
+        try:
+            return bool(self._socket.recv(1, MSG_PEEK))
+        except OSError:
+            return False
 
     def _shut(self) -> None:
         self.state = State.CLOSED
-        if self._watcher is not None:
-            self._watcher.stop()
-            self._watcher.close()
+        for watcher in (self._watcher, self._waiter):
+            if watcher is not None:
+                watcher.stop()  # libev aborts where one of a closed descriptor is active
+                watcher.close()
         self._socket.close()
         del self._on_input  # it refers to this object
 

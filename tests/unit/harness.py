@@ -338,6 +338,7 @@ class Gateway:
             for client in self._clients:
                 client.close()
             wait_until(lambda: not self.service.connections, "all connections are closed")
+            self.service.greenlets.close()
             parked = self.service.greenlets._parked
             wait_until(lambda: set(_live_greenlets()) <= set(parked), "no greenlet runs any more")
             assert not self._hub_errors

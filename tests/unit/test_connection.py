@@ -413,6 +413,26 @@ def test_a_refused_client_can_go_on_sending_until_it_has_read_why(serve: Any, fr
     client.expect_end()
 
 
+@pytest.mark.parametrize(
+    ("begun", "rest"),
+    [
+        (post(b"12", size=5, extra=b"Connection: close\r\n"), b"345"),
+        (chunked(b"12", extra=b"Connection: close\r\n"), b"0\r\n\r\n"),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\n", HOST + b"\r\n"),
+    ],
+    ids=["length", "chunked", "none"],
+)
+def test_what_comes_behind_the_last_request_does_not_destroy_its_answer(
+    serve: Any, begun: bytes, rest: bytes
+) -> None:
+    """RFC 9112 §9.6: a close with input unread resets the connection, and may lose the answer."""
+    client = serve(readers.whole).connect()
+    client.send(begun)
+    client.send(rest + b"more than was asked for")
+    assert client.read_answer().status == 200
+    client.expect_end()
+
+
 # --- deadlines --------------------------------------------------------------------------------
 
 TIMEOUT = MountLimits(timeout_seconds=30)
@@ -491,6 +511,22 @@ def test_an_app_that_waits_after_its_head_is_cut(serve: Any) -> None:
     [record] = gateway.records
     assert record["status"] == 200
     assert record["error"]
+
+
+def test_close_is_called_once_when_the_deadline_passes(serve: Any) -> None:
+    class Stuck(answers.Counted):
+        def __iter__(self) -> Iterator[bytes]:
+            self.go_on = Event()
+            self.go_on.wait()
+            yield b"never"
+
+    app = Stuck([])
+    gateway = serve(app, mount_limits=TIMEOUT)
+    client = gateway.connect()
+    client.send(GET)
+    gateway.pass_time(31)
+    assert app.closed == 1
+    assert client.read_answer().status == 504
 
 
 def test_a_stream_that_moves_bytes_lives_on(serve: Any) -> None:
@@ -863,3 +899,13 @@ def test_options_asterisk_is_answered_by_the_gateway(serve: Any) -> None:
     assert client.ask(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n").status == 204
     assert gateway.records[0]["target"] == "*"
     client.expect_open()
+
+
+def test_a_client_that_leaves_before_a_byte_of_its_answer_is_recorded_as_499(serve: Any) -> None:
+    app = Waiting()
+    gateway = serve(app)
+    client = ask_and_wait(gateway, app)
+    client.close()
+    app.go_on.set()
+    [record] = gateway.records
+    assert (record["status"], record["bytes_out"]) == (499, 0)

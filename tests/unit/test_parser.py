@@ -6,15 +6,8 @@ import string
 import pytest
 
 from gateway.errors import RequestError
-from gateway.http.parser import (
-    CACHE_ENTRIES,
-    DROPPED,
-    CgiNames,
-    HeadParser,
-    RequestHead,
-    cgi_name,
-    parse_host,
-)
+from gateway.http.names import CACHE_ENTRIES, DROPPED, CgiNames, cgi_name, parse_host
+from gateway.http.parser import HeadParser, RequestHead
 from gateway.limits import Limits
 
 HOST = b"Host: example.com\r\n"
@@ -156,6 +149,17 @@ def test_a_request_means_the_same_behind_any_other(first: bytes) -> None:
         outcome(parser, first)
         for _ in range(2):
             assert outcome(parser, second) == outcome(HeadParser(Limits()), second)
+
+
+def test_a_line_and_fields_mean_the_same_when_both_were_met_apart() -> None:
+    parser = HeadParser(Limits())
+    parts = [raw.partition(b"\r\n") for raw in (*HEADS, *HEADS)]
+    for line, end, fields in parts:
+        outcome(parser, line + end + fields)
+    for line, end, _ in parts:
+        for _, _, fields in parts:
+            raw = line + end + fields
+            assert outcome(parser, raw) == outcome(HeadParser(Limits()), raw)
 
 
 def test_a_head_keeps_its_fields_when_others_are_parsed() -> None:
@@ -314,3 +318,12 @@ def test_known_fields_do_not_pile_up() -> None:
     for number in range(2000):
         parser.parse(b"GET / HTTP/1.1\r\nHost: a.example\r\nX: %d\r\n\r\n" % number, False)
         assert len(parser._known_fields) <= CACHE_ENTRIES
+
+
+def test_the_host_of_an_absolute_target_is_no_other_requests() -> None:
+    parser = HeadParser(Limits())
+    fields = b" HTTP/1.1\r\nHost: a.example\r\n\r\n"
+    for target in (b"/known", b"http://b.example/", b"/known", b"http://b.example/", b"/new"):
+        head = parser.parse(b"GET " + target + fields, False)
+        host = "a.example" if target.startswith(b"/") else "b.example"
+        assert (head.host, head.fields["HTTP_HOST"]) == (host, host)

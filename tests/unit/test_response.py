@@ -13,6 +13,7 @@ import pytest
 from harness import GET, Cut
 
 from gateway.errors import AppError
+from gateway.http import response
 from gateway.http.parser import RequestHead
 from gateway.http.response import COPY_BYTES, Response, build_error_page
 from gateway.http.stream import State
@@ -400,3 +401,12 @@ def test_a_client_that_leaves_a_file_closes_it(serve: Any, large: Any) -> None:
     [record] = gateway.records
     assert large.closed
     assert record["error"].startswith("the client left")
+
+
+def test_heads_with_cookies_are_not_remembered(wire: Wire) -> None:
+    for name in ("Set-Cookie", "set-cookie"):
+        begin(wire).start_response("200 OK", [(name, "session=somebody")])
+        begin(wire).start_response("200 OK", [("X-Kept", "somebody else")])
+    remembered = repr(response._known_heads) + repr(response._known_lines)
+    assert "session=somebody" not in remembered
+    assert "somebody else" in remembered

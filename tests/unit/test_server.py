@@ -257,6 +257,17 @@ def test_an_app_that_ignores_its_end_does_not_hold_the_drain(serve: Any) -> None
     wait_until(lambda: gateway.records, "it has its record all the same")
 
 
+def test_a_connection_that_is_being_drained_can_be_cut(serve: Any) -> None:
+    gateway = serve(answers.one_piece)
+    client = gateway.connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n123")
+    assert client.read_answer().status == 200
+    assert gateway.connection.state is State.READING
+    assert gateway.server.drain(0.05) == 1
+    [record] = gateway.records
+    assert record["error"].startswith("cut")
+
+
 # --- the retirement ---------------------------------------------------------------------------
 
 
