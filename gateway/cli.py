@@ -75,12 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gateway {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", parents=[table], help="serve the table")
-    serve.add_argument("--listen", metavar="ADDR", help="HOST:PORT or unix:/path, over the table's")
-    serve.add_argument(
-        "--workers", type=positive, metavar="N", help="worker processes, over the table's"
-    )
-    serve.set_defaults(run=run_serve)
+    add_serve(commands, table)
 
     check = commands.add_parser(
         "check", parents=[table], help="check the table and load its apps, without serving"
@@ -104,6 +99,16 @@ def build_parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the table's JSON Schema, for editors")
     schema.set_defaults(run=run_schema)
     return parser
+
+
+def add_serve(commands: Any, table: argparse.ArgumentParser) -> None:
+    """``gateway serve`` and its options."""
+    serve = commands.add_parser("serve", parents=[table], help="serve the table")
+    serve.add_argument("--listen", metavar="ADDR", help="HOST:PORT or unix:/path, over the table's")
+    serve.add_argument(
+        "--workers", type=positive, metavar="N", help="worker processes, over the table's"
+    )
+    serve.set_defaults(run=run_serve)
 
 
 def positive(text: str) -> int:

@@ -20,7 +20,6 @@ import pickle
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -46,9 +45,10 @@ RETIRED_LOOK_SECONDS = 0.1
 def main() -> int:
     """``worker.py STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it loads and
     reports on stdout."""
-    # Ctrl-C reaches the whole process group; what it means is the supervisor's to say
+    # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
+    # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    began = time.monotonic()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # stdout holds access records, or the report, alone: what apps print goes with their errors
     output = os.dup(1)
     os.dup2(2, 1)
@@ -57,14 +57,25 @@ def main() -> int:
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
     style, *rest = sys.argv[1:]
-    if not rest:
-        configure_logs(style)
-        _, _, report = load(config, lambda _: None)
-        with open(output, "w") as file:
-            json.dump(report, file)
-        sys.stderr.flush()
-        os._exit(0)  # threads that apps have started need not end for that
-    generation, control_descriptor, listener_descriptor = rest
+    if rest:
+        return work(config, style, output, *rest)
+    configure_logs(style)
+    _, _, report = load(config, lambda _: None)
+    with open(output, "w") as file:
+        json.dump(report, file)
+    sys.stderr.flush()
+    os._exit(0)  # threads that apps have started need not end for that
+
+
+def work(
+    config: Config,
+    style: str,
+    output: int,
+    generation: str,
+    control_descriptor: str,
+    listener_descriptor: str,
+) -> int:
+    """Load, and serve when told to; the exit code. Access records go to ``output``."""
     configure_logs(style, generation)
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
@@ -86,7 +97,7 @@ def main() -> int:
     if orders.get() != "accept":
         return 0  # the other workers of the start did not load: nobody is to meet this one
     server.start()
-    send(control, {"event": "ready", "seconds": time.monotonic() - began})
+    send(control, {"event": "ready"})
     serve(server, control, orders)
     cut = server.drain(config.server.limits.drain_timeout_seconds)
     send(control, {"event": "drained", "cut": cut})

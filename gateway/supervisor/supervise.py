@@ -97,9 +97,9 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         loop.add_signal_handler(signal.SIGTERM, self._on_stop_signal)
         loop.add_signal_handler(signal.SIGINT, self._on_stop_signal)
-        loop.add_signal_handler(
-            signal.SIGHUP, lambda: self._start_task(self._reloader.reload("SIGHUP"))
-        )
+        self._has_terminal = os.isatty(2)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        self._current = self._build(self._config, None)
         self._admin.start()
         lifecycle.info(
             "listening on %s; workers: %d; mounts: %d, from %s",
@@ -108,7 +108,6 @@ class Supervisor:
             len(self._config.mounts),
             self._config.source,
         )
-        self._current = self._build(self._config, None)
         self._current.serve()
         commands = {
             "status": self._on_status,
@@ -222,6 +221,14 @@ class Supervisor:
         return {}
 
     # --- stopping -----------------------------------------------------------------------------
+
+    def _on_hangup(self) -> None:
+        """A reload is asked for; or the terminal has gone, which ends what ran in it."""
+        if self._has_terminal and not os.isatty(2):
+            if not self._is_stopping:
+                self._on_stop_signal()
+        else:
+            self._start_task(self._reloader.reload("SIGHUP"))
 
     def _on_stop_signal(self) -> None:
         if self._is_stopping:

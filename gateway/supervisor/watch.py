@@ -6,12 +6,15 @@ says. Source: stat(2).
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 LOOK_SECONDS = 0.5
 # a save is over once nothing has changed for so long: some editors write in several steps
 SETTLED_SECONDS = 0.3
+# a save is noticed by then, if the file's own time is that of the save
+RECENT_SECONDS = 10.0
 
 Mark = tuple[int, int, int, int]
 
@@ -40,7 +43,9 @@ async def watch_file(path: str, on_save: Callable[[float], Awaitable[object]]) -
         if found is None or found == seen:
             continue
         seen = found
-        await on_save(found[0] / 1e9)
+        now, saved = time.time(), found[0] / 1e9
+        # a file that was moved here keeps the time of its own making
+        await on_save(saved if 0 <= now - saved < RECENT_SECONDS else now)
 
 
 async def settle(path: str, found: Mark) -> Mark | None:

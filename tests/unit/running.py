@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.supervisor.control import ask
 
-ROOT = Path(__file__).parents[2]
+ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 WAIT_SECONDS = 20.0
 
 SERVER = """\
@@ -58,13 +58,14 @@ class Running:
         self.log = open(folder / "log", "w+b")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=ENVIRON,
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
-        wait_until(self._is_ready, "the gateway is ready")
+        wait_until(self.is_ready, "the gateway is ready")
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Fails where it has ended."""
         assert self.process.poll() is None, self.log_text
         try:
             return b" 200 " in self.ask("/readyz", "admin.sock").partition(b"\r\n")[0]

@@ -4,13 +4,15 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Running, wait_until
+from running import ENVIRON, Running, wait_until
 
 from gateway.errors import GatewayError
 from gateway.supervisor.control import ask
@@ -148,6 +150,27 @@ def test_old_workers_do_not_pile_up(start: Start) -> None:
     finally:
         for connection in idle:
             connection.close()
+
+
+def test_the_end_of_its_terminal_is_the_end_of_a_gateway(tmp_path: Path) -> None:
+    gateway = Running(tmp_path)  # the table and the app; this one has no terminal
+    gateway.end()
+    main_side, terminal = os.openpty()
+    command = [sys.executable, "-m", "gateway", "serve", "-c", str(tmp_path / "mounts.yaml")]
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env=ENVIRON, close_fds=True
+    ) as process:
+        try:
+            os.close(terminal)
+            gateway.process = process
+            wait_until(gateway.is_ready, "the gateway is ready")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: gateway.generation() == "g2", "with its terminal it reloads")
+            os.close(main_side)
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
 
 
 # --- what changes nothing ---------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """When a file counts as saved."""
 
 import asyncio
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +24,8 @@ def saves_seen(table: Path, *steps: Callable[[], object], pause: float = 0.2) ->
     """What the file said at each save that was noticed, while ``steps`` are made."""
     seen: list[str] = []
 
-    async def note(_saved: float) -> None:
+    async def note(saved: float) -> None:
+        assert 0 <= time.time() - saved < 1
         seen.append(table.read_text())
 
     async def make_steps() -> None:
@@ -55,6 +58,16 @@ def test_each_save_counts_however_it_is_made(table: Path) -> None:
         lambda: replace(table, "REPLACED"),
     )
     assert saves_seen(table, *steps) == ["written", "replaced", "REPLACED"]
+
+
+def test_a_file_with_an_old_time_is_saved_when_it_is_put_there(table: Path) -> None:
+    def move() -> None:
+        new = table.with_suffix(".new")
+        new.write_text("of old")
+        os.utime(new, (1, 1))
+        new.replace(table)
+
+    assert saves_seen(table, move) == ["of old"]
 
 
 def test_a_file_that_goes_is_no_save_until_it_is_back(table: Path) -> None:
