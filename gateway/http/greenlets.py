@@ -32,7 +32,8 @@ class GreenletPool:
         self._to_hub: Callable[[], Any] = greenlet.switch.__get__(self._hub)
 
     def submit(self, job: Any) -> None:
-        """Have ``job`` run at the end of this turn. Only while a watcher or a job is called."""
+        """Have ``job`` run at the end of this turn. Only while an io or timer watcher, or a job, is
+        called: a callback's turn ends in a wait."""
         self._queue.append(job)
 
     def close(self) -> None:

@@ -152,8 +152,9 @@ class Server:
         service.is_draining = True
         self._accept_more(False)
         if not self._is_retired:
-            self._loop.run_callback(self._accept_queued)
-            gevent.sleep(0)  # behind that callback
+            accept = self._loop.timer(0)
+            accept.start(self._accept_queued)
+            gevent.sleep(0.001)  # behind that timer
         began = time.monotonic()
         while service.connections and time.monotonic() - began < timeout_seconds:
             if time.monotonic() - began >= IDLE_GRACE_SECONDS:
