@@ -3,8 +3,8 @@
     socket -> parser -> environ -> dispatch -> app -> response -> socket
 
 Refuses to know YAML and import strings. Source: RFC 9112 §9 (connections), RFC 9110 §10.1.1
-(100-continue), PEP 3333. An idle connection is this object and an io watcher on the hub; a greenlet
-is taken when a whole head is there, and given back with the last byte of the response.
+(100-continue), PEP 3333. An idle connection is this object and an io watcher on the hub; a whole
+head is answered in a greenlet at the end of the turn that brought it.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Greenlets that are parked between requests instead of being made anew.
+"""Which greenlet runs a request, and when: parked ones, all that a turn of the loop has brought.
 
 Refuses to know what they run. CPython maps a 16 KiB stack chunk for each new greenlet and unmaps it
 at its end; a parked one keeps its chunk.
