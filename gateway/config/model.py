@@ -1,15 +1,18 @@
 """The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Union
 
 from gateway.limits import Limits, MountLimits, setting
 
-Network = IPv4Network | IPv6Network
+Network = Union[IPv4Network, IPv6Network]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Where:
     """A place in the table, both counted from 1."""
 
@@ -17,7 +20,7 @@ class Where:
     column: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class AppTarget:
     """``module:callable`` or ``module:factory()``; the part behind the colon may be dotted."""
 
@@ -46,7 +49,7 @@ class AppTarget:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class StaticTarget:
     """A directory served as files. ``directory`` is absolute and existed when it was checked."""
 
@@ -65,7 +68,7 @@ class StaticTarget:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class RedirectTarget:
     """Where a prefix has gone: the rest of the path and the query are kept (Apache's Redirect)."""
 
@@ -85,10 +88,10 @@ class RedirectTarget:
     )
 
 
-Target = AppTarget | StaticTarget | RedirectTarget
+Target = Union[AppTarget, StaticTarget, RedirectTarget]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Mount:
     """One line of ``mounts:``.
 
@@ -117,7 +120,7 @@ class Watch:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Server:
     """``server:``. Addresses are ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``."""
 
@@ -182,7 +185,7 @@ class Server:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Config:
     """A whole valid table. ``directory`` is its own, absolute; apps are imported from there."""
 

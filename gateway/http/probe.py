@@ -4,6 +4,8 @@ Takes the way of every other request, from a connection through dispatch to the 
 who wants to know.
 """
 
+from __future__ import annotations
+
 import _socket
 import contextlib
 from typing import Any, Protocol
