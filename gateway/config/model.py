@@ -21,6 +21,25 @@ class Where:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """``probe:`` of a mount: what to ask an app for, and what it has to answer."""
+
+    path: str = field(
+        metadata={
+            "why": "What is asked for, by GET: a path below the mount's own, with a query or not.",
+            "reads": "probe path",
+        }
+    )
+    status: int = setting(
+        0, "The status that tells of health; 0 is any 2xx or 3xx.", least=0, most=599
+    )
+    contains: str = setting("", "Text that the body has to have in it.", reads="text")
+    within_seconds: float = setting(
+        0.0, "How soon the answer has to be there; 0 is the mount's timeout.", least=0
+    )
+
+
+@dataclass(frozen=True)
 class AppTarget:
     """``module:callable`` or ``module:factory()``; the part behind the colon may be dotted."""
 
@@ -40,12 +59,15 @@ class AppTarget:
             "reads": "environment",
         },
     )
-    probe: str = setting(
-        "",
-        "A path below the mount's own, such as /healthz, for which new workers are asked before "
-        "they accept. Anything but 2xx or 3xx within the mount's timeout fails a reload; at a "
-        "start it is logged.",
-        reads="probe path",
+    probe: Probe | None = field(
+        default=None,
+        metadata={
+            "why": "A path below the mount's own, such as /healthz, for which new workers are "
+            "asked before they accept, or a mapping that says more. An app that is not well fails "
+            "a reload; at a start it is logged.",
+            "section": Probe,
+            "short": "path",
+        },
     )
 
 
@@ -107,7 +129,7 @@ class Mount:
     where: Where = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Watch:
     """``server.watch:``. ``max_error_rate`` is a share, 0.05 for 5 %."""
 
