@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.config.inplace import find_reasons
-from gateway.config.model import Config
+from gateway.config.model import Config, Server
 from gateway.errors import AppLoadError
 from gateway.logs import choose_style
 from gateway.supervisor import inplace
@@ -25,20 +25,19 @@ MOST_RETIRING = 3
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a reload changes of a pool. ``old`` and ``new`` are one where it changes in place."""
+    """What a reload changes of a pool. ``old`` and ``new`` are one where it changes in place;
+    without ``old`` the pool is new."""
 
-    old: Generation
+    old: Generation | None
     before: Config
     new: Generation
     after: Config
-    reasons: tuple[str, ...] = ()
 
 
 class Pool:
     """``start_task`` runs what ends a generation in the background; ``name_generation`` gives ids.
 
-    ``current`` serves; ``generations`` are all that have not ended. Nothing starts any more once
-    ``is_stopping``.
+    ``current`` serves; ``generations`` are all that have not ended.
     """
 
     def __init__(
@@ -47,11 +46,16 @@ class Pool:
         name_generation: Callable[[], int],
         start_task: Callable[[Any], None],
     ) -> None:
-        self._listener = listener
+        self.listener = listener
         self._name_generation = name_generation
         self._start_task = start_task
         self.generations: list[Generation] = []
-        self.is_stopping = False
+        self.current: Generation | None = None
+
+    @property
+    def config(self) -> Config | None:
+        """What it serves; None before it does."""
+        return self.current.config if self.current else None
 
     def serve(self, config: Config) -> None:
         """Start for the first time: a mount that does not load answers 503, and others serve."""
@@ -61,7 +65,7 @@ class Pool:
     def _build(self, config: Config, may_fail: frozenset[str] | None) -> Generation:
         style = choose_style(config.server.access_log)
         number = self._name_generation()
-        generation = Generation(number, config, style, self._listener, may_fail)
+        generation = Generation(number, config, style, self.listener, may_fail)
         self.generations.append(generation)
         return generation
 
@@ -73,29 +77,24 @@ class Pool:
 
         A mount that answers 503 already may go on doing so, any other has to load.
         """
-        if self.is_stopping:
-            raise AppLoadError("the gateway is stopping")
         old = self.current
-        reasons = find_reasons(old.config, config)
-        if old.failed:
-            reasons.append(f"{', '.join(old.failed)} may load now")
-        if not anew and not reasons:
+        if old and not anew and not old.failed and not find_reasons(old.config, config):
             await inplace.prepare(old, config)
             return Change(old, old.config, old, config)
-        new = self._build(config, frozenset(old.failed))
+        new = self._build(config, frozenset(old.failed if old else ()))
         try:
             await new.load()
         except BaseException:
             self.generations.remove(new)
             raise
-        return Change(old, old.config, new, config, tuple(reasons))
+        return Change(old, old.config if old else config, new, config)
 
     async def prepare_undo(self, change: Change) -> Change:
         """Make ready to serve what was served before ``change``, at once where it is kept."""
         if change.old is change.new:
             return await self.prepare(change.before, anew=False)
-        if change.old.state is State.KEPT and change.old.is_whole:
-            return Change(self.current, self.current.config, change.old, change.before)
+        if change.old and change.old.state is State.KEPT and change.old.is_whole:
+            return Change(change.new, change.after, change.old, change.before)
         return await self.prepare(change.before, anew=True)
 
     async def commit(self, change: Change) -> None:
@@ -110,9 +109,10 @@ class Pool:
             self.generations.remove(change.new)
             raise
         self.current = change.new
-        self._end_oldest()
-        await change.old.leave()
-        self._start_task(self._keep(change.old))
+        if change.old:
+            self._end_oldest()
+            await change.old.leave()
+            self._start_task(self._keep(change.old, change.after.server))
 
     async def drop(self, change: Change) -> None:
         """Leave what was prepared."""
@@ -121,9 +121,8 @@ class Pool:
                 await change.new.give_up()
             self.generations.remove(change.new)
 
-    async def _keep(self, old: Generation) -> None:
+    async def _keep(self, old: Generation, server: Server) -> None:
         """Keep it loaded for a while, and retire it then, unless it serves again."""
-        server = self.current.config.server
         seconds = max(server.keep_previous_seconds, server.watch.for_seconds if server.watch else 0)
         await old.until(lambda: old.state is not State.KEPT, seconds)
         if old.state is State.KEPT:
