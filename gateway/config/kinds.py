@@ -212,6 +212,13 @@ KINDS = {
         parse=paths.parse_venv,
         is_free_text=True,
     ),
+    "python": Kind(
+        name="path or version",
+        expected='a path such as "/usr/bin/python3.12", or a version such as "3.12"',
+        parse=paths.parse_python,
+        pattern=paths.PYTHON_PATTERN,
+        is_free_text=True,
+    ),
     "user": Kind(
         name="user",
         expected='a user such as "www-data"',

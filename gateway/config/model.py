@@ -219,6 +219,7 @@ class Pool:
     the mount's for an own one."""
 
     name: str
+    where: Where = field(default=Where(line=1, column=1), compare=False)
     workers: int = setting(1, "Worker processes.", reads="workers", most=512)
     directory: Path | None = setting(  # noqa: RUF009
         None,
@@ -226,9 +227,29 @@ class Pool:
         "table's directory, and the gateway's own.",
         reads="folder",
     )
+    python: str = setting(
+        "",
+        "The Python that runs them, 3.9 or newer: a path, or a version such as 3.12. Without it, "
+        "the gateway's own.",
+        reads="python",
+    )
     venv: Path | None = setting(  # noqa: RUF009
         None, "A virtual environment with what its apps need.", reads="virtual environment"
     )
+    requirements: Path | None = setting(  # noqa: RUF009
+        None,
+        "A file that says what its apps need (requirements.txt, pyproject.toml, or a lock file): "
+        "the gateway builds an environment from it, and again when it changes.",
+        reads="file",
+    )
+    concurrency: str = setting(
+        "greenlets",
+        "greenlets: any number of requests at a time, and what waits for a socket lets others "
+        "run. threads: for code that blocks, such as database drivers in C; `threads` at a time, "
+        "and nothing is patched.",
+        choices=("greenlets", "threads"),
+    )
+    threads: int = setting(8, "How many threads a worker has.", most=1024)
     env: dict[str, str] = field(
         default_factory=dict,
         metadata={

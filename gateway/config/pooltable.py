@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gateway.config.kinds import KINDS, POOL_NAME_PATTERN
-from gateway.config.model import AppTarget, Mount, Pool
+from gateway.config.model import AppTarget, Mount, Pool, Where
 from gateway.config.nodes import find_key
 from gateway.config.problems import did_you_mean, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
@@ -30,8 +30,17 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
             expected = KINDS["pool name"].expected.partition(",")[0]
             message = f"expected {expected}, got {quote(name)}"
             reader.problems.add(pair.key, path, message)
-        own = reader.pairs(pair.value, path, "a mapping of settings")
-        pools[name] = Pool(name=name, **reader.settings(own or {}, path, POOL))
+        own = reader.pairs(pair.value, path, "a mapping of settings") or {}
+        where = Where(line=pair.key.line, column=pair.key.column)
+        pools[name] = Pool(name=name, where=where, **reader.settings(own, path, POOL))
+        if "venv" in own:
+            for other in ("python", "requirements"):
+                if other in own:
+                    message = f'a pool has either "venv" or "{other}": remove one of them'
+                    reader.problems.add(own[other].key, join(path, other), message)
+        if "threads" in own and pools[name].concurrency != "threads":
+            message = 'only counts with "concurrency: threads": add that or remove this'
+            reader.problems.add(own["threads"].key, join(path, "threads"), message)
     return pools
 
 
@@ -47,7 +56,7 @@ def assign_pools(
         if not isinstance(target, AppTarget) or target.pool == MAIN:
             continue
         if target.pool == OWN:
-            used[mount.name] = Pool(name=mount.name)
+            used[mount.name] = Pool(name=mount.name, where=mount.where)
             mounts[-1] = replace(mount, target=replace(target, pool=mount.name))
         elif target.pool in pools:
             used[target.pool] = pools[target.pool]
