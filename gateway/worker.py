@@ -6,10 +6,17 @@ object a line, obeys what comes there (``accept``, ``retire``), and ends when th
 SIGTERM comes.
 """
 
-# before any other import: an import that keeps a reference to an unpatched function blocks the hub
-from gevent import monkey
+from __future__ import annotations
 
-monkey.patch_all()
+import sys
+
+# ``--threads N``: apps run in N native threads, and what they wait in is left as it is
+THREADS = int(sys.argv[2]) if sys.argv[1:2] == ["--threads"] else 0
+if not THREADS:
+    # before any other import: one that keeps a reference to an unpatched function blocks the hub
+    from gevent import monkey
+
+    monkey.patch_all()
 
 # ruff: noqa: E402
 import contextlib
@@ -18,13 +25,13 @@ import json
 import os
 import pickle
 import signal
-import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent import socket
 from gevent.queue import Empty, SimpleQueue
+from gevent.threadpool import ThreadPool
 
 from gateway.config.model import AppTarget, Config
 from gateway.dispatch import MountTable
@@ -35,16 +42,16 @@ from gateway.http.server import Server
 from gateway.http.service import Service
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
+from gateway.mounts.threads import InThreads
 
-Orders = SimpleQueue[str]
 STOP = "stop"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it loads and
-    reports on stdout."""
+    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it
+    loads and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -56,7 +63,7 @@ def main() -> int:
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
-    style, *rest = sys.argv[1:]
+    style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]
     if rest:
         return work(config, style, output, *rest)
     configure_logs(style)
@@ -82,7 +89,7 @@ def work(
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name})
     )
-    orders: Orders = SimpleQueue()
+    orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog(
         "off" if config.server.access_log == "off" else style,
@@ -104,7 +111,7 @@ def work(
     return 0
 
 
-def serve(server: Server, control: socket.socket, orders: Orders) -> None:
+def serve(server: Server, control: socket.socket, orders: SimpleQueue[str]) -> None:
     """Until it is to stop, or has retired and its last connection has gone."""
     order = orders.get()
     if order == "retire":
@@ -127,6 +134,11 @@ def load(
         if isinstance(mount.target, AppTarget):
             os.environ.update(mount.target.env)
     loaded, errors = load_mounts(config.mounts, announce)
+    if THREADS:
+        threads = ThreadPool(THREADS)
+        for loaded_mount in loaded:
+            if loaded_mount.kind == "app":
+                loaded_mount.app = InThreads(loaded_mount.app, threads)
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}
@@ -182,7 +194,7 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
         faults.warning("the supervisor is gone: %s", error)
 
 
-def take_orders(control: socket.socket, orders: Orders) -> None:
+def take_orders(control: socket.socket, orders: SimpleQueue[str]) -> None:
     """Hand on what the supervisor says. A worker without supervisor drains and ends."""
     with contextlib.suppress(OSError), control.makefile() as lines:
         for line in lines:
