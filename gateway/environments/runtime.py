@@ -70,7 +70,8 @@ def prune(directory: Path) -> None:
         if isinstance(each, PathDistribution):
             for top in {file.parts[0] for file in each.files or ()} - {"..", "bin"}:
                 _remove(directory / top)
-    _remove(directory / "bin")
+    for beside in ("bin", "include"):
+        _remove(directory / beside)
 
 
 def _remove(path: Path) -> None:
