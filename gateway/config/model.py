@@ -1,4 +1,8 @@
-"""The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run."""
+"""The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run.
+
+The values travel pickled to workers that may run another Python: no slots, which some versions
+cannot have and others pickle in a way of their own.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,11 @@ from typing import Union
 from gateway.limits import Limits, MountLimits, setting
 
 Network = Union[IPv4Network, IPv6Network]
+
+
+def as_path(text: str) -> Path:
+    """A path that was pickled: Python 3.13 gives the class a name that no other version knows."""
+    return Path(text)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from gateway.config.model import Config
+from gateway.config.model import Config, as_path
 
 Report = dict[str, Any]
 
@@ -179,10 +179,17 @@ def resident_bytes(pid: int) -> int:
     return pages * resource.getpagesize()
 
 
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        return (as_path, (str(value),)) if isinstance(value, Path) else NotImplemented
+
+
 def pickled(config: Config):  # type: ignore[no-untyped-def]
-    """The configuration in an open temporary file, at its beginning: a worker's stdin."""
+    """The configuration in an open temporary file, at its beginning: a worker's stdin.
+
+    Any Python that a worker may run can read it."""
     order = tempfile.TemporaryFile()  # noqa: SIM115
-    pickle.dump(config, order)
+    _Pickler(order, protocol=4).dump(config)
     order.seek(0)
     return order
 

@@ -21,7 +21,9 @@ BOOT = Path(gateway.__file__).with_name("boot.py")
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
-def build_command(pool: Pool, environment: Environment | None, arguments: Sequence[str]) -> list[str]:
+def build_command(
+    pool: Pool, environment: Environment | None, arguments: Sequence[str]
+) -> list[str]:
     """The command line of a worker with ``arguments``. Without an environment it runs in the
     gateway's own Python, with all that is installed there."""
     threads = ["--threads", str(pool.threads)] if pool.concurrency == "threads" else []
