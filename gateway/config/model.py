@@ -205,6 +205,15 @@ class Server:
         "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
         reads="boolean",
     )
+    environments: str = setting(
+        "auto",
+        "The directory in which the environments of pools are built and kept. auto is "
+        "`environments` in $GATEWAY_DATA, or ~/.cache/gateway where that is not set.",
+        reads="text",
+    )
+    build_timeout_seconds: float = setting(
+        600.0, "How long building a pool's environment may take: a first build may download a lot."
+    )
     keep_previous_seconds: float = setting(
         30.0,
         "How long the workers that a reload has replaced are kept loaded, so that a rollback is "

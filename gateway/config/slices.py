@@ -11,10 +11,11 @@ from gateway.config.model import AppTarget, Config, Mount, Pool, Server, Upstrea
 
 
 def cut(config: Config, find_socket: Callable[[str], str]) -> dict[str, Config]:
-    """What each pool is to serve, by its name. ``find_socket`` gives the path of a pool's socket."""
+    """What each pool is to serve, by its name. ``find_socket`` gives the path of its socket."""
     slices = {
         pool.name: replace(
             config,
+            directory=pool.directory or config.directory,
             server=_server_of(config.server, pool, find_socket(pool.name)),
             mounts=tuple(mount for mount in config.mounts if _pool_of(mount) == pool.name),
             pools=(),

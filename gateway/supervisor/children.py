@@ -4,6 +4,7 @@ Knows nothing of the table. A worker is a fresh interpreter, never a fork of the
 """
 
 import asyncio
+import io
 import json
 import os
 import pickle
@@ -11,7 +12,6 @@ import resource
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from base64 import b64encode
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config, as_path
+from gateway.environments.cache import Environment
+from gateway.supervisor.launch import build_command, build_surroundings
 
 Report = dict[str, Any]
 
@@ -53,6 +55,7 @@ class Child:
         style: str,
         generation: str,
         listener: socket.socket,
+        environment: Environment | None,
         on_report: Callable[["Child", Report], None],
     ) -> None:
         self.state = ChildState.LOADING
@@ -66,15 +69,18 @@ class Child:
         self.objections: list[Report] = []
         self._on_report = on_report
         ours, theirs = socket.socketpair()
+        descriptors = theirs.fileno(), listener.fileno()
         with theirs, pickled(config) as order:
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "gateway.worker", style, generation),
-                    *(str(theirs.fileno()), str(listener.fileno())),
-                ],
+                build_command(
+                    config.pool, environment, (style, generation, *map(str, descriptors))
+                ),
                 stdin=order,
-                pass_fds=(theirs.fileno(), listener.fileno()),
+                pass_fds=descriptors,
+                **build_surroundings(config.pool),
             )
+        if config.pool.nice:
+            os.setpriority(os.PRIO_PROCESS, self.pid, config.pool.nice)
         self._control = ours
         self._writer: asyncio.StreamWriter | None = None
         self._listening = asyncio.create_task(self._listen())
@@ -102,7 +108,7 @@ class Child:
     def prepare(self, config: Config) -> None:
         """Have it make ready for ``config``, which needs no import; it answers with a report."""
         self.prepared, self.asked = None, config
-        self.order(f"prepare {b64encode(pickle.dumps(config)).decode()}")
+        self.order(f"prepare {b64encode(dump(config)).decode()}")
 
     def note_prepared(self, report: Report) -> None:
         """Its answer to ``prepare``."""
@@ -184,12 +190,17 @@ class _Pickler(pickle.Pickler):
         return (as_path, (str(value),)) if isinstance(value, Path) else NotImplemented
 
 
-def pickled(config: Config):  # type: ignore[no-untyped-def]
-    """The configuration in an open temporary file, at its beginning: a worker's stdin.
+def dump(config: Config) -> bytes:
+    """A configuration as any Python that a worker may run can read it."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=4).dump(config)
+    return buffer.getvalue()
 
-    Any Python that a worker may run can read it."""
+
+def pickled(config: Config):  # type: ignore[no-untyped-def]
+    """A configuration in an open temporary file, at its beginning: a worker's stdin."""
     order = tempfile.TemporaryFile()  # noqa: SIM115
-    _Pickler(order, protocol=4).dump(config)
+    order.write(dump(config))
     order.seek(0)
     return order
 

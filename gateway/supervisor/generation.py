@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from gateway.config.model import Config
+from gateway.environments.cache import Environment
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.children import Child, ChildState, Report, describe_exit
@@ -50,6 +51,7 @@ class Generation:
         config: Config,
         style: str,
         listener: socket.socket,
+        environment: Environment | None,
         may_fail: frozenset[str] | None = None,
     ) -> None:
         self.id = f"g{number}"
@@ -62,6 +64,7 @@ class Generation:
         self.young_deaths = 0
         self._style = style
         self._listener = listener
+        self._environment = environment
         self._may_fail = may_fail
         self._was_ready = False
         self._was_asked = False  # whether it may have connections
@@ -111,7 +114,9 @@ class Generation:
         raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
     def _spawn(self) -> None:
-        child = Child(self.config, self._style, self.id, self._listener, self.on_report)
+        child = Child(
+            self.config, self._style, self.id, self._listener, self._environment, self.on_report
+        )
         self.children[child.pid] = child
         seconds = self.config.server.limits.start_timeout_seconds
         asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)

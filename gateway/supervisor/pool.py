@@ -6,17 +6,30 @@ the table's text nor what asked for a change.
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gateway.config.inplace import find_reasons
 from gateway.config.model import Config, Server
-from gateway.errors import AppLoadError
-from gateway.logs import choose_style
+from gateway.environments.cache import Environment
+from gateway.environments.client import find_or_build
+from gateway.errors import AppLoadError, BuildError
+from gateway.logs import choose_style, lifecycle
 from gateway.supervisor import inplace
 from gateway.supervisor.generation import Generation, State
+
+
+def find_environments(setting: str) -> Path:
+    """The directory of environments for ``server.environments``."""
+    if setting != "auto":
+        return Path(setting)
+    data = os.environ.get("GATEWAY_DATA")
+    return Path(data, "environments") if data else Path.home() / ".cache" / "gateway"
+
 
 # Retired workers keep their memory until nginx has closed its idle connections to them, for up to
 # a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
@@ -57,17 +70,39 @@ class Pool:
         """What it serves; None before it does."""
         return self.current.config if self.current else None
 
-    def serve(self, config: Config) -> None:
-        """Start for the first time: a mount that does not load answers 503, and others serve."""
-        self.current = self._build(config, None)
+    async def serve(self, config: Config) -> None:
+        """Start for the first time: a mount that does not load answers 503, and others serve.
+        Raises AppLoadError where the environment could not be built."""
+        self.current = self._build(config, await self._find_environment(config), None)
         self.current.serve()
 
-    def _build(self, config: Config, may_fail: frozenset[str] | None) -> Generation:
+    def _build(
+        self, config: Config, environment: Environment | None, may_fail: frozenset[str] | None
+    ) -> Generation:
         style = choose_style(config.server.access_log)
         number = self._name_generation()
-        generation = Generation(number, config, style, self.listener, may_fail)
+        generation = Generation(number, config, style, self.listener, environment, may_fail)
         self.generations.append(generation)
         return generation
+
+    async def _find_environment(self, config: Config) -> Environment | None:
+        """Where its Python is another than the gateway's own. Raises AppLoadError."""
+        pool = config.pool
+        python = str(pool.venv / "bin" / "python") if pool.venv else pool.python
+        if not python and not pool.requirements:
+            return None
+        place = f"{config.source}:{pool.where.line}:{pool.where.column}: pools.{pool.name}"
+        try:
+            return await find_or_build(
+                root=find_environments(config.server.environments),
+                python=python,
+                requirements=str(pool.requirements or ""),
+                directory=config.directory,
+                on_progress=lambda line: lifecycle.info("%s: %s", place, line),
+                timeout_seconds=config.server.build_timeout_seconds,
+            )
+        except BuildError as error:
+            raise AppLoadError(f"{place}: {error}") from error
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -81,7 +116,8 @@ class Pool:
         if old and not anew and not old.failed and not find_reasons(old.config, config):
             await inplace.prepare(old, config)
             return Change(old, old.config, old, config)
-        new = self._build(config, frozenset(old.failed if old else ()))
+        environment = await self._find_environment(config)
+        new = self._build(config, environment, frozenset(old.failed if old else ()))
         try:
             await new.load()
         except BaseException:

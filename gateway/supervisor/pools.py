@@ -17,6 +17,7 @@ from typing import Any
 from gateway.config.model import Config
 from gateway.config.slices import cut
 from gateway.errors import AppLoadError
+from gateway.logs import lifecycle
 from gateway.supervisor.children import Report
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.pool import Change, Pool
@@ -81,7 +82,13 @@ class Pools:
         """Start all for the first time."""
         self.config = config
         for name, own in self._cut(config).items():
-            self._find(name).serve(own)
+            self._start_task(self._serve(self._find(name), own))
+
+    async def _serve(self, pool: Pool, config: Config) -> None:
+        try:
+            await pool.serve(config)
+        except AppLoadError as error:
+            lifecycle.error("%s; its mounts answer 503 until a reload", error)
 
     def _cut(self, config: Config) -> dict[str, Config]:
         return cut(config, lambda name: str(self._find_socket(name)))
@@ -99,7 +106,7 @@ class Pools:
     # --- changing -----------------------------------------------------------------------------
 
     async def prepare(self, config: Config, *, anew: bool) -> TableChange:
-        """Make ready to serve ``config``, with new workers in all pools where it is ``anew``. Raises
+        """Make ready to serve ``config``, where it is ``anew`` with new workers in each pool. Raises
         AppLoadError; then nothing has changed."""
         if self.is_stopping:
             raise AppLoadError("the gateway is stopping")

@@ -74,7 +74,7 @@ def make_folder(control: Path) -> Path:
 
 
 def open_pool_listener(path: Path) -> socket.socket:
-    """A pool's listening socket, which the front workers connect to. The folder keeps others out."""
+    """A pool's listening socket, for the front workers. Its folder keeps others out."""
     try:
         return _open_unix(path, 0o600)
     except OSError as error:
