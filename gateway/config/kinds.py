@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.config import addresses, importstring, paths, units, workers
+from gateway.config import addresses, importstring, paths, units, upstreams, workers
 from gateway.config.problems import BadValueError
 
 ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
@@ -29,7 +29,7 @@ class Kind:
     parse: Callable[[str, Path], Any]
     pattern: str = ""
     form: str = ""
-    shape: Literal["single", "list", "mapping"] = "single"
+    shape: Literal["single", "list", "one or more", "mapping"] = "single"
     is_number: bool = False  # a YAML number is welcome, not text alone
     is_free_text: bool = False  # anything goes, so YAML's own idea of it must be the same
     least: float = float("-inf")
@@ -141,6 +141,26 @@ KINDS = {
         form="`NAME: value`; a name has letters, digits and underscores.",
         shape="mapping",
         is_free_text=True,
+    ),
+    "upstream": Kind(
+        name="address or list of addresses",
+        expected='a server such as "http://reports:3000" or "unix:/run/reports.sock"',
+        parse=_alone(upstreams.parse_upstream),
+        form="Each `http://HOST:PORT`, port 80 if none is given, or `unix:/path/of/a.sock`.",
+        pattern=upstreams.UPSTREAM_PATTERN,
+        shape="one or more",
+    ),
+    "upstream host": Kind(
+        name="keep or host",
+        expected='"keep", or a host such as "reports.example.com"',
+        parse=_alone(upstreams.parse_upstream_host),
+        pattern=upstreams.UPSTREAM_HOST_PATTERN,
+    ),
+    "health path": Kind(
+        name="path",
+        expected='a path such as "/healthz", as the server has it',
+        parse=_alone(paths.parse_probe),
+        pattern=paths.PROBE_PATTERN,
     ),
     "probe path": Kind(
         name="path",

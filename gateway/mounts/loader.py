@@ -9,12 +9,23 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gateway.config.model import AppTarget, Mount, RedirectTarget, StaticTarget
+from gateway.config.model import (
+    AppTarget,
+    Mount,
+    RedirectTarget,
+    StaticTarget,
+    UpstreamTarget,
+)
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
 from gateway.http.response import build_error_page
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
+from gateway.upstream.address import MAX_IDLE, Address
+from gateway.upstream.health import watch_health
+from gateway.upstream.mount import Upstream
+from gateway.upstream.request import Rules
+from gateway.upstream.rewrite import Rewriter
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 
@@ -53,7 +64,10 @@ def load_mounts(
         announce(mount.name)
         app: WSGIApp
         try:
-            app, kind = load_target(mount.target)
+            if isinstance(mount.target, UpstreamTarget):
+                app, kind = load_upstream(mount, mount.target), "upstream"
+            else:
+                app, kind = load_target(mount.target)
         except AppLoadError as error:
             errors[mount.name] = error
             app, kind = Unavailable(), "app"
@@ -84,6 +98,32 @@ def load_target(target: AppTarget | StaticTarget | RedirectTarget) -> tuple[WSGI
             # not from it: a traceback is shown for an app's own fault alone
             raise AppLoadError(f"the redirect: {error}") from None
     return load_app(target.import_string), "app"
+
+
+def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
+    """The WSGI callable that asks another server. Nothing is connected to before the first request,
+    but for health checks."""
+    max_idle = MAX_IDLE if target.keep_alive_seconds else 0
+    addresses = [Address(address, max_idle=max_idle) for address in target.addresses]
+    host = "" if target.host == "keep" else target.host
+    strips_prefix = target.prefix == "strip"
+    own_names = [address.authority for address in addresses] + [host] * bool(host)
+    if target.health:
+        watch_health(mount.name, addresses, target.health, host, target.health_interval_seconds)
+    return Upstream(
+        mount.name,
+        addresses,
+        Rules(
+            prefix=mount.prefix.encode().decode("latin-1"),
+            strips_prefix=strips_prefix,
+            host=host,
+            authority=addresses[0].authority,
+        ),
+        connect_timeout_seconds=target.connect_timeout_seconds,
+        keep_alive_seconds=target.keep_alive_seconds,
+        tunnel_timeout_seconds=target.tunnel_timeout_seconds,
+        rewriter=Rewriter(own_names, adds_prefix=strips_prefix) if target.rewrite else None,
+    )
 
 
 def load_app(import_string: str) -> WSGIApp:
