@@ -125,7 +125,60 @@ class RedirectTarget:
     )
 
 
-Target = Union[AppTarget, StaticTarget, RedirectTarget]
+@dataclass(frozen=True)
+class UpstreamTarget:
+    """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``."""
+
+    addresses: tuple[str, ...] = field(
+        metadata={
+            "why": "Another HTTP/1.1 server that answers, or a list of some that answer alike: "
+            "each request goes to the one with the fewest in flight.",
+            "key": "upstream",
+            "reads": "upstream",
+        }
+    )
+    prefix: str = setting(
+        "strip",
+        "strip: the server is asked for what follows the mount's prefix, which it is told in "
+        "X-Forwarded-Prefix. keep: it is asked for the whole path.",
+        choices=("strip", "keep"),
+    )
+    rewrite: bool = setting(
+        False,
+        "Whether Location, Content-Location, Refresh and a cookie's Path in its answers are "
+        "changed to lead below the mount's prefix, for a server that knows nothing of it.",
+        reads="boolean",
+    )
+    host: str = setting(
+        "keep",
+        "The Host that the server is asked for: keep is the client's own, else a name.",
+        reads="upstream host",
+    )
+    connect_timeout_seconds: float = setting(
+        5.0,
+        "How long connecting to an address may take before the next one is tried; 504 after the "
+        "last.",
+    )
+    keep_alive_seconds: float = setting(
+        4.0,
+        "How long an idle connection to the server is kept; 0 for not at all. Shorter than the "
+        "server keeps it: Node.js and Uvicorn close it after 5 s, Gunicorn after 2 s.",
+        least=0,
+    )
+    tunnel_timeout_seconds: float = setting(
+        300.0,
+        "How long an upgraded connection (WebSocket) may go without a byte in either direction.",
+    )
+    health: str = setting(
+        "",
+        "A path of the server, such as /healthz, that each worker asks each address for. One that "
+        "twice in a row does not answer 2xx or 3xx is left out until it does.",
+        reads="health path",
+    )
+    health_interval_seconds: float = setting(10.0, "Between two of these questions.")
+
+
+Target = Union[AppTarget, StaticTarget, RedirectTarget, UpstreamTarget]
 
 
 @dataclass(frozen=True)

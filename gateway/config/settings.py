@@ -9,15 +9,23 @@ from typing import Any, get_args
 
 from gateway.config.kinds import KINDS, Kind, choice
 from gateway.config.kinds import section as section_kind
-from gateway.config.model import AppTarget, Pool, RedirectTarget, Server, StaticTarget, Target
+from gateway.config.model import (
+    AppTarget,
+    Pool,
+    RedirectTarget,
+    Server,
+    StaticTarget,
+    Target,
+    UpstreamTarget,
+)
 from gateway.limits import Limits, MountLimits
 
-TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget]
+TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget] | type[UpstreamTarget]
 
 SECTIONS = {
     "server": "How the gateway listens, and what it allows a client.",
     "defaults": "Settings for every mount that does not say otherwise.",
-    "mounts": "Which app, directory or redirect answers which host and path.",
+    "mounts": "Which app, directory, redirect or other server answers which host and path.",
     "pools": "Workers of their own for the apps that need them.",
 }
 

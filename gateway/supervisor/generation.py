@@ -298,6 +298,7 @@ class Generation:
         """The generation for ``gateway status``; durations in seconds."""
         return {
             "generation": self.id,
+            "pool": self.config.pool.name,
             "state": self.state.value,
             "age": round(time.monotonic() - self.began, 3),
             "workers": [child.describe() for child in self.children.values()],

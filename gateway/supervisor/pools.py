@@ -106,7 +106,7 @@ class Pools:
     # --- changing -----------------------------------------------------------------------------
 
     async def prepare(self, config: Config, *, anew: bool) -> TableChange:
-        """Make ready to serve ``config``, where it is ``anew`` with new workers in each pool. Raises
+        """Make ready to serve ``config``, ``anew`` with new workers in each pool. Raises
         AppLoadError; then nothing has changed."""
         if self.is_stopping:
             raise AppLoadError("the gateway is stopping")
