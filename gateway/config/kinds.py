@@ -162,7 +162,7 @@ KINDS = {
     "import string": Kind(
         name="import string",
         expected='an app such as "notes.wsgi:app" or "notes.wsgi:create_app()"',
-        parse=importstring.parse_import_string,
+        parse=_alone(importstring.parse_import_string),
         form="`module:callable`, or `module:factory()`, which is called once, without arguments. "
         "The module lies beside the table or is installed.",
         pattern=importstring.IMPORT_STRING_PATTERN,

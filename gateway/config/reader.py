@@ -133,6 +133,11 @@ class Reader:
             self.problems.add(node, path, _told(bad, kind, node, text))
         return None
 
+    def complain(self, node: Scalar, path: str, kind: Kind, bad: BadValueError) -> None:
+        """Note what is wrong with a value that was read before."""
+        text = self.interpolator.expand(node.text)
+        self.problems.add(node, path, _told(bad, kind, node, text))
+
     def _checked(self, text: str, kind: Kind) -> Any:
         if "\0" in text:
             raise BadValueError(expected="text without NUL characters")

@@ -13,6 +13,7 @@ from typing import Any
 from gateway.config.model import Config
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
+from gateway.supervisor.launch import check_users
 from gateway.supervisor.pools import Pools, TableChange
 
 # the sockets are the gateway's own, opened once for all generations
@@ -77,6 +78,7 @@ class Reloader:
         config = await asyncio.to_thread(self._read)
         running = self._pools.config
         check_kept(running, config)
+        check_users(config)
         # an edit tells what it wants; where it changes nothing, or there was none, it is the code
         # that has changed
         anew = trigger != EDIT or config == running

@@ -20,6 +20,7 @@ from gateway.supervisor.admin import AdminServer
 from gateway.supervisor.children import ChildState
 from gateway.supervisor.control import Answer, Question, serve_control
 from gateway.supervisor.failures import describe_mounts
+from gateway.supervisor.launch import check_users
 from gateway.supervisor.pools import Pools
 from gateway.supervisor.reload import EDIT, Reloader, check_kept
 from gateway.supervisor.sockets import (
@@ -44,7 +45,9 @@ class Supervisor:
         self._seen: Mark | None = None
 
     def run(self) -> int:
-        """Serve until told to stop; the exit code. Raises ConfigError where a port is taken."""
+        """Serve until told to stop; the exit code. Raises ConfigError where a port is taken, or
+        this process may not start workers as the table asks."""
+        check_users(self._config)
         raise_descriptor_limit()
         server = self._config.server
         self._listener = open_listener(server.listen, "server.listen")
