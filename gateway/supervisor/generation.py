@@ -21,6 +21,8 @@ from gateway.supervisor.failures import describe_failure, describe_place
 # a worker that dies young is started again after 0.1 s, 0.2 s, 0.4 s ... but no later than this
 MAX_BACKOFF_SECONDS = 10.0
 FIRST_BACKOFF_SECONDS = 0.1
+# without workers for so long, requests are better answered than kept waiting
+GONE_SECONDS = 0.5
 # a worker that lived this long did not die of its start
 YOUNG_SECONDS = 5.0
 # beyond the time that a worker was given to end, for one that is wedged
@@ -40,6 +42,7 @@ class State(Enum):
 
 class Generation:
     """The workers of ``config``. ``may_fail`` names mounts that may answer 503; None is any.
+    ``on_change`` is called after each report and each end of a worker.
 
     ``failed`` has the report of each mount that did not load, by name; ``faults`` are why the
     generation cannot serve, each as a person reads it.
@@ -53,6 +56,7 @@ class Generation:
         listener: socket.socket,
         environment: Environment | None,
         may_fail: frozenset[str] | None = None,
+        on_change: Callable[["Generation"], object] = id,
     ) -> None:
         self.id = f"g{number}"
         self.config = config
@@ -66,6 +70,7 @@ class Generation:
         self._listener = listener
         self._environment = environment
         self._may_fail = may_fail
+        self._on_change = on_change
         self._was_ready = False
         self._was_asked = False  # whether it may have connections
         self._changed = asyncio.Event()
@@ -113,6 +118,12 @@ class Generation:
         await self.stop(limits.drain_timeout_seconds if self._was_asked else 0)
         raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it should serve, and has no worker that could for a while."""
+        is_alone = self.state is State.SERVING and not self.children
+        return is_alone and backoff_seconds(self.young_deaths) >= GONE_SECONDS
+
     def _spawn(self) -> None:
         child = Child(
             self.config, self._style, self.id, self._listener, self._environment, self.on_report
@@ -120,6 +131,7 @@ class Generation:
         self.children[child.pid] = child
         seconds = self.config.server.limits.start_timeout_seconds
         asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)
+        self._on_change(self)
 
     def _end_overdue(self, child: Child) -> None:
         if child.state is not ChildState.LOADING or child.exit_code is not None:
@@ -133,12 +145,16 @@ class Generation:
         """``what`` with the place in the table of the mount that was being loaded."""
         return f"{describe_place(self.config, name)}: {what}" if name else what
 
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._on_change(self)
+
     def _note_fault(self, fault: str) -> None:
         if self.state is State.STARTING:
             self.faults.append(fault)
         else:
             lifecycle.error("%s", fault)
-        self._changed.set()
+        self._note_change()
 
     # --- what workers report ------------------------------------------------------------------
 
@@ -162,7 +178,7 @@ class Generation:
             child.accepts = False
         elif event == "drained" and report["cut"]:
             lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
-        self._changed.set()
+        self._note_change()
 
     def _on_loaded(self, child: Child, report: Report) -> None:
         child.loading = ""
@@ -214,8 +230,9 @@ class Generation:
             delay = backoff_seconds(self.young_deaths)
             when = f"in {delay:g} s" if delay else "now"
             lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
+            self._note_change()
             await self._replace(delay)
-        self._changed.set()
+        self._note_change()
 
     async def _replace(self, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -254,7 +271,7 @@ class Generation:
     async def stop(self, drain_seconds: float) -> None:
         """Let requests in flight finish, and end. Waits for that; kills what takes too long."""
         self.state = State.STOPPING
-        self._changed.set()
+        self._note_change()
         for child in self.children.values():
             child.terminate()
         if await self.until(lambda: not self.children, drain_seconds + KILL_GRACE_SECONDS):

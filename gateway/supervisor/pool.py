@@ -20,6 +20,7 @@ from gateway.environments.client import find_or_build
 from gateway.errors import AppLoadError, BuildError
 from gateway.logs import choose_style, lifecycle
 from gateway.supervisor import inplace
+from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation, State
 
 
@@ -34,6 +35,7 @@ def find_environments(setting: str) -> Path:
 # Retired workers keep their memory until nginx has closed its idle connections to them, for up to
 # a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
 MOST_RETIRING = 3
+RETRY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,14 @@ class Pool:
         listener: socket.socket,
         name_generation: Callable[[], int],
         start_task: Callable[[Any], None],
+        doorman: Doorman | None,
     ) -> None:
         self.listener = listener
         self._name_generation = name_generation
         self._start_task = start_task
         self.generations: list[Generation] = []
         self.current: Generation | None = None
+        self._doorman = doorman
 
     @property
     def config(self) -> Config | None:
@@ -72,8 +76,15 @@ class Pool:
 
     async def serve(self, config: Config) -> None:
         """Start for the first time: a mount that does not load answers 503, and others serve.
-        Raises AppLoadError where the environment could not be built."""
-        self.current = self._build(config, await self._find_environment(config), None)
+        Raises AppLoadError where the environment could not be built; then all answer it."""
+        try:
+            environment = await self._find_environment(config)
+        except AppLoadError:
+            if self._doorman is not None:
+                cause = "The environment of the app mounted here could not be built."
+                await self._doorman.open(cause, RETRY_SECONDS)
+            raise
+        self.current = self._build(config, environment, None)
         self.current.serve()
 
     def _build(
@@ -81,9 +92,22 @@ class Pool:
     ) -> Generation:
         style = choose_style(config.server.access_log)
         number = self._name_generation()
-        generation = Generation(number, config, style, self.listener, environment, may_fail)
+        generation = Generation(
+            number, config, style, self.listener, environment, may_fail, self._mind_door
+        )
         self.generations.append(generation)
         return generation
+
+    def _mind_door(self, generation: Generation) -> None:
+        """Have requests answered while nobody else can. The front's own wait in the kernel: clients
+        that nginx sends back at once would be no better off."""
+        if self._doorman is None or generation is not self.current:
+            return
+        if generation.is_gone:
+            cause = "The workers of the app mounted here have ended; new ones are starting."
+            self._start_task(self._doorman.open(cause, RETRY_SECONDS))
+        else:
+            self._doorman.close()
 
     async def _find_environment(self, config: Config) -> Environment | None:
         """Where its Python is another than the gateway's own. Raises AppLoadError."""
@@ -145,6 +169,7 @@ class Pool:
             self.generations.remove(change.new)
             raise
         self.current = change.new
+        self._mind_door(change.new)
         if change.old:
             self._end_oldest()
             await change.old.leave()
@@ -179,6 +204,8 @@ class Pool:
 
     async def stop(self, drain_seconds: float) -> None:
         """End all generations."""
+        if self._doorman is not None:
+            self._doorman.close()
         await asyncio.gather(*(generation.stop(drain_seconds) for generation in self.generations))
 
     def kill(self) -> None:

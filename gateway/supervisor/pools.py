@@ -19,6 +19,7 @@ from gateway.config.slices import cut
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.children import Report
+from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.pool import Change, Pool
 from gateway.supervisor.sockets import open_pool_listener
@@ -56,7 +57,7 @@ class Pools:
         self._next_number = lambda: next(numbers)
         self._folder = folder
         self._start_task = start_task
-        self._pools = {MAIN: Pool(listener, self._next_number, start_task)}
+        self._pools = {MAIN: Pool(listener, self._next_number, start_task, None)}
         self._closing: list[Pool] = []
         self.is_stopping = False
 
@@ -100,7 +101,9 @@ class Pools:
     def _find(self, name: str) -> Pool:
         if name not in self._pools:
             listener = open_pool_listener(self._find_socket(name))
-            self._pools[name] = Pool(listener, self._next_number, self._start_task)
+            self._pools[name] = Pool(
+                listener, self._next_number, self._start_task, Doorman(listener)
+            )
         return self._pools[name]
 
     # --- changing -----------------------------------------------------------------------------

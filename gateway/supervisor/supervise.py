@@ -21,7 +21,7 @@ from gateway.supervisor.children import ChildState
 from gateway.supervisor.control import Answer, Question, serve_control
 from gateway.supervisor.failures import describe_mounts
 from gateway.supervisor.launch import check_users
-from gateway.supervisor.pools import Pools
+from gateway.supervisor.pools import MAIN, Pools
 from gateway.supervisor.reload import EDIT, Reloader, check_kept
 from gateway.supervisor.sockets import (
     describe,
@@ -68,10 +68,11 @@ class Supervisor:
     def status(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests are served, and what /readyz says. Called from the admin's threads."""
         children = [c for g in self._pools.generations for c in list(g.children.values())]
-        ready = sum(child.state is ChildState.READY for child in children)
-        is_ready = ready > 0 and not self._is_stopping
+        ready = [child for child in children if child.state is ChildState.READY]
+        # what other pools' workers are not ready for waits; the front's have to be there
+        is_ready = any(c.config.pool.name == MAIN for c in ready) and not self._is_stopping
         state = "draining" if self._is_stopping else "ready" if is_ready else "starting"
-        return is_ready, {"status": state, "workers": len(children), "ready": ready}
+        return is_ready, {"status": state, "workers": len(children), "ready": len(ready)}
 
     def report(self) -> dict[str, Any]:
         """All that is known, for ``gateway status``. Called from the admin's threads too."""

@@ -5,7 +5,9 @@ import os
 import pwd
 import signal
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,9 +29,22 @@ def app(environ, start_response):
              "nice": os.nice(0), "env": dict(os.environ), "cwd": os.getcwd(),
              "groups": sorted(os.getgroups()), "python": sys.executable,
              "patched": bool(sys.modules["gevent.monkey"].saved)}
+    if environ["QUERY_STRING"]:
+        try:
+            told["secret"] = open(os.path.join(os.path.dirname(__file__), "secret")).read()
+        except OSError:
+            told["secret"] = None
     return [json.dumps(told).encode()]
 """
 TWO = "  /: good:app\n  /a: {app: 'telling:app', pool: a}\n  /b: {app: 'telling:app', pool: b}\n"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that any user may look into, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def told(gateway: Running, target: str) -> dict[str, Any]:
@@ -93,6 +108,24 @@ def test_a_worker_that_dies_in_a_pool_leaves_the_others_alone(start: Start) -> N
     assert told(gateway, "/a")["pid"] not in (a, b)
 
 
+def test_a_pool_without_workers_answers_503_at_once_and_serves_again(start: Start) -> None:
+    ending = "import os\nif os.path.exists('end'):\n    os._exit(3)\n" + TELLING
+    gateway = start_with(start, "  a: {directory: .}\n  b: {}\n")
+    a, _ = told(gateway, "/a")["pid"], told(gateway, "/b")
+    gateway.write("telling.py", ending)
+    gateway.write("end", "")
+    os.kill(a, signal.SIGKILL)
+
+    def is_refused() -> bool:
+        answer = gateway.ask("/a")
+        return b" 503 " in answer and b"Retry-After: 10\r\n" in answer
+
+    wait_until(is_refused, "the pool's workers die at each start")
+    assert told(gateway, "/b")["SCRIPT_NAME"] == "/b"
+    (gateway.folder / "end").unlink()
+    wait_until(lambda: b" 200 " in gateway.ask("/a"), "the pool serves again")
+
+
 # --- what a pool's workers are given ----------------------------------------------------------
 
 
@@ -114,20 +147,22 @@ def test_a_pool_has_its_own_environment_directory_and_niceness(start: Start) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may start processes as another user")
-def test_a_pool_runs_as_its_user(start: Start) -> None:
+def test_a_pool_runs_as_its_user_and_reads_no_others_files(
+    open_folder: Path,
+) -> None:
     nobody = pwd.getpwnam("nobody")
-    gateway = start(telling=TELLING)
-    for folder in (gateway.folder, *gateway.folder.parents[:3]):
-        folder.chmod(folder.stat().st_mode | 0o005)
-    gateway.write("secret", "of root")
-    (gateway.folder / "secret").chmod(0o600)
     # root's own Python may be out of the user's reach
-    gateway.server += f"  environments: {gateway.folder}/environments\n"
-    gateway.server += "pools: {a: {user: nobody, python: /usr/bin/python3}, b: {}}\n"
-    gateway.write_table(TWO)
-    assert gateway.control("reload")["messages"] == []
-    a, b = told(gateway, "/a"), told(gateway, "/b")
+    server = f"{MANUAL}  environments: {open_folder}/environments\n"
+    server += "pools: {a: {user: nobody, python: /usr/bin/python3}, b: {}}\n"
+    gateway = Running(open_folder, TWO, server, telling=TELLING)
+    try:
+        gateway.write("secret", "of root")
+        (open_folder / "secret").chmod(0o600)
+        a, b = told(gateway, "/a?secret"), told(gateway, "/b?secret")
+    finally:
+        gateway.end()
     assert (a["uid"], b["uid"]) == (nobody.pw_uid, 0)
+    assert (a["secret"], b["secret"]) == (None, "of root")
     assert a["groups"] == sorted(os.getgrouplist("nobody", nobody.pw_gid))
     assert a["env"]["HOME"] == nobody.pw_dir
 
