@@ -34,6 +34,7 @@ from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service
+from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
@@ -46,8 +47,8 @@ RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it loads and
-    reports on stdout."""
+    """``worker.py STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD``; with ``STYLE`` alone it
+    loads and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -77,11 +78,14 @@ def work(
     generation: str,
     control_descriptor: str,
     listener_descriptor: str,
+    in_flight_descriptor: str,
 ) -> int:
     """Load, and serve when told to; the exit code. Access records go to ``output``."""
     configure_logs(style, generation)
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
+    in_flight = InFlight(int(in_flight_descriptor))
+    os.close(int(in_flight_descriptor))
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name})
     )
@@ -92,7 +96,7 @@ def work(
         output,
         gevent.get_hub().loop.run_callback,
     )
-    service = build_service(config, generation, access_log, listener, table, mounts)
+    service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
@@ -214,6 +218,7 @@ def build_service(
     listener: socket.socket,
     table: MountTable,
     mounts: MountInfo,
+    in_flight: InFlight,
 ) -> Service:
     """What all connections of this worker share."""
     name, port = "localhost", "80"
@@ -225,6 +230,7 @@ def build_service(
         limits=config.server.limits,
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
+        in_flight=in_flight,
     )
 
 

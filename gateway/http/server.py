@@ -81,6 +81,7 @@ class Server:
             # inherited by what is accepted: head and body never wait for each other's ACK
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._service.tell_time()
+        self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)
         self._accept_more(True)
 
@@ -132,6 +133,7 @@ class Server:
     def _sweep(self) -> None:
         self._service.tell_time()
         now = time.monotonic()
+        self._service.in_flight.beat(now)
         for connection in tuple(self._service.connections):
             connection.sweep(now, self._service.limits)
         if self._is_retired:
@@ -194,6 +196,7 @@ class Server:
         for connection in tuple(service.connections):
             connection.close()
         self._timer.stop()
+        service.in_flight.beat(time.monotonic())
         service.greenlets.close()
         service.access_log.flush()
         return len(self._cut.union(cut))

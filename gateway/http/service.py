@@ -16,6 +16,7 @@ from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.greenlets import GreenletPool
 from gateway.http.parser import HeadParser
+from gateway.inflight import InFlight
 from gateway.limits import Limits
 from gateway.logs import AccessLog
 from gateway.wsgi import Environ
@@ -35,12 +36,14 @@ class Service:
         limits: Limits,
         proxies: TrustedProxies,
         access_log: AccessLog,
+        in_flight: InFlight | None = None,
     ) -> None:
         self.table = table
         self.base_environ = base_environ
         self.limits = limits
         self.proxies = proxies
         self.access_log = access_log
+        self.in_flight = in_flight or InFlight()
         self.parser = HeadParser(limits)
         self.greenlets = GreenletPool()
         self.connections: set[Any] = set()

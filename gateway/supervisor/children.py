@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config
+from gateway.inflight import Board
 
 Report = dict[str, Any]
 
@@ -66,14 +67,15 @@ class Child:
         self.objections: list[Report] = []
         self._on_report = on_report
         ours, theirs = socket.socketpair()
+        self.in_flight = Board(config.server.limits.max_connections)
         with theirs, pickled(config) as order:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "gateway.worker", style, generation),
-                    *(str(theirs.fileno()), str(listener.fileno())),
+                    *(str(theirs.fileno()), str(listener.fileno()), str(self.in_flight.descriptor)),
                 ],
                 stdin=order,
-                pass_fds=(theirs.fileno(), listener.fileno()),
+                pass_fds=(theirs.fileno(), listener.fileno(), self.in_flight.descriptor),
             )
         self._control = ours
         self._writer: asyncio.StreamWriter | None = None
