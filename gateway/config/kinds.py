@@ -37,16 +37,19 @@ class Kind:
     show: Callable[[Any], str] = str
     choices: tuple[Any, ...] = ()
     owner: type | None = None  # of a section: the dataclass that its keys fill
+    short: str = ""  # of a section: the key whose value may stand for all
 
 
-def section(owner: type) -> Kind:
-    """A mapping of settings."""
+def section(owner: type, short: str) -> Kind:
+    """A mapping of settings; or the value of its key ``short``, where there is one."""
+    name = "mapping of settings"
     return Kind(
-        name="mapping of settings",
-        expected="a mapping of settings",
+        name=f"{short}, or {name}" if short else name,
+        expected=f"a {name}",
         parse=lambda text, _directory: text,
         shape="section",
         owner=owner,
+        short=short,
     )
 
 
@@ -162,6 +165,12 @@ KINDS = {
         parse=lambda text, _directory: text,
         form="`NAME: value`; a name has letters, digits and underscores.",
         shape="mapping",
+        is_free_text=True,
+    ),
+    "text": Kind(
+        name="text",
+        expected="text",
+        parse=lambda text, _directory: text,
         is_free_text=True,
     ),
     "probe path": Kind(

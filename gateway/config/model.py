@@ -1,15 +1,18 @@
 """The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Union
 
 from gateway.limits import Limits, MountLimits, setting
 
-Network = IPv4Network | IPv6Network
+Network = Union[IPv4Network, IPv6Network]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Where:
     """A place in the table, both counted from 1."""
 
@@ -17,7 +20,26 @@ class Where:
     column: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
+class Probe:
+    """``probe:`` of a mount: what to ask an app for, and what it has to answer."""
+
+    path: str = field(
+        metadata={
+            "why": "What is asked for, by GET: a path below the mount's own, with a query or not.",
+            "reads": "probe path",
+        }
+    )
+    status: int = setting(
+        0, "The status that tells of health; 0 is any 2xx or 3xx.", least=0, most=599
+    )
+    contains: str = setting("", "Text that the body has to have in it.", reads="text")
+    within_seconds: float = setting(
+        0.0, "How soon the answer has to be there; 0 is the mount's timeout.", least=0
+    )
+
+
+@dataclass(frozen=True)
 class AppTarget:
     """``module:callable`` or ``module:factory()``; the part behind the colon may be dotted."""
 
@@ -37,16 +59,19 @@ class AppTarget:
             "reads": "environment",
         },
     )
-    probe: str = setting(
-        "",
-        "A path below the mount's own, such as /healthz, for which new workers are asked before "
-        "they accept. Anything but 2xx or 3xx within the mount's timeout fails a reload; at a "
-        "start it is logged.",
-        reads="probe path",
+    probe: Probe | None = field(
+        default=None,
+        metadata={
+            "why": "A path below the mount's own, such as /healthz, for which new workers are "
+            "asked before they accept, or a mapping that says more. An app that is not well fails "
+            "a reload; at a start it is logged.",
+            "section": Probe,
+            "short": "path",
+        },
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class StaticTarget:
     """A directory served as files. ``directory`` is absolute and existed when it was checked."""
 
@@ -65,7 +90,7 @@ class StaticTarget:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class RedirectTarget:
     """Where a prefix has gone: the rest of the path and the query are kept (Apache's Redirect)."""
 
@@ -85,10 +110,10 @@ class RedirectTarget:
     )
 
 
-Target = AppTarget | StaticTarget | RedirectTarget
+Target = Union[AppTarget, StaticTarget, RedirectTarget]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Mount:
     """One line of ``mounts:``.
 
@@ -104,7 +129,7 @@ class Mount:
     where: Where = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Watch:
     """``server.watch:``. ``max_error_rate`` is a share, 0.05 for 5 %."""
 
@@ -117,7 +142,7 @@ class Watch:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Server:
     """``server:``. Addresses are ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``."""
 
@@ -182,7 +207,7 @@ class Server:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Config:
     """A whole valid table. ``directory`` is its own, absolute; apps are imported from there."""
 

@@ -73,7 +73,9 @@ def _value(setting: Setting) -> Schema:
             "additionalProperties": _single(setting.kind),
         }
     elif setting.within:
-        schema |= {"type": ["object", "null"], **_keys(setting.within)}
+        mapping: Schema = {"type": ["object", "null"], **_keys(setting.within)}
+        short = setting.within.get(setting.kind.short)
+        schema |= {"anyOf": [_single(short.kind), mapping]} if short else mapping
     else:
         schema |= _single(setting.kind)
     return schema

@@ -75,9 +75,10 @@ def _key_and_kind(
     least: float | None = None,
     most: float | None = None,
     section: type | None = None,
+    short: str = "",
 ) -> tuple[str, Kind]:
     if section is not None:
-        return field.name, section_kind(section)
+        return field.name, section_kind(section, short)
     stem = field.name.removesuffix("_seconds").removesuffix("_bytes")
     if choices:
         return key or stem, choice(choices)
