@@ -13,6 +13,7 @@ monkey.patch_all()
 
 # ruff: noqa: E402
 import contextlib
+import faulthandler
 import gc
 import json
 import os
@@ -57,6 +58,7 @@ def main() -> int:
     output = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    faulthandler.enable()  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115

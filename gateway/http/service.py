@@ -4,6 +4,8 @@ Refuses to know sockets. The server keeps ``is_draining`` and the time; connecti
 remove themselves.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable
@@ -69,7 +71,7 @@ class Service:
         self.parser = HeadParser(limits)
         self.base_environ = self.base_environ | {"gateway.mounts": mounts}
 
-    def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> "Service":
+    def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> Service:
         """Another one that shares all else with this one, to ask how it would serve."""
         other = copy(self)
         other.adjust(table, limits, mounts)

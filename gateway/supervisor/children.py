@@ -39,13 +39,18 @@ class ChildState(Enum):
     DEAD = "dead"
 
 
+# a worker that is in one of these is not to come back
+LEAVING = frozenset((ChildState.RETIRING, ChildState.DRAINING, ChildState.DEAD))
+
+
 class Child:
     """A worker process. ``on_report(child, report)`` is called with each object it sends.
 
     ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``loading``
     is the mount that it loads now, "" for none; ``accepts`` whether it may still take connections;
     ``config`` what it is to serve, ``asked`` what it was asked to ``prepare`` last, ``objections``
-    the mounts that this failed for, and ``applied`` what it serves.
+    the mounts that this failed for, and ``applied`` what it serves; ``in_flight`` tells what it is
+    doing, and ``reason`` why the supervisor has ended it.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Child:
         self.prepared: Config | None = None
         self.asked = config
         self.objections: list[Report] = []
+        self.reason = ""
         self._on_report = on_report
         ours, theirs = socket.socketpair()
         self.in_flight = Board(config.server.limits.max_connections)
@@ -129,7 +135,7 @@ class Child:
         if self.state is ChildState.READY:
             self.state = ChildState.PAUSED
             self.order("pause")
-        else:
+        elif self.state is not ChildState.RETIRING:
             self.terminate()
 
     def retire(self) -> None:
@@ -137,7 +143,7 @@ class Child:
         if self.state in (ChildState.READY, ChildState.PAUSED):
             self.state = ChildState.RETIRING
             self.order("retire")
-        else:
+        elif self.state is not ChildState.RETIRING:
             self.terminate()
 
     def terminate(self) -> None:
@@ -151,13 +157,25 @@ class Child:
         if self.exit_code is None:
             os.kill(self.pid, signal.SIGKILL)
 
+    def end(self, reason: str, signal_number: int = signal.SIGKILL) -> None:
+        """End it at once, for a reason that whoever asks after it is told."""
+        if self.exit_code is None:
+            self.reason = reason
+            os.kill(self.pid, signal_number)
+
+    def describe_end(self) -> str:
+        """How it ended, and why, for a person."""
+        ended = describe_exit(self.exit_code)
+        return f"{ended} ({self.reason})" if self.reason else ended
+
     def note_end(self, wait_status: int) -> None:
         """It was reaped: its pid may be another's from now on. ``wait_status`` as waitpid's."""
         self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(wait_status)
 
     async def finish(self) -> None:
         """Read what it had still sent, and let go of it."""
-        await asyncio.wait([self._listening], timeout=1)
+        # what it had sent is there already; the end is not where a child of its own has the socket
+        await asyncio.wait([self._listening], timeout=0.2)
         self._listening.cancel()
         self.state = ChildState.DEAD
 
