@@ -28,13 +28,14 @@ class InFlight:
     A request begins with ``write(memory, slot, moment, text, line)``: the monotonic time; request
     id, client and mount in lines of UTF-8; and the request line. What does not fit is cut off. It
     ends with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and
-    above, are counted by connections and published by ``beat``.
+    above, are counted by connections and published by ``beat``, of which ``heartbeat`` is the last.
     """
 
     def __init__(self, descriptor: int = -1) -> None:
         size = 0 if descriptor >= 0 else _PRIVATE_SLOTS * SLOT_BYTES  # 0 is all of it
         self.memory = mmap.mmap(descriptor, size)
         self.write = _SLOT.pack_into
+        self.heartbeat = 0.0
         self.requests = 0
         self.failures = 0
         self._free: list[int] = []
@@ -59,6 +60,7 @@ class InFlight:
 
     def beat(self, now: float) -> None:
         """The loop turns: tell it, and what was counted. ``now`` is monotonic."""
+        self.heartbeat = now
         _HEADER.pack_into(self.memory, 0, now, self.requests, self.failures)
 
 

@@ -69,6 +69,18 @@ class Limits:
         "How long a worker may take to load its apps: a reload then fails, a start tries again. "
         "Long enough for slow imports on a busy machine, short enough to tell one that hangs.",
     )
+    block_warn_seconds: float = setting(
+        5.0,
+        "How long a worker's event loop may be silent before the log tells which request keeps it "
+        "and where, by its stack: nothing else runs in that worker meanwhile. 0 tells nothing.",
+        least=0,
+    )
+    block_timeout_seconds: float = setting(
+        60.0,
+        "How long it may be silent before the worker is killed and replaced; its requests get 502. "
+        "Longer than what an app computes at most: a debugger that holds a request wants 0, never.",
+        least=0,
+    )
 
 
 @dataclass(frozen=True)

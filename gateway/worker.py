@@ -39,6 +39,7 @@ from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
+from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
 Orders = SimpleQueue[str]
@@ -100,6 +101,7 @@ def work(
     )
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)
+    Watchdog(service).start()
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
     return Worker(config, service, listener, control).run(orders)

@@ -18,6 +18,8 @@ from gateway.config.reader import Pairs, Reader
 from gateway.config.settings import DEFAULTS, LIMITS, SECTIONS, SERVER
 from gateway.limits import Limits
 
+LEAST_SILENCE_SECONDS = 0.2
+
 
 def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, str]) -> Config:
     """The table in ``text``. ``source`` is its name in messages; ``directory`` is absolute, and
@@ -86,6 +88,10 @@ def _check_server(reader: Reader, pairs: Pairs, server: Server) -> None:
     if server.proxy_protocol and not server.trusted_proxies:
         message = "nobody could connect: name the proxies that send it in trusted_proxies"
         problem(("proxy_protocol",), message)
+    for key in ("block_warn", "block_timeout"):
+        if 0 < getattr(limits, f"{key}_seconds") < LEAST_SILENCE_SECONDS:
+            message = f"a busy loop may be silent for {LEAST_SILENCE_SECONDS:g} s by itself"
+            problem((key,), f"{message}: raise it, or 0 for never")
     if limits.max_request_line_bytes > limits.max_head_bytes:
         message = "max_request_line is larger than max_head, of which it is a part"
         problem(("max_request_line", "max_head"), f"{message}: lower it or raise max_head")

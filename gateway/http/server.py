@@ -31,7 +31,10 @@ IN_FLIGHT = frozenset((State.RUNNING, State.READING, State.WRITING))
 def find_sweep_seconds(service: Service) -> float:
     """How often deadlines are looked at: often enough for the shortest, but not for nothing."""
     limits = service.limits
+    # the loop tells of itself at each look
+    silences = (limits.block_warn_seconds, limits.block_timeout_seconds)
     shortest = min(
+        *(seconds for seconds in silences if seconds),
         limits.head_timeout_seconds,
         limits.body_timeout_seconds,
         limits.send_timeout_seconds,

@@ -39,6 +39,8 @@ class ChildState(Enum):
     DEAD = "dead"
 
 
+# a loop tells of itself once a second at least
+NORMAL_SILENCE_SECONDS = 1.5
 # a worker that is in one of these is not to come back
 LEAVING = frozenset((ChildState.RETIRING, ChildState.DRAINING, ChildState.DEAD))
 
@@ -50,7 +52,8 @@ class Child:
     is the mount that it loads now, "" for none; ``accepts`` whether it may still take connections;
     ``config`` what it is to serve, ``asked`` what it was asked to ``prepare`` last, ``objections``
     the mounts that this failed for, and ``applied`` what it serves; ``in_flight`` tells what it is
-    doing, and ``reason`` why the supervisor has ended it.
+    doing, ``silent`` for how many seconds its loop has not turned, and ``reason`` why the
+    supervisor has ended it.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Child:
         self.asked = config
         self.objections: list[Report] = []
         self.reason = ""
+        self.silent = 0.0
+        self._heartbeat = 0.0
         self._on_report = on_report
         ours, theirs = socket.socketpair()
         self.in_flight = Board(config.server.limits.max_connections)
@@ -168,6 +173,12 @@ class Child:
         ended = describe_exit(self.exit_code)
         return f"{ended} ({self.reason})" if self.reason else ended
 
+    def note_silence(self, elapsed: float) -> None:
+        """Look whether its loop has turned since the last look, ``elapsed`` seconds ago."""
+        heartbeat = self.in_flight.pulse().heartbeat
+        self.silent = self.silent + elapsed if heartbeat == self._heartbeat > 0 else 0.0
+        self._heartbeat = heartbeat
+
     def note_end(self, wait_status: int) -> None:
         """It was reaped: its pid may be another's from now on. ``wait_status`` as waitpid's."""
         self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(wait_status)
@@ -185,6 +196,9 @@ class Child:
             "pid": self.pid,
             "state": self.state.value,
             "age": round(time.monotonic() - self.started, 3),
+            "requests": self.in_flight.pulse().requests,
+            "in_flight": self.in_flight.count(),
+            "silent": round(self.silent, 2) if self.silent > NORMAL_SILENCE_SECONDS else 0,
             "memory": resident_bytes(self.pid),
             "loading": self.loading,
         }

@@ -17,6 +17,7 @@ from gateway.errors import AppLoadError
 from gateway.logs import choose_style
 from gateway.supervisor import inplace
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.patrol import patrol
 
 # Retired workers keep their memory until nginx has closed its idle connections to them, for up to
 # a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
@@ -63,6 +64,7 @@ class Pool:
         number = self._name_generation()
         generation = Generation(number, config, style, self._listener, may_fail)
         self.generations.append(generation)
+        self._start_task(patrol(generation))
         return generation
 
     # --- changing -----------------------------------------------------------------------------
