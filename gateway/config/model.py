@@ -59,6 +59,12 @@ class AppTarget:
             "reads": "environment",
         },
     )
+    pool: str = setting(
+        "main",
+        "The pool of workers that run it: one of `pools:`, or own, which is one for this mount "
+        "alone. main is the front workers' own, which run all other mounts together.",
+        reads="pool name",
+    )
     probe: Probe | None = field(
         default=None,
         metadata={
@@ -208,10 +214,59 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
+    the mount's for an own one."""
+
+    name: str
+    workers: int = setting(1, "Worker processes.", reads="workers", most=512)
+    directory: Path | None = setting(  # noqa: RUF009
+        None,
+        "Where its apps are imported from, and the workers' working directory. Without it, the "
+        "table's directory, and the gateway's own.",
+        reads="folder",
+    )
+    venv: Path | None = setting(  # noqa: RUF009
+        None, "A virtual environment with what its apps need.", reads="virtual environment"
+    )
+    env: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "why": "Environment variables of its workers, beside those of its mounts.",
+            "reads": "environment",
+        },
+    )
+    env_file: Path | None = setting(  # noqa: RUF009
+        None, "A file of further ones, NAME=value a line, as in Compose.", reads="file"
+    )
+    user: str = setting(
+        "",
+        "The user that its workers run as, by name. The gateway itself has to run as root for "
+        "that. Without it, the gateway's own.",
+        reads="user",
+    )
+    group: str = setting("", "The group; without it, the user's own.", reads="group")
+    nice: int = setting(
+        0, "How much its workers give way to others, as nice(1) does.", least=0, most=19
+    )
+    idle_seconds: float = setting(
+        0.0,
+        "How long nobody has to ask for it before its workers are stopped; the next request "
+        "starts them again and waits. 0 is for ever.",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
 class Config:
-    """A whole valid table. ``directory`` is its own, absolute; apps are imported from there."""
+    """A whole valid table, or what one pool's workers need of it: ``pool``.
+
+    ``directory`` is its own, absolute; apps are imported from there.
+    """
 
     source: str
     directory: Path
     server: Server
     mounts: tuple[Mount, ...]
+    pools: tuple[Pool, ...] = ()
+    pool: Pool = Pool(name="main")

@@ -8,9 +8,18 @@ JSON Schema draft-07, the newest that the YAML language server knows whole.
 from typing import Any
 
 from gateway.config.importstring import IMPORT_STRING_PATTERN
-from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, Kind
+from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, POOL_NAME_PATTERN, Kind
 from gateway.config.mountkey import MOUNT_KEY_PATTERN
-from gateway.config.settings import DEFAULTS, MOUNTS, SECTIONS, SERVER, TARGETS, Setting, Settings
+from gateway.config.settings import (
+    DEFAULTS,
+    MOUNTS,
+    POOL,
+    SECTIONS,
+    SERVER,
+    TARGETS,
+    Setting,
+    Settings,
+)
 
 Schema = dict[str, Any]
 
@@ -43,6 +52,12 @@ def build_schema() -> Schema:
                         *({"$ref": f"#/definitions/{kind}"} for kind in TARGETS),
                     ]
                 },
+            },
+            "pools": {
+                "description": SECTIONS["pools"],
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": _whole(POOL_NAME_PATTERN)},
+                "additionalProperties": {"type": ["object", "null"], **_keys(POOL)},
             },
         },
         "definitions": {
