@@ -84,6 +84,34 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class PoolLimits:
+    """When a worker is replaced though nothing is wrong with it; keys of ``server:``. Memory is
+    what the process occupies, what it shares with others included."""
+
+    max_requests: int = setting(
+        0,
+        "After how many requests a worker is replaced, give or take a tenth, so that not all are "
+        "at once; 0 is never. For apps that leak.",
+        least=0,
+    )
+    max_lifetime_seconds: float = setting(
+        0.0, "How old a worker may become before it is replaced; 0 is without end.", least=0
+    )
+    max_memory_bytes: int = setting(
+        0,
+        "How much memory a worker may take before it is replaced; 0 is any. No request is lost: "
+        "the next worker serves before it leaves.",
+        least=0,
+    )
+    max_memory_hard_bytes: int = setting(
+        0,
+        "How much before it is killed, and its requests with it; 0 is any. For what grows faster "
+        "than a worker is replaced: one is lost instead of the machine's memory.",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
 class MountLimits:
     """What one mount allows a request; keys of a mount and of ``defaults:``."""
 

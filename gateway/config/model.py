@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Union
 
-from gateway.limits import Limits, MountLimits, setting
+from gateway.limits import Limits, MountLimits, PoolLimits, setting
 
 Network = Union[IPv4Network, IPv6Network]
 
@@ -211,6 +211,7 @@ class Server:
         },
     )
     limits: Limits = field(default_factory=Limits)
+    pool_limits: PoolLimits = field(default_factory=PoolLimits)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from gateway.config.kinds import KINDS, Kind, choice
 from gateway.config.kinds import section as section_kind
 from gateway.config.model import AppTarget, Pool, RedirectTarget, Server, StaticTarget, Target
-from gateway.limits import Limits, MountLimits
+from gateway.limits import Limits, MountLimits, PoolLimits
 
 TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget]
 
@@ -94,7 +94,8 @@ def _key_and_kind(
 
 LIMITS = settings_of(Limits)
 MOUNT_LIMITS = settings_of(MountLimits)
-SERVER = settings_of(Server) | LIMITS
+POOL_LIMITS = settings_of(PoolLimits)
+SERVER = settings_of(Server) | LIMITS | POOL_LIMITS
 POOL = settings_of(Pool)
 
 # By the key that tells a mount's kind, the first field of its class.

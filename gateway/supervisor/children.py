@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import pickle
+import random
 import resource
 import signal
 import socket
@@ -48,12 +49,17 @@ LEAVING = frozenset((ChildState.RETIRING, ChildState.DRAINING, ChildState.DEAD))
 class Child:
     """A worker process. ``on_report(child, report)`` is called with each object it sends.
 
-    ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``loading``
-    is the mount that it loads now, "" for none; ``accepts`` whether it may still take connections;
-    ``config`` what it is to serve, ``asked`` what it was asked to ``prepare`` last, ``objections``
-    the mounts that this failed for, and ``applied`` what it serves; ``in_flight`` tells what it is
-    doing, ``silent`` for how many seconds its loop has not turned, and ``reason`` why the
-    supervisor has ended it.
+    ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``reason`` is
+    why the supervisor has ended it. ``loading`` is the mount that it loads now, "" for none;
+    ``loaded_bytes`` the memory that it took with all of them loaded. ``accepts``: whether it may
+    still take connections.
+
+    In place: ``config`` is what it is to serve, ``asked`` what it was asked to ``prepare`` last,
+    ``objections`` the mounts that this failed for, and ``applied`` what it serves.
+
+    ``in_flight`` tells what it is doing, and ``silent`` for how many seconds its loop has not
+    turned. ``is_spare``: whether it is to take the place of another, which ``objection`` forbids;
+    ``jitter`` multiplies its limit of requests.
     """
 
     def __init__(
@@ -75,6 +81,10 @@ class Child:
         self.objections: list[Report] = []
         self.reason = ""
         self.silent = 0.0
+        self.is_spare = False
+        self.objection = ""
+        self.loaded_bytes = 0
+        self.jitter = random.uniform(0.9, 1.1)
         self._heartbeat = 0.0
         self._on_report = on_report
         ours, theirs = socket.socketpair()

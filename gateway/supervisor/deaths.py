@@ -35,7 +35,7 @@ async def bury(generation: Generation, child: Child) -> None:
         lived = now - child.started
         lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
         await replace(generation, delay)
-    elif lost:
+    elif lost or (generation.state is State.SERVING and child.exit_code):
         lifecycle.error("%s after %.1f s", ended, now - child.started)
     generation.note_change()
 

@@ -15,7 +15,7 @@ from gateway.config.model import Config
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import Backoff
-from gateway.supervisor.children import LEAVING, Child, ChildState, Report
+from gateway.supervisor.children import LEAVING, Child, ChildState, Report, resident_bytes
 from gateway.supervisor.failures import describe_failure, describe_place
 
 # beyond the time that a worker was given to end, for one that is wedged
@@ -106,6 +106,11 @@ class Generation:
         return len(self.crew) < self.config.server.workers
 
     @property
+    def has_surplus(self) -> bool:
+        """Whether one worker may go."""
+        return len(self.crew) > self.config.server.workers
+
+    @property
     def is_whole(self) -> bool:
         """Whether no worker has ended since it was kept."""
         states = [child.state for child in self.crew]
@@ -117,10 +122,11 @@ class Generation:
         await self.stop(limits.drain_timeout_seconds if self._was_asked else 0)
         raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
-    def spawn(self) -> Child:
-        """Start a worker. Raises OSError."""
+    def spawn(self, *, is_spare: bool = False) -> Child:
+        """Start a worker, as a spare one beside those that serve. Raises OSError."""
         child = Child(self.config, self._style, self.id, self._listener, self.on_report)
         self.children[child.pid] = child
+        child.is_spare = is_spare
         seconds = self.config.server.limits.start_timeout_seconds
         asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)
         return child
@@ -175,6 +181,10 @@ class Generation:
 
     def _on_loaded(self, child: Child, report: Report) -> None:
         child.loading = ""
+        child.loaded_bytes = resident_bytes(child.pid)
+        if child.is_spare and self._has_objections(child, report["mounts"]):
+            child.terminate()
+            return
         self._note_mounts(report["mounts"])
         if child.state is ChildState.LOADING:
             child.state = ChildState.LOADED
@@ -182,6 +192,12 @@ class Generation:
                 child.apply(self.config)  # which has changed in place while it was loading
             if self.state is State.SERVING:
                 child.accept()
+
+    def _has_objections(self, child: Child, reports: list[Report]) -> bool:
+        """Whether a spare worker failed to load what others have loaded."""
+        new = [report for report in reports if report["mount"] not in self.failed]
+        child.objection = "\n".join(describe_failure(self.config, report) for report in new)
+        return bool(new)
 
     def _tell_when_ready(self) -> None:
         states = {child.state for child in self.children.values()}

@@ -14,10 +14,13 @@ from gateway.inflight import Request
 from gateway.logs import lifecycle
 from gateway.supervisor.children import Child, ChildState
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.recycle import Recycler
 
 LOOK_SECONDS = 0.25
 # a later look is no worker's fault: the machine, or the whole container, stood still
 MOST_ELAPSED_SECONDS = 1.0
+# how often memory, age and requests are looked at
+WEIGH_SECONDS = 1.0
 # what a worker has to write its stack, before it is killed
 ABORT_SECONDS = 1.0
 # those that have a loop, and no other deadline
@@ -28,13 +31,17 @@ MOST_TOLD = 10
 
 async def patrol(generation: Generation) -> None:
     """Until the last worker has gone."""
-    looked = time.monotonic()
+    recycler = Recycler(generation)
+    looked = weighed = time.monotonic()
     while generation.children or generation.state in (State.STARTING, State.SERVING):
         await asyncio.sleep(LOOK_SECONDS)
         elapsed, looked = time.monotonic() - looked, time.monotonic()
         for child in list(generation.children.values()):
             child.note_silence(min(elapsed, MOST_ELAPSED_SECONDS))
             end_silent(child, generation.config.server.limits.block_timeout_seconds)
+        if looked - weighed >= WEIGH_SECONDS:
+            weighed = looked
+            recycler.look()
 
 
 def end_silent(child: Child, limit: float) -> None:

@@ -60,6 +60,7 @@ def child(pid: int, state: ChildState) -> Any:
         state=state,
         loading="",
         accepts=False,
+        is_spare=False,
         config=CONFIG,
         orders=orders,
         accept=lambda: orders.append("accept"),
