@@ -20,6 +20,7 @@ if not THREADS:
 
 # ruff: noqa: E402
 import contextlib
+import faulthandler
 import gc
 import json
 import os
@@ -42,10 +43,12 @@ from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service
+from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threads import InThreads
+from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
 STOP = "stop"
@@ -54,8 +57,8 @@ RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it
-    loads and reports on stdout."""
+    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD``; with
+    ``STYLE`` alone it loads and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -64,6 +67,7 @@ def main() -> int:
     output = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    faulthandler.enable()  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
@@ -85,11 +89,14 @@ def work(
     generation: str,
     control_descriptor: str,
     listener_descriptor: str,
+    in_flight_descriptor: str,
 ) -> int:
     """Load, and serve when told to; the exit code. Access records go to ``output``."""
     configure_logs(style, generation)
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
+    in_flight = InFlight(int(in_flight_descriptor))
+    os.close(int(in_flight_descriptor))
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name})
     )
@@ -100,8 +107,9 @@ def work(
         output,
         gevent.get_hub().loop.run_callback,
     )
-    service = build_service(config, generation, access_log, listener, table, mounts)
+    service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)
+    Watchdog(service).start()
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
     return Worker(config, service, listener, control).run(orders)
@@ -231,6 +239,7 @@ def build_service(
     listener: socket.socket,
     table: MountTable,
     mounts: MountInfo,
+    in_flight: InFlight,
 ) -> Service:
     """What all connections of this worker share."""
     name, port = "localhost", "80"
@@ -242,6 +251,7 @@ def build_service(
         limits=config.server.limits,
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
+        in_flight=in_flight,
     )
 
 

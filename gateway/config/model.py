@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Union
 
-from gateway.limits import Limits, MountLimits, setting
+from gateway.limits import Limits, MountLimits, PoolLimits, setting
 
 Network = Union[IPv4Network, IPv6Network]
 
@@ -282,6 +282,7 @@ class Server:
         },
     )
     limits: Limits = field(default_factory=Limits)
+    pool_limits: PoolLimits = field(default_factory=PoolLimits)
 
 
 @dataclass(frozen=True)
@@ -347,6 +348,7 @@ class Pool:
         "starts them again and waits. 0 is for ever.",
         least=0,
     )
+    limits: PoolLimits = field(default_factory=PoolLimits)
 
 
 @dataclass(frozen=True)

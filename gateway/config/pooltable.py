@@ -12,7 +12,8 @@ from gateway.config.model import AppTarget, Mount, Pool, Where
 from gateway.config.nodes import find_key
 from gateway.config.problems import did_you_mean, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
-from gateway.config.settings import POOL
+from gateway.config.settings import POOL, POOL_LIMITS, take
+from gateway.limits import PoolLimits
 
 # names with a meaning of their own in a mount's ``pool:``
 MAIN, OWN = "main", "own"
@@ -32,7 +33,10 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
             reader.problems.add(pair.key, path, message)
         own = reader.pairs(pair.value, path, "a mapping of settings") or {}
         where = Where(line=pair.key.line, column=pair.key.column)
-        pools[name] = Pool(name=name, where=where, **reader.settings(own, path, POOL))
+        values = reader.settings(own, path, POOL)
+        limits = PoolLimits(**take(values, POOL_LIMITS))
+        pools[name] = Pool(name=name, where=where, limits=limits, **values)
+        check_memory(reader, own, path, limits)
         if "venv" in own:
             for other in ("python", "requirements"):
                 if other in own:
@@ -42,6 +46,15 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
             message = 'only counts with "concurrency: threads": add that or remove this'
             reader.problems.add(own["threads"].key, join(path, "threads"), message)
     return pools
+
+
+def check_memory(reader: Reader, pairs: Pairs, path: str, limits: PoolLimits) -> None:
+    """Note a hard limit that leaves no room for the soft one."""
+    if 0 < limits.max_memory_hard_bytes <= limits.max_memory_bytes:
+        key = "max_memory_hard" if "max_memory_hard" in pairs else "max_memory"
+        message = "a worker would be killed before max_memory has it replaced"
+        hint = "raise it, or lower max_memory"
+        reader.problems.add(pairs[key].value, join(path, key), f"{message}: {hint}")
 
 
 def assign_pools(

@@ -40,6 +40,7 @@ def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
         trusted_proxies=("unix:",),
         proxy_protocol=False,
         access_log="off",
+        pool_limits=pool.limits,
     )
 
 

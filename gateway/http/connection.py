@@ -77,12 +77,13 @@ class Exchange(Response):
 class Connection(Incoming):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_exchange", "_requests_left")
+    __slots__ = ("_exchange", "_requests_left", "_slot")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         super().__init__(service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
         self._exchange: Exchange | None = None
+        self._slot = service.in_flight.take()
         service.connections.add(self)
 
     # --- in the hub: deadlines ----------------------------------------------------------------
@@ -210,6 +211,14 @@ class Connection(Incoming):
             environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self.client_disconnected
+        in_flight = service.in_flight
+        in_flight.write(
+            in_flight.memory,
+            self._slot,
+            response.started,
+            f"{response.request_id}\n{response.client or self._peer}\n{mount.name}".encode(),
+            head.line,
+        )
         result = mount.app(environ, response.start_response)
         try:
             if response.content is not None:
@@ -280,6 +289,11 @@ class Connection(Incoming):
                 response.persistent = response.persistent and drain(content)
             except RequestEnded as error:
                 response.persistent, fault = False, str(error)
+        in_flight = service.in_flight
+        in_flight.memory[self._slot] = 0
+        in_flight.requests += 1
+        if response.code >= 500:
+            in_flight.failures += 1
         if service.access_log.is_on:
             self._record(head, response, fault)
         self._exchange = self._head = None
@@ -373,6 +387,7 @@ class Connection(Incoming):
             return
         self._shut()
         self._service.connections.discard(self)
+        self._service.in_flight.give_back(self._slot)
         if self._service.on_close is not None:
             self._service.on_close()
 

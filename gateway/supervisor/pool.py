@@ -22,6 +22,7 @@ from gateway.logs import choose_style, lifecycle
 from gateway.supervisor import inplace
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.patrol import patrol
 
 
 def find_environments(setting: str) -> Path:
@@ -96,6 +97,7 @@ class Pool:
             number, config, style, self.listener, environment, may_fail, self._mind_door
         )
         self.generations.append(generation)
+        self._start_task(patrol(generation))
         return generation
 
     def _mind_door(self, generation: Generation) -> None:

@@ -19,6 +19,7 @@ from gateway.logs import lifecycle
 from gateway.supervisor.admin import AdminServer
 from gateway.supervisor.children import ChildState
 from gateway.supervisor.control import Answer, Question, serve_control
+from gateway.supervisor.deaths import bury
 from gateway.supervisor.failures import describe_mounts
 from gateway.supervisor.launch import check_users
 from gateway.supervisor.pools import MAIN, Pools
@@ -141,7 +142,7 @@ class Supervisor:
                 if pid in generation.children:
                     child = generation.children[pid]
                     child.note_end(wait_status)
-                    self._start_task(generation.bury(child))
+                    self._start_task(bury(generation, child))
 
     # --- reloads ------------------------------------------------------------------------------
 
