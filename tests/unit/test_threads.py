@@ -229,7 +229,7 @@ def test_a_bad_header_is_refused_where_the_app_gave_it(serve: Any, threads: Thre
     def app(environ: Any, start_response: Any) -> list[bytes]:
         try:
             start_response("200 OK", [("a", "b\r\nc: d")])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             refused.append(str(error))
         return answer(environ, start_response)
 

@@ -207,7 +207,7 @@ def test_a_worker_can_import_only_what_is_meant_for_it(
     path = json.loads(worker.ask("/")[1])["path"]
     assert path[-1] == environment.runtime
     assert not [each for each in path if each == str(BOOT.parent) or each == str(BOOT.parents[1])]
-    own = {each.partition("-")[0].lower() for each in os.listdir(environment.runtime)}
+    own = {each.name.partition("-")[0].lower() for each in Path(environment.runtime).iterdir()}
     allowed = {"complete", "zope", *(name.replace(".", "_") for name in RUNTIME)}
     assert own <= allowed, own - allowed
 
