@@ -32,9 +32,10 @@ from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
-from gateway.http.service import Service
+from gateway.http.service import Service, tell_nothing
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
+from gateway.tracebacks import describe_fault
 
 Orders = SimpleQueue[str]
 STOP = "stop"
@@ -126,7 +127,7 @@ def load(
     for mount in config.mounts:
         if isinstance(mount.target, AppTarget):
             os.environ.update(mount.target.env)
-    loaded, errors = load_mounts(config.mounts, announce)
+    loaded, errors = load_mounts(config.mounts, announce, config.is_dev)
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}
@@ -156,6 +157,7 @@ def build_service(
         limits=config.server.limits,
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
+        tell_fault=describe_fault if config.is_dev else tell_nothing,
     )
 
 

@@ -157,9 +157,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A whole valid table. ``directory`` is its own, absolute; apps are imported from there."""
+    """A whole valid table. ``directory`` is its own, absolute; apps are imported from there.
+
+    ``is_dev`` comes from the command line alone: what a table says is for strangers too.
+    """
 
     source: str
     directory: Path
     server: Server
     mounts: tuple[Mount, ...]
+    is_dev: bool = False

@@ -29,6 +29,7 @@ from gateway.supervisor.sockets import (
     raise_descriptor_limit,
 )
 from gateway.supervisor.watch import Mark, look, watch_file
+from gateway.supervisor.watch_code import watch_code
 
 # Retired workers keep their memory until nginx has closed its idle connections to them, for up to
 # a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
@@ -118,6 +119,8 @@ class Supervisor:
         }
         control = await serve_control(self._control_listener, commands)
         self._start_task(watch_file(self._config.source, self._on_edit))
+        if self._config.is_dev:
+            self._start_task(watch_code(lambda: self._current.config, self._on_code))
         await self._stop.wait()
         await self._drain()
         control.close()
@@ -189,6 +192,10 @@ class Supervisor:
         is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
         if is_new and self._current.config.server.watch and not self._is_stopping:
             await self._reloader.reload("edit", saved)
+
+    async def _on_code(self, changed: str) -> None:
+        if not self._is_stopping:
+            await self._reloader.reload(f"edit of {changed}")
 
     # --- the control socket -------------------------------------------------------------------
 

@@ -45,10 +45,15 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Running:
     """``gateway serve`` of a table with ``server`` beside the sockets, and ``mounts``.
 
-    ``modules`` are further apps by name."""
+    ``option`` is one more on its command line; ``modules`` are further apps by name."""
 
     def __init__(
-        self, folder: Path, mounts: str = "  /: good:app\n", server: str = "", **modules: str
+        self,
+        folder: Path,
+        mounts: str = "  /: good:app\n",
+        server: str = "",
+        option: str = "",
+        **modules: str,
     ) -> None:
         self.folder = folder
         self.server = SERVER.format(folder) + server
@@ -56,8 +61,9 @@ class Running:
             self.write(f"{name}.py", text)
         self.write_table(mounts)
         self.log = open(folder / "log", "w+b")  # noqa: SIM115
+        command = [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")],
+            [*command, option] if option else command,
             env=ENVIRON,
             stdout=subprocess.DEVNULL,
             stderr=self.log,

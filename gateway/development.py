@@ -1,0 +1,31 @@
+"""Dev mode, ``gateway serve --dev``: what is other than in service while apps are being written.
+
+Owns those differences and what they need. Refuses to know how they are brought about.
+"""
+
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+
+from gateway.config.model import Config
+from gateway.errors import GatewayError
+
+# a browser's connection without a request would meet the code of before for as long as it is kept
+KEEP_ALIVE_SECONDS = 1.0
+
+
+def check_extra() -> None:
+    """Raises GatewayError where the package that dev mode needs is not installed."""
+    if find_spec("watchfiles") is None:
+        install = f"{sys.executable} -m pip install watchfiles"
+        raise GatewayError(f"--dev needs the package watchfiles, which is not installed: {install}")
+
+
+def for_development(config: Config) -> Config:
+    """The table as dev mode serves it: one worker, text to read, every save a reload, and a
+    connection for each request, so that what is asked after a save meets the new code."""
+    limits = replace(
+        config.server.limits, keep_alive_seconds=KEEP_ALIVE_SECONDS, max_requests_per_connection=1
+    )
+    server = replace(config.server, workers=1, access_log="text", watch=True, limits=limits)
+    return replace(config, server=server, is_dev=True)
