@@ -22,10 +22,22 @@ def check_extra() -> None:
 
 
 def for_development(config: Config) -> Config:
-    """The table as dev mode serves it: one worker, text to read, every save a reload, and a
-    connection for each request, so that what is asked after a save meets the new code."""
+    """The table as dev mode serves it.
+
+    One worker, text to read, and every save a reload that nothing takes back. Each request has a
+    connection of its own, so that what is asked after a save meets the new code.
+    """
+    server = config.server
     limits = replace(
-        config.server.limits, keep_alive_seconds=KEEP_ALIVE_SECONDS, max_requests_per_connection=1
+        server.limits, keep_alive_seconds=KEEP_ALIVE_SECONDS, max_requests_per_connection=1
     )
-    server = replace(config.server, workers=1, access_log="text", watch=True, limits=limits)
+    server = replace(
+        server,
+        workers=1,
+        access_log="text",
+        reload_on_edit=True,
+        keep_previous_seconds=0.0,
+        watch=None,
+        limits=limits,
+    )
     return replace(config, server=server, is_dev=True)

@@ -29,13 +29,25 @@ class Kind:
     parse: Callable[[str, Path], Any]
     pattern: str = ""
     form: str = ""
-    shape: Literal["single", "list", "mapping"] = "single"
+    shape: Literal["single", "list", "mapping", "section"] = "single"
     is_number: bool = False  # a YAML number is welcome, not text alone
     is_free_text: bool = False  # anything goes, so YAML's own idea of it must be the same
     least: float = float("-inf")
     most: float = float("inf")
     show: Callable[[Any], str] = str
     choices: tuple[Any, ...] = ()
+    owner: type | None = None  # of a section: the dataclass that its keys fill
+
+
+def section(owner: type) -> Kind:
+    """A mapping of settings."""
+    return Kind(
+        name="mapping of settings",
+        expected="a mapping of settings",
+        parse=lambda text, _directory: text,
+        shape="section",
+        owner=owner,
+    )
 
 
 def choice(choices: tuple[Any, ...]) -> Kind:
@@ -87,6 +99,16 @@ KINDS = {
         is_number=True,
         least=1,
         most=10**9,
+    ),
+    "percentage": Kind(
+        name="percentage",
+        expected='a percentage such as "5%"',
+        parse=_alone(units.parse_percentage),
+        form="A number from 0 to 100 and `%`: `5%`, `0.5%`.",
+        pattern=units.PERCENTAGE_PATTERN,
+        least=0,
+        most=1,
+        show=units.format_percentage,
     ),
     "boolean": Kind(
         name="true or false",

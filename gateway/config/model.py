@@ -101,7 +101,20 @@ class Mount:
     prefix: str
     target: Target
     limits: MountLimits
-    where: Where
+    where: Where = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """``server.watch:``. ``max_error_rate`` is a share, 0.05 for 5 %."""
+
+    for_seconds: float = setting(30.0, "How long after the swap.")
+    max_error_rate: float = setting(
+        0.05,
+        "The share of responses with a status of 500 or more that is allowed. It is not looked at "
+        "before 20 requests.",
+        reads="percentage",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +160,24 @@ class Server:
         "elsewhere.",
         choices=("auto", "json", "text", "off"),
     )
-    watch: bool = setting(
+    reload_on_edit: bool = setting(
         True,
         "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
         reads="boolean",
+    )
+    keep_previous_seconds: float = setting(
+        30.0,
+        "How long the workers that a reload has replaced are kept loaded, so that a rollback is "
+        "instant. They cost their memory as long.",
+        least=0,
+    )
+    watch: Watch | None = field(
+        default=None,
+        metadata={
+            "why": "A watch over new workers: where too many of their responses are server errors, "
+            "more than before, the gateway rolls back by itself. Without this key it does not.",
+            "section": Watch,
+        },
     )
     limits: Limits = field(default_factory=Limits)
 

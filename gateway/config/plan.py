@@ -82,7 +82,7 @@ def compare_fields(old: Any, new: Any) -> Iterable[Change]:
     """The fields that differ in two dataclasses of one type, those within them too."""
     for field in fields(old):
         one, other = getattr(old, field.name), getattr(new, field.name)
-        if is_dataclass(one):
+        if is_dataclass(one) and is_dataclass(other):
             yield from compare_fields(one, other)
         elif isinstance(one, dict):
             # the values of environment variables are often secrets: their names alone are told

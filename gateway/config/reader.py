@@ -91,6 +91,10 @@ class Reader:
             return self._list(node, path, kind)
         if kind.shape == "mapping":
             return self._environment(node, path, kind)
+        if kind.owner is not None:
+            pairs = self.pairs(node, path, kind.expected)
+            values = None if pairs is None else self.settings(pairs, path, setting.within)
+            return None if values is None else kind.owner(**values)
         return self.single(node, path, kind)
 
     def single(self, node: Node, path: str, kind: Kind) -> Any | None:

@@ -106,7 +106,9 @@ def _list(settings: Settings) -> str:
 
 def _table(settings: Settings) -> str:
     rows = ["| Key | Kind | Default | Meaning |", "|---|---|---|---|"]
-    rows += [_row(setting) for setting in settings.values()]
+    for setting in settings.values():
+        rows.append(_row(setting.key, setting))
+        rows += [_row(f"{setting.key}.{key}", own) for key, own in setting.within.items()]
     return "\n".join(rows) + "\n"
 
 
@@ -115,10 +117,10 @@ def _forms() -> str:
     return "\n".join(["| Kind | Form |", "|---|---|", *rows]) + "\n"
 
 
-def _row(setting: Setting) -> str:
+def _row(key: str, setting: Setting) -> str:
     if setting.is_required:
         default = "required"
     else:
         default = f"`{setting.shown_default}`" if setting.shown_default else "none"
-    cells = (f"`{setting.key}`", setting.kind.name, default, setting.why)
+    cells = (f"`{key}`", setting.kind.name, default, setting.why)
     return f"| {' | '.join(cells)} |"

@@ -72,6 +72,8 @@ def _value(setting: Setting) -> Schema:
             "propertyNames": {"pattern": _whole(ENVIRONMENT_NAME_PATTERN)},
             "additionalProperties": _single(setting.kind),
         }
+    elif setting.within:
+        schema |= {"type": ["object", "null"], **_keys(setting.within)}
     else:
         schema |= _single(setting.kind)
     return schema

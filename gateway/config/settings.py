@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any, get_args
 
 from gateway.config.kinds import KINDS, Kind, choice
+from gateway.config.kinds import section as section_kind
 from gateway.config.model import AppTarget, RedirectTarget, Server, StaticTarget, Target
 from gateway.limits import Limits, MountLimits
 
@@ -30,6 +31,11 @@ class Setting:
     why: str
     default: Any
     is_required: bool
+
+    @property
+    def within(self) -> "Settings":
+        """The keys of one that is a mapping of settings; none of any other."""
+        return settings_of(self.kind.owner) if self.kind.owner else {}
 
     @property
     def shown_default(self) -> str:
@@ -68,7 +74,10 @@ def _key_and_kind(
     choices: tuple[Any, ...] = (),
     least: float | None = None,
     most: float | None = None,
+    section: type | None = None,
 ) -> tuple[str, Kind]:
+    if section is not None:
+        return field.name, section_kind(section)
     stem = field.name.removesuffix("_seconds").removesuffix("_bytes")
     if choices:
         return key or stem, choice(choices)

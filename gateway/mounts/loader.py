@@ -5,7 +5,8 @@ others never notice.
 """
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from gateway.config.model import AppTarget, Mount, RedirectTarget, StaticTarget
@@ -44,13 +45,16 @@ class Unavailable:
 
 
 def load_mounts(
-    mounts: Iterable[Mount], announce: Callable[[str], object] = str, tells_cause: bool = False
+    mounts: Iterable[Mount],
+    announce: Callable[[str], object] = str,
+    loaded_apps: Mapping[str, WSGIApp] = MappingProxyType({}),
+    tells_cause: bool = False,
 ) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
     """Every mount, and the errors of those that did not load, by mount name.
 
-    ``announce`` is called with a mount's name before it is loaded; ``tells_cause`` is whether its
-    page tells why it did not. Apps are imported here, with the environment and ``sys.path`` as they
-    are.
+    ``announce`` is called with a mount's name before it is loaded. Apps are imported here, with the
+    environment and ``sys.path`` as they are, but for those that ``loaded_apps`` has by mount name.
+    ``tells_cause`` is whether the page of one that did not load tells why.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
@@ -58,7 +62,10 @@ def load_mounts(
         announce(mount.name)
         app: WSGIApp
         try:
-            app, kind = load_target(mount.target)
+            if mount.name in loaded_apps:
+                app, kind = loaded_apps[mount.name], "app"
+            else:
+                app, kind = load_target(mount.target)
         except AppLoadError as error:
             errors[mount.name] = error
             cause = f"{error}\n{describe_cause(error)}".rstrip() if tells_cause else ""

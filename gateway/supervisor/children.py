@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -25,11 +26,13 @@ Report = dict[str, Any]
 
 
 class ChildState(Enum):
-    """A worker's life, in order. One that stops at once goes from READY to DRAINING."""
+    """A worker's life, in order. One that stops at once goes from READY to DRAINING, and PAUSED may
+    become READY again."""
 
     LOADING = "loading"
     LOADED = "loaded"
     READY = "ready"
+    PAUSED = "paused"
     RETIRING = "retiring"
     DRAINING = "draining"
     DEAD = "dead"
@@ -39,7 +42,9 @@ class Child:
     """A worker process. ``on_report(child, report)`` is called with each object it sends.
 
     ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``loading``
-    is the mount that it loads now, "" for none; ``accepts`` whether it may still take connections.
+    is the mount that it loads now, "" for none; ``accepts`` whether it may still take connections;
+    ``config`` what it is to serve, ``asked`` what it was asked to ``prepare`` last, ``objections``
+    the mounts that this failed for, and ``applied`` what it serves.
     """
 
     def __init__(
@@ -55,6 +60,10 @@ class Child:
         self.exit_code: int | None = None
         self.loading = ""
         self.accepts = False
+        self.config = self.applied = config
+        self.prepared: Config | None = None
+        self.asked = config
+        self.objections: list[Report] = []
         self._on_report = on_report
         ours, theirs = socket.socketpair()
         with theirs, pickled(config) as order:
@@ -86,13 +95,44 @@ class Child:
             writer.close()
 
     def order(self, word: str) -> None:
-        """Tell it to ``accept`` or to ``retire``; one that has ended does not hear."""
+        """Tell it to ``accept``, ``pause`` or ``retire``; one that has ended does not hear."""
         if self._writer is not None:
             self._writer.write(word.encode() + b"\n")
 
+    def prepare(self, config: Config) -> None:
+        """Have it make ready for ``config``, which needs no import; it answers with a report."""
+        self.prepared, self.asked = None, config
+        self.order(f"prepare {b64encode(pickle.dumps(config)).decode()}")
+
+    def note_prepared(self, report: Report) -> None:
+        """Its answer to ``prepare``."""
+        self.objections = report["mounts"]
+        self.prepared = self.asked
+
+    def apply(self, config: Config) -> None:
+        """Have it serve ``config``, which it has prepared or is told of now."""
+        if self.prepared is not config:
+            self.prepare(config)
+        self.order("apply")
+        self.config = config
+
+    def accept(self) -> None:
+        """Have it accept, for the first time or again; it answers that it is ready."""
+        if self.state is ChildState.PAUSED:
+            self.state = ChildState.LOADED
+        self.order("accept")
+
+    def pause(self) -> None:
+        """Have it accept no more and stay loaded; one that has not loaded is not worth keeping."""
+        if self.state is ChildState.READY:
+            self.state = ChildState.PAUSED
+            self.order("pause")
+        else:
+            self.terminate()
+
     def retire(self) -> None:
         """Ask it to accept no more and to end with its last connection."""
-        if self.state is ChildState.READY:
+        if self.state in (ChildState.READY, ChildState.PAUSED):
             self.state = ChildState.RETIRING
             self.order("retire")
         else:

@@ -48,7 +48,8 @@ def test_reloads_under_load_lose_nothing(disturbed_lab: Lab):
     assert load.faults == []
     assert min(load.answered["GET"], load.answered["POST"]) > 500
     print(f"{dict(load.answered)} answered, the slowest after {load.longest:.2f} s")
-    assert int(status(lab)["generation"][1:]) == int(began["generation"][1:]) + RELOADS
+    # an edit that mounts a loaded app needs no new workers
+    assert int(status(lab)["generation"][1:]) == int(began["generation"][1:]) + RELOADS // 2
 
 
 @pytest.fixture(scope="module")

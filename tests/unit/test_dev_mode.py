@@ -95,7 +95,7 @@ def test_code_that_does_not_load_leaves_the_old_one_serving_and_the_terminal_tel
 
 
 def test_a_save_of_the_table_is_served(start: Start) -> None:
-    gateway = start(option="--dev", server="  watch: false\n")
+    gateway = start(option="--dev", server="  reload_on_edit: false\n")
     gateway.write_table(MOUNTS + "  /more: shop.wsgi:app\n")
     wait_until(lambda: b" 200 " in gateway.ask("/more"), "the new mount is served")
 
@@ -105,7 +105,9 @@ def test_without_dev_mode_a_save_of_code_waits_for_a_reload(start: Start) -> Non
     save(gateway, SAYS.replace("NUMBER", "2 "))
     gateway.write_table(MOUNTS + "  /more: shop.wsgi:app\n")
     last = wait_until(lambda: gateway.control("status")["last_reload"], "the table is reloaded")
-    assert (last["trigger"], last["generation"]) == ("edit", "g2")
+    assert (last["trigger"], last["generation"]) == ("edit", "g1")
+    assert says(gateway, "1")
+    assert gateway.control("reload")["exit_code"] == 0
     assert says(gateway, "2 ")
     assert "dev mode" not in gateway.log_text
 
