@@ -133,7 +133,8 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
         told = str(error).strip().partition("\n")[0]
     except Exception:  # noqa: BLE001  what an exception tells of itself is the app's own code
         told = "it does not tell why"
-    return f"{import_string}: {type(error).__name__}: {told}"
+    name = type(error).__name__
+    return f"{import_string}: {name}: {told}" if told else f"{import_string}: {name}"
 
 
 def describe_cause(error: AppLoadError) -> str:

@@ -45,7 +45,8 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Running:
     """``gateway serve`` of a table with ``server`` beside the sockets, and ``mounts``.
 
-    ``option`` is one more on its command line; ``modules`` are further apps by name."""
+    ``option`` is one more on its command line, and ``before`` is called in its process first;
+    ``modules`` are further apps by name."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Running:
         mounts: str = "  /: good:app\n",
         server: str = "",
         option: str = "",
+        before: Callable[[], None] | None = None,
         **modules: str,
     ) -> None:
         self.folder = folder
@@ -67,6 +69,7 @@ class Running:
             env=ENVIRON,
             stdout=subprocess.DEVNULL,
             stderr=self.log,
+            preexec_fn=before,
         )
         wait_until(self.is_ready, "the gateway is ready")
 
