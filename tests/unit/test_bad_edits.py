@@ -44,7 +44,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def load(gateway: Running) -> Iterator[Load]:
-    with Load(str(gateway.folder / "listen.sock"), 16, pause=0.01) as load:
+    with Load(str(gateway.folder / "listen.sock"), 16, pause=0.02) as load:
         yield load
     assert (load.faults, load.resets) == ([], 0)
     print(load)
