@@ -24,8 +24,8 @@ def check_extra() -> None:
 def for_development(config: Config) -> Config:
     """The table as dev mode serves it.
 
-    One worker, text to read, and every save a reload that nothing takes back. Each request has a
-    connection of its own, so that what is asked after a save meets the new code.
+    One worker of each pool, text to read, and every save a reload that nothing takes back. Each
+    request has a connection of its own, so that what is asked after a save meets the new code.
     """
     server = config.server
     limits = replace(
@@ -40,4 +40,5 @@ def for_development(config: Config) -> Config:
         watch=None,
         limits=limits,
     )
-    return replace(config, server=server, is_dev=True)
+    pools = tuple(replace(pool, workers=1) for pool in config.pools)
+    return replace(config, server=server, pools=pools, is_dev=True)

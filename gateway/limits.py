@@ -21,7 +21,7 @@ def setting(default: Any, why: str, **rules: Any) -> Any:
     return field(default=default, metadata={"why": why, **rules})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Limits:
     """What one worker allows a client; keys of ``server:``. Seconds and bytes."""
 
@@ -71,7 +71,7 @@ class Limits:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class MountLimits:
     """What one mount allows a request; keys of a mount and of ``defaults:``."""
 

@@ -3,6 +3,8 @@
 Refuses to know who is shown them. Source: the traceback module.
 """
 
+from __future__ import annotations
+
 import importlib
 import os
 from pathlib import Path
@@ -26,7 +28,7 @@ def describe_error(error: BaseException) -> str:
 
 def describe_fault(error: BaseException) -> str:
     """The same, and never nothing."""
-    return describe_error(error) or "".join(format_exception_only(error)).rstrip()
+    return describe_error(error) or "".join(format_exception_only(type(error), error)).rstrip()
 
 
 def _is_own(file_name: str) -> bool:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.config import addresses, importstring, paths, units, workers
+from gateway.config import addresses, importstring, paths, units, users, workers
 from gateway.config.problems import BadValueError
 
+POOL_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
 ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -37,16 +38,19 @@ class Kind:
     show: Callable[[Any], str] = str
     choices: tuple[Any, ...] = ()
     owner: type | None = None  # of a section: the dataclass that its keys fill
+    short: str = ""  # of a section: the key whose value may stand for all
 
 
-def section(owner: type) -> Kind:
-    """A mapping of settings."""
+def section(owner: type, short: str) -> Kind:
+    """A mapping of settings; or the value of its key ``short``, where there is one."""
+    name = "mapping of settings"
     return Kind(
-        name="mapping of settings",
-        expected="a mapping of settings",
+        name=f"{short}, or {name}" if short else name,
+        expected=f"a {name}",
         parse=lambda text, _directory: text,
         shape="section",
         owner=owner,
+        short=short,
     )
 
 
@@ -62,6 +66,13 @@ def choice(choices: tuple[Any, ...]) -> Kind:
     pattern = "|".join(map(re.escape, by_text))
     words = f"one of {', '.join(by_text)}"
     return Kind(name=words, expected=words, parse=parse, pattern=pattern, choices=choices)
+
+
+def parse_pool_name(text: str) -> str:
+    """Raises BadValueError."""
+    if not re.fullmatch(POOL_NAME_PATTERN, text):
+        raise BadValueError("use lower-case letters, digits, - and _, at most 32")
+    return text
 
 
 def _alone(parse: Callable[[str], Any]) -> Callable[[str, Path], Any]:
@@ -164,6 +175,12 @@ KINDS = {
         shape="mapping",
         is_free_text=True,
     ),
+    "text": Kind(
+        name="text",
+        expected="text",
+        parse=lambda text, _directory: text,
+        is_free_text=True,
+    ),
     "probe path": Kind(
         name="path",
         expected='a path such as "/healthz", to be added to the mount\'s own',
@@ -176,6 +193,42 @@ KINDS = {
         parse=paths.parse_directory,
         form="It must exist. It may not hold the table itself, and so publish the apps' code.",
         is_free_text=True,
+    ),
+    "folder": Kind(
+        name="directory",
+        expected="a directory, relative to the table's own",
+        parse=paths.parse_folder,
+        is_free_text=True,
+    ),
+    "file": Kind(
+        name="file",
+        expected="a file, relative to the table's directory",
+        parse=paths.parse_file,
+        is_free_text=True,
+    ),
+    "virtual environment": Kind(
+        name="virtual environment",
+        expected="a virtual environment's directory, relative to the table's own",
+        parse=paths.parse_venv,
+        is_free_text=True,
+    ),
+    "user": Kind(
+        name="user",
+        expected='a user such as "www-data"',
+        parse=_alone(users.parse_user),
+        pattern=users.USER_PATTERN,
+    ),
+    "group": Kind(
+        name="group",
+        expected='a group such as "www-data"',
+        parse=_alone(users.parse_group),
+        pattern=users.USER_PATTERN,
+    ),
+    "pool name": Kind(
+        name="pool",
+        expected='a pool such as "shop", or "own"',
+        parse=_alone(parse_pool_name),
+        pattern=POOL_NAME_PATTERN,
     ),
     "file name": Kind(
         name="file name",

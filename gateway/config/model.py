@@ -1,15 +1,18 @@
 """The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Union
 
 from gateway.limits import Limits, MountLimits, setting
 
-Network = IPv4Network | IPv6Network
+Network = Union[IPv4Network, IPv6Network]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Where:
     """A place in the table, both counted from 1."""
 
@@ -17,7 +20,26 @@ class Where:
     column: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
+class Probe:
+    """``probe:`` of a mount: what to ask an app for, and what it has to answer."""
+
+    path: str = field(
+        metadata={
+            "why": "What is asked for, by GET: a path below the mount's own, with a query or not.",
+            "reads": "probe path",
+        }
+    )
+    status: int = setting(
+        0, "The status that tells of health; 0 is any 2xx or 3xx.", least=0, most=599
+    )
+    contains: str = setting("", "Text that the body has to have in it.", reads="text")
+    within_seconds: float = setting(
+        0.0, "How soon the answer has to be there; 0 is the mount's timeout.", least=0
+    )
+
+
+@dataclass(frozen=True)
 class AppTarget:
     """``module:callable`` or ``module:factory()``; the part behind the colon may be dotted."""
 
@@ -37,16 +59,25 @@ class AppTarget:
             "reads": "environment",
         },
     )
-    probe: str = setting(
-        "",
-        "A path below the mount's own, such as /healthz, for which new workers are asked before "
-        "they accept. Anything but 2xx or 3xx within the mount's timeout fails a reload; at a "
-        "start it is logged.",
-        reads="probe path",
+    pool: str = setting(
+        "main",
+        "The pool of workers that run it: one of `pools:`, or own, which is one for this mount "
+        "alone. main is the front workers' own, which run all other mounts together.",
+        reads="pool name",
+    )
+    probe: Probe | None = field(
+        default=None,
+        metadata={
+            "why": "A path below the mount's own, such as /healthz, for which new workers are "
+            "asked before they accept, or a mapping that says more. An app that is not well fails "
+            "a reload; at a start it is logged.",
+            "section": Probe,
+            "short": "path",
+        },
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class StaticTarget:
     """A directory served as files. ``directory`` is absolute and existed when it was checked."""
 
@@ -65,7 +96,7 @@ class StaticTarget:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class RedirectTarget:
     """Where a prefix has gone: the rest of the path and the query are kept (Apache's Redirect)."""
 
@@ -85,10 +116,10 @@ class RedirectTarget:
     )
 
 
-Target = AppTarget | StaticTarget | RedirectTarget
+Target = Union[AppTarget, StaticTarget, RedirectTarget]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Mount:
     """One line of ``mounts:``.
 
@@ -104,7 +135,7 @@ class Mount:
     where: Where = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Watch:
     """``server.watch:``. ``max_error_rate`` is a share, 0.05 for 5 %."""
 
@@ -117,7 +148,7 @@ class Watch:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Server:
     """``server:``. Addresses are ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``."""
 
@@ -182,9 +213,55 @@ class Server:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
+class Pool:
+    """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
+    the mount's for an own one."""
+
+    name: str
+    workers: int = setting(1, "Worker processes.", reads="workers", most=512)
+    directory: Path | None = setting(  # noqa: RUF009
+        None,
+        "Where its apps are imported from, and the workers' working directory. Without it, the "
+        "table's directory, and the gateway's own.",
+        reads="folder",
+    )
+    venv: Path | None = setting(  # noqa: RUF009
+        None, "A virtual environment with what its apps need.", reads="virtual environment"
+    )
+    env: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "why": "Environment variables of its workers, beside those of its mounts.",
+            "reads": "environment",
+        },
+    )
+    env_file: Path | None = setting(  # noqa: RUF009
+        None, "A file of further ones, NAME=value a line, as in Compose.", reads="file"
+    )
+    user: str = setting(
+        "",
+        "The user that its workers run as, by name. The gateway itself has to run as root for "
+        "that. Without it, the gateway's own.",
+        reads="user",
+    )
+    group: str = setting("", "The group; without it, the user's own.", reads="group")
+    nice: int = setting(
+        0, "How much its workers give way to others, as nice(1) does.", least=0, most=19
+    )
+    idle_seconds: float = setting(
+        0.0,
+        "How long nobody has to ask for it before its workers are stopped; the next request "
+        "starts them again and waits. 0 is for ever.",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
 class Config:
-    """A whole valid table. ``directory`` is its own, absolute; apps are imported from there.
+    """A whole valid table, or what one pool's workers need of it: ``pool``.
+
+    ``directory`` is its own, absolute; apps are imported from there.
 
     ``is_dev`` comes from the command line alone: what a table says is for strangers too.
     """
@@ -193,4 +270,6 @@ class Config:
     directory: Path
     server: Server
     mounts: tuple[Mount, ...]
+    pools: tuple[Pool, ...] = ()
+    pool: Pool = Pool(name="main")
     is_dev: bool = False

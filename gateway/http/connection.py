@@ -7,6 +7,8 @@ Refuses to know YAML and import strings. Source: RFC 9112 §9 (connections), RFC
 head is answered in a greenlet at the end of the turn that brought it.
 """
 
+from __future__ import annotations
+
 import io
 from functools import partial
 from socket import SHUT_WR
@@ -369,5 +371,5 @@ class Connection(Incoming):
 
 def _explain(error: BaseException) -> str:
     """One line for a fault; an exception may fail to print itself."""
-    line = format_exception_only(error)[-1].strip()
+    line = format_exception_only(type(error), error)[-1].strip()
     return line.removeprefix(f"{type(error).__module__}.")

@@ -6,7 +6,7 @@ hop beside us might read otherwise is refused here.
 
 import re
 from contextlib import suppress
-from typing import Any
+from typing import Any, Optional
 
 from httptools import HttpParserError, HttpParserUpgrade
 from httptools import HttpRequestParser as FieldParser
@@ -45,7 +45,7 @@ _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 RequestLine = tuple[str, str, str, str, bool]
 _LONGEST_KNOWN_LINE = 256
 # fields, host, and whether a Connection field keeps the connection (None where there is none)
-KnownFields = tuple[dict[str, str], str, bool | None]
+KnownFields = tuple[dict[str, str], str, Optional[bool]]
 _LONGEST_KNOWN_FIELDS = 1024
 _MAX_KNOWN_FIELDS = 256
 _KEEP_ALIVE = {None: None, "keep-alive": True, "close": False}

@@ -4,6 +4,8 @@ Refuses to know the socket (it gives bytes to a sink) and the request's content.
 "The start_response() Callable" and following; RFC 9110 §6.4, §15; RFC 9112 §6, §7.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Iterable

@@ -4,6 +4,8 @@ Refuses to know requests. A mount whose app cannot be had answers 503 on its own
 others never notice.
 """
 
+from __future__ import annotations
+
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType

@@ -3,6 +3,8 @@
 Refuses to know how apps are loaded.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 from gateway.config.model import AppTarget, Mount

@@ -274,12 +274,47 @@ def test_a_mount_that_is_not_well_fails_a_reload(
         assert gateway.generation() == "g2"
 
 
+@pytest.mark.parametrize(
+    ("conditions", "told"),
+    [
+        ("status: 200, contains: xxx, within: 5s", ""),
+        ("status: 204", "was answered 200 OK instead of 204"),
+        ("contains: healthy", 'was answered without "healthy"'),
+        ("within: 1ms", "was not answered within 0.001 s"),
+    ],
+)
+def test_a_probe_may_ask_for_more(start: Start, conditions: str, told: str) -> None:
+    gateway = start(server="  reload_on_edit: false\n")
+    gateway.write("more.py", WELL.replace("STATUS", "200 OK").replace("SECONDS", "0.01"))
+    gateway.write_table(PROBED.replace("'/well?'", f"{{path: '/well?', {conditions}}}"))
+    outcome = gateway.control("reload")
+    assert outcome["exit_code"] == (3 if told else 0)
+    if told:
+        [message] = outcome["messages"]
+        assert message.endswith(f": its probe /more/well? {told}")
+
+
 def test_a_mount_that_is_not_well_at_a_start_is_served_and_logged(start: Start) -> None:
     more = WELL.replace("STATUS", "418 Teapot").replace("SECONDS", "0")
     gateway = start(PROBED, "  reload_on_edit: false\n", more=more)
     assert b" 418 " in gateway.ask("/more/well")
     assert "its probe /more/well? was answered 418 Teapot; it serves" in gateway.log_text
     assert gateway.control("reload")["exit_code"] == 0
+
+
+# --- stopping ---------------------------------------------------------------------------------
+
+
+def test_a_stop_is_told_before_connections_are_refused(start: Start) -> None:
+    gateway = start(server="  drain_delay: 1h\n")
+    gateway.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: b" 503 " in gateway.ask("/readyz", "admin.sock"), "it is not ready")
+    assert b" 200 " in gateway.ask("/healthz", "admin.sock")
+    assert gateway.generation() == "g1"
+    assert gateway.control("reload")["messages"] == ["the gateway is stopping"]
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(10) == 0
+    assert "second signal: ending at once" in gateway.log_text
 
 
 # --- the control socket -----------------------------------------------------------------------
