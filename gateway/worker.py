@@ -42,12 +42,13 @@ from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
-from gateway.http.service import Service
+from gateway.http.service import Service, tell_nothing
 from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threads import InThreads
+from gateway.tracebacks import describe_fault
 from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
@@ -214,7 +215,7 @@ def build_table(
     config: Config, announce: Callable[[str], None], apps: dict[str, WSGIApp]
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
-    loaded, errors = load_mounts(config.mounts, announce, apps)
+    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev)
     for mount in loaded if THREADS else ():
         if mount.kind == "app" and mount.name not in apps:
             mount.app = InThreads(mount.app, own_threads())
@@ -252,6 +253,7 @@ def build_service(
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
         in_flight=in_flight,
+        tell_fault=describe_fault if config.is_dev else tell_nothing,
     )
 
 

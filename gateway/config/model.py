@@ -356,6 +356,8 @@ class Config:
     """A whole valid table, or what one pool's workers need of it: ``pool``.
 
     ``directory`` is its own, absolute; apps are imported from there.
+
+    ``is_dev`` comes from the command line alone: what a table says is for strangers too.
     """
 
     source: str
@@ -364,3 +366,4 @@ class Config:
     mounts: tuple[Mount, ...]
     pools: tuple[Pool, ...] = ()
     pool: Pool = Pool(name="main")
+    is_dev: bool = False

@@ -51,6 +51,7 @@ class Reloader:
         self._read = read
         self._running = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
+        self._trigger = ""
         self._change: TableChange | None = None
         self.last: Outcome | None = None
 
@@ -61,7 +62,10 @@ class Reloader:
         """
         if self._waiting is None:
             since = time.time() if since is None else since
-            self._waiting = asyncio.create_task(self._run_next(trigger, since))
+            self._trigger = trigger
+            self._waiting = asyncio.create_task(self._run_next(since))
+        elif trigger != EDIT:
+            self._trigger = trigger  # it asks for the code of now, too
         return await asyncio.shield(self._waiting)
 
     async def rollback(self, trigger: str) -> Outcome:
@@ -69,9 +73,10 @@ class Reloader:
         async with self._running:
             return await self._run(trigger, time.time(), self._prepare_undo)
 
-    async def _run_next(self, trigger: str, since: float) -> Outcome:
+    async def _run_next(self, since: float) -> Outcome:
         async with self._running:
             self._waiting = None  # what is asked from here on may have seen a newer file
+            trigger = self._trigger
             return await self._run(trigger, since, lambda: self._prepare(trigger))
 
     async def _prepare(self, trigger: str) -> TableChange:
