@@ -14,7 +14,7 @@ import pytest
 from gevent.threadpool import ThreadPool
 from harness import GET, Cut, Gateway, wait_until
 
-from gateway.errors import ClientDisconnected
+from gateway.errors import AppError, ClientDisconnected
 from gateway.limits import MountLimits
 from gateway.mounts.threads import InThreads
 
@@ -229,7 +229,7 @@ def test_a_bad_header_is_refused_where_the_app_gave_it(serve: Any, threads: Thre
     def app(environ: Any, start_response: Any) -> list[bytes]:
         try:
             start_response("200 OK", [("a", "b\r\nc: d")])
-        except Exception as error:
+        except AppError as error:
             refused.append(str(error))
         return answer(environ, start_response)
 
