@@ -63,6 +63,11 @@ class Limits:
         "How long a worker may take to load its apps: a reload then fails, a start tries again. "
         "Long enough for slow imports on a busy machine, short enough to tell one that hangs.",
     )
+    build_timeout_seconds: float = setting(
+        600.0,
+        "How long the environment of a pool may take to be built, downloads and all; a reload then "
+        "fails.",
+    )
 
 
 @dataclass(frozen=True)

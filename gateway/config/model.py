@@ -164,6 +164,12 @@ class Server:
         "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
         reads="boolean",
     )
+    environments: str = setting(
+        ".gateway/environments",
+        "Where the environments of pools with requirements are built and kept, with what was "
+        "downloaded for them. For this gateway alone: what it no longer uses is removed.",
+        reads="place",
+    )
     limits: Limits = field(default_factory=Limits)
 
 
