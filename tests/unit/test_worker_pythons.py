@@ -6,6 +6,7 @@ What is built is kept in pytest's cache. Packages come from the package index th
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -230,6 +231,18 @@ def test_an_apps_own_pin_is_kept_and_the_rest_goes_with_it(
     version, place = worker.ask("/")[1].decode().split()
     assert version == "3.0.3"
     assert environment.uses[0] in place
+
+
+def test_the_order_of_a_worker_names_no_class_that_only_some_pythons_know(tmp_path: Path) -> None:
+    (tmp_path / "public").mkdir()
+    (tmp_path / "plain.py").touch()
+    table = "mounts:\n  /: plain:app\n  /files: {static: ./public}\n"
+    config = parse_config(table, "mounts.yaml", tmp_path, {})
+    with pickled(config) as order:
+        assert pickle.load(order) == config
+        order.seek(0)
+        # Python 3.13's are of pathlib._local
+        assert b"pathlib" not in order.read()
 
 
 def test_a_thread_that_never_ends_does_not_hold_the_worker(
