@@ -58,6 +58,12 @@ class Limits:
         "How long a stop, or a worker that a reload has replaced, waits for requests in flight "
         "before it cuts them.",
     )
+    drain_delay_seconds: float = setting(
+        0.0,
+        "How long a stop goes on accepting after /readyz has begun to answer 503, for load "
+        "balancers that look there. nginx does not, so the default is none.",
+        least=0,
+    )
     start_timeout_seconds: float = setting(
         60.0,
         "How long a worker may take to load its apps: a reload then fails, a start tries again. "

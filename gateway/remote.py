@@ -117,8 +117,8 @@ def tell_outcome(outcome: Answer, what: str) -> int:
         for message in outcome["messages"]:
             print(message, file=sys.stderr)
     else:
-        seconds = outcome["seconds"]
-        print(f"{what}: generation {outcome['generation']} serves after {seconds:.2f} s")
+        generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
+        print(f"{what}: generation {generation} serves after {seconds:.2f} s, {how}")
     return exit_code
 
 
@@ -167,7 +167,11 @@ def describe_reload(last: Answer | None) -> list[str]:
     if last is None:
         return ["last reload  none since the start"]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["finished"]))
-    how = "failed, nothing has changed" if last["exit_code"] else f"{last['generation']} serves"
+    how = (
+        "failed, nothing has changed"
+        if last["exit_code"]
+        else f"{last['generation']} serves, {last['how']}"
+    )
     line = f"last reload  {when}, by {last['trigger']}, after {last['seconds']:.2f} s: {how}"
     return [line, *(f"  {message}" for message in last["messages"])]
 

@@ -30,6 +30,25 @@ class Where:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """``probe:`` of a mount: what to ask an app for, and what it has to answer."""
+
+    path: str = field(
+        metadata={
+            "why": "What is asked for, by GET: a path below the mount's own, with a query or not.",
+            "reads": "probe path",
+        }
+    )
+    status: int = setting(
+        0, "The status that tells of health; 0 is any 2xx or 3xx.", least=0, most=599
+    )
+    contains: str = setting("", "Text that the body has to have in it.", reads="text")
+    within_seconds: float = setting(
+        0.0, "How soon the answer has to be there; 0 is the mount's timeout.", least=0
+    )
+
+
+@dataclass(frozen=True)
 class AppTarget:
     """``module:callable`` or ``module:factory()``; the part behind the colon may be dotted."""
 
@@ -49,12 +68,21 @@ class AppTarget:
             "reads": "environment",
         },
     )
-    probe: str = setting(
-        "",
-        "A path below the mount's own, such as /healthz, for which new workers are asked before "
-        "they accept. Anything but 2xx or 3xx within the mount's timeout fails a reload; at a "
-        "start it is logged.",
-        reads="probe path",
+    pool: str = setting(
+        "main",
+        "The pool of workers that run it: one of `pools:`, or own, which is one for this mount "
+        "alone. main is the front workers' own, which run all other mounts together.",
+        reads="pool name",
+    )
+    probe: Probe | None = field(
+        default=None,
+        metadata={
+            "why": "A path below the mount's own, such as /healthz, for which new workers are "
+            "asked before they accept, or a mapping that says more. An app that is not well fails "
+            "a reload; at a start it is logged.",
+            "section": Probe,
+            "short": "path",
+        },
     )
 
 
@@ -113,7 +141,20 @@ class Mount:
     prefix: str
     target: Target
     limits: MountLimits
-    where: Where
+    where: Where = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """``server.watch:``. ``max_error_rate`` is a share, 0.05 for 5 %."""
+
+    for_seconds: float = setting(30.0, "How long after the swap.")
+    max_error_rate: float = setting(
+        0.05,
+        "The share of responses with a status of 500 or more that is allowed. It is not looked at "
+        "before 20 requests.",
+        reads="percentage",
+    )
 
 
 @dataclass(frozen=True)
@@ -159,7 +200,7 @@ class Server:
         "elsewhere.",
         choices=("auto", "json", "text", "off"),
     )
-    watch: bool = setting(
+    reload_on_edit: bool = setting(
         True,
         "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
         reads="boolean",
@@ -170,14 +211,77 @@ class Server:
         "downloaded for them. For this gateway alone: what it no longer uses is removed.",
         reads="place",
     )
+    keep_previous_seconds: float = setting(
+        30.0,
+        "How long the workers that a reload has replaced are kept loaded, so that a rollback is "
+        "instant. They cost their memory as long.",
+        least=0,
+    )
+    watch: Watch | None = field(
+        default=None,
+        metadata={
+            "why": "A watch over new workers: where too many of their responses are server errors, "
+            "more than before, the gateway rolls back by itself. Without this key it does not.",
+            "section": Watch,
+        },
+    )
     limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
+class Pool:
+    """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
+    the mount's for an own one."""
+
+    name: str
+    workers: int = setting(1, "Worker processes.", reads="workers", most=512)
+    directory: Path | None = setting(  # noqa: RUF009
+        None,
+        "Where its apps are imported from, and the workers' working directory. Without it, the "
+        "table's directory, and the gateway's own.",
+        reads="folder",
+    )
+    venv: Path | None = setting(  # noqa: RUF009
+        None, "A virtual environment with what its apps need.", reads="virtual environment"
+    )
+    env: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "why": "Environment variables of its workers, beside those of its mounts.",
+            "reads": "environment",
+        },
+    )
+    env_file: Path | None = setting(  # noqa: RUF009
+        None, "A file of further ones, NAME=value a line, as in Compose.", reads="file"
+    )
+    user: str = setting(
+        "",
+        "The user that its workers run as, by name. The gateway itself has to run as root for "
+        "that. Without it, the gateway's own.",
+        reads="user",
+    )
+    group: str = setting("", "The group; without it, the user's own.", reads="group")
+    nice: int = setting(
+        0, "How much its workers give way to others, as nice(1) does.", least=0, most=19
+    )
+    idle_seconds: float = setting(
+        0.0,
+        "How long nobody has to ask for it before its workers are stopped; the next request "
+        "starts them again and waits. 0 is for ever.",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
 class Config:
-    """A whole valid table. ``directory`` is its own, absolute; apps are imported from there."""
+    """A whole valid table, or what one pool's workers need of it: ``pool``.
+
+    ``directory`` is its own, absolute; apps are imported from there.
+    """
 
     source: str
     directory: Path
     server: Server
     mounts: tuple[Mount, ...]
+    pools: tuple[Pool, ...] = ()
+    pool: Pool = Pool(name="main")

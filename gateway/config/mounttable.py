@@ -7,9 +7,10 @@ each kind of mount.
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.config.model import AppTarget, Mount, Where
+from gateway.config.model import AppTarget, Mount, Pool, Where
 from gateway.config.mountkey import MountKey, parse_mount_key
 from gateway.config.nodes import Mapping, Node, Scalar, describe, find_key
+from gateway.config.pooltable import OWN, assign_pools
 from gateway.config.problems import BadValueError, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
 from gateway.config.redirects import find_loops
@@ -35,8 +36,11 @@ class _Read:
     mount: Mount
 
 
-def parse_mounts(reader: Reader, node: Node, defaults: dict[str, Any]) -> tuple[Mount, ...]:
-    """The mounts that could be read. ``defaults`` are by field name."""
+def parse_mounts(
+    reader: Reader, node: Node, defaults: dict[str, Any], pools: dict[str, Pool]
+) -> tuple[tuple[Mount, ...], tuple[Pool, ...]]:
+    """The mounts that could be read, and those of ``pools`` that they use. ``defaults`` are by
+    field name."""
     pairs = reader.pairs(
         node, "mounts", 'a mapping such as "/notes: notes.wsgi:app", a space after the colon'
     )
@@ -52,7 +56,7 @@ def parse_mounts(reader: Reader, node: Node, defaults: dict[str, Any]) -> tuple[
     _check_environment(reader, read)
     if len(read) == len(pairs or {}):  # else one that could not be read might be where they lead
         _check_loops(reader, read)
-    return tuple(one.mount for one in read)
+    return assign_pools(reader, ((one.pair, one.mount) for one in read), pools)
 
 
 def _parse_key(reader: Reader, key: Scalar, first_of: dict[MountKey, Scalar]) -> MountKey | None:
@@ -125,19 +129,22 @@ def _kind_of(reader: Reader, pair: Pair, pairs: Pairs) -> str:
 
 
 def _check_environment(reader: Reader, read: list[_Read]) -> None:
-    """All mounts share one process, and so one environment."""
-    first_of: dict[str, _Read] = {}
-    values: dict[str, str] = {}
+    """The mounts of a pool share processes, and so one environment."""
+    first_of: dict[tuple[str, str], _Read] = {}
+    values: dict[tuple[str, str], str] = {}
     for one in read:
-        env = one.mount.target.env if isinstance(one.mount.target, AppTarget) else {}
-        for name, value in env.items():
-            first = first_of.setdefault(name, one)
-            if values.setdefault(name, value) != value:
+        target = one.mount.target
+        if not isinstance(target, AppTarget) or target.pool == OWN:
+            continue
+        for name, value in target.env.items():
+            first = first_of.setdefault((target.pool, name), one)
+            if values.setdefault((target.pool, name), value) != value:
                 path = join("mounts", f"{one.pair.key.text}.env.{name}")
                 place = _variable_place(first, name)
                 message = (
                     f'"{first.mount.name}" gives it another value in line {place.line}, column '
-                    f"{place.column}: all mounts share one environment, so rename one of the two"
+                    f"{place.column}: the mounts of a pool share one environment, so rename one of "
+                    "the two"
                 )
                 reader.problems.add(_variable_place(one, name), path, message)
 

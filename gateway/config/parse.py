@@ -13,6 +13,7 @@ from gateway.config.interpolate import Interpolator
 from gateway.config.model import Config, Server
 from gateway.config.mounttable import parse_mounts
 from gateway.config.nodes import YamlError, parse_yaml
+from gateway.config.pooltable import parse_pools
 from gateway.config.problems import Problems
 from gateway.config.reader import Pairs, Reader
 from gateway.config.settings import DEFAULTS, LIMITS, SECTIONS, SERVER
@@ -35,12 +36,13 @@ def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, 
             reader.unknown_key(pair.key, "", SECTIONS)
     server = _parse_server(reader, sections)
     defaults = _parse_defaults(reader, sections)
+    pools = parse_pools(reader, _section(reader, sections, "pools"))
     if "mounts" in sections:
-        mounts = parse_mounts(reader, sections["mounts"].value, defaults)
+        mounts, used = parse_mounts(reader, sections["mounts"].value, defaults, pools)
     else:
         problems.add(root, "mounts", 'missing: add "mounts:" and a mount such as "/: welcome:app"')
     problems.raise_any()
-    return Config(source=source, directory=directory, server=server, mounts=mounts)
+    return Config(source=source, directory=directory, server=server, mounts=mounts, pools=used)
 
 
 def _section(reader: Reader, sections: Pairs, name: str) -> Pairs:

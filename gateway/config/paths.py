@@ -64,6 +64,37 @@ def parse_directory(text: str, table_directory: Path) -> Path:
     return found
 
 
+def parse_folder(text: str, table_directory: Path) -> Path:
+    """Absolute. Raises BadValueError unless it is an existing directory."""
+    found = _absolute(text, table_directory)
+    if not found.is_dir():
+        near = did_you_mean(found.name, _folders_in(found.parent))
+        raise BadValueError(near or "there is none")
+    return found
+
+
+def parse_file(text: str, table_directory: Path) -> Path:
+    """Absolute. Raises BadValueError unless it is an existing file."""
+    found = _absolute(text, table_directory)
+    if not found.is_file():
+        raise BadValueError("there is none")
+    return found
+
+
+def parse_venv(text: str, table_directory: Path) -> Path:
+    """Absolute. Raises BadValueError unless an interpreter lies in it."""
+    found = _absolute(text, table_directory)
+    if not (found / "bin" / "python").exists():
+        raise BadValueError("there is no bin/python in it: make it with python -m venv")
+    return found
+
+
+def _absolute(text: str, table_directory: Path) -> Path:
+    if not text:
+        raise BadValueError
+    return Path(os.path.normpath(table_directory / text))
+
+
 def _folders_in(folder: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())

@@ -7,9 +7,12 @@ remove themselves.
 import os
 import time
 from collections.abc import Callable
+from copy import copy
+from itertools import count
 from typing import Any
 
 from gateway.dispatch import MountTable
+from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.greenlets import GreenletPool
 from gateway.http.parser import HeadParser
@@ -44,7 +47,7 @@ class Service:
         self.tell_time()
         self.is_draining = False
         self.on_close: Callable[[], None] | None = None
-        self._request_count = 0
+        self._request_numbers = count(1)
         self._request_id_base = f"{os.urandom(8).hex()}-"
         base_environ["gateway.is_draining"] = lambda: self.is_draining
 
@@ -54,5 +57,17 @@ class Service:
 
     def next_request_id(self) -> str:
         """Unique among workers and restarts."""
-        self._request_count += 1
-        return f"{self._request_id_base}{self._request_count}"
+        return f"{self._request_id_base}{next(self._request_numbers)}"
+
+    def adjust(self, table: MountTable, limits: Limits, mounts: MountInfo) -> None:
+        """Serve other mounts within other limits from the next request on."""
+        self.table = table
+        self.limits = limits
+        self.parser = HeadParser(limits)
+        self.base_environ = self.base_environ | {"gateway.mounts": mounts}
+
+    def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> "Service":
+        """Another one that shares all else with this one, to ask how it would serve."""
+        other = copy(self)
+        other.adjust(table, limits, mounts)
+        return other

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from gateway.config.model import AppTarget, Mount, RedirectTarget, StaticTarget
@@ -42,12 +43,14 @@ class Unavailable:
 
 
 def load_mounts(
-    mounts: Iterable[Mount], announce: Callable[[str], object] = str
+    mounts: Iterable[Mount],
+    announce: Callable[[str], object] = str,
+    loaded_apps: Mapping[str, WSGIApp] = MappingProxyType({}),
 ) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
     """Every mount, and the errors of those that did not load, by mount name.
 
     ``announce`` is called with a mount's name before it is loaded. Apps are imported here, with the
-    environment and ``sys.path`` as they are.
+    environment and ``sys.path`` as they are, but for those that ``loaded_apps`` has by mount name.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
@@ -55,7 +58,10 @@ def load_mounts(
         announce(mount.name)
         app: WSGIApp
         try:
-            app, kind = load_target(mount.target)
+            if mount.name in loaded_apps:
+                app, kind = loaded_apps[mount.name], "app"
+            else:
+                app, kind = load_target(mount.target)
         except AppLoadError as error:
             errors[mount.name] = error
             app, kind = Unavailable(), "app"

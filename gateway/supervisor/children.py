@@ -4,6 +4,7 @@ Knows nothing of the table. A worker is a fresh interpreter, never a fork of the
 """
 
 import asyncio
+import io
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -25,11 +27,13 @@ Report = dict[str, Any]
 
 
 class ChildState(Enum):
-    """A worker's life, in order. One that stops at once goes from READY to DRAINING."""
+    """A worker's life, in order. One that stops at once goes from READY to DRAINING, and PAUSED may
+    become READY again."""
 
     LOADING = "loading"
     LOADED = "loaded"
     READY = "ready"
+    PAUSED = "paused"
     RETIRING = "retiring"
     DRAINING = "draining"
     DEAD = "dead"
@@ -39,7 +43,9 @@ class Child:
     """A worker process. ``on_report(child, report)`` is called with each object it sends.
 
     ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``loading``
-    is the mount that it loads now, "" for none; ``accepts`` whether it may still take connections.
+    is the mount that it loads now, "" for none; ``accepts`` whether it may still take connections;
+    ``config`` what it is to serve, ``asked`` what it was asked to ``prepare`` last, ``objections``
+    the mounts that this failed for, and ``applied`` what it serves.
     """
 
     def __init__(
@@ -55,6 +61,10 @@ class Child:
         self.exit_code: int | None = None
         self.loading = ""
         self.accepts = False
+        self.config = self.applied = config
+        self.prepared: Config | None = None
+        self.asked = config
+        self.objections: list[Report] = []
         self._on_report = on_report
         ours, theirs = socket.socketpair()
         with theirs, pickled(config) as order:
@@ -86,13 +96,44 @@ class Child:
             writer.close()
 
     def order(self, word: str) -> None:
-        """Tell it to ``accept`` or to ``retire``; one that has ended does not hear."""
+        """Tell it to ``accept``, ``pause`` or ``retire``; one that has ended does not hear."""
         if self._writer is not None:
             self._writer.write(word.encode() + b"\n")
 
+    def prepare(self, config: Config) -> None:
+        """Have it make ready for ``config``, which needs no import; it answers with a report."""
+        self.prepared, self.asked = None, config
+        self.order(f"prepare {b64encode(to_bytes(config)).decode()}")
+
+    def note_prepared(self, report: Report) -> None:
+        """Its answer to ``prepare``."""
+        self.objections = report["mounts"]
+        self.prepared = self.asked
+
+    def apply(self, config: Config) -> None:
+        """Have it serve ``config``, which it has prepared or is told of now."""
+        if self.prepared is not config:
+            self.prepare(config)
+        self.order("apply")
+        self.config = config
+
+    def accept(self) -> None:
+        """Have it accept, for the first time or again; it answers that it is ready."""
+        if self.state is ChildState.PAUSED:
+            self.state = ChildState.LOADED
+        self.order("accept")
+
+    def pause(self) -> None:
+        """Have it accept no more and stay loaded; one that has not loaded is not worth keeping."""
+        if self.state is ChildState.READY:
+            self.state = ChildState.PAUSED
+            self.order("pause")
+        else:
+            self.terminate()
+
     def retire(self) -> None:
         """Ask it to accept no more and to end with its last connection."""
-        if self.state is ChildState.READY:
+        if self.state in (ChildState.READY, ChildState.PAUSED):
             self.state = ChildState.RETIRING
             self.order("retire")
         else:
@@ -144,12 +185,17 @@ class _Pickler(pickle.Pickler):
         return (as_path, (str(value),)) if isinstance(value, Path) else NotImplemented
 
 
-def pickled(config: Config):  # type: ignore[no-untyped-def]
-    """The configuration in an open temporary file, at its beginning: a worker's stdin.
+def to_bytes(config: Config) -> bytes:
+    """Pickled so that any Python that a worker may run can read it."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=4).dump(config)
+    return buffer.getvalue()
 
-    Any Python that a worker may run can read it."""
+
+def pickled(config: Config):  # type: ignore[no-untyped-def]
+    """The configuration in an open temporary file, at its beginning: a worker's stdin."""
     order = tempfile.TemporaryFile()  # noqa: SIM115
-    _Pickler(order, protocol=4).dump(config)
+    order.write(to_bytes(config))
     order.seek(0)
     return order
 

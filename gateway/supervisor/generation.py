@@ -15,6 +15,7 @@ from gateway.config.model import Config
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.children import Child, ChildState, Report, describe_exit
+from gateway.supervisor.failures import describe_failure, describe_place
 
 # a worker that dies young is started again after 0.1 s, 0.2 s, 0.4 s ... but no later than this
 MAX_BACKOFF_SECONDS = 10.0
@@ -26,10 +27,12 @@ KILL_GRACE_SECONDS = 2.0
 
 
 class State(Enum):
-    """A generation's life, in order. One that fails to start goes from the first to the last."""
+    """A generation's life, in order. One that fails to start goes from the first to the last, one
+    that is kept for a rollback may serve again."""
 
     STARTING = "starting"
     SERVING = "serving"
+    KEPT = "kept"
     RETIRING = "retiring"
     STOPPING = "stopping"
 
@@ -61,6 +64,7 @@ class Generation:
         self._listener = listener
         self._may_fail = may_fail
         self._was_ready = False
+        self._was_asked = False  # whether it may have connections
         self._changed = asyncio.Event()
 
     # --- starting -----------------------------------------------------------------------------
@@ -72,22 +76,38 @@ class Generation:
             self._spawn()
 
     async def load(self) -> None:
-        """Start, and accept once every worker has loaded all it should. Else all workers are ended
+        """Start, and wait until every worker has loaded all it should. Else all workers are ended
         again, and AppLoadError is raised with the reasons."""
         try:
             for _ in range(self.config.server.workers):
                 self._spawn()
         except OSError as error:
             self.faults.append(f"a worker could not be started: {error}")
-        if await self._has_reached(ChildState.LOADED):
-            for child in self.children.values():
-                child.order("accept")
-            if await self._has_reached(ChildState.READY):
-                self.state = State.SERVING
-                return
+        if not await self._has_reached(ChildState.LOADED):
+            await self.give_up()
+
+    async def accept(self) -> None:
+        """Have all workers accept, which have loaded or are kept. Raises AppLoadError as ``load``,
+        and for one that is no longer whole."""
+        if self.state is State.KEPT:
+            self.faults = [] if self.is_whole else [f"a worker of {self.id} has ended meanwhile"]
+            self.state = State.STARTING
+        for child in self.children.values():
+            child.accept()
+        if not await self._has_reached(ChildState.READY):
+            await self.give_up()
+        self.state = State.SERVING
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no worker has ended since it was kept."""
+        states = [child.state for child in self.children.values()]
+        return states == [ChildState.PAUSED] * self.config.server.workers
+
+    async def give_up(self) -> None:
+        """End a start that has failed. Raises AppLoadError with the reasons."""
         limits = self.config.server.limits
-        may_be_asked = any(child.accepts for child in self.children.values())
-        await self.stop(limits.drain_timeout_seconds if may_be_asked else 0)
+        await self.stop(limits.drain_timeout_seconds if self._was_asked else 0)
         raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
     def _spawn(self) -> None:
@@ -123,22 +143,31 @@ class Generation:
         if event == "loading":
             child.loading = report["mount"]
         elif event == "loaded":
-            child.loading = ""
-            self._note_mounts(report["mounts"])
-            if child.state is ChildState.LOADING:
-                child.state = ChildState.LOADED
-                if self.state is State.SERVING:
-                    child.order("accept")
+            self._on_loaded(child, report)
+        elif event == "prepared":
+            child.note_prepared(report)
+        elif event == "applied":
+            child.applied = child.config
         elif event == "ready":
             if child.state is ChildState.LOADED:
                 child.state = ChildState.READY
-                child.accepts = True
+                child.accepts = self._was_asked = True
             self._tell_when_ready()
-        elif event == "retired":
+        elif event in ("paused", "retired"):
             child.accepts = False
         elif event == "drained" and report["cut"]:
             lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
         self._changed.set()
+
+    def _on_loaded(self, child: Child, report: Report) -> None:
+        child.loading = ""
+        self._note_mounts(report["mounts"])
+        if child.state is ChildState.LOADING:
+            child.state = ChildState.LOADED
+            if child.config is not self.config:
+                child.apply(self.config)  # which has changed in place while it was loading
+            if self.state is State.SERVING:
+                child.accept()
 
     def _tell_when_ready(self) -> None:
         states = {child.state for child in self.children.values()}
@@ -198,18 +227,21 @@ class Generation:
     # --- ending -------------------------------------------------------------------------------
 
     async def leave(self) -> None:
-        """Accept no more. Waits until that is so, but not long for a worker that is wedged."""
-        self.state = State.RETIRING
+        """Accept no more, and stay loaded. Waits, but not long for a worker that is wedged."""
+        self.state = State.KEPT
         for child in self.children.values():
-            child.retire()
-        await self._until(
+            child.pause()
+        await self.until(
             lambda: not any(child.accepts for child in self.children.values()), KILL_GRACE_SECONDS
         )
 
     async def retire(self) -> None:
         """After ``leave``: end with the last kept-alive connection. Waits for that."""
+        self.state = State.RETIRING
+        for child in self.children.values():
+            child.retire()
         limits = self.config.server.limits
-        if not await self._until(
+        if not await self.until(
             lambda: not self.children, limits.keep_alive_seconds + limits.drain_timeout_seconds
         ):
             await self.stop(limits.drain_timeout_seconds)
@@ -220,12 +252,12 @@ class Generation:
         self._changed.set()
         for child in self.children.values():
             child.terminate()
-        if await self._until(lambda: not self.children, drain_seconds + KILL_GRACE_SECONDS):
+        if await self.until(lambda: not self.children, drain_seconds + KILL_GRACE_SECONDS):
             return
         for child in self.children.values():
             lifecycle.error("worker %d did not end; killed", child.pid)
         self.kill()
-        await self._until(lambda: not self.children, None)
+        await self.until(lambda: not self.children, None)
 
     def kill(self) -> None:
         """End all workers at once."""
@@ -243,10 +275,11 @@ class Generation:
         def is_reached() -> bool:
             return all(child.state is state for child in self.children.values())
 
-        await self._until(lambda: is_hopeless() or is_reached(), None)
+        await self.until(lambda: is_hopeless() or is_reached(), None)
         return not is_hopeless()
 
-    async def _until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
+    async def until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
+        """Whether ``condition`` comes true in time; asked after each report and each end."""
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
@@ -256,20 +289,6 @@ class Generation:
             return condition()
         return True
 
-    def describe_mounts(self) -> list[dict[str, Any]]:
-        """Each mount for ``gateway status``: serving, or failed with its error and traceback."""
-        nothing: Report = {"error": "", "traceback": ""}
-        return [
-            {
-                "mount": mount.name,
-                "state": "failed" if mount.name in self.failed else "serving",
-                "place": f"{self.config.source}:{mount.where.line}:{mount.where.column}",
-                "error": self.failed.get(mount.name, nothing)["error"],
-                "traceback": self.failed.get(mount.name, nothing)["traceback"],
-            }
-            for mount in self.config.mounts
-        ]
-
     def describe(self) -> dict[str, Any]:
         """The generation for ``gateway status``; durations in seconds."""
         return {
@@ -278,18 +297,6 @@ class Generation:
             "age": round(time.monotonic() - self.began, 3),
             "workers": [child.describe() for child in self.children.values()],
         }
-
-
-def describe_place(config: Config, mount: str) -> str:
-    """Where in the table a mount is, and its key."""
-    where = next(each.where for each in config.mounts if each.name == mount)
-    return f"{config.source}:{where.line}:{where.column}: mounts.{mount}"
-
-
-def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
-    """Where in the table a mount failed, why, and the app's traceback."""
-    text = f"{describe_place(config, failed['mount'])}: {failed['error']}{effect}"
-    return f"{text}\n{failed['traceback']}" if failed["traceback"] else text
 
 
 def backoff_seconds(young_deaths: int) -> float:

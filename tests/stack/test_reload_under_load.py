@@ -48,6 +48,7 @@ def test_reloads_under_load_lose_nothing(disturbed_lab: Lab):
     assert load.faults == []
     assert min(load.answered["GET"], load.answered["POST"]) > 500
     print(f"{dict(load.answered)} answered, the slowest after {load.longest:.2f} s")
+    # each with new workers: one mount of the table never loads, and may by then
     assert int(status(lab)["generation"][1:]) == int(began["generation"][1:]) + RELOADS
 
 

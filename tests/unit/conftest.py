@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from harness import Gateway
+from running import Running
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
 
@@ -23,3 +24,17 @@ def serve() -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in gateways:
         gateway.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """``start(...)`` is a ``Running`` of the test's own, ended after it."""
+    started: list[Running] = []
+
+    def start(*arguments: Any, **options: Any) -> Running:
+        started.append(Running(tmp_path, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()

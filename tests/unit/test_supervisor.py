@@ -46,7 +46,8 @@ CONFIG = Config(
 def supervisor(*states: ChildState) -> Supervisor:
     supervisor = Supervisor(CONFIG, lambda _: CONFIG)
     children = {pid: child(pid, state) for pid, state in enumerate(states)}
-    supervisor._generations = [SimpleNamespace(children=children)]  # type: ignore[list-item]
+    generations: Any = [SimpleNamespace(children=children)]
+    supervisor._pool = SimpleNamespace(generations=generations)  # type: ignore[assignment]
     return supervisor
 
 
@@ -57,8 +58,9 @@ def child(pid: int, state: ChildState) -> Any:
         state=state,
         loading="",
         accepts=False,
+        config=CONFIG,
         orders=orders,
-        order=orders.append,
+        accept=lambda: orders.append("accept"),
         terminate=list,
     )
 
@@ -172,7 +174,7 @@ def test_no_worker_accepts_before_all_have_loaded_all(
         monkeypatch.setattr(
             starting, "_spawn", lambda: starting.children.update({id(w := next(pending)): w})
         )
-        loading = asyncio.create_task(starting.load())
+        loading = asyncio.create_task(load_and_accept(starting))
         for worker, report in zip(workers, reports, strict=True):
             await asyncio.sleep(0)
             assert not any(worker.orders for worker in workers)
@@ -180,6 +182,10 @@ def test_no_worker_accepts_before_all_have_loaded_all(
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         loading.cancel()
+
+    async def load_and_accept(starting: Generation) -> None:
+        await starting.load()
+        await starting.accept()
 
     asyncio.run(load())
     assert [worker.orders for worker in workers] == orders
