@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL_LOCKED := $(PIP) install --only-binary :all: --require-hashes --requirement
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewest \
 	--python-version 3.11 --generate-hashes --only-binary :all: \
-	--custom-compile-command "make lock" pyproject.toml --extra examples
+	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
 .PHONY: help up down run dev test fuzz bench check format lock clean
 .DEFAULT_GOAL := help

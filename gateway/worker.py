@@ -28,7 +28,6 @@ import pickle
 import signal
 from base64 import b64decode
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
 
 import gevent
@@ -52,6 +51,7 @@ from gateway.tracebacks import describe_fault
 from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
+app_threads = ThreadPool(THREADS) if THREADS else None
 STOP = "stop"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
@@ -216,21 +216,16 @@ def build_table(
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
     loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev)
-    for mount in loaded if THREADS else ():
-        if mount.kind == "app" and mount.name not in apps:
-            mount.app = InThreads(mount.app, own_threads())
+    if app_threads is not None:
+        for mount in loaded:
+            if mount.kind == "app" and not isinstance(mount.app, InThreads):
+                mount.app = InThreads(mount.app, app_threads)
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}
         for name, error in errors.items()
     ]
     return MountTable(loaded), info, report
-
-
-@cache
-def own_threads() -> ThreadPool:
-    """The threads that all apps of this process share."""
-    return ThreadPool(THREADS)
 
 
 def build_service(

@@ -40,6 +40,13 @@ def parse_probe(text: str) -> str:
     return text
 
 
+def parse_place(text: str, _directory: Path) -> str:
+    """A path that need not exist yet. Raises BadValueError."""
+    if not text:
+        raise BadValueError
+    return text
+
+
 def parse_directory(text: str, table_directory: Path) -> Path:
     """Absolute. Raises BadValueError unless it can be entered and is safe to publish."""
     found = Path(os.path.normpath(table_directory / text))

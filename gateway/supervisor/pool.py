@@ -6,7 +6,6 @@ the table's text nor what asked for a change.
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,15 +22,6 @@ from gateway.supervisor import inplace
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.patrol import patrol
-
-
-def find_environments(setting: str) -> Path:
-    """The directory of environments for ``server.environments``."""
-    if setting != "auto":
-        return Path(setting)
-    data = os.environ.get("GATEWAY_DATA")
-    return Path(data, "environments") if data else Path.home() / ".cache" / "gateway"
-
 
 # Retired workers keep their memory until nginx has closed its idle connections to them, for up to
 # a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
@@ -120,12 +110,12 @@ class Pool:
         place = f"{config.source}:{pool.where.line}:{pool.where.column}: pools.{pool.name}"
         try:
             return await find_or_build(
-                root=find_environments(config.server.environments),
+                root=Path(config.source).absolute().parent / config.server.environments,
                 python=python,
                 requirements=str(pool.requirements or ""),
                 directory=config.directory,
                 on_progress=lambda line: lifecycle.info("%s: %s", place, line),
-                timeout_seconds=config.server.build_timeout_seconds,
+                timeout_seconds=config.server.limits.build_timeout_seconds,
             )
         except BuildError as error:
             raise AppLoadError(f"{place}: {error}") from error
