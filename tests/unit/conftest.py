@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 from harness import Gateway
 
+from gateway.config.model import Mount, UpstreamTarget, Where
+from gateway.limits import MountLimits
+from gateway.mounts.loader import load_upstream
+from gateway.upstream.mount import Upstream
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
 
 
@@ -23,3 +28,26 @@ def serve() -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in gateways:
         gateway.close()
+
+
+@pytest.fixture
+def upstream() -> Iterator[Callable[..., Upstream]]:
+    """``upstream(address, …, prefix="", **settings)`` is a mount as the table would make it."""
+    mounts: list[Upstream] = []
+
+    def load(*addresses: str, prefix: str = "", **settings: Any) -> Upstream:
+        target = UpstreamTarget(addresses=addresses, **settings)
+        mount = Mount(
+            name=prefix or "/",
+            host=None,
+            prefix=prefix,
+            target=target,
+            limits=MountLimits(),
+            where=Where(line=1, column=1),
+        )
+        mounts.append(load_upstream(mount, target))
+        return mounts[-1]
+
+    yield load
+    for mount in mounts:
+        mount.close()
