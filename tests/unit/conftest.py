@@ -32,15 +32,15 @@ def serve() -> Iterator[Callable[..., Gateway]]:
 
 @pytest.fixture
 def upstream() -> Iterator[Callable[..., Upstream]]:
-    """``upstream(address, …, prefix="", **settings)`` is a mount as the table would make it."""
+    """``upstream(address, …, mounted="", **settings)`` is a mount as the table would make it."""
     mounts: list[Upstream] = []
 
-    def load(*addresses: str, prefix: str = "", **settings: Any) -> Upstream:
+    def load(*addresses: str, mounted: str = "", **settings: Any) -> Upstream:
         target = UpstreamTarget(addresses=addresses, **settings)
         mount = Mount(
-            name=prefix or "/",
+            name=mounted or "/",
             host=None,
-            prefix=prefix,
+            prefix=mounted,
             target=target,
             limits=MountLimits(),
             where=Where(line=1, column=1),
