@@ -50,7 +50,7 @@ class Address:
             self._use_for_ever((_socket.AF_UNIX, text.removeprefix("unix:")))
             return
         parts = urlsplit(text)
-        self.authority = parts.netloc
+        self.authority = parts.netloc.removesuffix(":80")
         self._name, self._port = parts.hostname or "", parts.port or 80
         with suppress(ValueError):
             is_v6 = ip_address(self._name).version == 6
