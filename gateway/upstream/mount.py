@@ -62,6 +62,9 @@ class Upstream:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ, self._rules)
+        if request.is_circular:
+            why = "the request goes in circles: an address leads back here"
+            raise self._fail(environ, "", "508 Loop Detected", why)
         hop, answer = self._ask(environ, request)
         try:
             if answer.code == 101:

@@ -1,13 +1,17 @@
 """What a server behind a mount is asked: target, fields, and what is told of the client."""
 
+import socket
 from collections.abc import Callable
 from contextlib import closing
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import PEER, Gateway
 from scripted import OK, Peer, scripted
+
+from gateway.http.server import Server
 
 Load = Callable[..., Any]
 TRUSTED = (ip_network(PEER),)
@@ -95,7 +99,8 @@ def test_fields_arrive_but_for_those_between_two_hops(upstream: Load) -> None:
         "Trailer: A\nUpgrade: websocket\nProxy-Connection: x\nProxy-Authorization: y\n"
         "Expect: 100-continue\nForwarded: for=1.2.3.4\nContent-Length: 0\n\n",
     )
-    own = [line for line in lines[1:] if not line.startswith(("X-Forwarded-", "X-Request-ID"))]
+    told = ("X-Forwarded-", "X-Request-ID", "Via")
+    own = [line for line in lines[1:] if not line.startswith(told)]
     assert sorted(own) == [
         "Accept: text/html, */*",
         "Authorization: Basic x",
@@ -196,3 +201,25 @@ def test_absolute_target_leads_nowhere_else(upstream: Load) -> None:
     lines = ask(upstream, "GET http://evil.example:25/x HTTP/1.1\nHost: a.example\n\n")
     assert lines[0] == "GET /x HTTP/1.1"
     assert values(lines, "host") == ["evil.example:25"]
+
+
+def test_hop_names_itself_behind_those_before_it(upstream: Load) -> None:
+    head = "GET / HTTP/1.1\nHost: a.example\n"
+    assert values(ask(upstream, f"{head}\n"), "via") == ["1.1 gateway"]
+    lines = ask(upstream, f"{head}Via: 1.0 fred\nVia: 1.1 gateway\n\n")
+    assert values(lines, "via") == ["1.0 fred, 1.1 gateway, 1.1 gateway"]
+
+
+def test_request_that_goes_in_circles_is_508(upstream: Load, tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    with listener, closing(Gateway(upstream(f"unix:{tmp_path}/s"))) as gateway:
+        server = Server(listener, gateway.service)
+        server.start()
+        answer = gateway.ask()
+        assert answer.status == 508
+        [error] = [record["error"] for record in gateway.records if "error" in record]
+        assert error == "upstream: the request goes in circles: an address leads back here"
+        assert len(gateway.records) == 9
+        server.drain(0)
