@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from gateway.errors import AppError
 from gateway.http.names import CACHE_ENTRIES
 from gateway.http.parser import RequestHead
-from gateway.wsgi import ExcInfo, FileWrapper, Takeover, Write
+from gateway.wsgi import HEAD_NOW, ExcInfo, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
@@ -138,6 +138,8 @@ class Response:
         if not isinstance(data, bytes):
             raise AppError(f"the app gave {type(data).__name__} instead of bytes")
         if not data:
+            if data is HEAD_NOW and not self.head_sent:
+                self._send_first(b"", None)
             return
         if not self.head_sent:
             self._send_first(data, len(data) if is_whole else None)
