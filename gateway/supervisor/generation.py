@@ -68,6 +68,7 @@ class Generation:
         self._environment = environment
         self._may_fail = may_fail
         self._on_change = on_change
+        self._ended = (0, 0)
         self._was_ready = False
         self._was_asked = False  # whether it may have connections
         self._changed = asyncio.Event()
@@ -304,6 +305,22 @@ class Generation:
         except TimeoutError:
             return condition()
         return True
+
+    def count(self) -> tuple[int, int]:
+        """How many requests its workers have answered, and how many of them with a server error;
+        a second may pass before they are told."""
+        pulses = [child.in_flight.pulse() for child in list(self.children.values())]
+        requests, failures = self._ended
+        return (
+            requests + sum(pulse.requests for pulse in pulses),
+            failures + sum(pulse.failures for pulse in pulses),
+        )
+
+    def remove(self, child: Child) -> None:
+        """It has ended; what it counted stays."""
+        del self.children[child.pid]
+        pulse = child.in_flight.pulse()
+        self._ended = self._ended[0] + pulse.requests, self._ended[1] + pulse.failures
 
     def describe(self) -> dict[str, Any]:
         """The generation for ``gateway status``; durations in seconds."""

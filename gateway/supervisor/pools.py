@@ -35,10 +35,12 @@ class TableChange:
     after: Config
     changes: dict[str, Change] = field(default_factory=dict)
 
-    @property
-    def is_in_place(self) -> bool:
-        """Whether no new worker serves."""
-        return all(change.old is change.new for change in self.changes.values())
+    def describe(self) -> str:
+        """How it is brought about, for a person."""
+        renewed = [name for name, change in self.changes.items() if change.old is not change.new]
+        if not renewed:
+            return "in place"
+        return "new workers" if MAIN in renewed else f"new workers of {', '.join(renewed)}"
 
 
 class Pools:
