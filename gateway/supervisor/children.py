@@ -100,7 +100,7 @@ class Child:
                 ),
                 stdin=order,
                 pass_fds=descriptors,
-                **build_surroundings(config.pool),
+                **build_surroundings(config.pool, environment),
             )
         if config.pool.nice:
             os.setpriority(os.PRIO_PROCESS, self.pid, config.pool.nice)

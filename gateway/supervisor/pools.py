@@ -16,12 +16,13 @@ from typing import Any
 
 from gateway.config.model import Config
 from gateway.config.slices import cut
+from gateway.environments.client import collect
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.children import Report
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation
-from gateway.supervisor.pool import Change, Pool
+from gateway.supervisor.pool import Change, Pool, find_environments
 from gateway.supervisor.sockets import open_pool_listener
 
 MAIN = "main"
@@ -166,6 +167,16 @@ class Pools:
             raise
         self.config = change.after
         self._end_unused(self._cut(change.after))
+        self._start_task(self._collect())
+
+    async def _collect(self) -> None:
+        """Remove the environments that nobody uses any more."""
+        pools = [*self._pools.values(), *self._closing]
+        used = frozenset(name for pool in pools for name in pool.environments)
+        root = find_environments(self.config)
+        if root.is_dir():
+            for name in await collect(root, used):
+                lifecycle.info("the environment %s is not used any more: removed", name)
 
     async def drop(self, change: TableChange) -> None:
         """Leave what was prepared."""
