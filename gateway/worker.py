@@ -20,6 +20,7 @@ if not THREADS:
 
 # ruff: noqa: E402
 import contextlib
+import faulthandler
 import gc
 import json
 import os
@@ -34,17 +35,20 @@ from gevent import socket
 from gevent.queue import Empty, SimpleQueue
 from gevent.threadpool import ThreadPool
 
-from gateway.config.model import AppTarget, Config, Mount
+from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
-from gateway.http.service import Service
+from gateway.http.service import Service, tell_nothing
+from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threads import InThreads
+from gateway.tracebacks import describe_fault
+from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
 app_threads = ThreadPool(THREADS) if THREADS else None
@@ -54,8 +58,8 @@ RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it
-    loads and reports on stdout."""
+    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD``; with
+    ``STYLE`` alone it loads and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -64,6 +68,7 @@ def main() -> int:
     output = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    faulthandler.enable()  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
@@ -85,11 +90,14 @@ def work(
     generation: str,
     control_descriptor: str,
     listener_descriptor: str,
+    in_flight_descriptor: str,
 ) -> int:
     """Load, and serve when told to; the exit code. Access records go to ``output``."""
     configure_logs(style, generation)
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
+    in_flight = InFlight(int(in_flight_descriptor))
+    os.close(int(in_flight_descriptor))
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name})
     )
@@ -100,8 +108,9 @@ def work(
         output,
         gevent.get_hub().loop.run_callback,
     )
-    service = build_service(config, generation, access_log, listener, table, mounts)
+    service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)
+    Watchdog(service).start()
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
     return Worker(config, service, listener, control).run(orders)
@@ -167,7 +176,12 @@ class Worker:
         config: Config = pickle.loads(b64decode(pickled))
         running = {mount.name: mount for mount in self._config.mounts}
         apps = {mount.name: mount.app for mount in self._service.table.mounts}
-        apps = reuse_apps(running.values(), apps, config.mounts)
+        kept = {
+            mount.name: apps[mount.name]  # with its connections
+            for mount in config.mounts
+            if isinstance(mount.target, UpstreamTarget) and running.get(mount.name) == mount
+        }
+        apps = kept | reuse_apps(running.values(), apps, config.mounts)
         table, mounts, report = build_table(config, lambda _: None, apps)
         service = self._service.adjusted(table, config.server.limits, mounts)
         changed = (mount for mount in config.mounts if running.get(mount.name) != mount)
@@ -179,6 +193,10 @@ class Worker:
         """Serve what was prepared."""
         if self._prepared is not None:
             self._config, table, mounts = self._prepared
+            used = {id(mount.app) for mount in table.mounts}
+            for mount in self._service.table.mounts:
+                if mount.kind == "upstream" and id(mount.app) not in used:
+                    mount.app.close()  # type: ignore[attr-defined]
             self._server.adjust(table, self._config.server.limits, mounts)
             self._prepared = None
         send(self._control, {"event": "applied"})
@@ -206,7 +224,7 @@ def build_table(
     config: Config, announce: Callable[[str], None], apps: dict[str, WSGIApp]
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
-    loaded, errors = load_mounts(config.mounts, announce, apps)
+    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev)
     if app_threads is not None:
         for mount in loaded:
             if mount.kind == "app" and not isinstance(mount.app, InThreads):
@@ -226,6 +244,7 @@ def build_service(
     listener: socket.socket,
     table: MountTable,
     mounts: MountInfo,
+    in_flight: InFlight,
 ) -> Service:
     """What all connections of this worker share."""
     name, port = "localhost", "80"
@@ -237,6 +256,8 @@ def build_service(
         limits=config.server.limits,
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
+        in_flight=in_flight,
+        tell_fault=describe_fault if config.is_dev else tell_nothing,
     )
 
 

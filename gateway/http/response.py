@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from gateway.errors import AppError
 from gateway.http.names import CACHE_ENTRIES
 from gateway.http.parser import RequestHead
-from gateway.wsgi import ExcInfo, FileWrapper, Write
+from gateway.wsgi import HEAD_NOW, ExcInfo, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
@@ -138,6 +138,8 @@ class Response:
         if not isinstance(data, bytes):
             raise AppError(f"the app gave {type(data).__name__} instead of bytes")
         if not data:
+            if data is HEAD_NOW and not self.head_sent:
+                self._send_first(b"", None)
             return
         if not self.head_sent:
             self._send_first(data, len(data) if is_whole else None)
@@ -158,6 +160,9 @@ class Response:
                     return
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
             return
+        elif isinstance(result, Takeover):
+            self.take_over(result)
+            return
         for data in result:
             if self._is_chunked and data.__class__ is bytes and 0 < len(data) <= COPY_BYTES:
                 self._sink.send(b"%x\r\n%b\r\n" % (len(data), data))
@@ -174,13 +179,13 @@ class Response:
             or length > COPY_BYTES
             or (self.remaining != length and self.remaining >= 0)
             or not self._head_text
-            or self._has_date
         ):
             return False
         self.head_sent = True
         self.remaining = 0
         close = "" if self.persistent else "Connection: close\r\n"
-        head = f"{self._head_text}Content-Length: {length}\r\n{close}{self._date_line}"
+        date_line = "\r\n" if self._has_date else self._date_line
+        head = f"{self._head_text}Content-Length: {length}\r\n{close}{date_line}"
         self._sink.send(head.encode("latin-1") + data)
         return True
 
@@ -197,6 +202,15 @@ class Response:
         if self._is_chunked:
             self._is_chunked = False
             self._sink.send(b"0\r\n\r\n")
+
+    def take_over(self, taker: Takeover) -> None:
+        """Send a 101 and leave the connection to ``taker``; afterwards it cannot be used again."""
+        self.code = 101
+        self.head_sent = True
+        self.remaining = 0
+        self.persistent = False
+        self._sink.send(taker.head)
+        taker.run(self._sink)
 
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
         """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), where the client can read it."""
@@ -320,15 +334,16 @@ class Response:
         return True
 
 
-def build_error_page(status: str, detail: str, request_id: str) -> bytes:
-    """A small page for what the gateway itself answers; all three are shown."""
+def build_error_page(status: str, detail: str, request_id: str, traceback: str = "") -> bytes:
+    """A small page for what the gateway itself answers; all four are shown, as text."""
+    shown = f'<pre style="overflow:auto">{escape(traceback)}</pre>' if traceback else ""
     reference = f"<p><small>Request {escape(request_id)}</small></p>" if request_id else ""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '
         f'content="light dark"><title>{escape(status)}</title><style>body{{font:1rem/1.5 system-ui,'
         "sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}small{opacity:.6}</style>"
-        f"<h1>{escape(status)}</h1><p>{escape(detail)}</p>{reference}</html>\n"
+        f"<h1>{escape(status)}</h1><p>{escape(detail)}</p>{shown}{reference}</html>\n"
     ).encode()
 
 
