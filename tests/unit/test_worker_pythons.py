@@ -23,6 +23,7 @@ from gateway.config.model import Config
 from gateway.config.parse import parse_config
 from gateway.environments.cache import Cache, Environment
 from gateway.environments.interpreter import RUNTIME, Interpreter, find
+from gateway.inflight import Board
 from gateway.supervisor.children import pickled, to_bytes
 
 BOOT = Path(gateway.__file__).with_name("boot.py")
@@ -72,7 +73,8 @@ class Worker:
         self._listener.listen()
         ours, theirs = socket.socketpair()
         ours.settimeout(WAIT_SECONDS)
-        descriptors = theirs.fileno(), self._listener.fileno()
+        self._in_flight = Board(config.server.limits.max_connections)
+        descriptors = theirs.fileno(), self._listener.fileno(), self._in_flight.descriptor
         with theirs, pickled(config) as order:
             self.process = subprocess.Popen(
                 [
