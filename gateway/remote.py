@@ -152,7 +152,8 @@ def describe_status(report: Answer) -> list[str]:
     lines += describe_reload(report["last_reload"])
     for generation in report["generations"]:
         age = describe_age(generation["age"])
-        lines.append(f"{generation['generation']:<12} {generation['state']}, {age} old")
+        name = f"{generation['pool']} {generation['generation']}"
+        lines.append(f"{name:<12} {generation['state']}, {age} old")
         for worker in generation["workers"]:
             lines.append(f"  worker {worker['pid']:<7} {describe_worker(worker)}")
     return lines

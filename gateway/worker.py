@@ -6,10 +6,17 @@ object a line, obeys what comes there, an order a line, and ends when that is cl
 comes.
 """
 
-# before any other import: an import that keeps a reference to an unpatched function blocks the hub
-from gevent import monkey
+from __future__ import annotations
 
-monkey.patch_all()
+import sys
+
+# ``--threads N``: apps run in N native threads, and what they wait in is left as it is
+THREADS = int(sys.argv[2]) if sys.argv[1:2] == ["--threads"] else 0
+if not THREADS:
+    # before any other import: one that keeps a reference to an unpatched function blocks the hub
+    from gevent import monkey
+
+    monkey.patch_all()
 
 # ruff: noqa: E402
 import contextlib
@@ -19,14 +26,15 @@ import json
 import os
 import pickle
 import signal
-import socket
-import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import gevent
+from gevent import socket
 from gevent.queue import Empty, SimpleQueue
+from gevent.threadpool import ThreadPool
 
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.dispatch import MountTable
@@ -39,18 +47,18 @@ from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
+from gateway.mounts.threads import InThreads
 from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
-Orders = SimpleQueue[str]
 STOP = "stop"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD``; with ``STYLE`` alone it
-    loads and reports on stdout."""
+    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD``; with
+    ``STYLE`` alone it loads and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -63,7 +71,7 @@ def main() -> int:
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
-    style, *rest = sys.argv[1:]
+    style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]
     if rest:
         return work(config, style, output, *rest)
     configure_logs(style)
@@ -92,7 +100,7 @@ def work(
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name})
     )
-    orders: Orders = SimpleQueue()
+    orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog(
         "off" if config.server.access_log == "off" else style,
@@ -123,7 +131,7 @@ class Worker:
         self._has_accepted = False
         self._prepared: tuple[Config, MountTable, MountInfo] | None = None
 
-    def run(self, orders: Orders) -> int:
+    def run(self, orders: SimpleQueue[str]) -> int:
         """Until told to stop, or retired and without connections; the exit code."""
         obey = {
             "accept": self._accept,
@@ -207,12 +215,21 @@ def build_table(
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
     loaded, errors = load_mounts(config.mounts, announce, apps)
+    for mount in loaded if THREADS else ():
+        if mount.kind == "app" and mount.name not in apps:
+            mount.app = InThreads(mount.app, own_threads())
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}
         for name, error in errors.items()
     ]
     return MountTable(loaded), info, report
+
+
+@cache
+def own_threads() -> ThreadPool:
+    """The threads that all apps of this process share."""
+    return ThreadPool(THREADS)
 
 
 def build_service(
@@ -261,7 +278,7 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
         faults.warning("the supervisor is gone: %s", error)
 
 
-def take_orders(control: socket.socket, orders: Orders) -> None:
+def take_orders(control: socket.socket, orders: SimpleQueue[str]) -> None:
     """Hand on what the supervisor says. A worker without supervisor drains and ends."""
     with contextlib.suppress(OSError), control.makefile() as lines:
         for line in lines:

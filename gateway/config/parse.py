@@ -13,10 +13,10 @@ from gateway.config.interpolate import Interpolator
 from gateway.config.model import Config, Server
 from gateway.config.mounttable import parse_mounts
 from gateway.config.nodes import YamlError, parse_yaml
-from gateway.config.pooltable import parse_pools
+from gateway.config.pooltable import check_memory, parse_pools
 from gateway.config.problems import Problems
 from gateway.config.reader import Pairs, Reader
-from gateway.config.settings import DEFAULTS, LIMITS, POOL_LIMITS, SECTIONS, SERVER, Settings
+from gateway.config.settings import DEFAULTS, LIMITS, POOL_LIMITS, SECTIONS, SERVER, take
 from gateway.limits import Limits, PoolLimits
 
 LEAST_SILENCE_SECONDS = 0.2
@@ -61,17 +61,11 @@ def _parse_defaults(reader: Reader, sections: Pairs) -> dict[str, Any]:
 def _parse_server(reader: Reader, sections: Pairs) -> Server:
     pairs = _section(reader, sections, "server")
     values = reader.settings(pairs, "server", SERVER)
-    limits = Limits(**_take(values, LIMITS))
-    pool_limits = PoolLimits(**_take(values, POOL_LIMITS))
+    limits = Limits(**take(values, LIMITS))
+    pool_limits = PoolLimits(**take(values, POOL_LIMITS))
     server = Server(**values, limits=limits, pool_limits=pool_limits)
     _check_server(reader, pairs, server)
     return server
-
-
-def _take(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """The values of ``settings``, by field; they are taken out."""
-    fields = {setting.field for setting in settings.values()}
-    return {field: values.pop(field) for field in fields & values.keys()}
 
 
 def describe_clash(server: Server) -> str:
@@ -100,9 +94,7 @@ def _check_server(reader: Reader, pairs: Pairs, server: Server) -> None:
         if 0 < getattr(limits, f"{key}_seconds") < LEAST_SILENCE_SECONDS:
             message = f"a busy loop may be silent for {LEAST_SILENCE_SECONDS:g} s by itself"
             problem((key,), f"{message}: raise it, or 0 for never")
-    if 0 < server.pool_limits.max_memory_hard_bytes <= server.pool_limits.max_memory_bytes:
-        message = "a worker would be killed before max_memory has it replaced"
-        problem(("max_memory_hard", "max_memory"), f"{message}: raise it, or lower max_memory")
+    check_memory(reader, pairs, "server", server.pool_limits)
     if limits.max_request_line_bytes > limits.max_head_bytes:
         message = "max_request_line is larger than max_head, of which it is a part"
         problem(("max_request_line", "max_head"), f"{message}: lower it or raise max_head")

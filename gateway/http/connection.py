@@ -14,7 +14,7 @@ from functools import partial
 from socket import SHUT_WR
 from time import monotonic
 from traceback import format_exception_only
-from typing import Any
+from typing import Any, cast
 
 from greenlet import getcurrent
 
@@ -33,6 +33,7 @@ from gateway.http.service import Service
 from gateway.http.stream import IDLE, State
 from gateway.limits import Limits
 from gateway.logs import faults
+from gateway.wsgi import Takeover
 
 LINGER_SECONDS = 2.0
 # the status of a record where none was sent; nginx's own number
@@ -43,10 +44,11 @@ class RequestEnded(BaseException):
     """A request that may not go on, answered with ``status``. Like ``gevent.Timeout`` no Exception,
     so that an app's ``except Exception`` lets it through while its ``finally`` runs."""
 
-    def __init__(self, fault: str, status: str, detail: str) -> None:
+    def __init__(self, fault: str, status: str, detail: str, *fields: tuple[str, str]) -> None:
         super().__init__(fault)
         self.status = status
         self.detail = detail
+        self.fields = fields
 
 
 class Exchange(Response):
@@ -64,6 +66,12 @@ class Exchange(Response):
     request_id = ""
     started = 0.0
     timeout = 0.0
+
+    def take_over(self, taker: Takeover) -> None:
+        """See ``Response``. The bytes of a tunnel count as those of content do."""
+        self.content = cast(Content, taker)
+        self.timeout = taker.timeout_seconds
+        super().take_over(taker)
 
 
 class Connection(Incoming):
@@ -167,7 +175,7 @@ class Connection(Incoming):
         except RequestEnded as error:
             fault = str(error)
             response.persistent = False
-            self._answer(response, error.status, error.detail)
+            self._answer(response, error.status, error.detail, *error.fields)
         except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
             fault = _explain(error)
             self._report(response, error)
@@ -242,7 +250,9 @@ class Connection(Incoming):
         """``gateway.client_disconnected``: whether the client has closed (at least its side)."""
         return self.has_ended
 
-    def _answer(self, response: Exchange, status: str, detail: str) -> None:
+    def _answer(
+        self, response: Exchange, status: str, detail: str, *fields: tuple[str, str]
+    ) -> None:
         """Answer in the gateway's own name, where no head has gone out."""
         if response.head_sent:
             return
@@ -256,6 +266,7 @@ class Connection(Incoming):
                     ("Content-Type", "text/html; charset=utf-8"),
                     ("Cache-Control", "no-store"),
                     ("X-Request-ID", response.request_id),
+                    *fields,
                 ],
             )
             response.send_result([page])

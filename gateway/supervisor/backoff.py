@@ -17,12 +17,14 @@ YOUNG_SECONDS = 5.0
 class Backoff:
     """How long to wait before each replacement: longer with every round of young deaths.
 
-    Workers that were started together count once, however many of them there were.
+    Workers that were started together count once, however many of them there were. ``seconds`` is
+    the last delay.
     """
 
     def __init__(self) -> None:
         self._rounds = 0
         self._counted = 0.0
+        self.seconds = 0.0
 
     def note_death(self, started: float, now: float, *, has_served: bool) -> float:
         """The delay after the death, ``now``, of a worker of that start; both monotonic."""
@@ -31,14 +33,16 @@ class Backoff:
         elif started > self._counted:
             self._rounds += 1
             self._counted = now
-        if has_served:
-            return min(backoff_seconds(self._rounds - SERVED_ROUNDS), SERVED_BACKOFF_SECONDS)
-        return backoff_seconds(self._rounds)
+        rounds = self._rounds - SERVED_ROUNDS if has_served else self._rounds
+        delay = backoff_seconds(rounds)
+        self.seconds = min(delay, SERVED_BACKOFF_SECONDS) if has_served else delay
+        return self.seconds
 
     def note_failure(self) -> float:
         """The delay after a worker could not even be started."""
         self._rounds += 1
-        return backoff_seconds(self._rounds)
+        self.seconds = backoff_seconds(self._rounds)
+        return self.seconds
 
 
 def backoff_seconds(rounds: int) -> float:

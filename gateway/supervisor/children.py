@@ -4,6 +4,7 @@ Knows nothing of the table. A worker is a fresh interpreter, never a fork of the
 """
 
 import asyncio
+import io
 import json
 import os
 import pickle
@@ -12,7 +13,6 @@ import resource
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from base64 import b64encode
@@ -21,8 +21,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from gateway.config.model import Config
+from gateway.config.model import Config, as_path
+from gateway.environments.cache import Environment
 from gateway.inflight import Board
+from gateway.supervisor.launch import build_command, build_surroundings
 
 Report = dict[str, Any]
 
@@ -58,7 +60,7 @@ class Child:
     ``objections`` the mounts that this failed for, and ``applied`` what it serves.
 
     ``in_flight`` tells what it is doing, and ``silent`` for how many seconds its loop has not
-    turned. ``is_spare``: whether it is to take the place of another, which ``objection`` forbids;
+    turned, ``excused`` of which are not its fault. ``is_spare``: whether it is to take the place of another, which ``objection`` forbids;
     ``jitter`` multiplies its limit of requests.
     """
 
@@ -68,6 +70,7 @@ class Child:
         style: str,
         generation: str,
         listener: socket.socket,
+        environment: Environment | None,
         on_report: Callable[["Child", Report], None],
     ) -> None:
         self.state = ChildState.LOADING
@@ -80,7 +83,7 @@ class Child:
         self.asked = config
         self.objections: list[Report] = []
         self.reason = ""
-        self.silent = 0.0
+        self.silent = self.excused = 0.0
         self.is_spare = False
         self.objection = ""
         self.loaded_bytes = 0
@@ -89,15 +92,18 @@ class Child:
         self._on_report = on_report
         ours, theirs = socket.socketpair()
         self.in_flight = Board(config.server.limits.max_connections)
+        descriptors = theirs.fileno(), listener.fileno(), self.in_flight.descriptor
         with theirs, pickled(config) as order:
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "gateway.worker", style, generation),
-                    *(str(theirs.fileno()), str(listener.fileno()), str(self.in_flight.descriptor)),
-                ],
+                build_command(
+                    config.pool, environment, (style, generation, *map(str, descriptors))
+                ),
                 stdin=order,
-                pass_fds=(theirs.fileno(), listener.fileno(), self.in_flight.descriptor),
+                pass_fds=descriptors,
+                **build_surroundings(config.pool),
             )
+        if config.pool.nice:
+            os.setpriority(os.PRIO_PROCESS, self.pid, config.pool.nice)
         self._control = ours
         self._writer: asyncio.StreamWriter | None = None
         self._listening = asyncio.create_task(self._listen())
@@ -125,7 +131,7 @@ class Child:
     def prepare(self, config: Config) -> None:
         """Have it make ready for ``config``, which needs no import; it answers with a report."""
         self.prepared, self.asked = None, config
-        self.order(f"prepare {b64encode(pickle.dumps(config)).decode()}")
+        self.order(f"prepare {b64encode(dump(config)).decode()}")
 
     def note_prepared(self, report: Report) -> None:
         """Its answer to ``prepare``."""
@@ -186,7 +192,10 @@ class Child:
     def note_silence(self, elapsed: float) -> None:
         """Look whether its loop has turned since the last look, ``elapsed`` seconds ago."""
         heartbeat = self.in_flight.pulse().heartbeat
-        self.silent = self.silent + elapsed if heartbeat == self._heartbeat > 0 else 0.0
+        if heartbeat == self._heartbeat > 0:
+            self.silent += elapsed
+        else:
+            self.silent = self.excused = 0.0
         self._heartbeat = heartbeat
 
     def note_end(self, wait_status: int) -> None:
@@ -223,10 +232,22 @@ def resident_bytes(pid: int) -> int:
     return pages * resource.getpagesize()
 
 
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        return (as_path, (str(value),)) if isinstance(value, Path) else NotImplemented
+
+
+def dump(config: Config) -> bytes:
+    """A configuration as any Python that a worker may run can read it."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=4).dump(config)
+    return buffer.getvalue()
+
+
 def pickled(config: Config):  # type: ignore[no-untyped-def]
-    """The configuration in an open temporary file, at its beginning: a worker's stdin."""
+    """A configuration in an open temporary file, at its beginning: a worker's stdin."""
     order = tempfile.TemporaryFile()  # noqa: SIM115
-    pickle.dump(config, order)
+    order.write(dump(config))
     order.seek(0)
     return order
 

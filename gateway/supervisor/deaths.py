@@ -34,6 +34,7 @@ async def bury(generation: Generation, child: Child) -> None:
         when = f"in {delay:g} s" if delay else "now"
         lived = now - child.started
         lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
+        generation.note_change()
         await replace(generation, delay)
     elif lost or (generation.state is State.SERVING and child.exit_code):
         lifecycle.error("%s after %.1f s", ended, now - child.started)

@@ -12,12 +12,15 @@ from enum import Enum
 from typing import Any
 
 from gateway.config.model import Config
+from gateway.environments.cache import Environment
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import Backoff
 from gateway.supervisor.children import LEAVING, Child, ChildState, Report, resident_bytes
 from gateway.supervisor.failures import describe_failure, describe_place
 
+# without workers for so long, requests are better answered than kept waiting
+GONE_SECONDS = 0.5
 # beyond the time that a worker was given to end, for one that is wedged
 KILL_GRACE_SECONDS = 2.0
 
@@ -35,6 +38,7 @@ class State(Enum):
 
 class Generation:
     """The workers of ``config``. ``may_fail`` names mounts that may answer 503; None is any.
+    ``on_change`` is called after each report and each end of a worker.
 
     ``failed`` has the report of each mount that did not load, by name; ``faults`` are why the
     generation cannot serve, each as a person reads it.
@@ -46,7 +50,9 @@ class Generation:
         config: Config,
         style: str,
         listener: socket.socket,
+        environment: Environment | None,
         may_fail: frozenset[str] | None = None,
+        on_change: Callable[["Generation"], object] = id,
     ) -> None:
         self.id = f"g{number}"
         self.config = config
@@ -59,7 +65,9 @@ class Generation:
         self.log_style = "off" if config.server.access_log == "off" else style
         self.backoff = Backoff()
         self._listener = listener
+        self._environment = environment
         self._may_fail = may_fail
+        self._on_change = on_change
         self._was_ready = False
         self._was_asked = False  # whether it may have connections
         self._changed = asyncio.Event()
@@ -122,13 +130,22 @@ class Generation:
         await self.stop(limits.drain_timeout_seconds if self._was_asked else 0)
         raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it should serve, and has no worker that could for a while."""
+        is_alone = self.state is State.SERVING and not self.children
+        return is_alone and self.backoff.seconds >= GONE_SECONDS
+
     def spawn(self, *, is_spare: bool = False) -> Child:
         """Start a worker, as a spare one beside those that serve. Raises OSError."""
-        child = Child(self.config, self._style, self.id, self._listener, self.on_report)
+        child = Child(
+            self.config, self._style, self.id, self._listener, self._environment, self.on_report
+        )
         self.children[child.pid] = child
         child.is_spare = is_spare
         seconds = self.config.server.limits.start_timeout_seconds
         asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)
+        self._on_change(self)
         return child
 
     def _end_overdue(self, child: Child) -> None:
@@ -144,8 +161,9 @@ class Generation:
         return f"{describe_place(self.config, name)}: {what}" if name else what
 
     def note_change(self) -> None:
-        """Have those look who wait in ``until``."""
+        """Have those look who wait in ``until``, and who was to be told of changes."""
         self._changed.set()
+        self._on_change(self)
 
     def note_fault(self, fault: str) -> None:
         """Why it cannot serve, or what is to be known of one that does."""
@@ -153,7 +171,7 @@ class Generation:
             self.faults.append(fault)
         else:
             lifecycle.error("%s", fault)
-        self._changed.set()
+        self.note_change()
 
     # --- what workers report ------------------------------------------------------------------
 
@@ -177,7 +195,7 @@ class Generation:
             child.accepts = False
         elif event == "drained" and report["cut"]:
             lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
-        self._changed.set()
+        self.note_change()
 
     def _on_loaded(self, child: Child, report: Report) -> None:
         child.loading = ""
@@ -291,6 +309,7 @@ class Generation:
         """The generation for ``gateway status``; durations in seconds."""
         return {
             "generation": self.id,
+            "pool": self.config.pool.name,
             "state": self.state.value,
             "age": round(time.monotonic() - self.began, 3),
             "workers": [child.describe() for child in self.children.values()],

@@ -49,7 +49,7 @@ def supervisor(*states: ChildState) -> Supervisor:
     supervisor = Supervisor(CONFIG, lambda _: CONFIG)
     children = {pid: child(pid, state) for pid, state in enumerate(states)}
     generations: Any = [SimpleNamespace(children=children)]
-    supervisor._pool = SimpleNamespace(generations=generations)  # type: ignore[assignment]
+    supervisor._pools = SimpleNamespace(generations=generations)  # type: ignore[assignment]
     return supervisor
 
 
@@ -69,7 +69,7 @@ def child(pid: int, state: ChildState) -> Any:
 
 
 def generation(state: State, may_fail: frozenset[str] | None = None) -> Generation:
-    generation = Generation(1, CONFIG, "text", socket.socket(), may_fail)
+    generation = Generation(1, CONFIG, "text", socket.socket(), None, may_fail)
     generation._listener.close()
     generation.state = state
     return generation
