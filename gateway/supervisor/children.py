@@ -60,7 +60,8 @@ class Child:
     ``objections`` the mounts that this failed for, and ``applied`` what it serves.
 
     ``in_flight`` tells what it is doing, and ``silent`` for how many seconds its loop has not
-    turned, ``excused`` of which are not its fault. ``is_spare``: whether it is to take the place of another, which ``objection`` forbids;
+    turned, ``excused`` of which are not its fault. ``is_spare``: whether it is to take the place of
+    another, which ``objection`` forbids;
     ``jitter`` multiplies its limit of requests.
     """
 
