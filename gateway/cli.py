@@ -18,7 +18,14 @@ from urllib.parse import quote, urlsplit
 from gateway import __version__
 from gateway.config.addresses import parse_address
 from gateway.config.kinds import KINDS
-from gateway.config.model import AppTarget, Config, Mount, RedirectTarget, StaticTarget
+from gateway.config.model import (
+    AppTarget,
+    Config,
+    Mount,
+    RedirectTarget,
+    StaticTarget,
+    UpstreamTarget,
+)
 from gateway.config.parse import describe_clash
 from gateway.config.problems import BadValueError
 from gateway.config.problems import quote as shown
@@ -212,6 +219,8 @@ def describe_target(mount: Mount) -> tuple[str, str]:
             return "static", str(directory)
         case RedirectTarget(location=location, status=status):
             return "redirect", f"{location} ({status})"
+        case UpstreamTarget(addresses=addresses):
+            return "upstream", ", ".join(addresses)
 
 
 def describe_mount(mount: Mount) -> dict[str, Any]:

@@ -6,26 +6,35 @@ object a line, obeys what comes there, an order a line, and ends when that is cl
 comes.
 """
 
-# before any other import: an import that keeps a reference to an unpatched function blocks the hub
-from gevent import monkey
+from __future__ import annotations
 
-monkey.patch_all()
+import sys
+
+# ``--threads N``: apps run in N native threads, and what they wait in is left as it is
+THREADS = int(sys.argv[2]) if sys.argv[1:2] == ["--threads"] else 0
+if not THREADS:
+    # before any other import: one that keeps a reference to an unpatched function blocks the hub
+    from gevent import monkey
+
+    monkey.patch_all()
 
 # ruff: noqa: E402
 import contextlib
+import faulthandler
 import gc
 import json
 import os
 import pickle
 import signal
-import socket
-import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import gevent
+from gevent import socket
 from gevent.queue import Empty, SimpleQueue
+from gevent.threadpool import ThreadPool
 
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.dispatch import MountTable
@@ -34,21 +43,23 @@ from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
+from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
+from gateway.mounts.threads import InThreads
 from gateway.tracebacks import describe_fault
+from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
-Orders = SimpleQueue[str]
 STOP = "stop"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it loads and
-    reports on stdout."""
+    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD``; with
+    ``STYLE`` alone it loads and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -57,10 +68,11 @@ def main() -> int:
     output = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    faulthandler.enable()  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
-    style, *rest = sys.argv[1:]
+    style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]
     if rest:
         return work(config, style, output, *rest)
     configure_logs(style)
@@ -78,23 +90,27 @@ def work(
     generation: str,
     control_descriptor: str,
     listener_descriptor: str,
+    in_flight_descriptor: str,
 ) -> int:
     """Load, and serve when told to; the exit code. Access records go to ``output``."""
     configure_logs(style, generation)
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
+    in_flight = InFlight(int(in_flight_descriptor))
+    os.close(int(in_flight_descriptor))
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name})
     )
-    orders: Orders = SimpleQueue()
+    orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog(
         "off" if config.server.access_log == "off" else style,
         output,
         gevent.get_hub().loop.run_callback,
     )
-    service = build_service(config, generation, access_log, listener, table, mounts)
+    service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)
+    Watchdog(service).start()
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
     return Worker(config, service, listener, control).run(orders)
@@ -116,7 +132,7 @@ class Worker:
         self._has_accepted = False
         self._prepared: tuple[Config, MountTable, MountInfo] | None = None
 
-    def run(self, orders: Orders) -> int:
+    def run(self, orders: SimpleQueue[str]) -> int:
         """Until told to stop, or retired and without connections; the exit code."""
         obey = {
             "accept": self._accept,
@@ -200,12 +216,21 @@ def build_table(
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
     loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev)
+    for mount in loaded if THREADS else ():
+        if mount.kind == "app" and mount.name not in apps:
+            mount.app = InThreads(mount.app, own_threads())
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}
         for name, error in errors.items()
     ]
     return MountTable(loaded), info, report
+
+
+@cache
+def own_threads() -> ThreadPool:
+    """The threads that all apps of this process share."""
+    return ThreadPool(THREADS)
 
 
 def build_service(
@@ -215,6 +240,7 @@ def build_service(
     listener: socket.socket,
     table: MountTable,
     mounts: MountInfo,
+    in_flight: InFlight,
 ) -> Service:
     """What all connections of this worker share."""
     name, port = "localhost", "80"
@@ -226,6 +252,7 @@ def build_service(
         limits=config.server.limits,
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
+        in_flight=in_flight,
         tell_fault=describe_fault if config.is_dev else tell_nothing,
     )
 
@@ -253,7 +280,7 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
         faults.warning("the supervisor is gone: %s", error)
 
 
-def take_orders(control: socket.socket, orders: Orders) -> None:
+def take_orders(control: socket.socket, orders: SimpleQueue[str]) -> None:
     """Hand on what the supervisor says. A worker without supervisor drains and ends."""
     with contextlib.suppress(OSError), control.makefile() as lines:
         for line in lines:

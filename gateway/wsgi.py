@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Optional, Protocol
 
@@ -47,3 +47,27 @@ class FileWrapper:
         close = getattr(self.file, "close", None)
         if close is not None:
             close()
+
+
+class Takeover:
+    """What an upstream mount returns instead of content once its server has switched protocols
+    (RFC 9110 §15.2.2).
+
+    ``head`` is the whole 101; ``run`` then has the client's connection to itself. Until it returns
+    the connection is given up where no byte has moved for ``timeout_seconds``; ``received_bytes``
+    counts what came from the client.
+    """
+
+    head = b""
+    timeout_seconds = 0.0
+    received_bytes = 0
+    # it is the content of its request, and never at its end: the connection ends with it
+    is_complete = False
+    is_worth_draining = False
+    fault = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())  # to whom expects content
+
+    def run(self, connection: Any) -> None:
+        """Until both sides have ended. Raises ClientDisconnected. May switch greenlets."""

@@ -6,12 +6,15 @@ it accepts, and cannot decide again.
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 
-from gateway.config.model import AppTarget, Config, Mount
+from gateway.config.model import AppTarget, Config, Mount, Pool
 
 # decided once in a worker's life; all other settings of the server are not the workers' or can be
 # taken over
 _OF_A_START = ("workers", "trusted_proxies", "proxy_protocol", "access_log")
+# what a pool's workers need not know
+_OF_THE_SUPERVISOR = ("where", "idle_seconds", "limits")
 
 
 def find_reasons(old: Config, new: Config) -> list[str]:
@@ -23,6 +26,12 @@ def find_reasons(old: Config, new: Config) -> list[str]:
         f"server.{key} changes"
         for key in _OF_A_START
         if getattr(old.server, key) != getattr(new.server, key)
+    ]
+    reasons += [
+        f"pools.{new.pool.name}.{field.name} changes"
+        for field in fields(Pool)
+        if field.name not in _OF_THE_SUPERVISOR
+        and getattr(old.pool, field.name) != getattr(new.pool, field.name)
     ]
     before, after = _environment(old.mounts), _environment(new.mounts)
     reasons += [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.config import addresses, importstring, paths, units, users, workers
+from gateway.config import addresses, importstring, paths, units, upstreams, users, workers
 from gateway.config.problems import BadValueError
 
 POOL_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
@@ -30,7 +30,7 @@ class Kind:
     parse: Callable[[str, Path], Any]
     pattern: str = ""
     form: str = ""
-    shape: Literal["single", "list", "mapping", "section"] = "single"
+    shape: Literal["single", "list", "one or more", "mapping", "section"] = "single"
     is_number: bool = False  # a YAML number is welcome, not text alone
     is_free_text: bool = False  # anything goes, so YAML's own idea of it must be the same
     least: float = float("-inf")
@@ -162,7 +162,7 @@ KINDS = {
     "import string": Kind(
         name="import string",
         expected='an app such as "notes.wsgi:app" or "notes.wsgi:create_app()"',
-        parse=importstring.parse_import_string,
+        parse=_alone(importstring.parse_import_string),
         form="`module:callable`, or `module:factory()`, which is called once, without arguments. "
         "The module lies beside the table or is installed.",
         pattern=importstring.IMPORT_STRING_PATTERN,
@@ -180,6 +180,26 @@ KINDS = {
         expected="text",
         parse=lambda text, _directory: text,
         is_free_text=True,
+    ),
+    "upstream": Kind(
+        name="address or list of addresses",
+        expected='a server such as "http://reports:3000" or "unix:/run/reports.sock"',
+        parse=_alone(upstreams.parse_upstream),
+        form="Each `http://HOST:PORT`, port 80 if none is given, or `unix:/path/of/a.sock`.",
+        pattern=upstreams.UPSTREAM_PATTERN,
+        shape="one or more",
+    ),
+    "upstream host": Kind(
+        name="keep or host",
+        expected='"keep", or a host such as "reports.example.com"',
+        parse=_alone(upstreams.parse_upstream_host),
+        pattern=upstreams.UPSTREAM_HOST_PATTERN,
+    ),
+    "health path": Kind(
+        name="path",
+        expected='a path such as "/healthz", as the server has it',
+        parse=_alone(paths.parse_probe),
+        pattern=paths.PROBE_PATTERN,
     ),
     "probe path": Kind(
         name="path",
@@ -210,6 +230,13 @@ KINDS = {
         name="virtual environment",
         expected="a virtual environment's directory, relative to the table's own",
         parse=paths.parse_venv,
+        is_free_text=True,
+    ),
+    "python": Kind(
+        name="path or version",
+        expected='a path such as "/usr/bin/python3.12", or a version such as "3.12"',
+        parse=paths.parse_python,
+        pattern=paths.PYTHON_PATTERN,
         is_free_text=True,
     ),
     "user": Kind(

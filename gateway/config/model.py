@@ -1,4 +1,8 @@
-"""The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run."""
+"""The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run.
+
+The values travel pickled to workers that may run another Python: no slots, which some versions
+cannot have and others pickle in a way of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,14 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Union
 
-from gateway.limits import Limits, MountLimits, setting
+from gateway.limits import Limits, MountLimits, PoolLimits, setting
 
 Network = Union[IPv4Network, IPv6Network]
+
+
+def as_path(text: str) -> Path:
+    """A path that was pickled: Python 3.13 gives the class a name that no other version knows."""
+    return Path(text)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,60 @@ class RedirectTarget:
     )
 
 
-Target = Union[AppTarget, StaticTarget, RedirectTarget]
+@dataclass(frozen=True)
+class UpstreamTarget:
+    """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``."""
+
+    addresses: tuple[str, ...] = field(
+        metadata={
+            "why": "Another HTTP/1.1 server that answers, or a list of some that answer alike: "
+            "each request goes to the one with the fewest in flight.",
+            "key": "upstream",
+            "reads": "upstream",
+        }
+    )
+    prefix: str = setting(
+        "strip",
+        "strip: the server is asked for what follows the mount's prefix, which it is told in "
+        "X-Forwarded-Prefix. keep: it is asked for the whole path.",
+        choices=("strip", "keep"),
+    )
+    rewrite: bool = setting(
+        False,
+        "Whether Location, Content-Location, Refresh and a cookie's Path in its answers are "
+        "changed to lead below the mount's prefix, for a server that knows nothing of it.",
+        reads="boolean",
+    )
+    host: str = setting(
+        "keep",
+        "The Host that the server is asked for: keep is the client's own, else a name.",
+        reads="upstream host",
+    )
+    connect_timeout_seconds: float = setting(
+        5.0,
+        "How long connecting to an address may take before the next one is tried; 504 after the "
+        "last.",
+    )
+    keep_alive_seconds: float = setting(
+        4.0,
+        "How long an idle connection to the server is kept; 0 for not at all. Shorter than the "
+        "server keeps it: Node.js and Uvicorn close it after 5 s, Gunicorn after 2 s.",
+        least=0,
+    )
+    tunnel_timeout_seconds: float = setting(
+        300.0,
+        "How long an upgraded connection (WebSocket) may go without a byte in either direction.",
+    )
+    health: str = setting(
+        "",
+        "A path of the server, such as /healthz, that each worker asks each address for. One that "
+        "twice in a row does not answer 2xx or 3xx is left out until it does.",
+        reads="health path",
+    )
+    health_interval_seconds: float = setting(10.0, "Between two of these questions.")
+
+
+Target = Union[AppTarget, StaticTarget, RedirectTarget, UpstreamTarget]
 
 
 @dataclass(frozen=True)
@@ -196,6 +258,15 @@ class Server:
         "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
         reads="boolean",
     )
+    environments: str = setting(
+        "auto",
+        "The directory in which the environments of pools are built and kept. auto is "
+        "`environments` in $GATEWAY_DATA, or ~/.cache/gateway where that is not set.",
+        reads="text",
+    )
+    build_timeout_seconds: float = setting(
+        600.0, "How long building a pool's environment may take: a first build may download a lot."
+    )
     keep_previous_seconds: float = setting(
         30.0,
         "How long the workers that a reload has replaced are kept loaded, so that a rollback is "
@@ -211,6 +282,7 @@ class Server:
         },
     )
     limits: Limits = field(default_factory=Limits)
+    pool_limits: PoolLimits = field(default_factory=PoolLimits)
 
 
 @dataclass(frozen=True)
@@ -219,6 +291,7 @@ class Pool:
     the mount's for an own one."""
 
     name: str
+    where: Where = field(default=Where(line=1, column=1), compare=False)
     workers: int = setting(1, "Worker processes.", reads="workers", most=512)
     directory: Path | None = setting(  # noqa: RUF009
         None,
@@ -226,9 +299,29 @@ class Pool:
         "table's directory, and the gateway's own.",
         reads="folder",
     )
+    python: str = setting(
+        "",
+        "The Python that runs them, 3.9 or newer: a path, or a version such as 3.12. Without it, "
+        "the gateway's own.",
+        reads="python",
+    )
     venv: Path | None = setting(  # noqa: RUF009
         None, "A virtual environment with what its apps need.", reads="virtual environment"
     )
+    requirements: Path | None = setting(  # noqa: RUF009
+        None,
+        "A file that says what its apps need (requirements.txt, pyproject.toml, or a lock file): "
+        "the gateway builds an environment from it, and again when it changes.",
+        reads="file",
+    )
+    concurrency: str = setting(
+        "greenlets",
+        "greenlets: any number of requests at a time, and what waits for a socket lets others "
+        "run. threads: for code that blocks, such as database drivers in C; `threads` at a time, "
+        "and nothing is patched.",
+        choices=("greenlets", "threads"),
+    )
+    threads: int = setting(8, "How many threads a worker has.", most=1024)
     env: dict[str, str] = field(
         default_factory=dict,
         metadata={
@@ -255,6 +348,7 @@ class Pool:
         "starts them again and waits. 0 is for ever.",
         least=0,
     )
+    limits: PoolLimits = field(default_factory=PoolLimits)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ each kind of mount.
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.config.importstring import check_module
+from gateway.config.kinds import KINDS
 from gateway.config.model import AppTarget, Mount, Pool, Where
 from gateway.config.mountkey import MountKey, parse_mount_key
 from gateway.config.nodes import Mapping, Node, Scalar, describe, find_key
-from gateway.config.pooltable import OWN, assign_pools
+from gateway.config.pooltable import MAIN, OWN, assign_pools
 from gateway.config.problems import BadValueError, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
 from gateway.config.redirects import find_loops
@@ -54,6 +56,7 @@ def parse_mounts(
         if mount is not None:
             read.append(_Read(pair, mount))
     _check_environment(reader, read)
+    _check_modules(reader, read, pools)
     if len(read) == len(pairs or {}):  # else one that could not be read might be where they lead
         _check_loops(reader, read)
     return assign_pools(reader, ((one.pair, one.mount) for one in read), pools)
@@ -147,6 +150,26 @@ def _check_environment(reader: Reader, read: list[_Read]) -> None:
                     "the two"
                 )
                 reader.problems.add(_variable_place(one, name), path, message)
+
+
+def _check_modules(reader: Reader, read: list[_Read], pools: dict[str, Pool]) -> None:
+    """Whether each app's module is there; a Python that is not the gateway's may have others."""
+    for one in read:
+        target = one.mount.target
+        if not isinstance(target, AppTarget):
+            continue
+        pool = pools.get(target.pool, Pool(name=MAIN))
+        if pool.python or pool.venv or pool.requirements:
+            continue
+        try:
+            check_module(target.import_string, pool.directory or reader.interpolator.directory)
+        except BadValueError as bad:
+            found = find_key(one.pair.value, "app")
+            node, path = one.pair.value, join("mounts", one.pair.key.text)
+            if found:
+                node, path = found[1], join(path, "app")
+            if isinstance(node, Scalar):
+                reader.complain(node, path, KINDS["import string"], bad)
 
 
 def _variable_place(read: _Read, name: str) -> Scalar:

@@ -14,6 +14,7 @@ from gateway.config.problems import BadValueError, did_you_mean
 
 LOCATION_PATTERN = r"(/|https?://[^/])[^\s?#]*"
 PROBE_PATTERN = r"/[!-~]*"
+PYTHON_PATTERN = r"3\.[0-9]{1,2}|.*/.*"
 FILE_NAME_PATTERN = r"[^/]+"
 
 # RFC 3986 §3.2: an address with colons stands in brackets, and a user in a Location deceives
@@ -82,6 +83,20 @@ def parse_venv(text: str, table_directory: Path) -> Path:
     if not (found / "bin" / "python").exists():
         raise BadValueError("there is no bin/python in it: make it with python -m venv")
     return found
+
+
+def parse_python(text: str, table_directory: Path) -> str:
+    """A version as it is, a path absolute. Raises BadValueError, also for one before 3.9."""
+    if version := re.fullmatch(r"3\.([0-9]{1,2})(\.[0-9]{1,2})?", text):
+        if int(version[1]) < 9:
+            raise BadValueError("3.9 is the oldest that workers run on")
+        return text
+    if "/" not in text:
+        raise BadValueError
+    found = _absolute(text, table_directory)
+    if not os.access(found, os.X_OK) or found.is_dir():
+        raise BadValueError("there is no such program")
+    return str(found)
 
 
 def _absolute(text: str, table_directory: Path) -> Path:

@@ -145,7 +145,7 @@ def owner(mounts: dict[Place, str], host: str, path: str) -> str:
 
 def _show_target(mount: Mount) -> str:
     first = fields(mount.target)[0]
-    return f"{first.metadata['key']} {getattr(mount.target, first.name)}"
+    return f"{first.metadata['key']} {_show(getattr(mount.target, first.name))}"
 
 
 def _show(value: Any) -> str:

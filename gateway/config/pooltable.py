@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gateway.config.kinds import KINDS, POOL_NAME_PATTERN
-from gateway.config.model import AppTarget, Mount, Pool
+from gateway.config.model import AppTarget, Mount, Pool, Where
 from gateway.config.nodes import find_key
 from gateway.config.problems import did_you_mean, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
-from gateway.config.settings import POOL
+from gateway.config.settings import POOL, POOL_LIMITS, take
+from gateway.limits import PoolLimits
 
 # names with a meaning of their own in a mount's ``pool:``
 MAIN, OWN = "main", "own"
@@ -30,9 +31,30 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
             expected = KINDS["pool name"].expected.partition(",")[0]
             message = f"expected {expected}, got {quote(name)}"
             reader.problems.add(pair.key, path, message)
-        own = reader.pairs(pair.value, path, "a mapping of settings")
-        pools[name] = Pool(name=name, **reader.settings(own or {}, path, POOL))
+        own = reader.pairs(pair.value, path, "a mapping of settings") or {}
+        where = Where(line=pair.key.line, column=pair.key.column)
+        values = reader.settings(own, path, POOL)
+        limits = PoolLimits(**take(values, POOL_LIMITS))
+        pools[name] = Pool(name=name, where=where, limits=limits, **values)
+        check_memory(reader, own, path, limits)
+        if "venv" in own:
+            for other in ("python", "requirements"):
+                if other in own:
+                    message = f'a pool has either "venv" or "{other}": remove one of them'
+                    reader.problems.add(own[other].key, join(path, other), message)
+        if "threads" in own and pools[name].concurrency != "threads":
+            message = 'only counts with "concurrency: threads": add that or remove this'
+            reader.problems.add(own["threads"].key, join(path, "threads"), message)
     return pools
+
+
+def check_memory(reader: Reader, pairs: Pairs, path: str, limits: PoolLimits) -> None:
+    """Note a hard limit that leaves no room for the soft one."""
+    if 0 < limits.max_memory_hard_bytes <= limits.max_memory_bytes:
+        key = "max_memory_hard" if "max_memory_hard" in pairs else "max_memory"
+        message = "a worker would be killed before max_memory has it replaced"
+        hint = "raise it, or lower max_memory"
+        reader.problems.add(pairs[key].value, join(path, key), f"{message}: {hint}")
 
 
 def assign_pools(
@@ -47,7 +69,7 @@ def assign_pools(
         if not isinstance(target, AppTarget) or target.pool == MAIN:
             continue
         if target.pool == OWN:
-            used[mount.name] = Pool(name=mount.name)
+            used[mount.name] = Pool(name=mount.name, where=mount.where)
             mounts[-1] = replace(mount, target=replace(target, pool=mount.name))
         elif target.pool in pools:
             used[target.pool] = pools[target.pool]

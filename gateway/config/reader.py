@@ -89,6 +89,8 @@ class Reader:
         kind = setting.kind
         if kind.shape == "list":
             return self._list(node, path, kind)
+        if kind.shape == "one or more":
+            return self._one_or_more(node, path, kind)
         if kind.shape == "mapping":
             return self._environment(node, path, kind)
         if kind.owner is not None:
@@ -131,6 +133,11 @@ class Reader:
             self.problems.add(node, path, _told(bad, kind, node, text))
         return None
 
+    def complain(self, node: Scalar, path: str, kind: Kind, bad: BadValueError) -> None:
+        """Note what is wrong with a value that was read before."""
+        text = self.interpolator.expand(node.text)
+        self.problems.add(node, path, _told(bad, kind, node, text))
+
     def _checked(self, text: str, kind: Kind) -> Any:
         if "\0" in text:
             raise BadValueError(expected="text without NUL characters")
@@ -148,6 +155,14 @@ class Reader:
             self.problems.add(node, path, f"expected {expected}, got {_got(node)}")
             return None
         return tuple(self.single(n, f"{path}[{i}]", kind) for i, n in enumerate(node.items))
+
+    def _one_or_more(self, node: Node, path: str, kind: Kind) -> tuple[Any, ...] | None:
+        if isinstance(node, Sequence):
+            if not node.items:
+                self.problems.add(node, path, f"expected {kind.expected}, got an empty list")
+            return self._list(node, path, kind)
+        value = self.single(node, path, kind)
+        return None if value is None else (value,)
 
     def _environment(self, node: Node, path: str, kind: Kind) -> dict[str, str] | None:
         pairs = self.pairs(node, path, 'a mapping such as "NAME: value"')

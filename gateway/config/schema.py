@@ -81,6 +81,9 @@ def _value(setting: Setting) -> Schema:
     schema: Schema = {"description": setting.why + default}
     if setting.kind.shape == "list":
         schema |= {"type": "array", "items": _single(setting.kind)}
+    elif setting.kind.shape == "one or more":
+        one = _single(setting.kind)
+        schema |= {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     elif setting.kind.shape == "mapping":
         schema |= {
             "type": ["object", "null"],

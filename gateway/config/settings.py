@@ -9,15 +9,23 @@ from typing import Any, get_args
 
 from gateway.config.kinds import KINDS, Kind, choice
 from gateway.config.kinds import section as section_kind
-from gateway.config.model import AppTarget, Pool, RedirectTarget, Server, StaticTarget, Target
-from gateway.limits import Limits, MountLimits
+from gateway.config.model import (
+    AppTarget,
+    Pool,
+    RedirectTarget,
+    Server,
+    StaticTarget,
+    Target,
+    UpstreamTarget,
+)
+from gateway.limits import Limits, MountLimits, PoolLimits
 
-TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget]
+TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget] | type[UpstreamTarget]
 
 SECTIONS = {
     "server": "How the gateway listens, and what it allows a client.",
     "defaults": "Settings for every mount that does not say otherwise.",
-    "mounts": "Which app, directory or redirect answers which host and path.",
+    "mounts": "Which app, directory, redirect or other server answers which host and path.",
     "pools": "Workers of their own for the apps that need them.",
 }
 
@@ -94,8 +102,9 @@ def _key_and_kind(
 
 LIMITS = settings_of(Limits)
 MOUNT_LIMITS = settings_of(MountLimits)
-SERVER = settings_of(Server) | LIMITS
-POOL = settings_of(Pool)
+POOL_LIMITS = settings_of(PoolLimits)
+SERVER = settings_of(Server) | LIMITS | POOL_LIMITS
+POOL = settings_of(Pool) | POOL_LIMITS
 
 # By the key that tells a mount's kind, the first field of its class.
 TARGETS: dict[str, TargetClass] = {next(iter(settings_of(c))): c for c in get_args(Target)}
@@ -105,6 +114,12 @@ EVERY_MOUNT: Settings = {key: s for settings in MOUNTS.values() for key, s in se
 
 # Every mount setting that has a default can be given another one.
 DEFAULTS = {key: setting for key, setting in EVERY_MOUNT.items() if setting.default is not MISSING}
+
+
+def take(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The values of ``settings``, by field; they are taken out."""
+    fields = {setting.field for setting in settings.values()}
+    return {field: values.pop(field) for field in fields & values.keys()}
 
 
 def places_of(key: str) -> list[str]:

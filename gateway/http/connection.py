@@ -14,7 +14,7 @@ from functools import partial
 from socket import SHUT_WR
 from time import monotonic
 from traceback import format_exception_only
-from typing import Any
+from typing import Any, cast
 
 from greenlet import getcurrent
 
@@ -33,6 +33,7 @@ from gateway.http.service import Service
 from gateway.http.stream import IDLE, State
 from gateway.limits import Limits
 from gateway.logs import faults
+from gateway.wsgi import Takeover
 
 LINGER_SECONDS = 2.0
 # the status of a record where none was sent; nginx's own number
@@ -43,10 +44,11 @@ class RequestEnded(BaseException):
     """A request that may not go on, answered with ``status``. Like ``gevent.Timeout`` no Exception,
     so that an app's ``except Exception`` lets it through while its ``finally`` runs."""
 
-    def __init__(self, fault: str, status: str, detail: str) -> None:
+    def __init__(self, fault: str, status: str, detail: str, *fields: tuple[str, str]) -> None:
         super().__init__(fault)
         self.status = status
         self.detail = detail
+        self.fields = fields
 
 
 class Exchange(Response):
@@ -65,16 +67,23 @@ class Exchange(Response):
     started = 0.0
     timeout = 0.0
 
+    def take_over(self, taker: Takeover) -> None:
+        """See ``Response``. The bytes of a tunnel count as those of content do."""
+        self.content = cast(Content, taker)
+        self.timeout = taker.timeout_seconds
+        super().take_over(taker)
+
 
 class Connection(Incoming):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_exchange", "_requests_left")
+    __slots__ = ("_exchange", "_requests_left", "_slot")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         super().__init__(service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
         self._exchange: Exchange | None = None
+        self._slot = service.in_flight.take()
         service.connections.add(self)
 
     # --- in the hub: deadlines ----------------------------------------------------------------
@@ -166,7 +175,7 @@ class Connection(Incoming):
         except RequestEnded as error:
             fault = str(error)
             response.persistent = False
-            self._answer(response, error.status, error.detail)
+            self._answer(response, error.status, error.detail, *error.fields)
         except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
             fault = _explain(error)
             self._report(response, error)
@@ -177,7 +186,7 @@ class Connection(Incoming):
                     response,
                     "500 Internal Server Error",
                     "The app failed; its log tells why.",
-                    service.tell_fault(error),
+                    traceback=service.tell_fault(error),
                 )
         self._end(service, head, response, fault)
 
@@ -205,6 +214,14 @@ class Connection(Incoming):
             environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self.client_disconnected
+        in_flight = service.in_flight
+        in_flight.write(
+            in_flight.memory,
+            self._slot,
+            response.started,
+            f"{response.request_id}\n{response.client or self._peer}\n{mount.name}".encode(),
+            head.line,
+        )
         result = mount.app(environ, response.start_response)
         try:
             if response.content is not None:
@@ -236,7 +253,14 @@ class Connection(Incoming):
         """``gateway.client_disconnected``: whether the client has closed (at least its side)."""
         return self.has_ended
 
-    def _answer(self, response: Exchange, status: str, detail: str, traceback: str = "") -> None:
+    def _answer(
+        self,
+        response: Exchange,
+        status: str,
+        detail: str,
+        *fields: tuple[str, str],
+        traceback: str = "",
+    ) -> None:
         """Answer in the gateway's own name, where no head has gone out."""
         if response.head_sent:
             return
@@ -250,6 +274,7 @@ class Connection(Incoming):
                     ("Content-Type", "text/html; charset=utf-8"),
                     ("Cache-Control", "no-store"),
                     ("X-Request-ID", response.request_id),
+                    *fields,
                 ],
             )
             response.send_result([page])
@@ -272,6 +297,11 @@ class Connection(Incoming):
                 response.persistent = response.persistent and drain(content)
             except RequestEnded as error:
                 response.persistent, fault = False, str(error)
+        in_flight = service.in_flight
+        in_flight.memory[self._slot] = 0
+        in_flight.requests += 1
+        if response.code >= 500:
+            in_flight.failures += 1
         if service.access_log.is_on:
             self._record(head, response, fault)
         self._exchange = self._head = None
@@ -365,6 +395,7 @@ class Connection(Incoming):
             return
         self._shut()
         self._service.connections.discard(self)
+        self._service.in_flight.give_back(self._slot)
         if self._service.on_close is not None:
             self._service.on_close()
 

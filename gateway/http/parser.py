@@ -65,13 +65,15 @@ _DECIDING_FIELDS = frozenset(
 class RequestHead:
     """A request line and fields that passed every check.
 
-    ``target`` is what the client sent; ``path`` (still encoded) and ``query`` are its parts.
+    ``line`` is the request line as it came; ``target`` is what the client sent; ``path`` (still
+    encoded) and ``query`` are its parts.
     ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
     strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
     ``content_length`` is in bytes, or CHUNKED.
     """
 
     content_length: int = 0
+    line: bytes = b""
     expects_continue: bool = False
     fields: dict[str, str]
     host: str = ""
@@ -123,6 +125,7 @@ class HeadParser:
             known_fields = self._known_fields.get(raw[line_end:])
             if known_fields is not None:
                 head = RequestHead()
+                head.line = line
                 head.method, head.target, head.path, head.query, head.is_http11 = known
                 head.fields, head.host, keep_alive = known_fields
                 head.persistent = head.is_http11 if keep_alive is None else keep_alive
@@ -139,6 +142,7 @@ class HeadParser:
                 f"{line_count - 2} fields; at most {self._max_lines - 2} are read"
             )
         head = RequestHead()
+        head.line = line
         head.method, head.target, head.path, head.query, head.is_http11 = known
         try:
             fields = head.fields = self._read_fields(raw, line_count - 2, trusts_peer)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from gateway.errors import AppError
 from gateway.http.names import CACHE_ENTRIES
 from gateway.http.parser import RequestHead
-from gateway.wsgi import ExcInfo, FileWrapper, Write
+from gateway.wsgi import ExcInfo, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
@@ -158,6 +158,9 @@ class Response:
                     return
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
             return
+        elif isinstance(result, Takeover):
+            self.take_over(result)
+            return
         for data in result:
             if self._is_chunked and data.__class__ is bytes and 0 < len(data) <= COPY_BYTES:
                 self._sink.send(b"%x\r\n%b\r\n" % (len(data), data))
@@ -174,13 +177,13 @@ class Response:
             or length > COPY_BYTES
             or (self.remaining != length and self.remaining >= 0)
             or not self._head_text
-            or self._has_date
         ):
             return False
         self.head_sent = True
         self.remaining = 0
         close = "" if self.persistent else "Connection: close\r\n"
-        head = f"{self._head_text}Content-Length: {length}\r\n{close}{self._date_line}"
+        date_line = "\r\n" if self._has_date else self._date_line
+        head = f"{self._head_text}Content-Length: {length}\r\n{close}{date_line}"
         self._sink.send(head.encode("latin-1") + data)
         return True
 
@@ -197,6 +200,15 @@ class Response:
         if self._is_chunked:
             self._is_chunked = False
             self._sink.send(b"0\r\n\r\n")
+
+    def take_over(self, taker: Takeover) -> None:
+        """Send a 101 and leave the connection to ``taker``; afterwards it cannot be used again."""
+        self.code = 101
+        self.head_sent = True
+        self.remaining = 0
+        self.persistent = False
+        self._sink.send(taker.head)
+        taker.run(self._sink)
 
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
         """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), where the client can read it."""

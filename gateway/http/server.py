@@ -31,7 +31,10 @@ IN_FLIGHT = frozenset((State.RUNNING, State.READING, State.WRITING))
 def find_sweep_seconds(service: Service) -> float:
     """How often deadlines are looked at: often enough for the shortest, but not for nothing."""
     limits = service.limits
+    # the loop tells of itself at each look
+    silences = (limits.block_warn_seconds, limits.block_timeout_seconds)
     shortest = min(
+        *(seconds for seconds in silences if seconds),
         limits.head_timeout_seconds,
         limits.body_timeout_seconds,
         limits.send_timeout_seconds,
@@ -81,6 +84,7 @@ class Server:
             # inherited by what is accepted: head and body never wait for each other's ACK
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._service.tell_time()
+        self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)
         self._accept_more(True)
 
@@ -132,6 +136,7 @@ class Server:
     def _sweep(self) -> None:
         self._service.tell_time()
         now = time.monotonic()
+        self._service.in_flight.beat(now)
         for connection in tuple(self._service.connections):
             connection.sweep(now, self._service.limits)
         if self._is_retired:
@@ -194,6 +199,7 @@ class Server:
         for connection in tuple(service.connections):
             connection.close()
         self._timer.stop()
+        service.in_flight.beat(time.monotonic())
         service.greenlets.close()
         service.access_log.flush()
         return len(self._cut.union(cut))

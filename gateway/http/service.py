@@ -4,6 +4,8 @@ Refuses to know sockets. The server keeps ``is_draining`` and the time; connecti
 remove themselves.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.greenlets import GreenletPool
 from gateway.http.parser import HeadParser
+from gateway.inflight import InFlight
 from gateway.limits import Limits
 from gateway.logs import AccessLog
 from gateway.wsgi import Environ
@@ -41,6 +44,7 @@ class Service:
         limits: Limits,
         proxies: TrustedProxies,
         access_log: AccessLog,
+        in_flight: InFlight | None = None,
         tell_fault: Callable[[BaseException], str] = tell_nothing,
     ) -> None:
         self.table = table
@@ -48,6 +52,7 @@ class Service:
         self.limits = limits
         self.proxies = proxies
         self.access_log = access_log
+        self.in_flight = in_flight or InFlight()
         self.tell_fault = tell_fault
         self.parser = HeadParser(limits)
         self.greenlets = GreenletPool()
@@ -74,7 +79,7 @@ class Service:
         self.parser = HeadParser(limits)
         self.base_environ = self.base_environ | {"gateway.mounts": mounts}
 
-    def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> "Service":
+    def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> Service:
         """Another one that shares all else with this one, to ask how it would serve."""
         other = copy(self)
         other.adjust(table, limits, mounts)

@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gateway.config.model import AppTarget, Mount, RedirectTarget, StaticTarget
+from gateway.config.model import (
+    AppTarget,
+    Mount,
+    RedirectTarget,
+    StaticTarget,
+    UpstreamTarget,
+)
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
 from gateway.http.response import build_error_page
@@ -69,6 +75,11 @@ def load_mounts(
         try:
             if mount.name in loaded_apps:
                 app, kind = loaded_apps[mount.name], "app"
+            elif isinstance(mount.target, UpstreamTarget):
+                # here, since most workers of pools have none
+                from gateway.mounts.upstreams import load_upstream
+
+                app, kind = load_upstream(mount, mount.target), "upstream"
             else:
                 app, kind = load_target(mount.target)
         except AppLoadError as error:

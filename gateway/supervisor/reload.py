@@ -13,7 +13,8 @@ from typing import Any
 from gateway.config.model import Config
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
-from gateway.supervisor.pool import Change, Pool
+from gateway.supervisor.launch import check_users
+from gateway.supervisor.pools import Pools, TableChange
 
 # the sockets are the gateway's own, opened once for all generations
 KEPT = ("listen", "admin", "control")
@@ -43,15 +44,15 @@ class Outcome:
 
 
 class Reloader:
-    """Runs reloads of ``pool`` one after another. ``read`` gives the newest table."""
+    """Runs reloads of ``pools`` one after another. ``read`` gives the newest table."""
 
-    def __init__(self, pool: Pool, read: Callable[[], Config]) -> None:
-        self._pool = pool
+    def __init__(self, pools: Pools, read: Callable[[], Config]) -> None:
+        self._pools = pools
         self._read = read
         self._running = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
         self._trigger = ""
-        self._change: Change | None = None
+        self._change: TableChange | None = None
         self.last: Outcome | None = None
 
     async def reload(self, trigger: str, since: float | None = None) -> Outcome:
@@ -78,30 +79,31 @@ class Reloader:
             trigger = self._trigger
             return await self._run(trigger, since, lambda: self._prepare(trigger))
 
-    async def _prepare(self, trigger: str) -> Change:
+    async def _prepare(self, trigger: str) -> TableChange:
         config = await asyncio.to_thread(self._read)
-        running = self._pool.current.config
+        running = self._pools.config
         check_kept(running, config)
+        check_users(config)
         # an edit tells what it wants; where it changes nothing, or there was none, it is the code
         # that has changed
         anew = trigger != EDIT or config == running
         lifecycle.info("reload (%s): the table is right", trigger)
-        return await self._pool.prepare(config, anew=anew)
+        return await self._pools.prepare(config, anew=anew)
 
-    async def _prepare_undo(self) -> Change:
+    async def _prepare_undo(self) -> TableChange:
         if self._change is None:
             raise GatewayError("there was no reload that could be undone")
-        return await self._pool.prepare_undo(self._change)
+        return await self._pools.prepare_undo(self._change)
 
     async def _run(
-        self, trigger: str, since: float, prepare: Callable[[], Awaitable[Change]]
+        self, trigger: str, since: float, prepare: Callable[[], Awaitable[TableChange]]
     ) -> Outcome:
         exit_code, messages, how = 0, [], ""
         try:
             change = await prepare()
-            await self._pool.commit(change)
+            await self._pools.commit(change)
             self._change = change
-            how = "in place" if change.old is change.new else "new workers"
+            how = "in place" if change.is_in_place else "new workers"
         except ConfigError as error:
             exit_code, messages = 2, error.problems
         except AppLoadError as error:
@@ -112,7 +114,8 @@ class Reloader:
             lifecycle.exception("reload (%s): a fault of the gateway's own", trigger)
             exit_code, messages = 1, [f"a fault of the gateway's own: {error!r}"]
         now = time.time()
-        current = self._pool.current.id
+        main = self._pools.main.current
+        current = main.id if main else ""
         self.last = Outcome(trigger, exit_code, how, current, tuple(messages), now - since, now)
         tell(self.last)
         return self.last

@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,15 @@ from gateway.logs import lifecycle
 from gateway.supervisor.admin import AdminServer
 from gateway.supervisor.children import ChildState
 from gateway.supervisor.control import Answer, Question, serve_control
+from gateway.supervisor.deaths import bury
 from gateway.supervisor.failures import describe_mounts
-from gateway.supervisor.pool import Pool
+from gateway.supervisor.launch import check_users
+from gateway.supervisor.pools import MAIN, Pools
 from gateway.supervisor.reload import EDIT, Reloader, check_kept
 from gateway.supervisor.sockets import (
     describe,
     find_control,
+    make_folder,
     open_control,
     open_listener,
     raise_descriptor_limit,
@@ -40,13 +42,14 @@ class Supervisor:
 
     def __init__(self, config: Config, read: Callable[[Path], Config]) -> None:
         self._config = config
-        self._numbers = count(1)
         self._is_stopping = False
         self._read_table = read
         self._seen: Mark | None = None
 
     def run(self) -> int:
-        """Serve until told to stop; the exit code. Raises ConfigError where a port is taken."""
+        """Serve until told to stop; the exit code. Raises ConfigError where a port is taken, or
+        this process may not start workers as the table asks."""
+        check_users(self._config)
         raise_descriptor_limit()
         server = self._config.server
         self._listener = open_listener(server.listen, "server.listen")
@@ -56,8 +59,8 @@ class Supervisor:
             open_listener(server.admin, "server.admin") as admin_listener,
             open_control(control) as self._control_listener,
         ):
-            self._pool = Pool(self._listener, lambda: next(self._numbers), self._start_task)
-            self._reloader = Reloader(self._pool, self._read)
+            self._pools = Pools(self._listener, make_folder(control), self._start_task)
+            self._reloader = Reloader(self._pools, self._read)
             self._admin = AdminServer(admin_listener, self.status, self.report)
             try:
                 return asyncio.run(self._run())
@@ -66,24 +69,25 @@ class Supervisor:
 
     def status(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests are served, and what /readyz says. Called from the admin's threads."""
-        children = [c for g in list(self._pool.generations) for c in list(g.children.values())]
-        ready = sum(child.state is ChildState.READY for child in children)
-        is_ready = ready > 0 and not self._is_stopping
+        children = [c for g in self._pools.generations for c in list(g.children.values())]
+        ready = [child for child in children if child.state is ChildState.READY]
+        # what other pools' workers are not ready for waits; the front's have to be there
+        is_ready = any(c.config.pool.name == MAIN for c in ready) and not self._is_stopping
         state = "draining" if self._is_stopping else "ready" if is_ready else "starting"
-        return is_ready, {"status": state, "workers": len(children), "ready": ready}
+        return is_ready, {"status": state, "workers": len(children), "ready": len(ready)}
 
     def report(self) -> dict[str, Any]:
         """All that is known, for ``gateway status``. Called from the admin's threads too."""
-        current = self._pool.current
-        generations = [generation.describe() for generation in list(self._pool.generations)]
+        config, main = self._pools.config, self._pools.main.current
+        generations = [generation.describe() for generation in self._pools.generations]
         last = self._reloader.last
         return {
             **self.status()[1],
             "pid": os.getpid(),
-            "table": current.config.source,
-            "generation": current.id,
+            "table": config.source,
+            "generation": main.id if main else "",
             "generations": generations,
-            "mounts": describe_mounts(current.config, current.failed),
+            "mounts": describe_mounts(config, self._pools.failed),
             "last_reload": last.describe() if last else None,
         }
 
@@ -105,7 +109,7 @@ class Supervisor:
             len(self._config.mounts),
             self._config.source,
         )
-        self._pool.serve(self._config)
+        self._pools.serve(self._config)
         self._admin.start()
         commands = {
             "status": self._on_status,
@@ -117,7 +121,7 @@ class Supervisor:
         control = await serve_control(self._control_listener, commands)
         self._start_task(watch_file(self._config.source, self._on_edit))
         if self._config.is_dev:
-            self._start_task(watch_code(lambda: self._pool.current.config, self._on_code))
+            self._start_task(watch_code(lambda: self._pools.config, self._on_code))
         await self._stop.wait()
         await self._drain()
         control.close()
@@ -137,11 +141,11 @@ class Supervisor:
                 return
             if not pid:
                 return
-            for generation in self._pool.generations:
+            for generation in self._pools.generations:
                 if pid in generation.children:
                     child = generation.children[pid]
                     child.note_end(wait_status)
-                    self._start_task(generation.bury(child))
+                    self._start_task(bury(generation, child))
 
     # --- reloads ------------------------------------------------------------------------------
 
@@ -151,7 +155,7 @@ class Supervisor:
 
     async def _on_edit(self, saved: float) -> None:
         is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
-        if is_new and self._pool.current.config.server.reload_on_edit and not self._is_stopping:
+        if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
             await self._reloader.reload(EDIT, saved)
 
     async def _on_code(self, changed: str) -> None:
@@ -170,7 +174,7 @@ class Supervisor:
         return (await self._reloader.rollback("rollback")).describe()
 
     async def _on_plan(self, question: Question) -> Answer:
-        running = self._pool.current.config
+        running = self._pools.config
         path = Path(str(question.get("file") or running.source))
         try:
             wanted = await asyncio.to_thread(self._read_table, path)
@@ -200,19 +204,19 @@ class Supervisor:
         if self._is_stopping:
             self._second.set()
             lifecycle.warning("second signal: ending at once")
-            self._pool.kill()
-        self._is_stopping = self._pool.is_stopping = True
+            self._pools.kill()
+        self._is_stopping = self._pools.is_stopping = True
         self._stop.set()
 
     async def _drain(self) -> None:
-        limits = self._pool.current.config.server.limits
+        limits = self._pools.config.server.limits
         if limits.drain_delay_seconds:
             lifecycle.info("stopping in %g s (server.drain_delay)", limits.drain_delay_seconds)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._second.wait(), limits.drain_delay_seconds)
         timeout = limits.drain_timeout_seconds
         lifecycle.info("stopping: requests in flight have up to %g s", timeout)
-        await self._pool.stop(timeout)
+        await self._pools.stop(timeout)
         for task in tuple(self._tasks):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -24,7 +24,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One gateway for all that must not change it."""
     running = Running(
-        tmp_path_factory.mktemp("site"), server="  start_timeout: 3s\n  reload_on_edit: false\n"
+        tmp_path_factory.mktemp("site"), server="  start_timeout: 5s\n  reload_on_edit: false\n"
     )
     yield running
     assert running.generation() == "g1"
@@ -169,7 +169,7 @@ MORE = "  /: good:app\n  /more: more:app\n"
         (MORE, "import os; os._exit(7)", 3, ":10:3: mounts./more: worker "),
         (MORE, "import os; os.kill(os.getpid(), 11)", 3, "was ended by SIGSEGV"),
         (MORE, "import time; time.sleep(60)", 3, ":10:3: mounts./more: worker "),
-        (MORE, "while True: pass", 3, "did not load within 3 s (server.start_timeout)"),
+        (MORE, "while True: pass", 3, "did not load within 5 s (server.start_timeout)"),
         (MORE, "app = 7", 3, "is a int, not a WSGI callable"),
     ],
 )
