@@ -10,7 +10,8 @@ class Handler(socketserver.StreamRequestHandler):
             fields = dict(line.lower().split(": ", 1) for line in lines[1:])
             if fields.get("upgrade") == "echo":
                 self.wfile.write(
-                    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+                    b"HTTP/1.1 101 Switching Protocols\r\n"
+                    b"Connection: Upgrade\r\nUpgrade: echo\r\n\r\n"
                 )
                 while data := self.connection.recv(65536):
                     self.wfile.write(data)
