@@ -25,12 +25,13 @@ from gateway.errors import (
 from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, drain, open_content
 from gateway.http.environ import build_environ
 from gateway.http.incoming import Incoming
-from gateway.http.parser import CHUNKED, RequestHead
+from gateway.http.parser import CHUNKED, KnownHead, RequestHead
 from gateway.http.response import Response, build_error_page
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, State
 from gateway.limits import Limits
 from gateway.logs import faults
+from gateway.wsgi import Environ
 
 LINGER_SECONDS = 2.0
 # the status of a record where none was sent; nginx's own number
@@ -54,14 +55,16 @@ class Exchange(Response):
     moved when the sweep last looked.
     """
 
-    client = ""
-    content: Content | None = None
-    greenlet: Any = None
-    mount: Mount | None = None
+    client: str
+    content: Content | None
+    greenlet: Any
+    mount: Mount | None
     moved = 0
-    request_id = ""
-    started = 0.0
+    request_id: str
+    started: float
     timeout = 0.0
+
+    __init__ = object.__init__  # ``begin`` is called instead
 
 
 class Connection(Incoming):
@@ -140,12 +143,16 @@ class Connection(Incoming):
         service = self._service
         head = self._head
         self._requests_left -= 1
-        response = self._exchange = Exchange(
+        response = self._exchange = Exchange()
+        response.begin(
             self,
             head,
             head.persistent and not service.is_draining and self._requests_left > 0,
             service.date_line,
         )
+        # attributes of the class take longer to find
+        response.content = response.mount = None
+        response.client = response.request_id = ""
         response.greenlet = getcurrent()
         response.started = self.since = monotonic()
         fault = ""
@@ -177,6 +184,41 @@ class Connection(Incoming):
         self._end(service, head, response, fault)
 
     def _walk(self, service: Service, head: RequestHead, response: Exchange) -> None:
+        if type(head) is KnownHead and head.prepared is not None:
+            prepared, mount = head.prepared
+            environ = prepared.copy()
+            environ["REMOTE_ADDR"] = self._peer
+            environ["REMOTE_PORT"] = self._peer_port
+            next_request_id = service.next_request_id
+            response.request_id = environ["gateway.request_id"] = next_request_id()
+        else:
+            found = self._prepare(service, head, response)
+            if found is None:
+                self._answer_unmatched(head, response)
+                return
+            environ, mount = found
+        response.mount = mount
+        response.timeout = mount.timeout_seconds
+
+        if head.content_length:
+            content = self._open_content(head, mount.limits.max_body_bytes, response)
+            environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
+        environ["wsgi.early_hints"] = response.send_early_hints
+        environ["gateway.client_disconnected"] = self.client_disconnected
+        app = mount.app
+        result = app(environ, response.start_response)
+        try:
+            if response.content is not None:
+                self._look_at_content(response.content, response)
+            response.send_result(result)
+        finally:
+            if type(result) is not list and hasattr(result, "close"):
+                result.close()
+
+    def _prepare(
+        self, service: Service, head: RequestHead, response: Exchange
+    ) -> tuple[Environ, Mount] | None:
+        """The environ and the mount; both are kept with a head that may come again."""
         environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
         if self._trusts_peer:
             service.proxies.apply(head, environ)
@@ -185,29 +227,14 @@ class Connection(Incoming):
         if not response.request_id:
             response.request_id = service.next_request_id()
         environ["gateway.request_id"] = response.request_id
-
         found = service.table.match(head.host, head.path)
         if found is None:
-            self._answer_unmatched(head, response)
-            return
+            return None
         mount, environ["PATH_INFO"] = found
-        response.mount = mount
-        response.timeout = mount.limits.timeout_seconds
         environ["SCRIPT_NAME"] += mount.script_name
-
-        if head.content_length:
-            content = self._open_content(head, mount.limits.max_body_bytes, response)
-            environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
-        environ["wsgi.early_hints"] = response.send_early_hints
-        environ["gateway.client_disconnected"] = self.client_disconnected
-        result = mount.app(environ, response.start_response)
-        try:
-            if response.content is not None:
-                self._look_at_content(response.content, response)
-            response.send_result(result)
-        finally:
-            if hasattr(result, "close"):
-                result.close()
+        if type(head) is KnownHead:
+            head.prepared = environ.copy(), mount
+        return environ, mount
 
     def _look_at_content(self, content: Content, response: Exchange) -> None:
         """Before the response: what the app has made of the request's content."""

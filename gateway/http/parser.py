@@ -47,7 +47,8 @@ _LONGEST_KNOWN_LINE = 256
 # fields, host, and whether a Connection field keeps the connection (None where there is none)
 KnownFields = tuple[dict[str, str], str, bool | None]
 _LONGEST_KNOWN_FIELDS = 1024
-_MAX_KNOWN_FIELDS = 256
+_MAX_KNOWN_FIELDS = _MAX_KNOWN_HEADS = 256
+LONGEST_KNOWN_HEAD = _LONGEST_KNOWN_LINE + _LONGEST_KNOWN_FIELDS
 _KEEP_ALIVE = {None: None, "keep-alive": True, "close": False}
 # content has to be looked at each time; what proves who someone is is not kept
 _NEVER_KNOWN = frozenset(
@@ -83,10 +84,20 @@ class RequestHead:
     target: str
 
 
+class KnownHead(RequestHead):
+    """One that may come again, to the byte: the same object then, and nobody's to change.
+
+    ``prepared`` is for what its reader has made of it and wants to find there the next time.
+    """
+
+    prepared: Any
+
+
 class HeadParser:
     """Parses whole request heads, one after the other, for all connections of a worker.
 
-    ``trusts_peer`` says whether forwarding fields are kept.
+    ``trusts_peer`` says whether forwarding fields are kept. ``known_heads`` holds what came
+    lately from peers that are not trusted.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -95,6 +106,7 @@ class HeadParser:
         self._max_lines = limits.max_fields + 2  # request line and the empty one
         self._known_lines: dict[bytes, RequestLine] = {}
         self._known_fields: dict[bytes, KnownFields] = {}
+        self.known_heads: dict[bytes, KnownHead] = {}
         # a line and fields that were met apart are within the limit together
         half = limits.max_head_bytes // 2
         self._longest_line = min(_LONGEST_KNOWN_LINE, half)
@@ -122,12 +134,21 @@ class HeadParser:
         if known is not None and not trusts_peer:
             known_fields = self._known_fields.get(raw[line_end:])
             if known_fields is not None:
-                head = RequestHead()
-                head.method, head.target, head.path, head.query, head.is_http11 = known
-                head.fields, head.host, keep_alive = known_fields
-                head.persistent = head.is_http11 if keep_alive is None else keep_alive
-                return head
+                return self._join(raw, known, known_fields)
         return self._parse_anew(raw, line, trusts_peer)
+
+    def _join(self, raw: bytes, line: RequestLine, fields: KnownFields) -> RequestHead:
+        """The head of two parts that were met before, remembered as a whole, within a bound."""
+        head = KnownHead()
+        head.method, head.target, head.path, head.query, head.is_http11 = line
+        head.fields, head.host, keep_alive = fields
+        head.persistent = head.is_http11 if keep_alive is None else keep_alive
+        # attributes of the class take longer to find
+        head.content_length, head.prepared = 0, None
+        if len(self.known_heads) >= _MAX_KNOWN_HEADS:
+            self.known_heads.clear()
+        self.known_heads[raw] = head
+        return head
 
     def _parse_anew(self, raw: bytes, line: bytes, trusts_peer: bool) -> RequestHead:
         known = self._known_lines.get(line) or self._read_request_line(line)

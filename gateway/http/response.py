@@ -32,8 +32,9 @@ _HOP_BY_HOP = frozenset(
         *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
-# lines, code, whether there is a body, its Content-Length or -1, whether there is a Date
-KnownHead = tuple[str, int, bool, int, bool]
+# lines, code, whether there is a body, its Content-Length or -1, whether there is a Date, and all of
+# it in bytes where only the Date is missing
+KnownHead = tuple[str, int, bool, int, bool, bytes]
 # what was checked once: status to its line and code, (name, value) to its line, and both to all
 # that is known of a head; bounded
 _known_statuses: dict[str, tuple[str, int, bool]] = {}
@@ -61,19 +62,26 @@ class Response:
     """
 
     code = 0
-    head_sent = False
+    head_sent: bool
     remaining = -1
-    _head_text = ""
     _has_body = True
     _has_date = False
+    _head_text: str
     _is_chunked = False
+    _whole_head = b""
 
     def __init__(self, sink: Sink, request: RequestHead, persistent: bool, date_line: str) -> None:
+        self.begin(sink, request, persistent, date_line.encode("latin-1"))
+
+    def begin(self, sink: Sink, request: RequestHead, persistent: bool, date_line: bytes) -> None:
+        """What ``__init__`` does, which Python cannot call without a detour through C."""
         self._sink = sink
         self._request = request
-        self._is_plain = request.is_http11 and request.method != "HEAD"
         self._date_line = date_line
         self.persistent = persistent
+        # asked for each time, and an attribute of the class takes longer to find
+        self.head_sent = False
+        self._head_text = ""
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
@@ -94,7 +102,14 @@ class Response:
             known = _known_heads.get(key) or self._read_head(key)
         except TypeError as error:
             raise _not_headers(headers) from error
-        self._head_text, self.code, self._has_body, self.remaining, self._has_date = known
+        (
+            self._head_text,
+            self.code,
+            self._has_body,
+            self.remaining,
+            self._has_date,
+            self._whole_head,
+        ) = known
         return self.write
 
     def _read_head(self, key: tuple[Any, ...]) -> KnownHead:
@@ -104,7 +119,10 @@ class Response:
             text, code, has_body = _known_statuses.get(status) or _check_status(status)
             for pair in headers:
                 text += _known_lines.get(pair) or self._read_field(pair)
-            known = text, code, has_body, self.remaining, self._has_date
+            whole = b""
+            if has_body and self.remaining >= 0 and not self._has_date:
+                whole = f"{text}Content-Length: {self.remaining}\r\n".encode("latin-1")
+            known = text, code, has_body, self.remaining, self._has_date, whole
         except ValueError as error:
             raise _not_headers(headers) from error
         finally:
@@ -149,11 +167,25 @@ class Response:
     def send_result(self, result: Iterable[bytes]) -> None:
         """Send what the app returned, to its end. Raises AppError, ClientDisconnected and whatever
         the iterable raises. May switch greenlets."""
-        if result.__class__ is list:
+        if type(result) is list:
             if len(result) == 1 and not self.head_sent:
                 data: bytes = result[0]
-                if data.__class__ is bytes and self._send_whole(data):
-                    return
+                if type(data) is bytes:
+                    head = self._whole_head
+                    if (
+                        head
+                        and 0 < len(data) == self.remaining <= COPY_BYTES
+                        and self.persistent
+                        and self._request.is_http11
+                        and self._request.method != "HEAD"
+                    ):
+                        # the shortest way, for most responses
+                        self.head_sent = True
+                        self.remaining = 0
+                        self._sink.send(head + self._date_line + data)
+                        return
+                    if self._send_whole(data):
+                        return
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
             return
         for data in result:
@@ -164,11 +196,12 @@ class Response:
         self.finish()
 
     def _send_whole(self, data: bytes) -> bool:
-        """The shortest way, for most responses: one piece, nothing special asked."""
+        """A short way, for one piece where nothing special is asked."""
         length = len(data)
         if (
             not self._has_body
-            or not self._is_plain
+            or not self._request.is_http11
+            or self._request.method == "HEAD"
             or length > COPY_BYTES
             or (self.remaining != length and self.remaining >= 0)
             or not self._head_text
@@ -178,8 +211,8 @@ class Response:
         self.head_sent = True
         self.remaining = 0
         close = "" if self.persistent else "Connection: close\r\n"
-        head = f"{self._head_text}Content-Length: {length}\r\n{close}{self._date_line}"
-        self._sink.send(head.encode("latin-1") + data)
+        head = f"{self._head_text}Content-Length: {length}\r\n{close}"
+        self._sink.send(head.encode("latin-1") + self._date_line + data)
         return True
 
     def finish(self) -> None:
@@ -205,6 +238,7 @@ class Response:
     def restart(self) -> None:
         """Forget what the app began, so that an error can be answered; only before the head."""
         self._head_text = ""
+        self._whole_head = b""
         self.code = 0
         self._has_body = True
         self._has_date = self._is_chunked = False
@@ -265,8 +299,7 @@ class Response:
             text += "Connection: close\r\n"
         elif not self._request.is_http11:
             text += "Connection: keep-alive\r\n"
-        text += "\r\n" if self._has_date else self._date_line
-        return text.encode("latin-1")
+        return text.encode("latin-1") + (b"\r\n" if self._has_date else self._date_line)
 
     def _decide_framing(self, length: int | None) -> str:
         """RFC 9112 §6.3, where the app gave no length; the field that says it, if one does."""
