@@ -6,7 +6,7 @@ Refuses to know the socket (it gives bytes to a sink) and the request's content.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from html import escape
 from io import FileIO
@@ -40,6 +40,8 @@ KnownHead = tuple[str, int, bool, int, bool, bytes]
 _known_statuses: dict[str, tuple[str, int, bool]] = {}
 _known_lines: dict[tuple[str, str], str] = {}
 _known_heads: dict[tuple[Any, ...], KnownHead] = {}
+# length, above 0 and up to COPY_BYTES, to the line before such a chunk
+_known_chunk_lines: dict[int, bytes] = {}
 _LONGEST_KNOWN_HEAD = 512
 _LONGEST_KNOWN_LINE = 128
 # two have a meaning beside their line; a cookie is somebody's
@@ -188,12 +190,21 @@ class Response:
                         return
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
             return
-        for data in result:
-            if self._is_chunked and data.__class__ is bytes and 0 < len(data) <= COPY_BYTES:
-                self._sink.send(b"%x\r\n%b\r\n" % (len(data), data))
-            else:
-                self._write(data, not self.head_sent and _has_one_piece(result))
+        pieces = iter(result)
+        for data in pieces:
+            self._write(data, not self.head_sent and _has_one_piece(result))
+            if self._is_chunked:
+                self._send_chunks(pieces)
         self.finish()
+
+    def _send_chunks(self, pieces: Iterator[bytes]) -> None:
+        """The rest of a body whose first chunk has gone out, each piece as the app gives it."""
+        send, join, get_line = self._sink.send, b"".join, _known_chunk_lines.get
+        for data in pieces:
+            if type(data) is bytes and (line := get_line(len(data))) is not None:
+                send(join((line, data, b"\r\n")))
+            else:
+                self._write(data, False)
 
     def _send_whole(self, data: bytes) -> bool:
         """A short way, for one piece where nothing special is asked."""
@@ -276,7 +287,11 @@ class Response:
     def _send_chunk(self, before: bytes, data: bytes) -> None:
         """RFC 9112 §7.1: size in hexadecimal, data, each with its line end."""
         if len(data) <= COPY_BYTES:
-            self._sink.send(b"%b%x\r\n%b\r\n" % (before, len(data), data))
+            line = b"%x\r\n" % len(data)
+            if len(_known_chunk_lines) >= CACHE_ENTRIES:
+                _known_chunk_lines.clear()
+            _known_chunk_lines[len(data)] = line
+            self._sink.send(b"%b%b%b\r\n" % (before, line, data))
         else:
             self._sink.send_pieces([b"%b%x\r\n" % (before, len(data)), data, b"\r\n"])
 

@@ -118,7 +118,7 @@ class Stream:
         except OSError as error:
             raise _left(error) from error
         self.sent_bytes += sent
-        if sent < len(data):
+        if sent != len(data):
             self._send_rest(memoryview(data)[sent:])
 
     def send_pieces(self, pieces: list[bytes], /) -> None:
