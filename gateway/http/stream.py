@@ -6,6 +6,7 @@ and the sweep of the server ends what waits too long by throwing into the greenl
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from socket import MSG_MORE, MSG_PEEK
 from time import monotonic
@@ -98,8 +99,13 @@ class Stream:
         """See ``body.Source``."""
         if self._buffer:
             data = self.receive(len(buffer))
-            buffer[: len(data)] = data
-            return len(data)
+            size = len(data)
+            buffer[:size] = data
+            if size < len(buffer):
+                # a whole buffer, where there is one: the reader then copies none that follows
+                with suppress(OSError):  # of which the next call hears again
+                    size += self._socket.recv_into(buffer[size:])
+            return size
         self._be_fair()
         while True:
             try:
