@@ -73,7 +73,7 @@ class Connection(Incoming):
     __slots__ = ("_exchange", "_requests_left")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        super().__init__(service, client_socket, peer, peer_port)
+        Incoming.__init__(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
         self._exchange: Exchange | None = None
         service.connections.add(self)

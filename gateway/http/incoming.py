@@ -44,7 +44,7 @@ class Incoming(Stream):
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         self._service = service
-        super().__init__(client_socket, self._on_readable)
+        Stream.__init__(self, client_socket)  # super() takes longer, for each connection
         self._peer = peer
         self._peer_port = peer_port
         self._trusts_peer = service.proxies.trusts(peer)
