@@ -17,124 +17,31 @@ from typing import Any
 from greenlet import getcurrent
 
 from gateway.dispatch import Mount
-from gateway.errors import (
-    ClientDisconnected,
-    RequestError,
-    RequestTimeout,
-)
+from gateway.errors import ClientDisconnected, RequestError
 from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, drain, open_content
+from gateway.http.deadlines import Deadlines
 from gateway.http.environ import build_environ
-from gateway.http.incoming import Incoming
-from gateway.http.parser import CHUNKED, KnownHead, RequestHead
-from gateway.http.response import Response, build_error_page
+from gateway.http.error_page import build_error_page
+from gateway.http.exchange import Exchange, RequestEnded
+from gateway.http.head import CHUNKED, KnownHead, RequestHead
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, State
-from gateway.limits import Limits
 from gateway.logs import faults
 from gateway.wsgi import Environ
 
-LINGER_SECONDS = 2.0
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
 
 
-class RequestEnded(BaseException):
-    """A request that may not go on, answered with ``status``. Like ``gevent.Timeout`` no Exception,
-    so that an app's ``except Exception`` lets it through while its ``finally`` runs."""
-
-    def __init__(self, fault: str, status: str, detail: str) -> None:
-        super().__init__(fault)
-        self.status = status
-        self.detail = detail
-
-
-class Exchange(Response):
-    """One request and its response, with what only this connection wants to know of them.
-
-    ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` is how many bytes had
-    moved when the sweep last looked.
-    """
-
-    client: str
-    content: Content | None
-    greenlet: Any
-    mount: Mount | None
-    moved = 0
-    request_id: str
-    started: float
-    timeout = 0.0
-
-    __init__ = object.__init__  # ``begin`` is called instead
-
-
-class Connection(Incoming):
+class Connection(Deadlines):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_exchange", "_requests_left")
+    __slots__ = ("_requests_left",)
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        Incoming.__init__(self, service, client_socket, peer, peer_port)
+        Deadlines.__init__(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
-        self._exchange: Exchange | None = None
         service.connections.add(self)
-
-    # --- in the hub: deadlines ----------------------------------------------------------------
-
-    def sweep(self, now: float, limits: Limits) -> None:
-        """End what has waited too long. The walk pays for no timer of its own."""
-        state, waited = self.state, now - self.since
-        if state is IDLE:
-            if waited > limits.keep_alive_seconds:
-                self.close()
-        elif state is State.HEAD:
-            if waited > limits.head_timeout_seconds:
-                self._refuse(RequestTimeout("the head was not complete in time"), self._buffer)
-        elif state is State.LINGERING:
-            if waited > LINGER_SECONDS:
-                self.close()
-        elif self._exchange is not None:
-            self._watch_while_running()
-            self._sweep_exchange(self._exchange, now, waited, limits)
-
-    def _sweep_exchange(
-        self, exchange: Exchange, now: float, waited: float, limits: Limits
-    ) -> None:
-        ending: BaseException | None = None
-        if self.state is State.READING:
-            if waited > limits.body_timeout_seconds:
-                ending = RequestTimeout("no content came in time")
-        elif self.state is State.WRITING:
-            if waited > limits.send_timeout_seconds:
-                ending = ClientDisconnected("the client left its response unread")
-        else:
-            content = exchange.content
-            moved = self.sent_bytes + (content.received_bytes if content else 0)
-            if moved != exchange.moved:
-                exchange.moved = moved
-                self.since = now
-            elif exchange.timeout and waited > exchange.timeout:
-                fault = f"no byte moved for {exchange.timeout:g} s"
-                detail = "The app took too long to answer."
-                ending = RequestEnded(fault, "504 Gateway Timeout", detail)
-        if ending is not None:
-            # from now: what the app's finally blocks do gets as long again
-            self.since = now
-            exchange.greenlet.throw(ending)
-
-    def cut_overdue(self, latest: float) -> bool:
-        """Cut a request in flight that began before ``latest`` (monotonic); whether it did."""
-        is_overdue = self._exchange is not None and self._exchange.started < latest
-        if is_overdue:
-            self.cut()
-        return is_overdue
-
-    def cut(self) -> None:
-        """End a request in flight: the gateway stops and has waited for it long enough."""
-        if self._exchange is not None:
-            detail = "The gateway is being restarted."
-            fault = "cut: drain_timeout has passed"
-            ending = RequestEnded(fault, "503 Service Unavailable", detail)
-            self._exchange.greenlet.throw(ending)
 
     # --- in a greenlet: the walk --------------------------------------------------------------
 
@@ -209,7 +116,7 @@ class Connection(Incoming):
         result = app(environ, response.start_response)
         try:
             if response.content is not None:
-                self._look_at_content(response.content, response)
+                response.look_at_content(response.content, result)
             response.send_result(result)
         finally:
             if type(result) is not list and hasattr(result, "close"):
@@ -235,14 +142,6 @@ class Connection(Incoming):
         if type(head) is KnownHead:
             head.prepared = environ.copy(), mount
         return environ, mount
-
-    def _look_at_content(self, content: Content, response: Exchange) -> None:
-        """Before the response: what the app has made of the request's content."""
-        if content.fault is not None and response.code >= 500 and not response.head_sent:
-            raise content.fault  # frameworks take the client's fault for one of their own
-        if not content.is_complete:
-            # said in the head, so that nginx does not begin another request here
-            response.persistent &= content.is_worth_draining
 
     def _answer_unmatched(self, head: RequestHead, response: Exchange) -> None:
         if head.content_length:
@@ -319,8 +218,6 @@ class Connection(Incoming):
 
     def _record(self, head: RequestHead, response: Exchange, fault: str) -> None:
         content, mount = response.content, response.mount
-        get_field = head.fields.get
-        # by position, for speed: see there
         self._service.access_log.record(
             response.request_id or self._service.next_request_id(),
             "" if mount is None else mount.name,
@@ -333,8 +230,8 @@ class Connection(Incoming):
             self.sent_bytes,
             (monotonic() - response.started) * 1000,
             head.host,
-            get_field("HTTP_REFERER", ""),
-            get_field("HTTP_USER_AGENT", ""),
+            head.fields.get("HTTP_REFERER", ""),
+            head.fields.get("HTTP_USER_AGENT", ""),
             fault,
         )
 

@@ -14,7 +14,8 @@ from gateway.errors import (
     RequestError,
     UriTooLong,
 )
-from gateway.http.parser import LONGEST_KNOWN_HEAD, RequestHead
+from gateway.http.head import RequestHead
+from gateway.http.parser import LONGEST_KNOWN_HEAD
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, RUNNING, State, Stream
 from gateway.logs import printable

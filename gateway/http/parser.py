@@ -21,23 +21,15 @@ from gateway.errors import (
     UriTooLong,
     VersionNotSupported,
 )
-from gateway.http.names import CACHE_ENTRIES, DROPPED, CgiNames, parse_host
+from gateway.http.head import CHUNKED, KnownHead, RequestHead
+from gateway.http.names import CACHE_ENTRIES, DROPPED, METHODS, CgiNames, parse_host
 from gateway.limits import Limits
-
-CHUNKED = -1  # a content_length that is not known beforehand
 
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 _VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
 _IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
-# What llhttp knows beside CONNECT, which is for proxies.
-_METHODS = frozenset((
-    "ACL", "BIND", "CHECKOUT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
-    "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND",
-    "PROPPATCH", "PURGE", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "SUBSCRIBE", "TRACE",
-    "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
-))  # fmt: skip
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
 # one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
@@ -61,36 +53,6 @@ _NEVER_KNOWN = frozenset(
 _DECIDING_FIELDS = frozenset(
     {"CONTENT_LENGTH", "HTTP_CONNECTION", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
 )
-
-
-class RequestHead:
-    """A request line and fields that passed every check.
-
-    ``target`` is what the client sent; ``path`` (still encoded) and ``query`` are its parts.
-    ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
-    strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
-    ``content_length`` is in bytes, or CHUNKED.
-    """
-
-    content_length: int = 0
-    expects_continue: bool = False
-    fields: dict[str, str]
-    host: str = ""
-    is_http11: bool
-    method: str
-    path: str
-    persistent: bool
-    query: str
-    target: str
-
-
-class KnownHead(RequestHead):
-    """One that may come again, to the byte: the same object then, and nobody's to change.
-
-    ``prepared`` is for what its reader has made of it and wants to find there the next time.
-    """
-
-    prepared: Any
 
 
 class HeadParser:
@@ -216,7 +178,7 @@ class HeadParser:
             if _VERSION.fullmatch(version):
                 raise VersionNotSupported(f"{version} is not spoken here")
             raise MalformedRequest("request line does not end with an HTTP version")
-        if method not in _METHODS:
+        if method not in METHODS:
             if _TOKEN.fullmatch(method):
                 raise NotImplementedMethod(f"{method[:32]} is not a method known here")
             raise MalformedRequest("request line does not begin with a method")

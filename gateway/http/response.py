@@ -5,47 +5,22 @@ Refuses to know the socket (it gives bytes to a sink) and the request's content.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from html import escape
 from io import FileIO
 from typing import Any, Protocol
 
 from gateway.errors import AppError
+from gateway.http.app_head import check_field, known_heads, not_headers, read_head
+from gateway.http.head import RequestHead
 from gateway.http.names import CACHE_ENTRIES
-from gateway.http.parser import RequestHead
 from gateway.wsgi import ExcInfo, FileWrapper, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
 
-_STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
-_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
-# the charset of a field (RFC 9110 §5.5) is latin-1 here, as of every string of PEP 3333
-_UNSENDABLE = re.compile(r"[^\x01-\x09\x0b\x0c\x0e-\xff]")
-# RFC 9110 §7.6.1, RFC 2616 §13.5.1: PEP 3333 forbids these to an app
-_HOP_BY_HOP = frozenset(
-    (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization"),
-        *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-    )
-)
-# lines, code, whether there is a body, its Content-Length or -1, whether there is a Date, and all of
-# it in bytes where only the Date is missing
-KnownHead = tuple[str, int, bool, int, bool, bytes]
-# what was checked once: status to its line and code, (name, value) to its line, and both to all
-# that is known of a head; bounded
-_known_statuses: dict[str, tuple[str, int, bool]] = {}
-_known_lines: dict[tuple[str, str], str] = {}
-_known_heads: dict[tuple[Any, ...], KnownHead] = {}
 # length, above 0 and up to COPY_BYTES, to the line before such a chunk
 _known_chunk_lines: dict[int, bytes] = {}
-_LONGEST_KNOWN_HEAD = 512
-_LONGEST_KNOWN_LINE = 128
-# two have a meaning beside their line; a cookie is somebody's
-_NEVER_KNOWN = frozenset(("content-length", "date", "set-cookie"))
 
 
 class Sink(Protocol):
@@ -70,7 +45,7 @@ class Response:
     _has_date = False
     _head_text: str
     _is_chunked = False
-    _whole_head = b""
+    _simple_head = b""
 
     def __init__(self, sink: Sink, request: RequestHead, persistent: bool, date_line: str) -> None:
         self.begin(sink, request, persistent, date_line.encode("latin-1"))
@@ -101,52 +76,12 @@ class Response:
             raise AppError("start_response was called a second time without exc_info")
         key = (status, *headers)
         try:
-            known = _known_heads.get(key) or self._read_head(key)
+            known = known_heads.get(key) or read_head(key)
         except TypeError as error:
-            raise _not_headers(headers) from error
-        (
-            self._head_text,
-            self.code,
-            self._has_body,
-            self.remaining,
-            self._has_date,
-            self._whole_head,
-        ) = known
+            raise not_headers(headers) from error
+        (self._head_text, self.code, self.remaining, self._simple_head,
+         self._has_body, self._has_date) = known  # fmt: skip
         return self.write
-
-    def _read_head(self, key: tuple[Any, ...]) -> KnownHead:
-        """Check a status and headers, and remember them, within a bound."""
-        status, *headers = key
-        try:
-            text, code, has_body = _known_statuses.get(status) or _check_status(status)
-            for pair in headers:
-                text += _known_lines.get(pair) or self._read_field(pair)
-            whole = b""
-            if has_body and self.remaining >= 0 and not self._has_date:
-                whole = f"{text}Content-Length: {self.remaining}\r\n".encode("latin-1")
-            known = text, code, has_body, self.remaining, self._has_date, whole
-        except ValueError as error:
-            raise _not_headers(headers) from error
-        finally:
-            self.restart()
-        if len(text) <= _LONGEST_KNOWN_HEAD and "\r\nset-cookie:" not in text.lower():
-            if len(_known_heads) >= CACHE_ENTRIES:
-                _known_heads.clear()
-            _known_heads[key] = known
-        return known
-
-    def _read_field(self, pair: tuple[str, str]) -> str:
-        name, value = pair
-        if isinstance(name, str) and isinstance(value, str):
-            lower = name.lower()
-            if lower == "content-length":
-                if self.remaining >= 0 or not _DIGITS.fullmatch(value):
-                    raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
-                self.remaining = int(value)
-                return ""  # the head is given its own
-            if lower == "date":
-                self._has_date = True
-        return _check_field(name, value)
 
     def write(self, data: bytes, /) -> None:
         """Send ``data`` now. Raises AppError, ClientDisconnected. May switch greenlets."""
@@ -170,24 +105,26 @@ class Response:
         """Send what the app returned, to its end. Raises AppError, ClientDisconnected and whatever
         the iterable raises. May switch greenlets."""
         if type(result) is list:
-            if len(result) == 1 and not self.head_sent:
+            # the shortest way, for most responses
+            if len(result) == 1 and self._simple_head and type(result[0]) is bytes:
                 data: bytes = result[0]
-                if type(data) is bytes:
-                    head = self._whole_head
-                    if (
-                        head
-                        and 0 < len(data) == self.remaining <= COPY_BYTES
-                        and self.persistent
-                        and self._request.is_http11
-                        and self._request.method != "HEAD"
-                    ):
-                        # the shortest way, for most responses
-                        self.head_sent = True
-                        self.remaining = 0
-                        self._sink.send(head + self._date_line + data)
-                        return
-                    if self._send_whole(data):
-                        return
+                request, length, remaining = self._request, len(data), self.remaining
+                if (
+                    (remaining == length or remaining < 0)
+                    and length <= COPY_BYTES
+                    and request.is_http11
+                    and request.method != "HEAD"
+                    and not self.head_sent
+                ):
+                    head = self._simple_head
+                    if remaining < 0:
+                        head += b"Content-Length: %d\r\n" % length
+                    if not self.persistent:
+                        head += b"Connection: close\r\n"
+                    self.head_sent = True
+                    self.remaining = 0
+                    self._sink.send(head + self._date_line + data)
+                    return
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
             return
         pieces = iter(result)
@@ -206,26 +143,6 @@ class Response:
             else:
                 self._write(data, False)
 
-    def _send_whole(self, data: bytes) -> bool:
-        """A short way, for one piece where nothing special is asked."""
-        length = len(data)
-        if (
-            not self._has_body
-            or not self._request.is_http11
-            or self._request.method == "HEAD"
-            or length > COPY_BYTES
-            or (self.remaining != length and self.remaining >= 0)
-            or not self._head_text
-            or self._has_date
-        ):
-            return False
-        self.head_sent = True
-        self.remaining = 0
-        close = "" if self.persistent else "Connection: close\r\n"
-        head = f"{self._head_text}Content-Length: {length}\r\n{close}"
-        self._sink.send(head.encode("latin-1") + self._date_line + data)
-        return True
-
     def finish(self) -> None:
         """End the response. Raises AppError where the app promised more than it gave."""
         if not self.head_sent:
@@ -243,13 +160,13 @@ class Response:
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
         """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), where the client can read it."""
         if not self.head_sent and self._request.is_http11:
-            lines = "".join(_check_field(name, value) for name, value in headers)
+            lines = "".join(check_field(name, value) for name, value in headers)
             self._sink.send(f"HTTP/1.1 103 Early Hints\r\n{lines}\r\n".encode("latin-1"))
 
     def restart(self) -> None:
         """Forget what the app began, so that an error can be answered; only before the head."""
         self._head_text = ""
-        self._whole_head = b""
+        self._simple_head = b""
         self.code = 0
         self._has_body = True
         self._has_date = self._is_chunked = False
@@ -366,53 +283,8 @@ class Response:
         return True
 
 
-def build_error_page(status: str, detail: str, request_id: str) -> bytes:
-    """A small page for what the gateway itself answers; all three are shown."""
-    reference = f"<p><small>Request {escape(request_id)}</small></p>" if request_id else ""
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '
-        f'content="light dark"><title>{escape(status)}</title><style>body{{font:1rem/1.5 system-ui,'
-        "sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}small{opacity:.6}</style>"
-        f"<h1>{escape(status)}</h1><p>{escape(detail)}</p>{reference}</html>\n"
-    ).encode()
-
-
 def _has_one_piece(result: Any) -> bool:
     # PEP 3333 "Handling the Content-Length Header"
     with suppress(TypeError):
         return len(result) == 1
     return False
-
-
-def _not_headers(headers: object) -> AppError:
-    return AppError(f"headers are not a list of (str, str): {headers!r:.200}")
-
-
-def _check_status(status: str) -> tuple[str, int, bool]:
-    """The line of a status, its code, and whether such a response has a body."""
-    if not isinstance(status, str) or not _STATUS.fullmatch(status):
-        raise AppError(f"status is not a code, a space and a reason: {status!r:.80}")
-    line = f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n"
-    code = int(status[:3])
-    known = line, code, code >= 200 and code not in (204, 304)
-    if len(_known_statuses) < CACHE_ENTRIES:
-        _known_statuses[status] = known
-    return known
-
-
-def _check_field(name: str, value: str) -> str:
-    """The line of a field that an app may send. Raises AppError for one it may not."""
-    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-        raise AppError(f"header name is no token: {name!r:.80}")
-    lower = name.lower()
-    if lower in _HOP_BY_HOP:
-        raise AppError(f"{name} is the server's to send, not an app's (PEP 3333)")
-    if not isinstance(value, str) or _UNSENDABLE.search(value):
-        raise AppError(f"{name} has no latin-1 string without line breaks and NUL: {value!r:.80}")
-    line = f"{name}: {value}\r\n"
-    if len(line) <= _LONGEST_KNOWN_LINE and lower not in _NEVER_KNOWN:
-        if len(_known_lines) >= CACHE_ENTRIES:
-            _known_lines.clear()
-        _known_lines[name, value] = line
-    return line

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.config.model import AppTarget, Mount, RedirectTarget, StaticTarget
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
-from gateway.http.response import build_error_page
+from gateway.http.error_page import build_error_page
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
 from gateway.wsgi import Environ, StartResponse, WSGIApp
