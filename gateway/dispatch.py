@@ -4,6 +4,8 @@ Refuses to know how apps were loaded. Source: PEP 3333 (environ variables), RFC 
 §6.2.2 (dot segments, percent-encoding).
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes

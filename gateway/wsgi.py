@@ -1,11 +1,13 @@
 """The types of the WSGI border (PEP 3333), named once. Knows nothing of the rest."""
 
-from collections.abc import Callable, Iterable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Optional, Protocol
 
 Environ = dict[str, Any]
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+ExcInfo = tuple[type[BaseException], BaseException, Optional[TracebackType]]
 Write = Callable[[bytes], object]
 
 
@@ -32,7 +34,7 @@ class FileWrapper:
         self.file = file
         self.block_size = block_size
 
-    def __iter__(self) -> "FileWrapper":
+    def __iter__(self) -> FileWrapper:
         return self
 
     def __next__(self) -> bytes:
@@ -45,3 +47,35 @@ class FileWrapper:
         close = getattr(self.file, "close", None)
         if close is not None:
             close()
+
+
+class _HeadNow(bytes):
+    pass
+
+
+# an empty piece that has the head sent, by whom has no content yet and waits for some
+HEAD_NOW = _HeadNow()
+
+
+class Takeover:
+    """What an upstream mount returns instead of content once its server has switched protocols
+    (RFC 9110 §15.2.2).
+
+    ``head`` is the whole 101; ``run`` then has the client's connection to itself. Until it returns
+    the connection is given up where no byte has moved for ``timeout_seconds``; ``received_bytes``
+    counts what came from the client.
+    """
+
+    head = b""
+    timeout_seconds = 0.0
+    received_bytes = 0
+    # it is the content of its request, and never at its end: the connection ends with it
+    is_complete = False
+    is_worth_draining = False
+    fault = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())  # to whom expects content
+
+    def run(self, connection: Any) -> None:
+        """Until both sides have ended. Raises ClientDisconnected. May switch greenlets."""

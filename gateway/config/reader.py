@@ -89,9 +89,30 @@ class Reader:
         kind = setting.kind
         if kind.shape == "list":
             return self._list(node, path, kind)
+        if kind.shape == "one or more":
+            return self._one_or_more(node, path, kind)
         if kind.shape == "mapping":
             return self._environment(node, path, kind)
+        if kind.owner is not None:
+            return self._section(node, path, setting, kind.owner)
         return self.single(node, path, kind)
+
+    def _section(self, node: Node, path: str, setting: Setting, owner: type) -> Any | None:
+        within = setting.within
+        if setting.kind.short and isinstance(node, Scalar):
+            own = within[setting.kind.short]
+            value = self.single(node, path, own.kind)
+            return None if value is None else owner(**{own.field: value})
+        pairs = self.pairs(node, path, setting.kind.expected)
+        if pairs is None:
+            return None
+        values = self.settings(pairs, path, within)
+        missing = [own for own in within.values() if own.is_required and own.key not in pairs]
+        for own in missing:
+            self.problems.add(node, join(path, own.key), f"missing: expected {own.kind.expected}")
+        if any(own.is_required and own.field not in values for own in within.values()):
+            return None
+        return owner(**values)
 
     def single(self, node: Node, path: str, kind: Kind) -> Any | None:
         """A scalar's value, or None and a problem noted."""
@@ -112,6 +133,11 @@ class Reader:
             self.problems.add(node, path, _told(bad, kind, node, text))
         return None
 
+    def complain(self, node: Scalar, path: str, kind: Kind, bad: BadValueError) -> None:
+        """Note what is wrong with a value that was read before."""
+        text = self.interpolator.expand(node.text)
+        self.problems.add(node, path, _told(bad, kind, node, text))
+
     def _checked(self, text: str, kind: Kind) -> Any:
         if "\0" in text:
             raise BadValueError(expected="text without NUL characters")
@@ -129,6 +155,14 @@ class Reader:
             self.problems.add(node, path, f"expected {expected}, got {_got(node)}")
             return None
         return tuple(self.single(n, f"{path}[{i}]", kind) for i, n in enumerate(node.items))
+
+    def _one_or_more(self, node: Node, path: str, kind: Kind) -> tuple[Any, ...] | None:
+        if isinstance(node, Sequence):
+            if not node.items:
+                self.problems.add(node, path, f"expected {kind.expected}, got an empty list")
+            return self._list(node, path, kind)
+        value = self.single(node, path, kind)
+        return None if value is None else (value,)
 
     def _environment(self, node: Node, path: str, kind: Kind) -> dict[str, str] | None:
         pairs = self.pairs(node, path, 'a mapping such as "NAME: value"')

@@ -22,7 +22,7 @@ _HOP_BY_HOP = frozenset(
         *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
-# lines; code; Content-Length, or -1; all these as bytes where there is a body and no Date, or b"";
+# lines; code; Content-Length, or -1; all these as bytes where there is a body, else b"";
 # whether there is a body; whether there is a Date
 CheckedHead = tuple[str, int, int, bytes, bool, bool]
 # what was checked once: status to its line and code, (name, value) to its line, and both to all
@@ -58,7 +58,7 @@ def read_head(key: tuple[Any, ...]) -> CheckedHead:
     except ValueError as error:
         raise not_headers(headers) from error
     simple = b""
-    if has_body and not has_date:
+    if has_body:
         simple = (text + (f"Content-Length: {length}\r\n" if length >= 0 else "")).encode("latin-1")
     known = text, code, length, simple, has_body, has_date
     if len(text) <= _LONGEST_KNOWN_HEAD and "\r\nset-cookie:" not in text.lower():

@@ -7,6 +7,8 @@ Refuses to know YAML and import strings. Source: RFC 9112 §9 (connections), RFC
 head is answered in a greenlet at the end of the turn that brought it.
 """
 
+from __future__ import annotations
+
 import io
 from functools import partial
 from socket import SHUT_WR
@@ -36,11 +38,12 @@ CLIENT_CLOSED_REQUEST = 499
 class Connection(Deadlines):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_requests_left",)
+    __slots__ = ("_requests_left", "_slot")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         Deadlines.__init__(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
+        self._slot = service.in_flight.take()
         service.connections.add(self)
 
     # --- in a greenlet: the walk --------------------------------------------------------------
@@ -78,7 +81,7 @@ class Connection(Deadlines):
         except RequestEnded as error:
             fault = str(error)
             response.persistent = False
-            self._answer(response, error.status, error.detail)
+            self._answer(response, error.status, error.detail, *error.fields)
         except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
             fault = _explain(error)
             self._report(response, error)
@@ -86,7 +89,10 @@ class Connection(Deadlines):
                 # before the head: a whole 500; after it: the cut connection is the only sign left
                 response.persistent &= not response.head_sent
                 self._answer(
-                    response, "500 Internal Server Error", "The app failed; its log tells why."
+                    response,
+                    "500 Internal Server Error",
+                    "The app failed; its log tells why.",
+                    traceback=service.tell_fault(error),
                 )
         self._end(service, head, response, fault)
 
@@ -112,6 +118,14 @@ class Connection(Deadlines):
             environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self.client_disconnected
+        in_flight = service.in_flight
+        in_flight.write(
+            in_flight.memory,
+            self._slot,
+            response.started,
+            f"{response.request_id}\n{response.client or self._peer}\n{mount.name}".encode(),
+            head.line,
+        )
         app = mount.app
         result = app(environ, response.start_response)
         try:
@@ -157,13 +171,20 @@ class Connection(Deadlines):
         """``gateway.client_disconnected``: whether the client has closed (at least its side)."""
         return self.has_ended
 
-    def _answer(self, response: Exchange, status: str, detail: str) -> None:
+    def _answer(
+        self,
+        response: Exchange,
+        status: str,
+        detail: str,
+        *fields: tuple[str, str],
+        traceback: str = "",
+    ) -> None:
         """Answer in the gateway's own name, where no head has gone out."""
         if response.head_sent:
             return
         response.restart()
         response.request_id = response.request_id or self._service.next_request_id()
-        page = build_error_page(status, detail, response.request_id)
+        page = build_error_page(status, detail, response.request_id, traceback)
         try:
             response.start_response(
                 status,
@@ -171,6 +192,7 @@ class Connection(Deadlines):
                     ("Content-Type", "text/html; charset=utf-8"),
                     ("Cache-Control", "no-store"),
                     ("X-Request-ID", response.request_id),
+                    *fields,
                 ],
             )
             response.send_result([page])
@@ -193,6 +215,11 @@ class Connection(Deadlines):
                 response.persistent = response.persistent and drain(content)
             except RequestEnded as error:
                 response.persistent, fault = False, str(error)
+        in_flight = service.in_flight
+        in_flight.memory[self._slot] = 0
+        in_flight.requests += 1
+        if response.code >= 500:
+            in_flight.failures += 1
         if service.access_log.is_on:
             self._record(head, response, fault)
         self._exchange = self._head = None
@@ -284,11 +311,12 @@ class Connection(Deadlines):
             return
         self._shut()
         self._service.connections.discard(self)
+        self._service.in_flight.give_back(self._slot)
         if self._service.on_close is not None:
             self._service.on_close()
 
 
 def _explain(error: BaseException) -> str:
     """One line for a fault; an exception may fail to print itself."""
-    line = format_exception_only(error)[-1].strip()
+    line = format_exception_only(type(error), error)[-1].strip()
     return line.removeprefix(f"{type(error).__module__}.")

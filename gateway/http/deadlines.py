@@ -4,6 +4,8 @@ Refuses to know the walk: what ends a request is thrown into its greenlet. Sourc
 (408), §15.6.5 (504).
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 from gateway.errors import ClientDisconnected, RequestTimeout

@@ -3,21 +3,25 @@
 Refuses to know the connection. Source: PEP 3333, RFC 9112 §9.3.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, cast
 
 from gateway.dispatch import Mount
 from gateway.http.body import Content
 from gateway.http.response import Response
+from gateway.wsgi import Takeover
 
 
 class RequestEnded(BaseException):
     """A request that may not go on, answered with ``status``. Like ``gevent.Timeout`` no Exception,
     so that an app's ``except Exception`` lets it through while its ``finally`` runs."""
 
-    def __init__(self, fault: str, status: str, detail: str) -> None:
+    def __init__(self, fault: str, status: str, detail: str, *fields: tuple[str, str]) -> None:
         super().__init__(fault)
         self.status = status
         self.detail = detail
+        self.fields = fields
 
 
 class Exchange(Response):
@@ -37,6 +41,12 @@ class Exchange(Response):
     timeout = 0.0
 
     __init__ = object.__init__  # ``begin`` is called instead
+
+    def take_over(self, taker: Takeover) -> None:
+        """See ``Response``. The bytes of a tunnel count as those of content do."""
+        self.content = cast(Content, taker)
+        self.timeout = taker.timeout_seconds
+        super().take_over(taker)
 
     def look_at_content(self, content: Content, result: object) -> None:
         """Before ``result`` is sent: what the app has made of the request's content."""

@@ -8,13 +8,15 @@ CHUNKED = -1  # a content_length that is not known beforehand
 class RequestHead:
     """A request line and fields that passed every check.
 
-    ``target`` is what the client sent; ``path`` (still encoded) and ``query`` are its parts.
+    ``line`` is the request line as it came; ``target`` is what the client sent; ``path`` (still
+    encoded) and ``query`` are its parts.
     ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
     strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
     ``content_length`` is in bytes, or CHUNKED.
     """
 
     content_length: int = 0
+    line: bytes = b""
     expects_continue: bool = False
     fields: dict[str, str]
     host: str = ""

@@ -6,7 +6,7 @@ hop beside us might read otherwise is refused here.
 
 import re
 from contextlib import suppress
-from typing import Any
+from typing import Any, Optional
 
 from httptools import HttpParserError, HttpParserUpgrade
 from httptools import HttpRequestParser as FieldParser
@@ -37,7 +37,7 @@ _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 RequestLine = tuple[str, str, str, str, bool]
 _LONGEST_KNOWN_LINE = 256
 # fields, host, and whether a Connection field keeps the connection (None where there is none)
-KnownFields = tuple[dict[str, str], str, bool | None]
+KnownFields = tuple[dict[str, str], str, Optional[bool]]
 _LONGEST_KNOWN_FIELDS = 1024
 _MAX_KNOWN_FIELDS = _MAX_KNOWN_HEADS = 256
 LONGEST_KNOWN_HEAD = _LONGEST_KNOWN_LINE + _LONGEST_KNOWN_FIELDS
@@ -96,13 +96,16 @@ class HeadParser:
         if known is not None and not trusts_peer:
             known_fields = self._known_fields.get(raw[line_end:])
             if known_fields is not None:
-                return self._join(raw, known, known_fields)
+                return self._join(raw, line, known, known_fields)
         return self._parse_anew(raw, line, trusts_peer)
 
-    def _join(self, raw: bytes, line: RequestLine, fields: KnownFields) -> RequestHead:
+    def _join(
+        self, raw: bytes, line: bytes, known: RequestLine, fields: KnownFields
+    ) -> RequestHead:
         """The head of two parts that were met before, remembered as a whole, within a bound."""
         head = KnownHead()
-        head.method, head.target, head.path, head.query, head.is_http11 = line
+        head.line = line
+        head.method, head.target, head.path, head.query, head.is_http11 = known
         head.fields, head.host, keep_alive = fields
         head.persistent = head.is_http11 if keep_alive is None else keep_alive
         # attributes of the class take longer to find
@@ -122,6 +125,7 @@ class HeadParser:
                 f"{line_count - 2} fields; at most {self._max_lines - 2} are read"
             )
         head = RequestHead()
+        head.line = line
         head.method, head.target, head.path, head.query, head.is_http11 = known
         try:
             fields = head.fields = self._read_fields(raw, line_count - 2, trusts_peer)

@@ -4,6 +4,8 @@ Refuses to know the socket (it gives bytes to a sink) and the request's content.
 "The start_response() Callable" and following; RFC 9110 §6.4, §15; RFC 9112 §6, §7.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,7 +16,7 @@ from gateway.errors import AppError
 from gateway.http.app_head import check_field, known_heads, not_headers, read_head
 from gateway.http.head import RequestHead
 from gateway.http.names import CACHE_ENTRIES
-from gateway.wsgi import ExcInfo, FileWrapper, Write
+from gateway.wsgi import HEAD_NOW, ExcInfo, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
@@ -91,6 +93,8 @@ class Response:
         if not isinstance(data, bytes):
             raise AppError(f"the app gave {type(data).__name__} instead of bytes")
         if not data:
+            if data is HEAD_NOW and not self.head_sent:
+                self._send_first(b"", None)
             return
         if not self.head_sent:
             self._send_first(data, len(data) if is_whole else None)
@@ -123,9 +127,12 @@ class Response:
                         head += b"Connection: close\r\n"
                     self.head_sent = True
                     self.remaining = 0
-                    self._sink.send(head + self._date_line + data)
+                    self._sink.send(head + (b"\r\n" if self._has_date else self._date_line) + data)
                     return
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
+            return
+        elif isinstance(result, Takeover):
+            self.take_over(result)
             return
         pieces = iter(result)
         for data in pieces:
@@ -156,6 +163,15 @@ class Response:
         if self._is_chunked:
             self._is_chunked = False
             self._sink.send(b"0\r\n\r\n")
+
+    def take_over(self, taker: Takeover) -> None:
+        """Send a 101 and leave the connection to ``taker``; afterwards it cannot be used again."""
+        self.code = 101
+        self.head_sent = True
+        self.remaining = 0
+        self.persistent = False
+        self._sink.send(taker.head)
+        taker.run(self._sink)
 
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
         """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), where the client can read it."""

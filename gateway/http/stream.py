@@ -121,6 +121,12 @@ class Stream:
             except OSError as error:
                 raise _left(error) from error
 
+    def hand_over(self) -> tuple[Any, bytes]:
+        """The socket, for somebody who reads from it instead, and what has been read already."""
+        self._watch(False)
+        data, self._buffer = self._buffer, b""
+        return self._socket, data
+
     def send(self, data: bytes, /) -> None:
         """See ``response.Sink``."""
         try:

@@ -7,6 +7,12 @@ from typing import Any
 
 import pytest
 from harness import Gateway
+from running import Running
+
+from gateway.config.model import Mount, UpstreamTarget, Where
+from gateway.limits import MountLimits
+from gateway.mounts.upstreams import load_upstream
+from gateway.upstream.mount import Upstream
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
 
@@ -23,3 +29,40 @@ def serve() -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in gateways:
         gateway.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """``start(...)`` is a ``Running`` of the test's own, ended after it."""
+    started: list[Running] = []
+
+    def start(*arguments: Any, **options: Any) -> Running:
+        started.append(Running(tmp_path, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()
+
+
+@pytest.fixture
+def upstream() -> Iterator[Callable[..., Upstream]]:
+    """``upstream(address, …, mounted="", **settings)`` is a mount as the table would make it."""
+    mounts: list[Upstream] = []
+
+    def load(*addresses: str, mounted: str = "", **settings: Any) -> Upstream:
+        target = UpstreamTarget(addresses=addresses, **settings)
+        mount = Mount(
+            name=mounted or "/",
+            host=None,
+            prefix=mounted,
+            target=target,
+            limits=MountLimits(),
+            where=Where(line=1, column=1),
+        )
+        mounts.append(load_upstream(mount, target))
+        return mounts[-1]
+
+    yield load
+    for mount in mounts:
+        mount.close()

@@ -58,6 +58,9 @@ UNDERLINED = [
     "env_not_mapping",
     "env_values",
     "env_names",
+    "upstream_address",
+    "upstream_list",
+    "upstream_settings",
     "redirect_location",
     "redirect_status",
 ]

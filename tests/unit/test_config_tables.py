@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from config_site import ENVIRON, make_site
 
-from gateway.config.model import AppTarget, RedirectTarget, Server, StaticTarget
+from gateway.config.model import AppTarget, RedirectTarget, Server, StaticTarget, UpstreamTarget
 from gateway.config.read import read_config
 from gateway.errors import ConfigError
 from gateway.limits import MountLimits
@@ -39,10 +39,11 @@ def test_good_table_is_read(table: Path, site: Path) -> None:
     config = read_config(path, ENVIRON)
     names = {
         "mounts": {mount.name: mount for mount in config.mounts},
+        "pools": config.pools,
         "server": config.server,
         "site": site,
     }
-    kinds = (AppTarget, MountLimits, RedirectTarget, Server, StaticTarget)
+    kinds = (AppTarget, MountLimits, RedirectTarget, Server, StaticTarget, UpstreamTarget)
     names |= {kind.__name__: kind for kind in kinds}
     assert (config.source, config.directory) == (str(path), site)
     for expectation in expectations(table):

@@ -1,0 +1,155 @@
+"""Where a server behind a mount listens: connecting, connections kept for reuse, up or down.
+
+Refuses to know HTTP and the other addresses. Source: RFC 9112 §9.3 and §9.5 (persistence), unix(7).
+"""
+
+import _socket
+import errno
+import os
+from contextlib import suppress
+from ipaddress import ip_address
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+
+from gateway.http.stream import WRITE
+from gateway.upstream.link import Link, wait_for
+
+# idle connections to one address that one worker keeps
+MAX_IDLE = 128
+# how long an address that could not be connected to comes after the others
+PASSIVE_DOWN_SECONDS = 5.0
+# how long the addresses of a name are remembered; containers change theirs
+RESOLVED_SECONDS = 1.0
+# a Unix socket whose queue is full refuses at once: when to try again
+FULL_QUEUE_SECONDS = 0.01
+
+Endpoint = tuple[int, Any]  # address family, and what connect() takes
+
+
+class Address:
+    """``http://HOST:PORT`` or ``unix:/path``. ``authority`` is its Host, where none is to be kept.
+
+    ``in_flight`` counts requests, ``down_until`` is monotonic, ``is_healthy`` what a check found.
+    """
+
+    def __init__(self, text: str, *, max_idle: int = MAX_IDLE) -> None:
+        self.text = text
+        self._max_idle = max_idle
+        self.in_flight = 0
+        self.down_until = 0.0
+        self.is_healthy = True
+        self._idle: list[Link] = []
+        self._resolved: list[Endpoint] = []
+        self._resolved_until = 0.0
+        self._name, self._port = "", 0
+        if text.startswith("unix:"):
+            self.authority = "localhost"
+            self._use_for_ever((_socket.AF_UNIX, text.removeprefix("unix:")))
+            return
+        parts = urlsplit(text)
+        self.authority = parts.netloc.removesuffix(":80")
+        self._name, self._port = parts.hostname or "", parts.port or 80
+        with suppress(ValueError):
+            is_v6 = ip_address(self._name).version == 6
+            family = _socket.AF_INET6 if is_v6 else _socket.AF_INET
+            self._use_for_ever((family, (self._name, self._port)))
+
+    def _use_for_ever(self, endpoint: Endpoint) -> None:
+        self._resolved = [endpoint]
+        self._resolved_until = float("inf")
+
+    def take(self) -> Link | None:
+        """The idle connection that was used last, None where there is none."""
+        while self._idle:
+            link = self._idle.pop()
+            if not link.is_closed:
+                link.is_idle = False
+                return link
+        return None
+
+    def give_back(self, link: Link) -> None:
+        """Keep ``link``, whose last answer is complete, for another request."""
+        if link.has_ended or len(self._idle) >= self._max_idle:
+            link.close()
+            return
+        link.is_idle = True
+        link.parked = monotonic()
+        self._idle.append(link)
+
+    def close_idle(self, parked_before: float) -> bool:
+        """Close what has been idle since before then; whether others are left."""
+        kept = []
+        for link in self._idle:
+            if link.parked < parked_before:
+                link.close()
+            elif not link.is_closed:
+                kept.append(link)
+        self._idle = kept
+        return bool(kept)
+
+    def connect(self, timeout_seconds: float) -> Link:
+        """A new connection. Raises OSError, TimeoutError among them. May switch greenlets.
+
+        One that fails has the address come after the others for a while.
+        """
+        try:
+            with gevent.Timeout(timeout_seconds, TimeoutError("no connection in time")):
+                link = self._connect_any()
+        except OSError:
+            self.down_until = monotonic() + PASSIVE_DOWN_SECONDS
+            raise
+        self.down_until = 0.0
+        return link
+
+    def _connect_any(self) -> Link:
+        failure: OSError | None = None
+        for family, endpoint in self._resolve():
+            try:
+                return Link(_connect(family, endpoint))
+            except TimeoutError:
+                raise
+            except OSError as error:
+                failure = error
+        raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+
+    def _resolve(self) -> list[Endpoint]:
+        if monotonic() > self._resolved_until:
+            pool: Any = gevent.get_hub().threadpool
+            found = pool.apply(_look_up, (self._name, self._port))
+            if isinstance(found, OSError):
+                raise found
+            self._resolved = found
+            self._resolved_until = monotonic() + RESOLVED_SECONDS
+        return self._resolved
+
+
+def _look_up(name: str, port: int) -> list[Endpoint] | OSError:
+    """In a native thread, where an exception would be reported as nobody's."""
+    try:
+        found = _socket.getaddrinfo(name, port, 0, _socket.SOCK_STREAM)
+    except OSError as error:
+        return error
+    return [(family, endpoint) for family, _, _, _, endpoint in found]
+
+
+def _connect(family: int, endpoint: Any) -> Any:
+    connecting = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    connecting.setblocking(False)
+    try:
+        if family != _socket.AF_UNIX:
+            # head and content never wait for each other's ACK
+            connecting.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        while (code := connecting.connect_ex(endpoint)) == errno.EAGAIN:
+            gevent.sleep(FULL_QUEUE_SECONDS)
+        if code == errno.EINPROGRESS:
+            wait_for(connecting, WRITE)
+            code = connecting.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting

@@ -1,0 +1,58 @@
+"""Whether the addresses of a mount are well: each is asked for a path, again and again.
+
+Refuses to know requests of clients. Every worker asks for itself.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import gevent
+
+from gateway.logs import lifecycle
+from gateway.upstream.address import Address
+from gateway.upstream.answer import BadAnswerError
+from gateway.upstream.hop import Hop, NoAnswerError
+from gateway.upstream.request import build_check
+
+# one failure may be chance; a second one in a row is not
+MISSES = 2
+MAX_SECONDS = 5.0
+
+
+def watch_health(
+    name: str, addresses: Iterable[Address], path: str, host: str, interval_seconds: float
+) -> list[Any]:
+    """Keep ``is_healthy`` of each address true to what it answers; ``host`` is "" for its own."""
+    return [
+        gevent.spawn(_watch, name, address, path, host or address.authority, interval_seconds)
+        for address in addresses
+    ]
+
+
+def _watch(name: str, address: Address, path: str, host: str, interval_seconds: float) -> None:
+    misses = 0
+    while True:
+        fault = ask(address, path, host, min(interval_seconds, MAX_SECONDS))
+        misses = misses + 1 if fault else 0
+        if address.is_healthy and misses >= MISSES:
+            address.is_healthy = False
+            lifecycle.warning("%s: upstream %s is left out: %s", name, address.text, fault)
+        elif not address.is_healthy and not misses:
+            address.is_healthy = True
+            lifecycle.info("%s: upstream %s is well again", name, address.text)
+        gevent.sleep(interval_seconds)
+
+
+def ask(address: Address, path: str, host: str, timeout_seconds: float) -> str:
+    """Why the address is not well; "" where it is. May switch greenlets."""
+    try:
+        with gevent.Timeout(timeout_seconds, TimeoutError("no answer in time")):
+            hop = Hop(address, address.connect(timeout_seconds))
+            try:
+                hop.link.offer(build_check(path, host))
+                status = hop.read_answer("GET", None).status
+            finally:
+                hop.end()
+    except (OSError, BadAnswerError, NoAnswerError) as error:
+        return f"{path} failed: {error}"
+    return "" if status[0] in "23" else f"{path} was answered {status}"

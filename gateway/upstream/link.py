@@ -1,0 +1,171 @@
+"""One connection to a server behind a mount: bytes out, bytes in, without holding others up.
+
+Refuses to know HTTP and who is to be asked. The watcher for input stays on from one request to the
+next, so that a connection which the server closes while nobody uses it is known at once.
+"""
+
+from socket import MSG_PEEK, SHUT_WR
+from typing import Any
+
+from gevent import get_hub
+from greenlet import getcurrent
+
+from gateway.http.stream import READ, WRITE
+
+READ_BYTES = 64 * 1024
+
+
+class Link:
+    """A connected, non-blocking socket. One greenlet reads, and one, perhaps another, writes.
+
+    ``is_idle`` is whether no request uses it: input is then nothing that was asked for, and closes
+    it. ``parked`` is the monotonic time at which it became idle.
+    """
+
+    __slots__ = (
+        "_fault",
+        "_hub",
+        "_is_watching",
+        "_reader",
+        "_received",
+        "_socket",
+        "_watcher",
+        "has_ended",
+        "is_closed",
+        "is_idle",
+        "parked",
+    )
+
+    def __init__(self, connected: Any) -> None:
+        self._socket = connected
+        self._hub: Any = get_hub()
+        self._received = b""
+        self._reader: Any = None
+        self._fault: BaseException | None = None
+        self.has_ended = False
+        self.is_closed = False
+        self.is_idle = False
+        self.parked = 0.0
+        self._watcher: Any = self._hub.loop.io(connected.fileno(), READ)
+        self._is_watching = True
+        self._watcher.start(self._on_readable)
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.has_ended = True
+            self._watch(False)
+        if self._reader is not None:
+            self._reader.switch(data)
+        elif self.is_idle:
+            self.close()
+        else:
+            # nobody takes it yet: one read ahead, and the rest waits in the kernel
+            self._received = data
+            self._watch(False)
+
+    def _watch(self, wanted: bool) -> None:
+        if wanted is not self._is_watching:
+            self._is_watching = wanted
+            if wanted:
+                self._watcher.start(self._on_readable)
+            else:
+                self._watcher.stop()
+
+    def receive(self) -> bytes:
+        """What has come, at least one byte; b"" once the server has sent its last.
+
+        Raises what ``interrupt`` was given. May switch greenlets.
+        """
+        if self._received:
+            data, self._received = self._received, b""
+            return data
+        if self._fault is not None:
+            raise self._fault
+        if self.has_ended:
+            return b""
+        self._watch(True)
+        self._reader = getcurrent()
+        try:
+            while True:
+                received = self._hub.switch()
+                if isinstance(received, bytes):  # else a late wake-up, meant for another request
+                    return received
+        finally:
+            self._reader = None
+
+    def interrupt(self, fault: BaseException) -> None:
+        """Have the one who reads, now or the next time, get ``fault`` instead of input."""
+        self._fault = fault
+        self._hub.loop.run_callback(self._raise_fault)
+
+    def _raise_fault(self) -> None:
+        if self._reader is not None:
+            self._reader.throw(self._fault)
+
+    def offer(self, data: bytes) -> bytes:
+        """Send what the kernel takes at once, and return the rest. A server that has left shows
+        when it is read from: it may have answered before."""
+        try:
+            return data[self._socket.send(data) :]
+        except BlockingIOError:
+            return data
+        except OSError:
+            return b""
+
+    def send(self, data: bytes) -> None:
+        """Send all of ``data``. Raises ConnectionError. May switch greenlets."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._socket.send(view) :]
+            except BlockingIOError:
+                wait_for(self._socket, WRITE)
+            except OSError as error:
+                raise ConnectionError(error.strerror) from error
+
+    def end(self) -> None:
+        """Send no more; still read (a half-close)."""
+        try:
+            self._socket.shutdown(SHUT_WR)
+        except OSError:
+            self.has_ended = True
+
+    def has_input(self) -> bool:
+        """Whether something has come, or the server has closed, since it was last looked at."""
+        try:
+            self._socket.recv(1, MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def release(self) -> None:
+        """Leave the socket to its owner; safe to call twice. Nobody may be waiting for it."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._watcher.stop()  # libev aborts where one of a closed descriptor is active
+            self._watcher.close()
+
+    def close(self) -> None:
+        """Close the socket; safe to call twice. Nobody may be waiting for it."""
+        self.release()
+        self._socket.close()
+
+
+def wait_for(waited_for: Any, events: int) -> None:
+    """Until the socket is ready. May switch greenlets."""
+    hub: Any = get_hub()
+    watcher = hub.loop.io(waited_for.fileno(), events)
+    watcher.start(getcurrent().switch)
+    try:
+        hub.switch()
+    finally:
+        watcher.stop()
+        watcher.close()

@@ -1,0 +1,219 @@
+"""A mount whose requests another HTTP/1.1 server answers: a WSGI app that sends them there.
+
+Owns which address is asked, what is asked again, and how a failure is told; nothing but the
+addresses of the table is ever asked. Refuses to know bytes. Source: RFC 9110 §9.2.2 (what may be
+sent again), §15.6 (502, 503, 504) and §7.8 (Upgrade).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import get_hub
+
+from gateway.errors import ClientDisconnected
+from gateway.http.exchange import RequestEnded
+from gateway.logs import faults
+from gateway.upstream.address import Address
+from gateway.upstream.answer import Answer, BadAnswerError
+from gateway.upstream.balance import Balance
+from gateway.upstream.hop import Hop, NoAnswerError
+from gateway.upstream.link import READ_BYTES, Link
+from gateway.upstream.request import Request, Rules
+from gateway.upstream.rewrite import Rewriter
+from gateway.upstream.tunnel import Tunnel
+from gateway.wsgi import Environ, StartResponse
+
+# how often it is looked whether clients have left and connections have been idle for too long
+SWEEP_SECONDS = 0.5
+RETRY_AFTER = ("Retry-After", "5")
+
+
+class Upstream:
+    """WSGI app: each request goes to one of ``addresses``, and its answer back to the client.
+
+    ``rewriter`` changes the fields of an answer, None where they stay as they are; ``checks`` run
+    until the app is closed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        addresses: Iterable[Address],
+        rules: Rules,
+        *,
+        connect_timeout_seconds: float,
+        keep_alive_seconds: float,
+        tunnel_timeout_seconds: float,
+        rewriter: Rewriter | None = None,
+        checks: Iterable[Any] = (),
+    ) -> None:
+        self._name = name
+        self._balance = Balance(addresses)
+        self._rules = rules
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._keep_alive_seconds = keep_alive_seconds
+        self._tunnel_timeout_seconds = tunnel_timeout_seconds
+        self._rewriter = rewriter
+        self._checks = tuple(checks)
+        self._clients: dict[Hop, Callable[[], bool]] = {}  # whether each has left
+        self._sweeper: Any = None
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        request = Request(environ, self._rules)
+        if request.is_circular:
+            why = "the request goes in circles: an address leads back here"
+            raise self._fail(environ, "", "508 Loop Detected", why)
+        hop, answer = self._ask(environ, request)
+        try:
+            if answer.code == 101:
+                return self._open_tunnel(hop, request, answer)
+            fields = answer.fields
+            if self._rewriter is not None:
+                fields = self._rewriter.rewrite(fields, environ)
+            start_response(answer.status, fields)
+        except BaseException as error:  # noqa: BLE001  raised again, perhaps as another
+            self._end(hop)
+            raise self._explain(environ, hop, error) from None
+        if hop.is_answered:
+            self._end(hop)
+            return [hop.received]
+        return _Relay(self._relay(environ, hop), lambda: self._end(hop))
+
+    # --- to the server ------------------------------------------------------------------------
+
+    def _ask(self, environ: Environ, request: Request) -> tuple[Hop, Answer]:
+        """The answer's head, and the hop that has the rest of it, which is to be ended."""
+        first: bytes | None = None
+        is_fresh = False
+        while True:
+            hop = self._begin(environ, request, is_fresh=is_fresh)
+            try:
+                if first is None:
+                    first = _read_first(environ, request)
+                hop.send(request, first, environ["wsgi.input"])
+                return hop, hop.read_answer(request.method, environ["wsgi.early_hints"])
+            except NoAnswerError as error:
+                self._end(hop)
+                if is_fresh or not (request.is_idempotent and hop.is_repeatable):
+                    raise self._explain(environ, hop, error) from None
+                is_fresh = True
+            except BaseException as error:  # noqa: BLE001  raised again, perhaps as another
+                self._end(hop)
+                raise self._explain(environ, hop, error) from None
+
+    def _begin(self, environ: Environ, request: Request, *, is_fresh: bool) -> Hop:
+        """A connection to an address that can be had. Raises RequestEnded where there is none."""
+        tried: list[Address] = []
+        failure: OSError | None = None
+        while (address := self._balance.choose(tried)) is not None:
+            try:
+                link = None if is_fresh else _take(address, request)
+                hop = Hop(address, link or address.connect(self._connect_timeout_seconds))
+            except OSError as error:
+                tried.append(address)
+                failure = error
+                continue
+            self._clients[hop] = environ["gateway.client_disconnected"]
+            if self._sweeper is None:
+                self._sweeper = get_hub().loop.timer(SWEEP_SECONDS, SWEEP_SECONDS, ref=False)
+                self._sweeper.start(self._sweep)
+            return hop
+        names = ", ".join(address.text for address in tried)
+        if isinstance(failure, TimeoutError):
+            raise self._fail(environ, names, "504 Gateway Timeout", failure)
+        why = failure or "no address is healthy"
+        raise self._fail(environ, names, "503 Service Unavailable", why, RETRY_AFTER)
+
+    def _end(self, hop: Hop) -> None:
+        self._clients.pop(hop, None)
+        hop.end()
+
+    def _sweep(self) -> None:
+        """End what nobody waits for any more."""
+        for hop, has_left in tuple(self._clients.items()):
+            if has_left():
+                hop.link.interrupt(ClientDisconnected("the client left"))
+        before = monotonic() - self._keep_alive_seconds
+        has_idle = [address.close_idle(before) for address in self._balance.addresses]
+        if not self._clients and not any(has_idle):
+            self._stop_sweeper()
+
+    def _stop_sweeper(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.stop()
+            self._sweeper.close()
+            self._sweeper = None
+
+    def close(self) -> None:
+        """Close the idle connections and check no more; requests in flight go on."""
+        gevent.killall(self._checks)
+        for address in self._balance.addresses:
+            address.close_idle(float("inf"))
+        self._stop_sweeper()
+
+    # --- to the client ------------------------------------------------------------------------
+
+    def _relay(self, environ: Environ, hop: Hop) -> Iterator[bytes]:
+        try:
+            yield from hop.pieces()
+        except (BadAnswerError, RequestEnded) as error:
+            raise self._explain(environ, hop, error) from None
+
+    def _open_tunnel(self, hop: Hop, request: Request, answer: Answer) -> Tunnel:
+        if not request.upgrade:
+            raise BadAnswerError("it switched protocols without being asked to")
+        self._clients.pop(hop)  # whether a client has left is the tunnel's to see
+        return Tunnel(hop, answer, self._tunnel_timeout_seconds)
+
+    def _explain(self, environ: Environ, hop: Hop, error: BaseException) -> BaseException:
+        """What is to be raised for ``error``; the log is told where it is the server's."""
+        where = hop.address.text
+        if isinstance(error, NoAnswerError | BadAnswerError):
+            return self._fail(environ, where, "502 Bad Gateway", error)
+        if isinstance(error, RequestEnded):
+            self._report(environ, f"upstream {where}: {error}")
+        return error
+
+    def _fail(
+        self, environ: Environ, where: str, status: str, why: object, *fields: tuple[str, str]
+    ) -> RequestEnded:
+        fault = f"upstream {where}: {why}" if where else f"upstream: {why}"
+        self._report(environ, fault)
+        return RequestEnded(fault, status, "The server behind this address failed.", *fields)
+
+    def _report(self, environ: Environ, fault: str) -> None:
+        request_id = environ["gateway.request_id"]
+        extra = {"mount": self._name, "request_id": request_id}
+        faults.error("%s: %s (request %s)", self._name, fault, request_id, extra=extra)
+
+
+class _Relay:
+    """The content of an answer on its way; ``close`` as PEP 3333 has it."""
+
+    def __init__(self, pieces: Iterator[bytes], close: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self.close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
+
+
+def _take(address: Address, request: Request) -> Link | None:
+    """An idle connection; for what cannot be sent twice one that looks alive at this moment."""
+    while (link := address.take()) is not None:
+        if request.is_idempotent or not link.has_input():
+            return link
+        link.close()
+    return None
+
+
+def _read_first(environ: Environ, request: Request) -> bytes:
+    """What can be sent together with the head: content that is small and known to be coming.
+
+    More of it, or content whose client waits for a 100, is not waited for.
+    """
+    if 0 < request.length <= READ_BYTES and "HTTP_EXPECT" not in environ:
+        return environ["wsgi.input"].read1(request.length)  # type: ignore[no-any-return]
+    return b""

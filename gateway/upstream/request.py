@@ -1,0 +1,172 @@
+"""The head of a request to a server behind a mount, from its environ.
+
+Owns what crosses: the path, every end-to-end field, and what is told of the client. Refuses to know
+sockets. Source: RFC 9110 §7.6.1 (hop-by-hop fields), §7.8 (Upgrade), §9.2.2 (idempotent methods),
+RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_to_bytes
+
+from gateway.http.names import CACHE_ENTRIES, DROPPED
+from gateway.http.head import CHUNKED
+from gateway.wsgi import Environ
+
+# RFC 9110 §9.2.2, and by their own RFCs the safe ones of WebDAV and QUERY
+IDEMPOTENT = frozenset(
+    ("DELETE", "GET", "HEAD", "OPTIONS", "PROPFIND", "PUT", "QUERY", "REPORT", "SEARCH", "TRACE")
+)
+# RFC 9110 §7.6.1; then those that are written anew here, and Expect, which is answered here
+_NOT_PASSED_ON = frozenset((
+    "HTTP_CONNECTION", "HTTP_HTTP2_SETTINGS", "HTTP_KEEP_ALIVE", "HTTP_PROXY_AUTHENTICATE",
+    "HTTP_PROXY_AUTHORIZATION", "HTTP_PROXY_CONNECTION", "HTTP_TE", "HTTP_TRAILER",
+    "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE",
+    "HTTP_EXPECT", "HTTP_FORWARDED", "HTTP_HOST", "HTTP_VIA",
+    "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
+    "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO", "HTTP_X_REQUEST_ID",
+))  # fmt: skip
+# deprecated by RFC 9113 §3.1, and a way around the rules of every hop on it
+_NEVER_UPGRADED_TO = "h2c"
+# RFC 9110 §7.6.3: how this hop is called, and how often before a request is taken to go in circles
+_VIA = "1.1 gateway"
+_MOST_HOPS = 8
+# RFC 3986 §3.3: what a path may hold as it is
+_PATH = "/:@!$&'()*+,;="
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How requests of one mount are written. ``prefix`` is the mount's own, as in SCRIPT_NAME;
+    ``host`` replaces the client's where it is not "", ``authority`` stands in for a missing one."""
+
+    prefix: str
+    strips_prefix: bool
+    host: str
+    authority: str
+
+
+class _FieldNames(dict[str, str]):
+    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is no field or not passed on."""
+
+    def __missing__(self, key: str) -> str:
+        name = DROPPED
+        if key == "CONTENT_TYPE" or (key.startswith("HTTP_") and key not in _NOT_PASSED_ON):
+            name = key.removeprefix("HTTP_").replace("_", "-").title() + ": "
+        if len(self) >= CACHE_ENTRIES:
+            self.clear()
+        self[key] = name
+        return name
+
+
+_names = _FieldNames()
+
+
+class Request:
+    """``head`` is whole, with the empty line. ``length`` is that of the content in bytes, or
+    CHUNKED; ``upgrade`` what the client wants to speak instead of HTTP, "" for nothing else.
+    ``is_circular`` is whether it has come through here too often."""
+
+    __slots__ = ("head", "is_circular", "is_idempotent", "length", "method", "upgrade")
+
+    def __init__(self, environ: Environ, rules: Rules) -> None:
+        self.method: str = environ["REQUEST_METHOD"]
+        self.is_idempotent = self.method in IDEMPOTENT
+        self.length = 0
+        framing = self.upgrade = ""
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            self.length = CHUNKED
+            framing = "Transfer-Encoding: chunked\r\n"
+        elif environ.get("CONTENT_LENGTH"):
+            self.length = int(environ["CONTENT_LENGTH"])
+            framing = f"Content-Length: {self.length}\r\n"
+        # environ is mostly what no field is
+        keys: Iterable[str] = filter(_names.__getitem__, environ)
+        connection = environ.get("HTTP_CONNECTION")
+        if connection is not None and connection not in ("keep-alive", "close"):
+            options = {option.strip(" \t").lower() for option in connection.split(",")}
+            named = {f"HTTP_{option.upper().replace('-', '_')}" for option in options}
+            keys = [key for key in keys if key not in named]
+            if "upgrade" in options:
+                self.upgrade = _wanted_protocol(environ, self.length)
+                if self.upgrade:
+                    framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
+        fields = "".join([f"{_names[key]}{environ[key]}\r\n" for key in keys])
+        via: str = environ.get("HTTP_VIA", "")
+        self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
+        fields += f"Via: {via}, {_VIA}\r\n" if via else f"Via: {_VIA}\r\n"
+        target = build_target(environ, rules)
+        told = _tell_client(environ, rules)
+        self.head = f"{self.method} {target} HTTP/1.1\r\n{told}{fields}{framing}\r\n".encode(
+            "latin-1"
+        )
+
+
+def _wanted_protocol(environ: Environ, length: int) -> str:
+    """RFC 9110 §7.8: what is not taken up is ignored."""
+    wanted: str = environ.get("HTTP_UPGRADE", "")
+    is_refused = length or environ["SERVER_PROTOCOL"] != "HTTP/1.1"
+    if is_refused or _NEVER_UPGRADED_TO in wanted.lower():
+        return ""
+    return wanted
+
+
+def _tell_client(environ: Environ, rules: Rules) -> str:
+    """Host, and what only a hop knows of the client. All replace what the client sent itself."""
+    scheme: str = environ["wsgi.url_scheme"]
+    asked: str = environ.get("HTTP_HOST", "")
+    port = environ["SERVER_PORT"] if "HTTP_X_FORWARDED_PORT" in environ else _port(asked, scheme)
+    lines = f"Host: {rules.host or asked or rules.authority}\r\n"
+    client: str = environ["REMOTE_ADDR"]
+    if client and client != "unix:":
+        lines += f"X-Forwarded-For: {client}\r\n"
+    if asked:
+        lines += f"X-Forwarded-Host: {asked}\r\n"
+    lines += f"X-Forwarded-Proto: {scheme}\r\nX-Forwarded-Port: {port}\r\n"
+    prefix: str = environ["SCRIPT_NAME"]
+    if not rules.strips_prefix:
+        prefix = prefix.removesuffix(rules.prefix)  # what a proxy before us has stripped
+    if prefix:
+        lines += f"X-Forwarded-Prefix: {prefix}\r\n"
+    return f"{lines}X-Request-ID: {environ['gateway.request_id']}\r\n"
+
+
+def _port(host: str, scheme: str) -> str:
+    """The port that the client has asked."""
+    _, colon, port = host.rpartition(":")
+    if colon and port.isdigit():
+        return port
+    return "443" if scheme == "https" else "80"
+
+
+def build_target(environ: Environ, rules: Rules) -> str:
+    """Path and query for the server, as the client encoded them where that leads to the place that
+    was dispatched; with dot segments or an encoded prefix the path is encoded anew."""
+    path: str = environ["PATH_INFO"]
+    prefix = rules.prefix
+    asked, mark, query = environ["REQUEST_URI"].partition("?")
+    if "%" not in asked and asked == prefix + path:
+        target = path if rules.strips_prefix else asked
+    else:
+        target = _raw_path(asked, prefix, path)
+        if not rules.strips_prefix:
+            target = quote(prefix.encode("latin-1"), safe=_PATH) + target
+    # RFC 9112 §3.2.1: an empty path is sent as a slash
+    return f"{target or '/'}{mark}{query}"
+
+
+def _raw_path(asked: str, prefix: str, path: str) -> str:
+    if asked[:1] != "/":  # RFC 9112 §3.2.2: a whole URL
+        asked = "/" + asked.partition("://")[2].partition("/")[2]
+    rest = "/".join(["", *asked.split("/")[prefix.count("/") + 1 :]])
+    if path and unquote_to_bytes(rest.encode("latin-1")) == path.encode("latin-1"):
+        return rest
+    return quote(path.encode("latin-1"), safe=_PATH)
+
+
+def build_check(path: str, host: str) -> bytes:
+    """A request of the gateway's own, to learn whether the server is well."""
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: gateway-health\r\n"
+        "Connection: close\r\n\r\n"
+    ).encode("latin-1")
