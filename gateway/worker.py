@@ -35,7 +35,7 @@ from gevent import socket
 from gevent.queue import Empty, SimpleQueue
 from gevent.threadpool import ThreadPool
 
-from gateway.config.model import AppTarget, Config, Mount
+from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
@@ -177,7 +177,12 @@ class Worker:
         config: Config = pickle.loads(b64decode(pickled))
         running = {mount.name: mount for mount in self._config.mounts}
         apps = {mount.name: mount.app for mount in self._service.table.mounts}
-        apps = reuse_apps(running.values(), apps, config.mounts)
+        kept = {
+            mount.name: apps[mount.name]  # with its connections
+            for mount in config.mounts
+            if isinstance(mount.target, UpstreamTarget) and running.get(mount.name) == mount
+        }
+        apps = kept | reuse_apps(running.values(), apps, config.mounts)
         table, mounts, report = build_table(config, lambda _: None, apps)
         service = self._service.adjusted(table, config.server.limits, mounts)
         changed = (mount for mount in config.mounts if running.get(mount.name) != mount)
@@ -189,6 +194,10 @@ class Worker:
         """Serve what was prepared."""
         if self._prepared is not None:
             self._config, table, mounts = self._prepared
+            used = {id(mount.app) for mount in table.mounts}
+            for mount in self._service.table.mounts:
+                if mount.kind == "upstream" and id(mount.app) not in used:
+                    mount.app.close()  # type: ignore[attr-defined]
             self._server.adjust(table, self._config.server.limits, mounts)
             self._prepared = None
         send(self._control, {"event": "applied"})

@@ -71,7 +71,8 @@ def load_mounts(
         app: WSGIApp
         try:
             if mount.name in loaded_apps:
-                app, kind = loaded_apps[mount.name], "app"
+                is_app = isinstance(mount.target, AppTarget)
+                app, kind = loaded_apps[mount.name], "app" if is_app else "upstream"
             elif isinstance(mount.target, UpstreamTarget):
                 # here, since most workers of pools have none
                 from gateway.mounts.upstreams import load_upstream
