@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 from functools import partial
-from socket import SHUT_WR
 from time import monotonic
 from traceback import format_exception_only
 from typing import Any
@@ -27,7 +26,7 @@ from gateway.http.error_page import build_error_page
 from gateway.http.exchange import Exchange, RequestEnded
 from gateway.http.head import CHUNKED, KnownHead, RequestHead
 from gateway.http.service import Service
-from gateway.http.stream import IDLE, State
+from gateway.http.stream import IDLE
 from gateway.logs import faults
 from gateway.wsgi import Environ
 
@@ -38,12 +37,11 @@ CLIENT_CLOSED_REQUEST = 499
 class Connection(Deadlines):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_requests_left", "_slot")
+    __slots__ = ("_requests_left",)
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         Deadlines.__init__(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
-        self._slot = service.in_flight.take()
         service.connections.add(self)
 
     # --- in a greenlet: the walk --------------------------------------------------------------
@@ -289,31 +287,6 @@ class Connection(Deadlines):
     def _wants_input(self) -> bool:
         content = self._exchange.content if self._exchange else None
         return content is None or content.is_complete
-
-    # --- the end ------------------------------------------------------------------------------
-
-    def _linger(self) -> None:
-        """Let the client read the last response before the close: a close with unread input would
-        reset the connection and destroy it (RFC 9112 §9.6)."""
-        try:
-            self._socket.shutdown(SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        self.state = State.LINGERING
-        self.since = monotonic()
-        self._buffer = b""
-        self._watch(True)
-
-    def close(self) -> None:
-        """Give the socket back; safe to call twice."""
-        if self.state is State.CLOSED:
-            return
-        self._shut()
-        self._service.connections.discard(self)
-        self._service.in_flight.give_back(self._slot)
-        if self._service.on_close is not None:
-            self._service.on_close()
 
 
 def _explain(error: BaseException) -> str:

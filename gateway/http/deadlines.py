@@ -1,11 +1,13 @@
 """How long each thing that a connection waits for may take, and what ends it then. In the hub.
 
 Refuses to know the walk: what ends a request is thrown into its greenlet. Source: RFC 9110 §15.5.9
-(408), §15.6.5 (504).
+(408), §15.6.5 (504); RFC 9112 §9.6 (the end of a connection).
 """
 
 from __future__ import annotations
 
+from socket import SHUT_WR
+from time import monotonic
 from typing import Any
 
 from gateway.errors import ClientDisconnected, RequestTimeout
@@ -21,11 +23,12 @@ LINGER_SECONDS = 2.0
 class Deadlines(Incoming):
     """Keeps the request that is being answered, and ends what has waited too long."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "_slot")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         Incoming.__init__(self, service, client_socket, peer, peer_port)
         self._exchange: Exchange | None = None
+        self._slot = service.in_flight.take()
 
     def sweep(self, now: float, limits: Limits) -> None:
         """End what has waited too long. The walk pays for no timer of its own."""
@@ -82,3 +85,26 @@ class Deadlines(Incoming):
             fault = "cut: drain_timeout has passed"
             ending = RequestEnded(fault, "503 Service Unavailable", detail)
             self._exchange.greenlet.throw(ending)
+
+    def _linger(self) -> None:
+        """Let the client read the last response before the close: a close with unread input would
+        reset the connection and destroy it (RFC 9112 §9.6)."""
+        try:
+            self._socket.shutdown(SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.state = State.LINGERING
+        self.since = monotonic()
+        self._buffer = b""
+        self._watch(True)
+
+    def close(self) -> None:
+        """Give the socket back; safe to call twice."""
+        if self.state is State.CLOSED:
+            return
+        self._shut()
+        self._service.connections.discard(self)
+        self._service.in_flight.give_back(self._slot)
+        if self._service.on_close is not None:
+            self._service.on_close()

@@ -58,9 +58,7 @@ _DECIDING_FIELDS = frozenset(
 class HeadParser:
     """Parses whole request heads, one after the other, for all connections of a worker.
 
-    ``trusts_peer`` says whether forwarding fields are kept. ``known_heads`` holds what came
-    lately from peers that are not trusted.
-    """
+    ``trusts_peer``: forwarding fields are kept. ``known_heads``: what others have sent lately."""
 
     def __init__(self, limits: Limits) -> None:
         self._max_line = limits.max_request_line_bytes
@@ -99,9 +97,7 @@ class HeadParser:
                 return self._join(raw, line, known, known_fields)
         return self._parse_anew(raw, line, trusts_peer)
 
-    def _join(
-        self, raw: bytes, line: bytes, known: RequestLine, fields: KnownFields
-    ) -> RequestHead:
+    def _join(self, raw: bytes, line: bytes, known: RequestLine, fields: KnownFields) -> KnownHead:
         """The head of two parts that were met before, remembered as a whole, within a bound."""
         head = KnownHead()
         head.line = line

@@ -7,8 +7,7 @@ Refuses to know the socket (it gives bytes to a sink) and the request's content.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sized
 from io import FileIO
 from typing import Any, Protocol
 
@@ -136,7 +135,9 @@ class Response:
             return
         pieces = iter(result)
         for data in pieces:
-            self._write(data, not self.head_sent and _has_one_piece(result))
+            # PEP 3333 "Handling the Content-Length Header"
+            is_only = not self.head_sent and isinstance(result, Sized) and len(result) == 1
+            self._write(data, is_only)
             if self._is_chunked:
                 self._send_chunks(pieces)
         self.finish()
@@ -297,10 +298,3 @@ class Response:
         self.remaining -= size
         self.finish()
         return True
-
-
-def _has_one_piece(result: Any) -> bool:
-    # PEP 3333 "Handling the Content-Length Header"
-    with suppress(TypeError):
-        return len(result) == 1
-    return False

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
-from gateway.http.names import CACHE_ENTRIES, DROPPED
 from gateway.http.head import CHUNKED
+from gateway.http.names import CACHE_ENTRIES, DROPPED
 from gateway.wsgi import Environ
 
 # RFC 9110 §9.2.2, and by their own RFCs the safe ones of WebDAV and QUERY
