@@ -20,7 +20,7 @@ from gateway.config.model import (
 )
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
-from gateway.http.response import build_error_page
+from gateway.http.error_page import build_error_page
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
 from gateway.tracebacks import describe_error, shorten

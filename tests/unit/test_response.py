@@ -13,9 +13,10 @@ import pytest
 from harness import GET, Cut
 
 from gateway.errors import AppError
-from gateway.http import response
+from gateway.http import app_head
+from gateway.http.error_page import build_error_page
 from gateway.http.parser import RequestHead
-from gateway.http.response import COPY_BYTES, Response, build_error_page
+from gateway.http.response import COPY_BYTES, Response
 from gateway.http.stream import State
 from gateway.wsgi import FileWrapper
 
@@ -413,6 +414,6 @@ def test_heads_with_cookies_are_not_remembered(wire: Wire) -> None:
     for name in ("Set-Cookie", "set-cookie"):
         begin(wire).start_response("200 OK", [(name, "session=somebody")])
         begin(wire).start_response("200 OK", [("X-Kept", "somebody else")])
-    remembered = repr(response._known_heads) + repr(response._known_lines)
+    remembered = repr(app_head.known_heads) + repr(app_head.known_lines)
     assert "session=somebody" not in remembered
     assert "somebody else" in remembered
