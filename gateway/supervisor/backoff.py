@@ -17,31 +17,31 @@ YOUNG_SECONDS = 5.0
 class Backoff:
     """How long to wait before each replacement: longer with every round of young deaths.
 
-    Workers that were started together count once, however many of them there were. ``seconds`` is
-    the last delay.
+    Workers that were started together count once, however many of them there were. ``rounds``
+    are those in a row, ``seconds`` is the last delay.
     """
 
     def __init__(self) -> None:
-        self._rounds = 0
-        self._counted = 0.0
+        self.rounds = 0
         self.seconds = 0.0
+        self._counted = 0.0
 
     def note_death(self, started: float, now: float, *, has_served: bool) -> float:
         """The delay after the death, ``now``, of a worker of that start; both monotonic."""
         if now - started > YOUNG_SECONDS:
-            self._rounds = 0
+            self.rounds = 0
         elif started > self._counted:
-            self._rounds += 1
+            self.rounds += 1
             self._counted = now
-        rounds = self._rounds - SERVED_ROUNDS if has_served else self._rounds
+        rounds = self.rounds - SERVED_ROUNDS if has_served else self.rounds
         delay = backoff_seconds(rounds)
         self.seconds = min(delay, SERVED_BACKOFF_SECONDS) if has_served else delay
         return self.seconds
 
     def note_failure(self) -> float:
         """The delay after a worker could not even be started."""
-        self._rounds += 1
-        self.seconds = backoff_seconds(self._rounds)
+        self.rounds += 1
+        self.seconds = backoff_seconds(self.rounds)
         return self.seconds
 
 
