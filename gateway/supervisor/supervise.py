@@ -151,10 +151,6 @@ class Supervisor:
 
     def _read(self) -> Config:
         self._seen = look(self._config.source)
-        path = Path(self._config.source)
-        if path.exists() and not path.is_file() and not path.is_dir():
-            # a pipe, say, would be waited for without end
-            raise ConfigError([f"{path}: not a regular file: put the table there again"])
         return self._read_table(Path(self._config.source))
 
     async def _on_edit(self, saved: float) -> None:

@@ -204,7 +204,7 @@ FILE = [
         told="the table is empty: it needs at least",
         at="",
     ),
-    BadEdit(name="a pipe", change=put_pipe, told=": not a regular file", at=""),
+    BadEdit(name="a pipe", change=put_pipe, told=": a pipe: name a file", at=""),
     BadEdit(
         name="a directory", change=put_folder, told=": a directory: name the table in it", at=""
     ),
