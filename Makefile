@@ -8,15 +8,16 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL_LOCKED := $(PIP) install --only-binary :all: --require-hashes --requirement
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewest \
 	--python-version 3.11 --generate-hashes --only-binary :all: \
-	--custom-compile-command "make lock" pyproject.toml --extra examples
+	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
-.PHONY: help up down run test fuzz bench check format lock clean
+.PHONY: help up down run dev test fuzz bench check format lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make up      the stack in Docker on http://localhost:8080/ (without Docker: make run)'
 	@echo 'make down    stop the stack; the data volume stays'
 	@echo 'make run     the gateway alone on http://127.0.0.1:8080/, without Docker and nginx'
+	@echo 'make dev     the same for writing apps: a save is served, error pages show tracebacks'
 	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
 	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
@@ -39,6 +40,9 @@ down:
 
 run: $(VENV)/run.stamp
 	exec $(BIN)/gateway serve -c apps/mounts.yaml --listen 127.0.0.1:8080
+
+dev: $(VENV)/dev.stamp
+	exec $(BIN)/gateway serve --dev -c apps/mounts.yaml --listen 127.0.0.1:8080
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
@@ -63,7 +67,7 @@ format: $(VENV)/dev.stamp
 lock: $(VENV)/run.stamp
 	$(PIP) install uv
 	$(LOCK) --output-file requirements.lock
-	$(LOCK) --extra test --extra check --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) --extra dev --extra test --extra check --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -81,12 +81,17 @@ class Limits:
         "Longer than what an app computes at most: a debugger that holds a request wants 0, never.",
         least=0,
     )
+    build_timeout_seconds: float = setting(
+        600.0,
+        "How long the environment of a pool may take to be built, downloads and all; a reload then "
+        "fails.",
+    )
 
 
 @dataclass(frozen=True)
 class PoolLimits:
-    """When a worker is replaced though nothing is wrong with it; keys of ``server:``. Memory is
-    what the process occupies, what it shares with others included."""
+    """When a worker is replaced though nothing is wrong with it; keys of ``server:`` and of a pool.
+    Memory is what the process occupies, what it shares with others included."""
 
     max_requests: int = setting(
         0,

@@ -28,7 +28,6 @@ import pickle
 import signal
 from base64 import b64decode
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
 
 import gevent
@@ -36,21 +35,23 @@ from gevent import socket
 from gevent.queue import Empty, SimpleQueue
 from gevent.threadpool import ThreadPool
 
-from gateway.config.model import AppTarget, Config, Mount
+from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
-from gateway.http.service import Service
+from gateway.http.service import Service, tell_nothing
 from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threads import InThreads
+from gateway.tracebacks import describe_fault
 from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
+app_threads = ThreadPool(THREADS) if THREADS else None
 STOP = "stop"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
@@ -175,7 +176,12 @@ class Worker:
         config: Config = pickle.loads(b64decode(pickled))
         running = {mount.name: mount for mount in self._config.mounts}
         apps = {mount.name: mount.app for mount in self._service.table.mounts}
-        apps = reuse_apps(running.values(), apps, config.mounts)
+        kept = {
+            mount.name: apps[mount.name]  # with its connections
+            for mount in config.mounts
+            if isinstance(mount.target, UpstreamTarget) and running.get(mount.name) == mount
+        }
+        apps = kept | reuse_apps(running.values(), apps, config.mounts)
         table, mounts, report = build_table(config, lambda _: None, apps)
         service = self._service.adjusted(table, config.server.limits, mounts)
         changed = (mount for mount in config.mounts if running.get(mount.name) != mount)
@@ -187,6 +193,10 @@ class Worker:
         """Serve what was prepared."""
         if self._prepared is not None:
             self._config, table, mounts = self._prepared
+            used = {id(mount.app) for mount in table.mounts}
+            for mount in self._service.table.mounts:
+                if mount.kind == "upstream" and id(mount.app) not in used:
+                    mount.app.close()  # type: ignore[attr-defined]
             self._server.adjust(table, self._config.server.limits, mounts)
             self._prepared = None
         send(self._control, {"event": "applied"})
@@ -214,22 +224,17 @@ def build_table(
     config: Config, announce: Callable[[str], None], apps: dict[str, WSGIApp]
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
-    loaded, errors = load_mounts(config.mounts, announce, apps)
-    for mount in loaded if THREADS else ():
-        if mount.kind == "app" and mount.name not in apps:
-            mount.app = InThreads(mount.app, own_threads())
+    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev)
+    if app_threads is not None:
+        for mount in loaded:
+            if mount.kind == "app" and not isinstance(mount.app, InThreads):
+                mount.app = InThreads(mount.app, app_threads)
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}
         for name, error in errors.items()
     ]
     return MountTable(loaded), info, report
-
-
-@cache
-def own_threads() -> ThreadPool:
-    """The threads that all apps of this process share."""
-    return ThreadPool(THREADS)
 
 
 def build_service(
@@ -252,6 +257,7 @@ def build_service(
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
         in_flight=in_flight,
+        tell_fault=describe_fault if config.is_dev else tell_nothing,
     )
 
 

@@ -49,6 +49,14 @@ class FileWrapper:
             close()
 
 
+class _HeadNow(bytes):
+    pass
+
+
+# an empty piece that has the head sent, by whom has no content yet and waits for some
+HEAD_NOW = _HeadNow()
+
+
 class Takeover:
     """What an upstream mount returns instead of content once its server has switched protocols
     (RFC 9110 §15.2.2).

@@ -214,6 +214,13 @@ KINDS = {
         form="It must exist. It may not hold the table itself, and so publish the apps' code.",
         is_free_text=True,
     ),
+    "place": Kind(
+        name="path",
+        expected='a path such as "var/environments", relative to the table\'s own directory',
+        parse=paths.parse_place,
+        form="It is made where it does not exist.",
+        is_free_text=True,
+    ),
     "folder": Kind(
         name="directory",
         expected="a directory, relative to the table's own",

@@ -259,13 +259,10 @@ class Server:
         reads="boolean",
     )
     environments: str = setting(
-        "auto",
-        "The directory in which the environments of pools are built and kept. auto is "
-        "`environments` in $GATEWAY_DATA, or ~/.cache/gateway where that is not set.",
-        reads="text",
-    )
-    build_timeout_seconds: float = setting(
-        600.0, "How long building a pool's environment may take: a first build may download a lot."
+        ".gateway/environments",
+        "Where the environments of pools with requirements are built and kept, with what was "
+        "downloaded for them. For this gateway alone: what it no longer uses is removed.",
+        reads="place",
     )
     keep_previous_seconds: float = setting(
         30.0,
@@ -356,6 +353,8 @@ class Config:
     """A whole valid table, or what one pool's workers need of it: ``pool``.
 
     ``directory`` is its own, absolute; apps are imported from there.
+
+    ``is_dev`` comes from the command line alone: what a table says is for strangers too.
     """
 
     source: str
@@ -364,3 +363,4 @@ class Config:
     mounts: tuple[Mount, ...]
     pools: tuple[Pool, ...] = ()
     pool: Pool = Pool(name="main")
+    is_dev: bool = False

@@ -40,8 +40,15 @@ def parse_probe(text: str) -> str:
     return text
 
 
+def parse_place(text: str, _directory: Path) -> str:
+    """A path that need not exist yet. Raises BadValueError."""
+    if not text:
+        raise BadValueError
+    return text
+
+
 def parse_directory(text: str, table_directory: Path) -> Path:
-    """Absolute. Raises BadValueError unless it exists and is safe to publish."""
+    """Absolute. Raises BadValueError unless it can be entered and is safe to publish."""
     found = Path(os.path.normpath(table_directory / text))
     if not text:
         raise BadValueError
@@ -52,6 +59,8 @@ def parse_directory(text: str, table_directory: Path) -> Path:
         raise BadValueError(near or (exc.strerror or "").lower()) from exc
     if not is_directory:
         raise BadValueError("it is a file: name the directory that holds it")
+    if not os.access(found, os.X_OK):
+        raise BadValueError("the gateway's user may not enter it: chmod a+rx")
     real, table = found.resolve(), table_directory.resolve()
     if real == table or real in table.parents:
         raise BadValueError("it would publish the table itself and the apps' code")

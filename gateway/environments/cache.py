@@ -87,8 +87,7 @@ class Cache:
 
         def build() -> None:
             self._tell(f"builds Python {python.shown_version} with {requirements.name}")
-            self._installer.make(python, environment)
-            self._installer.install(requirements, environment)
+            self._installer.build(python, requirements, environment)
 
         self._build_once(environment, build)
         return environment

@@ -61,41 +61,43 @@ class Installer:
                 f"found no Python {version}: install it, give the path of one, or install uv, "
                 "which can download it"
             )
-        self._run("uv", [self._uv, "python", "install", "--no-bin", version], Path.cwd())
-        found = self._run("uv", [self._uv, "python", "find", "--no-project", version], Path.cwd())
-        return inspect(found[-1])
+        try:
+            self._run("uv", [self._uv, "python", "install", "--no-bin", version], Path.cwd())
+            find = [self._uv, "python", "find", "--no-project", version]
+            return inspect(self._run("uv", find, Path.cwd())[-1])
+        except BuildError as error:
+            raise BuildError(f"found no Python {version}, and {error}") from error
 
-    def make(self, python: Interpreter, environment: Path) -> None:
-        """An empty environment. Raises BuildError."""
+    def build(self, python: Interpreter, requirements: Path, environment: Path) -> None:
+        """A new environment with all that a requirements file asks for. Raises BuildError."""
+        fill = self._plan(requirements, environment)
         if self._uv:
             command = [self._uv, "venv", "--quiet", "--no-project", "--python", python.base]
         else:
             command = [python.base, "-m", "venv"]
         self._run(command[0], [*command, str(environment)], environment.parent)
+        self._run(
+            *("uv" if self._uv else "pip", fill, requirements.parent),
+            UV_PROJECT_ENVIRONMENT=str(environment),
+        )
 
-    def install(self, requirements: Path, environment: Path) -> None:
-        """All that a requirements file asks for. Raises BuildError."""
+    def _plan(self, requirements: Path, environment: Path) -> list[str]:
         form = tell_form(requirements)
         python = str(environment / "bin" / "python")
         what = ["--requirement", str(requirements)]
         if self._uv and form is Form.UV_LOCK:
-            command = [
+            return [
                 *(self._uv, "sync", "--frozen", "--no-dev", "--no-install-project"),
                 *("--compile-bytecode", "--project", str(requirements.parent)),
                 *("--python", python),
             ]
-        elif self._uv:
-            command = [self._uv, "pip", "install", "--compile-bytecode", "--python", python, *what]
-        elif form is Form.REQUIREMENTS:
-            command = [python, "-m", "pip", "install", *what]
-        elif form is Form.PYPROJECT:
-            command = [python, "-m", "pip", "install", *read_dependencies(requirements)]
-        else:
-            raise BuildError(f"{requirements}: pip cannot install from it: install uv")
-        self._run(
-            *("uv" if self._uv else "pip", command, requirements.parent),
-            UV_PROJECT_ENVIRONMENT=str(environment),
-        )
+        if self._uv:
+            return [self._uv, "pip", "install", "--compile-bytecode", "--python", python, *what]
+        if form is Form.REQUIREMENTS:
+            return [python, "-m", "pip", "install", *what]
+        if form is Form.PYPROJECT:
+            return [python, "-m", "pip", "install", *read_dependencies(requirements)]
+        raise BuildError(f"{requirements}: pip cannot install from it: install uv")
 
     def install_apart(
         self, python: Interpreter, requirements: Iterable[str], directory: Path

@@ -183,7 +183,10 @@ class Connection(Incoming):
                 # before the head: a whole 500; after it: the cut connection is the only sign left
                 response.persistent &= not response.head_sent
                 self._answer(
-                    response, "500 Internal Server Error", "The app failed; its log tells why."
+                    response,
+                    "500 Internal Server Error",
+                    "The app failed; its log tells why.",
+                    traceback=service.tell_fault(error),
                 )
         self._end(service, head, response, fault)
 
@@ -251,14 +254,19 @@ class Connection(Incoming):
         return self.has_ended
 
     def _answer(
-        self, response: Exchange, status: str, detail: str, *fields: tuple[str, str]
+        self,
+        response: Exchange,
+        status: str,
+        detail: str,
+        *fields: tuple[str, str],
+        traceback: str = "",
     ) -> None:
         """Answer in the gateway's own name, where no head has gone out."""
         if response.head_sent:
             return
         response.restart()
         response.request_id = response.request_id or self._service.next_request_id()
-        page = build_error_page(status, detail, response.request_id)
+        page = build_error_page(status, detail, response.request_id, traceback)
         try:
             response.start_response(
                 status,

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from gateway.errors import AppError
 from gateway.http.names import CACHE_ENTRIES
 from gateway.http.parser import RequestHead
-from gateway.wsgi import ExcInfo, FileWrapper, Takeover, Write
+from gateway.wsgi import HEAD_NOW, ExcInfo, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
@@ -138,6 +138,8 @@ class Response:
         if not isinstance(data, bytes):
             raise AppError(f"the app gave {type(data).__name__} instead of bytes")
         if not data:
+            if data is HEAD_NOW and not self.head_sent:
+                self._send_first(b"", None)
             return
         if not self.head_sent:
             self._send_first(data, len(data) if is_whole else None)
@@ -332,15 +334,16 @@ class Response:
         return True
 
 
-def build_error_page(status: str, detail: str, request_id: str) -> bytes:
-    """A small page for what the gateway itself answers; all three are shown."""
+def build_error_page(status: str, detail: str, request_id: str, traceback: str = "") -> bytes:
+    """A small page for what the gateway itself answers; all four are shown, as text."""
+    shown = f'<pre style="overflow:auto">{escape(traceback)}</pre>' if traceback else ""
     reference = f"<p><small>Request {escape(request_id)}</small></p>" if request_id else ""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '
         f'content="light dark"><title>{escape(status)}</title><style>body{{font:1rem/1.5 system-ui,'
         "sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}small{opacity:.6}</style>"
-        f"<h1>{escape(status)}</h1><p>{escape(detail)}</p>{reference}</html>\n"
+        f"<h1>{escape(status)}</h1><p>{escape(detail)}</p>{shown}{reference}</html>\n"
     ).encode()
 
 

@@ -24,10 +24,16 @@ from gateway.logs import AccessLog
 from gateway.wsgi import Environ
 
 
+def tell_nothing(_: BaseException) -> str:
+    """What strangers are told of an app's exception."""
+    return ""
+
+
 class Service:
     """``connections`` are the open ones; ``on_close`` is called after each close.
 
     ``date_line`` ends a response head: the Date field, made once a second, and the empty line.
+    ``tell_fault`` gives what an error page shows of an app's exception.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class Service:
         proxies: TrustedProxies,
         access_log: AccessLog,
         in_flight: InFlight | None = None,
+        tell_fault: Callable[[BaseException], str] = tell_nothing,
     ) -> None:
         self.table = table
         self.base_environ = base_environ
@@ -46,6 +53,7 @@ class Service:
         self.proxies = proxies
         self.access_log = access_log
         self.in_flight = in_flight or InFlight()
+        self.tell_fault = tell_fault
         self.parser = HeadParser(limits)
         self.greenlets = GreenletPool()
         self.connections: set[Any] = set()

@@ -7,7 +7,6 @@ others never notice.
 from __future__ import annotations
 
 import importlib
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -24,11 +23,15 @@ from gateway.errors import AppLoadError
 from gateway.http.response import build_error_page
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
+from gateway.tracebacks import describe_error
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 
 class Unavailable:
-    """Stands for an app that did not load: 503, without saying why to strangers."""
+    """Stands for an app that did not load: 503. ``cause`` is shown; strangers are told none."""
+
+    def __init__(self, cause: str = "") -> None:
+        self._cause = cause
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
         status = "503 Service Unavailable"
@@ -36,6 +39,7 @@ class Unavailable:
             status,
             "The app mounted here did not load. The gateway's log has the cause.",
             environ.get("gateway.request_id", ""),
+            self._cause,
         )
         start_response(
             status,
@@ -52,11 +56,13 @@ def load_mounts(
     mounts: Iterable[Mount],
     announce: Callable[[str], object] = str,
     loaded_apps: Mapping[str, WSGIApp] = MappingProxyType({}),
+    tells_cause: bool = False,
 ) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
     """Every mount, and the errors of those that did not load, by mount name.
 
     ``announce`` is called with a mount's name before it is loaded. Apps are imported here, with the
     environment and ``sys.path`` as they are, but for those that ``loaded_apps`` has by mount name.
+    ``tells_cause`` is whether the page of one that did not load tells why.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
@@ -65,7 +71,8 @@ def load_mounts(
         app: WSGIApp
         try:
             if mount.name in loaded_apps:
-                app, kind = loaded_apps[mount.name], "app"
+                is_app = isinstance(mount.target, AppTarget)
+                app, kind = loaded_apps[mount.name], "app" if is_app else "upstream"
             elif isinstance(mount.target, UpstreamTarget):
                 # here, since most workers of pools have none
                 from gateway.mounts.upstreams import load_upstream
@@ -75,7 +82,8 @@ def load_mounts(
                 app, kind = load_target(mount.target)
         except AppLoadError as error:
             errors[mount.name] = error
-            app, kind = Unavailable(), "app"
+            cause = f"{error}\n{describe_cause(error)}".rstrip() if tells_cause else ""
+            app, kind = Unavailable(cause), "app"
         loaded.append(
             LoadedMount(
                 name=mount.name,
@@ -139,24 +147,10 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
         told = str(error).strip().partition("\n")[0]
     except Exception:  # noqa: BLE001  what an exception tells of itself is the app's own code
         told = "it does not tell why"
-    return f"{import_string}: {type(error).__name__}: {told}"
+    name = type(error).__name__
+    return f"{import_string}: {name}: {told}" if told else f"{import_string}: {name}"
 
 
 def describe_cause(error: AppLoadError) -> str:
-    """The traceback of the app's own error and of what led to it, without the lines that are the
-    gateway's or the import system's; "" where that leaves nothing to show."""
-    cause = error.__cause__
-    if cause is None:
-        return ""
-    report: traceback.TracebackException | None
-    report = whole = traceback.TracebackException.from_exception(cause)
-    while report is not None:
-        report.stack[:] = [frame for frame in report.stack if _is_own(frame.filename)]
-        report = report.__cause__ or (None if report.__suppress_context__ else report.__context__)
-    if not whole.stack and not isinstance(cause, SyntaxError):
-        return ""
-    return "".join(whole.format()).rstrip()
-
-
-def _is_own(file_name: str) -> bool:
-    return file_name not in (__file__, importlib.__file__) and not file_name.startswith("<frozen ")
+    """The traceback of the app's own error; "" where there is none to show."""
+    return describe_error(error.__cause__) if error.__cause__ else ""

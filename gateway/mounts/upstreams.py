@@ -21,8 +21,10 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
     host = "" if target.host == "keep" else target.host
     strips_prefix = target.prefix == "strip"
     own_names = [address.authority for address in addresses] + [host] * bool(host)
+    checks = []
     if target.health:
-        watch_health(mount.name, addresses, target.health, host, target.health_interval_seconds)
+        interval = target.health_interval_seconds
+        checks = watch_health(mount.name, addresses, target.health, host, interval)
     return Upstream(
         mount.name,
         addresses,
@@ -36,4 +38,5 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
         keep_alive_seconds=target.keep_alive_seconds,
         tunnel_timeout_seconds=target.tunnel_timeout_seconds,
         rewriter=Rewriter(own_names, adds_prefix=strips_prefix) if target.rewrite else None,
+        checks=checks,
     )

@@ -101,7 +101,7 @@ class Child:
                 ),
                 stdin=order,
                 pass_fds=descriptors,
-                **build_surroundings(config.pool),
+                **build_surroundings(config.pool, environment),
             )
         if config.pool.nice:
             os.setpriority(os.PRIO_PROCESS, self.pid, config.pool.nice)
@@ -132,7 +132,7 @@ class Child:
     def prepare(self, config: Config) -> None:
         """Have it make ready for ``config``, which needs no import; it answers with a report."""
         self.prepared, self.asked = None, config
-        self.order(f"prepare {b64encode(dump(config)).decode()}")
+        self.order(f"prepare {b64encode(to_bytes(config)).decode()}")
 
     def note_prepared(self, report: Report) -> None:
         """Its answer to ``prepare``."""
@@ -238,17 +238,17 @@ class _Pickler(pickle.Pickler):
         return (as_path, (str(value),)) if isinstance(value, Path) else NotImplemented
 
 
-def dump(config: Config) -> bytes:
-    """A configuration as any Python that a worker may run can read it."""
+def to_bytes(config: Config) -> bytes:
+    """Pickled so that any Python that a worker may run can read it."""
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=4).dump(config)
     return buffer.getvalue()
 
 
 def pickled(config: Config):  # type: ignore[no-untyped-def]
-    """A configuration in an open temporary file, at its beginning: a worker's stdin."""
+    """The configuration in an open temporary file, at its beginning: a worker's stdin."""
     order = tempfile.TemporaryFile()  # noqa: SIM115
-    order.write(dump(config))
+    order.write(to_bytes(config))
     order.seek(0)
     return order
 

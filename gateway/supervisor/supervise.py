@@ -33,6 +33,7 @@ from gateway.supervisor.sockets import (
     raise_descriptor_limit,
 )
 from gateway.supervisor.watch import Mark, look, watch_file
+from gateway.supervisor.watch_code import watch_code
 
 
 class Supervisor:
@@ -119,6 +120,8 @@ class Supervisor:
         }
         control = await serve_control(self._control_listener, commands)
         self._start_task(watch_file(self._config.source, self._on_edit))
+        if self._config.is_dev:
+            self._start_task(watch_code(lambda: self._pools.config, self._on_code))
         await self._stop.wait()
         await self._drain()
         control.close()
@@ -154,6 +157,10 @@ class Supervisor:
         is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
         if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
             await self._reloader.reload(EDIT, saved)
+
+    async def _on_code(self, changed: str) -> None:
+        if not self._is_stopping:
+            await self._reloader.reload(f"edit of {changed}")
 
     # --- the control socket -------------------------------------------------------------------
 

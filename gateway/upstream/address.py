@@ -6,7 +6,6 @@ Refuses to know HTTP and the other addresses. Source: RFC 9112 §9.3 and §9.5 (
 import _socket
 import errno
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from time import monotonic
@@ -14,7 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
-from gevent import socket as gevent_socket
 
 from gateway.http.stream import WRITE
 from gateway.upstream.link import Link, wait_for
@@ -52,7 +50,7 @@ class Address:
             self._use_for_ever((_socket.AF_UNIX, text.removeprefix("unix:")))
             return
         parts = urlsplit(text)
-        self.authority = parts.netloc
+        self.authority = parts.netloc.removesuffix(":80")
         self._name, self._port = parts.hostname or "", parts.port or 80
         with suppress(ValueError):
             is_v6 = ip_address(self._name).version == 6
@@ -117,12 +115,24 @@ class Address:
                 failure = error
         raise failure or OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
-    def _resolve(self) -> Iterator[Endpoint]:
+    def _resolve(self) -> list[Endpoint]:
         if monotonic() > self._resolved_until:
-            found = gevent_socket.getaddrinfo(self._name, self._port, 0, gevent_socket.SOCK_STREAM)
-            self._resolved = [(family, endpoint) for family, _, _, _, endpoint in found]
+            pool: Any = gevent.get_hub().threadpool
+            found = pool.apply(_look_up, (self._name, self._port))
+            if isinstance(found, OSError):
+                raise found
+            self._resolved = found
             self._resolved_until = monotonic() + RESOLVED_SECONDS
-        return iter(self._resolved)
+        return self._resolved
+
+
+def _look_up(name: str, port: int) -> list[Endpoint] | OSError:
+    """In a native thread, where an exception would be reported as nobody's."""
+    try:
+        found = _socket.getaddrinfo(name, port, 0, _socket.SOCK_STREAM)
+    except OSError as error:
+        return error
+    return [(family, endpoint) for family, _, _, _, endpoint in found]
 
 
 def _connect(family: int, endpoint: Any) -> Any:

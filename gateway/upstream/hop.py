@@ -14,6 +14,7 @@ from gateway.upstream.content import Content, open_answer
 from gateway.upstream.feeder import Feeder
 from gateway.upstream.link import Link
 from gateway.upstream.request import Request
+from gateway.wsgi import HEAD_NOW
 
 
 class NoAnswerError(Exception):
@@ -109,8 +110,7 @@ class Hop:
 
     def pieces(self) -> Iterator[bytes]:
         """The content, as it comes. Raises BadAnswerError. May switch greenlets."""
-        if self.received:
-            yield self.received
+        yield self.received or HEAD_NOW
         while not self.is_answered:
             data = self.link.receive()
             if not data:

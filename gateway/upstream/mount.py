@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
+import gevent
 from gevent import get_hub
 
 from gateway.errors import ClientDisconnected
@@ -32,7 +33,8 @@ RETRY_AFTER = ("Retry-After", "5")
 class Upstream:
     """WSGI app: each request goes to one of ``addresses``, and its answer back to the client.
 
-    ``rewriter`` changes the fields of an answer, None where they stay as they are.
+    ``rewriter`` changes the fields of an answer, None where they stay as they are; ``checks`` run
+    until the app is closed.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Upstream:
         keep_alive_seconds: float,
         tunnel_timeout_seconds: float,
         rewriter: Rewriter | None = None,
+        checks: Iterable[Any] = (),
     ) -> None:
         self._name = name
         self._balance = Balance(addresses)
@@ -53,11 +56,15 @@ class Upstream:
         self._keep_alive_seconds = keep_alive_seconds
         self._tunnel_timeout_seconds = tunnel_timeout_seconds
         self._rewriter = rewriter
+        self._checks = tuple(checks)
         self._clients: dict[Hop, Callable[[], bool]] = {}  # whether each has left
         self._sweeper: Any = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ, self._rules)
+        if request.is_circular:
+            why = "the request goes in circles: an address leads back here"
+            raise self._fail(environ, "", "508 Loop Detected", why)
         hop, answer = self._ask(environ, request)
         try:
             if answer.code == 101:
@@ -140,7 +147,8 @@ class Upstream:
             self._sweeper = None
 
     def close(self) -> None:
-        """Close the idle connections; requests in flight go on."""
+        """Close the idle connections and check no more; requests in flight go on."""
+        gevent.killall(self._checks)
         for address in self._balance.addresses:
             address.close_idle(float("inf"))
         self._stop_sweeper()

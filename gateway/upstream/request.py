@@ -22,12 +22,15 @@ _NOT_PASSED_ON = frozenset((
     "HTTP_CONNECTION", "HTTP_HTTP2_SETTINGS", "HTTP_KEEP_ALIVE", "HTTP_PROXY_AUTHENTICATE",
     "HTTP_PROXY_AUTHORIZATION", "HTTP_PROXY_CONNECTION", "HTTP_TE", "HTTP_TRAILER",
     "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE",
-    "HTTP_EXPECT", "HTTP_FORWARDED", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST",
-    "HTTP_X_FORWARDED_PORT", "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO",
-    "HTTP_X_REQUEST_ID",
+    "HTTP_EXPECT", "HTTP_FORWARDED", "HTTP_HOST", "HTTP_VIA",
+    "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
+    "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO", "HTTP_X_REQUEST_ID",
 ))  # fmt: skip
 # deprecated by RFC 9113 §3.1, and a way around the rules of every hop on it
 _NEVER_UPGRADED_TO = "h2c"
+# RFC 9110 §7.6.3: how this hop is called, and how often before a request is taken to go in circles
+_VIA = "1.1 gateway"
+_MOST_HOPS = 8
 # RFC 3986 §3.3: what a path may hold as it is
 _PATH = "/:@!$&'()*+,;="
 
@@ -61,9 +64,10 @@ _names = _FieldNames()
 
 class Request:
     """``head`` is whole, with the empty line. ``length`` is that of the content in bytes, or
-    CHUNKED; ``upgrade`` what the client wants to speak instead of HTTP, "" for nothing else."""
+    CHUNKED; ``upgrade`` what the client wants to speak instead of HTTP, "" for nothing else.
+    ``is_circular`` is whether it has come through here too often."""
 
-    __slots__ = ("head", "is_idempotent", "length", "method", "upgrade")
+    __slots__ = ("head", "is_circular", "is_idempotent", "length", "method", "upgrade")
 
     def __init__(self, environ: Environ, rules: Rules) -> None:
         self.method: str = environ["REQUEST_METHOD"]
@@ -88,6 +92,9 @@ class Request:
                 if self.upgrade:
                     framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
         fields = "".join([f"{_names[key]}{environ[key]}\r\n" for key in keys])
+        via: str = environ.get("HTTP_VIA", "")
+        self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
+        fields += f"Via: {via}, {_VIA}\r\n" if via else f"Via: {_VIA}\r\n"
         target = build_target(environ, rules)
         told = _tell_client(environ, rules)
         self.head = f"{self.method} {target} HTTP/1.1\r\n{told}{fields}{framing}\r\n".encode(

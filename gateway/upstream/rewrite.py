@@ -34,7 +34,7 @@ class Rewriter:
         if name == "refresh":
             return _REFRESH.sub(lambda found: found[1] + self._url(found[2], environ), value)
         if name == "set-cookie":
-            return _COOKIE_PATH.sub(lambda found: found[1] + self._path(found[2], environ), value)
+            return _COOKIE_PATH.sub(lambda found: found[1] + self._scope(found[2], environ), value)
         return value
 
     def _url(self, url: str, environ: Environ) -> str:
@@ -44,11 +44,18 @@ class Rewriter:
             # RFC 3986 §4.2: two slashes name another host; any other beginning is relative
             is_path = url.startswith("/") and not url.startswith("//")
             return self._path(url, environ) if is_path else url
-        authority, path = found[1].lower(), url[found.end() :]
-        if authority != host.lower() and (authority not in self._authorities or not host):
-            return url
-        origin = f"{environ['wsgi.url_scheme']}://{host}" if authority != host.lower() else found[0]
+        authority, path = found[1].lower().removesuffix(":80"), url[found.end() :]
+        origin = found[0]
+        if found[1].lower() != host.lower():
+            if authority not in self._authorities or not host:
+                return url
+            origin = f"{environ['wsgi.url_scheme']}://{host}"
         return origin + self._path(path if path.startswith("/") else f"/{path}", environ)
+
+    def _scope(self, path: str, environ: Environ) -> str:
+        # RFC 6265 §5.1.4: /reports/ is not the scope of a request for /reports
+        below = self._path(path, environ)
+        return below.removesuffix("/") or "/" if path == "/" else below
 
     def _path(self, path: str, environ: Environ) -> str:
         """Below the prefix, where the server has not put it already."""

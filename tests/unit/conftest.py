@@ -9,6 +9,11 @@ import pytest
 from harness import Gateway
 from running import Running
 
+from gateway.config.model import Mount, UpstreamTarget, Where
+from gateway.limits import MountLimits
+from gateway.mounts.upstreams import load_upstream
+from gateway.upstream.mount import Upstream
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
 
 
@@ -38,3 +43,26 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     yield start
     for running in started:
         running.end()
+
+
+@pytest.fixture
+def upstream() -> Iterator[Callable[..., Upstream]]:
+    """``upstream(address, …, mounted="", **settings)`` is a mount as the table would make it."""
+    mounts: list[Upstream] = []
+
+    def load(*addresses: str, mounted: str = "", **settings: Any) -> Upstream:
+        target = UpstreamTarget(addresses=addresses, **settings)
+        mount = Mount(
+            name=mounted or "/",
+            host=None,
+            prefix=mounted,
+            target=target,
+            limits=MountLimits(),
+            where=Where(line=1, column=1),
+        )
+        mounts.append(load_upstream(mount, target))
+        return mounts[-1]
+
+    yield load
+    for mount in mounts:
+        mount.close()

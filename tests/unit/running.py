@@ -46,10 +46,17 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Running:
     """``gateway serve`` of a table with ``server`` beside the sockets, and ``mounts``.
 
+    ``option`` is one more on its command line, and ``before`` is called in its process first;
     ``modules`` are further apps by name."""
 
     def __init__(
-        self, folder: Path, mounts: str = "  /: good:app\n", server: str = "", **modules: str
+        self,
+        folder: Path,
+        mounts: str = "  /: good:app\n",
+        server: str = "",
+        option: str = "",
+        before: Callable[[], None] | None = None,
+        **modules: str,
     ) -> None:
         self.folder = folder
         self.server = SERVER.format(folder) + server
@@ -60,11 +67,13 @@ class Running:
         self.write_table(mounts)
         self.log = open(folder / "log", "w+b")  # noqa: SIM115
         self.output = open(folder / "records", "wb")  # noqa: SIM115
+        command = [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")],
+            [*command, option] if option else command,
             env=ENVIRON,
             stdout=self.output,
             stderr=self.log,
+            preexec_fn=before,
         )
         wait_until(self.is_ready, "the gateway is ready")
 

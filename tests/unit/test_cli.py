@@ -23,6 +23,7 @@ mounts:
   /files: {static: public}
   /old: {redirect: /notes, status: 301}
   shop.example.com/: welcome:app
+  /api: {upstream: ["http://api:3000", "unix:/run/api.sock"]}
 """
 APP = """
 def app(environ, start_response):
@@ -72,6 +73,7 @@ def test_routes_lists_what_is_mounted(run: Run, site: Path) -> None:
     assert run("routes") == (
         0,
         "/                  app       welcome:app\n"
+        "/api               upstream  http://api:3000, unix:/run/api.sock\n"
         f"/files             static    {site}/public\n"
         "/notes             app       notes.wsgi:create()\n"
         "/old               redirect  /notes (301)\n"
@@ -151,7 +153,7 @@ def test_match_of_what_is_no_url_is_2(run: Run, url: str) -> None:
 
 
 def test_check_of_a_good_table(run: Run) -> None:
-    assert run("check") == (0, "mounts.yaml: 5 mounts, no problems\n", "")
+    assert run("check") == (0, "mounts.yaml: 6 mounts, no problems\n", "")
 
 
 @pytest.mark.parametrize("command", ["check", "routes", "serve"])
@@ -212,7 +214,7 @@ threading.Thread(target=time.sleep, args=(3600,)).start()
 def test_what_apps_print_and_leave_running_does_not_confuse_a_check(run: Run, site: Path) -> None:
     (site / "welcome.py").write_text(NOISY + APP)
     code, out, err = run("check")
-    assert (code, out) == (0, "mounts.yaml: 5 mounts, no problems\n")
+    assert (code, out) == (0, "mounts.yaml: 6 mounts, no problems\n")
     assert "printed" in err
     assert "from a child" in err
 

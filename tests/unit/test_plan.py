@@ -16,6 +16,7 @@ from gateway.config.model import (
     Server,
     StaticTarget,
     Target,
+    UpstreamTarget,
     Where,
 )
 from gateway.config.plan import build_plan, find_moved
@@ -87,6 +88,16 @@ def test_mounts_that_come_and_go() -> None:
             mount("/a", StaticTarget(directory=Path("/x"))),
             mount("/a", StaticTarget(directory=Path("/x"), cache_seconds=60)),
             "cache_seconds 0 -> 60",
+        ),
+        (
+            mount("/a"),
+            mount("/a", UpstreamTarget(addresses=("http://b:80",))),
+            "target app app:app -> upstream [http://b:80]",
+        ),
+        (
+            mount("/a", UpstreamTarget(addresses=("http://b:80",))),
+            mount("/a", UpstreamTarget(addresses=("http://b:80", "unix:/c"))),
+            "addresses [http://b:80] -> [http://b:80, unix:/c]",
         ),
     ],
 )

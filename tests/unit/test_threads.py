@@ -11,10 +11,11 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import get_hub
 from gevent.threadpool import ThreadPool
 from harness import GET, Cut, Gateway, wait_until
 
-from gateway.errors import ClientDisconnected
+from gateway.errors import AppError, ClientDisconnected
 from gateway.limits import MountLimits
 from gateway.mounts.threads import InThreads
 
@@ -229,7 +230,7 @@ def test_a_bad_header_is_refused_where_the_app_gave_it(serve: Any, threads: Thre
     def app(environ: Any, start_response: Any) -> list[bytes]:
         try:
             start_response("200 OK", [("a", "b\r\nc: d")])
-        except Exception as error:  # noqa: BLE001
+        except AppError as error:
             refused.append(str(error))
         return answer(environ, start_response)
 
@@ -328,6 +329,40 @@ def test_a_client_that_leaves_within_its_content_is_told_to_the_app(
     client.send(CHUNKED, b"5\r\nab")
     client.close()
     wait_until(lambda: heard, "the app heard of it")
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "told"),
+    [
+        (lambda gateway: gateway.pass_time(31), 408, "no content came in time"),
+        (
+            lambda gateway: get_hub().loop.run_callback(gateway.connection.cut),
+            503,
+            "the request has ended",
+        ),
+    ],
+)
+def test_a_request_that_is_ended_while_it_is_read_frees_its_thread(
+    serve: Any, threads: ThreadPool, end: Any, status: int, told: str
+) -> None:
+    heard: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except Exception as error:
+            heard.append(str(error))
+            raise
+        return answer(environ, start_response)
+
+    gateway = serve(InThreads(app, threads))
+    client = gateway.connect()
+    client.send(CHUNKED, b"5\r\nab")
+    wait_until(lambda: gateway.connection.state.value == "reading", "the app reads")
+    end(gateway)
+    assert client.read_answer().status == status
+    wait_until(lambda: heard, "the app heard of it")
+    assert heard == [told]
 
 
 def test_each_request_begins_in_an_empty_context(serve: Any) -> None:

@@ -6,10 +6,12 @@ What is built is kept in pytest's cache. Packages come from the package index th
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from gateway.config.model import Config
 from gateway.config.parse import parse_config
 from gateway.environments.cache import Cache, Environment
 from gateway.environments.interpreter import RUNTIME, Interpreter, find
-from gateway.supervisor.children import pickled
+from gateway.inflight import Board
+from gateway.supervisor.children import pickled, to_bytes
 
 BOOT = Path(gateway.__file__).with_name("boot.py")
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
@@ -70,7 +73,8 @@ class Worker:
         self._listener.listen()
         ours, theirs = socket.socketpair()
         ours.settimeout(WAIT_SECONDS)
-        descriptors = theirs.fileno(), self._listener.fileno()
+        self._in_flight = Board(config.server.limits.max_connections)
+        descriptors = theirs.fileno(), self._listener.fileno(), self._in_flight.descriptor
         with theirs, pickled(config) as order:
             self.process = subprocess.Popen(
                 [
@@ -92,6 +96,14 @@ class Worker:
         self._control.sendall(b"accept\n")
         assert self._read() == {"event": "ready"}
         return report["mounts"]  # type: ignore[no-any-return]
+
+    def apply(self, table: str) -> None:
+        """Have it serve ``table`` with the apps that it has."""
+        config = parse_config(table, "mounts.yaml", Path(self._address).parent, {})
+        self._control.sendall(b"prepare " + b64encode(to_bytes(config)) + b"\n")
+        assert self._read() == {"event": "prepared", "mounts": []}
+        self._control.sendall(b"apply\n")
+        assert self._read() == {"event": "applied"}
 
     def _read(self) -> dict[str, Any]:
         line = self._reports.readline()
@@ -206,10 +218,51 @@ def test_a_worker_can_import_only_what_is_meant_for_it(
     worker.accept()
     path = json.loads(worker.ask("/")[1])["path"]
     assert path[-1] == environment.runtime
-    assert not [each for each in path if each == str(BOOT.parent) or each == str(BOOT.parents[1])]
+    assert str(BOOT.parent) not in path
+    assert str(BOOT.parents[1]) not in path
     own = {each.name.partition("-")[0].lower() for each in Path(environment.runtime).iterdir()}
     allowed = {"complete", "zope", *(name.replace(".", "_") for name in RUNTIME)}
     assert own <= allowed, own - allowed
+
+
+def test_an_app_stays_in_its_threads_when_it_is_moved(
+    cache: Cache, start: Callable[..., Worker], tmp_path: Path
+) -> None:
+    python = find_python("3.9")
+    worker = start(cache.find_or_build(python.path, "", tmp_path), "--threads", "2")
+    worker.accept()
+    worker.apply("mounts:\n  /moved: plain:app\n")
+    assert worker.ask("/")[0] == "HTTP/1.1 404 Not Found"
+    assert json.loads(worker.ask("/moved")[1])["in main thread"] is False
+
+
+def test_an_apps_own_pin_is_kept_and_the_rest_goes_with_it(
+    cache: Cache, start: Callable[..., Worker], tmp_path: Path
+) -> None:
+    """As where SQLAlchemy has brought greenlet into a lock file of its time."""
+    python = find_python("3.12")
+    (tmp_path / "requirements.txt").write_text("greenlet==3.0.3\n")
+    environment = cache.find_or_build(python.path, "requirements.txt", tmp_path)
+    (tmp_path / "plain.py").write_text(
+        "import gevent, greenlet\ndef app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [f'{greenlet.__version__} {greenlet.__file__}'.encode()]\n"
+    )
+    worker = start(environment)
+    worker.accept()
+    version, place = worker.ask("/")[1].decode().split()
+    assert version == "3.0.3"
+    assert environment.uses[0] in place
+
+
+def test_the_order_of_a_worker_names_no_class_that_only_some_pythons_know(tmp_path: Path) -> None:
+    (tmp_path / "public").mkdir()
+    (tmp_path / "plain.py").touch()
+    table = "mounts:\n  /: plain:app\n  /files: {static: ./public}\n"
+    config = parse_config(table, "mounts.yaml", tmp_path, {})
+    order = to_bytes(config)
+    assert pickle.loads(order) == config
+    assert b"pathlib" not in order  # Python 3.13's are of pathlib._local
 
 
 def test_a_thread_that_never_ends_does_not_hold_the_worker(
@@ -217,8 +270,8 @@ def test_a_thread_that_never_ends_does_not_hold_the_worker(
 ) -> None:
     text = "import time\ndef app(environ, start_response):\n    time.sleep(600)\n"
     environment = cache.find_or_build("", "", tmp_path)
-    worker = start(environment, "--threads", "2")
     (tmp_path / "plain.py").write_text(text)
+    worker = start(environment, "--threads", "2")
     worker.accept()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "worker.sock"))

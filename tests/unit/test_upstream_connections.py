@@ -1,0 +1,329 @@
+"""Which connection and which address a request takes: reuse, retries, balance, health."""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import GET, Gateway, wait_until
+from scripted import OK, WAIT_SECONDS, Peer, Script, keep_answering, scripted
+
+Serve = Callable[..., Gateway]
+Load = Callable[..., Any]
+HOST = b" / HTTP/1.1\r\nHost: a.example\r\n"
+NOBODY = "unix:/nonexistent/socket"
+
+
+def answer_then_close(peer: Peer) -> None:
+    """A script: one answer that promises a kept connection, which is closed all the same."""
+    peer.answer()
+
+
+def close_at_the_next(peer: Peer) -> None:
+    """A script: the second request on a connection is met by its close."""
+    peer.answer()
+    peer.read_head()
+
+
+# --- reuse ----------------------------------------------------------------------------------------
+
+
+def test_connection_is_used_again(serve: Serve, upstream: Load) -> None:
+    with scripted(keep_answering()) as server:
+        client = serve(upstream(server.address)).connect()
+        for _ in range(3):
+            assert client.ask(GET).content == b"fine"
+        assert server.connections == 1
+
+
+def test_connection_that_was_used_last_comes_first(serve: Serve, upstream: Load) -> None:
+    both = threading.Barrier(2)
+    order: list[str] = []
+
+    def script(name: str) -> Script:
+        def run(peer: Peer) -> None:
+            peer.read_head()
+            both.wait(WAIT_SECONDS)
+            if name == "second":
+                assert has_first.wait(WAIT_SECONDS)
+            peer.send(OK)
+            while True:
+                peer.answer()
+                order.append(name)
+
+        return run
+
+    has_first = threading.Event()
+    with scripted(script("first"), script("second")) as server:
+        gateway = serve(upstream(server.address))
+        clients = [gateway.connect(), gateway.connect()]
+        for client in clients:
+            client.send(GET)
+        wait_until(lambda: server.connections == 2)
+        clients[0].read_answer()
+        has_first.set()
+        clients[1].read_answer()
+        clients[0].ask(GET)
+    assert order == ["second"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfine",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nfine",
+        OK + b"surplus",
+        b"HTTP/1.1 204 No Content\r\n\r\nsurplus",
+    ],
+)
+def test_connection_is_not_used_again_where_its_end_is_not_sure(
+    serve: Serve, upstream: Load, answer: bytes
+) -> None:
+    with scripted(lambda peer: (peer.answer(answer), peer.wait_for_end())) as server:
+        client = serve(upstream(server.address)).connect()
+        for _ in range(2):
+            assert client.ask(GET).status in (200, 204)
+        assert server.connections == 2
+
+
+def test_what_comes_on_an_idle_connection_is_nobodys_answer(serve: Serve, upstream: Load) -> None:
+    def script(peer: Peer) -> None:
+        peer.answer()
+        peer.send(OK.replace(b"fine", b"evil"))
+        peer.wait_for_end()
+        closed.set()
+
+    closed = threading.Event()
+    with scripted(script, keep_answering()) as server:
+        client = serve(upstream(server.address)).connect()
+        assert client.ask(GET).content == b"fine"
+        wait_until(closed.is_set, "the connection is closed")
+        assert client.ask(GET).content == b"fine"
+        assert server.connections == 2
+
+
+def test_idle_connection_is_closed_in_time(serve: Serve, upstream: Load) -> None:
+    closed = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.answer()
+        peer.wait_for_end()
+        closed.set()
+
+    with scripted(script) as server:
+        client = serve(upstream(server.address, keep_alive_seconds=0.1)).connect()
+        client.ask(GET)
+        wait_until(closed.is_set, "the connection is closed")
+
+
+def test_connection_is_not_kept_where_the_table_says_so(serve: Serve, upstream: Load) -> None:
+    with scripted(lambda peer: (peer.answer(), peer.wait_for_end())) as server:
+        client = serve(upstream(server.address, keep_alive_seconds=0)).connect()
+        for _ in range(2):
+            client.ask(GET)
+        assert server.connections == 2
+
+
+# --- asked again ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"PROPFIND"])
+@pytest.mark.parametrize("content", [b"", b"content"])
+def test_request_that_may_be_repeated_is_asked_once_more(
+    serve: Serve, upstream: Load, method: bytes, content: bytes
+) -> None:
+    request = method + HOST + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    answer = OK.removesuffix(b"fine") if method == b"HEAD" else OK
+    got: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        got.append(peer.read(len(content)))
+        peer.send(answer)
+
+    with scripted(lambda peer: (peer.answer(), peer.read_head()), script) as server:
+        client = serve(upstream(server.address)).connect()
+        assert client.ask(GET).status == 200
+        assert client.ask(request, method=method.decode()).status == 200
+        assert server.connections == 2
+    assert got == [content]
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PATCH"])
+def test_request_that_may_not_be_repeated_is_502(
+    serve: Serve, upstream: Load, method: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = method + HOST + b"Content-Length: 0\r\n\r\n"
+    with scripted(close_at_the_next, keep_answering()) as server:
+        gateway = serve(upstream(server.address))
+        client = gateway.connect()
+        assert client.ask(GET).status == 200
+        assert client.ask(request).status == 502
+        assert server.connections == 1
+        assert gateway.records[1]["error"] == (
+            f"upstream {server.address}: closed without an answer"
+        )
+
+
+def test_request_whose_content_is_gone_is_502(serve: Serve, upstream: Load) -> None:
+    request = b"PUT" + HOST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+    with scripted(close_at_the_next, keep_answering()) as server:
+        client = serve(upstream(server.address)).connect()
+        assert client.ask(GET).status == 200
+        assert client.ask(request).status == 502
+        assert server.connections == 1
+
+
+def test_request_is_asked_no_third_time(serve: Serve, upstream: Load) -> None:
+    with scripted(lambda peer: peer.read_head()) as server:
+        assert serve(upstream(server.address)).ask().status == 502
+        assert server.connections == 2
+
+
+def test_request_is_not_asked_again_once_an_answer_has_begun(serve: Serve, upstream: Load) -> None:
+    with scripted(lambda peer: peer.answer(b"H")) as server:
+        assert serve(upstream(server.address)).ask().status == 502
+        assert server.connections == 1
+
+
+def test_post_takes_no_connection_that_has_just_been_closed(serve: Serve, upstream: Load) -> None:
+    """The server's close lies in the kernel, unseen: the loop has not turned since."""
+    gone = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.answer()
+        peer.socket.close()
+        gone.set()
+
+    with scripted(script, keep_answering()) as server:
+        client = serve(upstream(server.address)).connect()
+        client.ask(GET)
+        assert gone.wait(WAIT_SECONDS)
+        assert client.ask(b"POST" + HOST + b"Content-Length: 0\r\n\r\n").status == 200
+        assert server.connections == 2
+
+
+# --- several addresses ----------------------------------------------------------------------------
+
+
+def test_requests_take_turns(serve: Serve, upstream: Load) -> None:
+    answers = [OK.replace(b"fine", name) for name in (b"no 1", b"no 2", b"no 3")]
+    with (
+        scripted(keep_answering(answers[0])) as one,
+        scripted(keep_answering(answers[1])) as two,
+        scripted(keep_answering(answers[2]), tcp=True) as three,
+    ):
+        client = serve(upstream(one.address, two.address, three.address)).connect()
+        got = [client.ask(GET).content for _ in range(6)]
+    assert got == [b"no 1", b"no 2", b"no 3"] * 2
+
+
+def test_address_with_fewer_requests_in_flight_is_asked(serve: Serve, upstream: Load) -> None:
+    go_on = threading.Event()
+
+    def slow(peer: Peer) -> None:
+        peer.read_head()
+        assert go_on.wait(WAIT_SECONDS)
+        peer.send(OK.replace(b"fine", b"slow"))
+
+    with scripted(slow) as one, scripted(keep_answering()) as two:
+        gateway = serve(upstream(one.address, two.address))
+        waiting, client = gateway.connect(), gateway.connect()
+        waiting.send(GET)
+        wait_until(lambda: one.connections)
+        assert [client.ask(GET).content for _ in range(3)] == [b"fine"] * 3
+        go_on.set()
+        assert waiting.read_answer().content == b"slow"
+
+
+def test_address_where_nobody_listens_is_passed_over(serve: Serve, upstream: Load) -> None:
+    with scripted(keep_answering()) as server:
+        app = upstream(NOBODY, server.address)
+        client = serve(app).connect()
+        assert [client.ask(GET).content for _ in range(3)] == [b"fine"] * 3
+        down, up = app._balance.addresses
+        assert down.down_until > up.down_until == 0
+
+
+def test_nobody_listens_is_503_to_be_tried_again_later(
+    serve: Serve, upstream: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    with scripted(keep_answering(), tcp=True) as server:
+        server.refuse()
+        gateway = serve(upstream(NOBODY, server.address))
+        with caplog.at_level(logging.ERROR):
+            got = gateway.ask(b"POST" + HOST + b"Content-Length: 3\r\n\r\nabc")
+    assert got.status == 503
+    assert got["retry-after"] == "5"
+    [record] = gateway.records
+    assert record["error"] == f"upstream {NOBODY}, {server.address}: [Errno 111] Connection refused"
+    assert record["error"] in caplog.text
+
+
+def test_name_that_is_none_is_503(serve: Serve, upstream: Load) -> None:
+    assert serve(upstream("http://name.invalid:80")).ask().status == 503
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_address_that_takes_no_connection_is_504(
+    serve: Serve, upstream: Load, tmp_path: Path, tcp: bool
+) -> None:
+    if tcp:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    else:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        address = f"unix:{tmp_path}/s"
+    with ExitStack() as stack:
+        stack.enter_context(listener)
+        for _ in range(4):  # more than the kernel queues
+            filler = stack.enter_context(socket.socket(listener.family))
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        gateway = serve(upstream(address, connect_timeout_seconds=0.1))
+        assert gateway.ask().status == 504
+        [record] = gateway.records
+        assert record["error"] == f"upstream {address}: no connection in time"
+
+
+# --- health ---------------------------------------------------------------------------------------
+
+
+def test_address_that_is_not_well_is_left_out_until_it_is(
+    serve: Serve, upstream: Load, caplog: pytest.LogCaptureFixture
+) -> None:
+    status = [b"200 OK"]
+    hosts: set[str] = set()
+
+    def script(peer: Peer) -> None:
+        while True:
+            head = peer.read_head()
+            if head.startswith("GET /healthz "):
+                hosts.add(head.partition("Host: ")[2].partition("\r\n")[0])
+                peer.send(b"HTTP/1.1 " + status[0] + b"\r\nContent-Length: 0\r\n\r\n")
+                return
+            peer.send(OK)
+
+    with scripted(script, tcp=True) as server, caplog.at_level(logging.INFO, "gateway"):
+        app = upstream(server.address, health="/healthz", health_interval_seconds=0.02)
+        [address] = app._balance.addresses
+        gateway = serve(app)
+        wait_until(lambda: hosts, "it is asked for its health")
+        assert gateway.ask().status == 200
+        status[0] = b"500 No"
+        wait_until(lambda: not address.is_healthy)
+        got = gateway.ask()
+        assert (got.status, got["retry-after"]) == (503, "5")
+        status[0] = b"302 Found"
+        wait_until(lambda: address.is_healthy)
+        assert gateway.ask().status == 200
+        app.close()
+    assert hosts == {server.address.removeprefix("http://")}
+    assert "is left out: /healthz was answered 500 No" in caplog.text
+    assert "is well again" in caplog.text
