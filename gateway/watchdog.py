@@ -20,7 +20,8 @@ from typing import Any
 
 from gevent import monkey
 
-from gateway.http.connection import Connection, Exchange
+from gateway.http.connection import Connection
+from gateway.http.exchange import Exchange
 from gateway.http.service import Service
 from gateway.logs import lifecycle
 
