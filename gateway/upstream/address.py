@@ -72,7 +72,7 @@ class Address:
 
     def give_back(self, link: Link) -> None:
         """Keep ``link``, whose last answer is complete, for another request."""
-        if link.has_ended or len(self._idle) >= self._max_idle:
+        if not link.is_reusable or len(self._idle) >= self._max_idle:
             link.close()
             return
         link.is_idle = True

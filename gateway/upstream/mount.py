@@ -202,8 +202,9 @@ class _Relay:
 
 def _take(address: Address, request: Request) -> Link | None:
     """An idle connection; for what cannot be sent twice one that looks alive at this moment."""
+    may_fail = request.is_idempotent and not request.length
     while (link := address.take()) is not None:
-        if request.is_idempotent or not link.has_input():
+        if may_fail or not link.has_input():
             return link
         link.close()
     return None

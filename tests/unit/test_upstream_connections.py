@@ -1,5 +1,6 @@
 """Which connection and which address a request takes: reuse, retries, balance, health."""
 
+import _socket
 import logging
 import socket
 import threading
@@ -11,6 +12,10 @@ from typing import Any
 import pytest
 from harness import GET, Gateway, wait_until
 from scripted import OK, WAIT_SECONDS, Peer, Script, keep_answering, scripted
+
+from gateway.errors import ClientDisconnected
+from gateway.upstream.address import Address
+from gateway.upstream.link import Link
 
 Serve = Callable[..., Gateway]
 Load = Callable[..., Any]
@@ -126,6 +131,21 @@ def test_connection_is_not_kept_where_the_table_says_so(serve: Serve, upstream: 
         for _ in range(2):
             client.ask(GET)
         assert server.connections == 2
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_connection_with_a_fault_to_be_told_is_not_kept(is_interrupted: bool) -> None:
+    address = Address("unix:/unused")
+    ours, theirs = _socket.socketpair()
+    ours.setblocking(False)
+    link = Link(ours)
+    if is_interrupted:
+        link.interrupt(ClientDisconnected("an earlier request's"))
+    address.give_back(link)
+    assert link.is_closed is is_interrupted
+    assert (address.take() is None) is is_interrupted
+    link.close()
+    theirs.close()
 
 
 # --- asked again ----------------------------------------------------------------------------------
