@@ -61,10 +61,13 @@ class Address:
         self._resolved = [endpoint]
         self._resolved_until = float("inf")
 
-    def take(self) -> Link | None:
-        """The idle connection that was used last, None where there is none."""
+    def take(self, must_live: bool) -> Link | None:
+        """The idle connection that was used last, None where there is none; with ``must_live`` one
+        that the server has not closed, as far as the kernel knows."""
         while self._idle:
             link = self._idle.pop()
+            if must_live and not link.is_closed and link.has_input():
+                link.close()
             if not link.is_closed:
                 link.is_idle = False
                 return link
