@@ -30,6 +30,7 @@ from gateway.config.parse import describe_clash
 from gateway.config.problems import BadValueError
 from gateway.config.problems import quote as shown
 from gateway.config.read import read_config
+from gateway.development import check_extra, for_development
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
 from gateway.errors import AppLoadError, ConfigError, GatewayError
@@ -112,8 +113,15 @@ def add_serve(commands: Any, table: argparse.ArgumentParser) -> None:
     """``gateway serve`` and its options."""
     serve = commands.add_parser("serve", parents=[table], help="serve the table")
     serve.add_argument("--listen", metavar="ADDR", help="HOST:PORT or unix:/path, over the table's")
-    serve.add_argument(
+    how_many = serve.add_mutually_exclusive_group()
+    how_many.add_argument(
         "--workers", type=positive, metavar="N", help="worker processes, over the table's"
+    )
+    how_many.add_argument(
+        "--dev",
+        action="store_true",
+        help="for writing apps: one worker, a reload on each save of code, a log to read, and "
+        "error pages that show tracebacks",
     )
     serve.set_defaults(run=run_serve)
 
@@ -129,6 +137,8 @@ def run_serve(options: argparse.Namespace) -> int:
     """``gateway serve``"""
     from gateway.supervisor.supervise import Supervisor
 
+    if options.dev:
+        check_extra()
     changes: dict[str, Any] = {}
     if options.listen is not None:
         changes["listen"] = parse_listen(options.listen)
@@ -138,6 +148,8 @@ def run_serve(options: argparse.Namespace) -> int:
     def read(table: Path) -> Config:
         config = read_config(table, os.environ)
         config = dataclasses.replace(config, server=dataclasses.replace(config.server, **changes))
+        if options.dev:
+            config = for_development(config)
         if clash := describe_clash(config.server):
             raise ConfigError([f"--listen: {clash}"])
         return config
@@ -161,7 +173,7 @@ def parse_listen(text: str) -> str:
 def run_check(options: argparse.Namespace) -> int:
     """``gateway check``: what ``serve`` does before it listens."""
     from gateway.supervisor.children import describe_exit, pickled
-    from gateway.supervisor.generation import describe_failure
+    from gateway.supervisor.failures import describe_failure
 
     config = read_config(options.config, os.environ)
     if not options.table_only:

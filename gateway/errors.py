@@ -26,6 +26,14 @@ class AppLoadError(GatewayError):
     """
 
 
+class BuildError(GatewayError):
+    """The operator's: a pool's Python or its environment could not be had. Exit code 3.
+
+    Says what and why, in the installer's words where it has any; the place in the table is added by
+    whoever knows it.
+    """
+
+
 class RequestError(GatewayError):
     """The client's: the request is refused with ``status``, and the connection closed."""
 

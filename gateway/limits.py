@@ -21,7 +21,7 @@ def setting(default: Any, why: str, **rules: Any) -> Any:
     return field(default=default, metadata={"why": why, **rules})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Limits:
     """What one worker allows a client; keys of ``server:``. Seconds and bytes."""
 
@@ -58,14 +58,65 @@ class Limits:
         "How long a stop, or a worker that a reload has replaced, waits for requests in flight "
         "before it cuts them.",
     )
+    drain_delay_seconds: float = setting(
+        0.0,
+        "How long a stop goes on accepting after /readyz has begun to answer 503, for load "
+        "balancers that look there. nginx does not, so the default is none.",
+        least=0,
+    )
     start_timeout_seconds: float = setting(
         60.0,
         "How long a worker may take to load its apps: a reload then fails, a start tries again. "
         "Long enough for slow imports on a busy machine, short enough to tell one that hangs.",
     )
+    block_warn_seconds: float = setting(
+        5.0,
+        "How long a worker's event loop may be silent before the log tells which request keeps it "
+        "and where, by its stack: nothing else runs in that worker meanwhile. 0 tells nothing.",
+        least=0,
+    )
+    block_timeout_seconds: float = setting(
+        60.0,
+        "How long it may be silent before the worker is killed and replaced; its requests get 502. "
+        "Longer than what an app computes at most: a debugger that holds a request wants 0, never.",
+        least=0,
+    )
+    build_timeout_seconds: float = setting(
+        600.0,
+        "How long the environment of a pool may take to be built, downloads and all; a reload then "
+        "fails.",
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
+class PoolLimits:
+    """When a worker is replaced though nothing is wrong with it; keys of ``server:`` and of a pool.
+    Memory is what the process occupies, what it shares with others included."""
+
+    max_requests: int = setting(
+        0,
+        "After how many requests a worker is replaced, give or take a tenth, so that not all are "
+        "at once; 0 is never. For apps that leak.",
+        least=0,
+    )
+    max_lifetime_seconds: float = setting(
+        0.0, "How old a worker may become before it is replaced; 0 is without end.", least=0
+    )
+    max_memory_bytes: int = setting(
+        0,
+        "How much memory a worker may take before it is replaced; 0 is any. No request is lost: "
+        "the next worker serves before it leaves.",
+        least=0,
+    )
+    max_memory_hard_bytes: int = setting(
+        0,
+        "How much before it is killed, and its requests with it; 0 is any. For what grows faster "
+        "than a worker is replaced: one is lost instead of the machine's memory.",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
 class MountLimits:
     """What one mount allows a request; keys of a mount and of ``defaults:``."""
 

@@ -117,8 +117,8 @@ def tell_outcome(outcome: Answer, what: str) -> int:
         for message in outcome["messages"]:
             print(message, file=sys.stderr)
     else:
-        seconds = outcome["seconds"]
-        print(f"{what}: generation {outcome['generation']} serves after {seconds:.2f} s")
+        generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
+        print(f"{what}: generation {generation} serves after {seconds:.2f} s, {how}")
     return exit_code
 
 
@@ -152,14 +152,22 @@ def describe_status(report: Answer) -> list[str]:
     lines += describe_reload(report["last_reload"])
     for generation in report["generations"]:
         age = describe_age(generation["age"])
-        lines.append(f"{generation['generation']:<12} {generation['state']}, {age} old")
+        name = f"{generation['pool']} {generation['generation']}"
+        lines.append(f"{name:<12} {generation['state']}, {age} old")
         for worker in generation["workers"]:
-            loading = f", at {worker['loading']}" if worker["loading"] else ""
-            lines.append(
-                f"  worker {worker['pid']:<7} {worker['state']}{loading}, "
-                f"{describe_age(worker['age'])} old, {describe_memory(worker['memory'])}"
-            )
+            lines.append(f"  worker {worker['pid']:<7} {describe_worker(worker)}")
     return lines
+
+
+def describe_worker(worker: Answer) -> str:
+    """How it is, in one line."""
+    loading = f", at {worker['loading']}" if worker["loading"] else ""
+    silent = f", silent for {worker['silent']:.1f} s" if worker["silent"] else ""
+    return (
+        f"{worker['state']}{loading}{silent}, {describe_age(worker['age'])} old, "
+        f"requests {worker['requests']}, in flight {worker['in_flight']}, "
+        f"{describe_memory(worker['memory'])}"
+    )
 
 
 def describe_reload(last: Answer | None) -> list[str]:
@@ -167,7 +175,11 @@ def describe_reload(last: Answer | None) -> list[str]:
     if last is None:
         return ["last reload  none since the start"]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["finished"]))
-    how = "failed, nothing has changed" if last["exit_code"] else f"{last['generation']} serves"
+    how = (
+        "failed, nothing has changed"
+        if last["exit_code"]
+        else f"{last['generation']} serves, {last['how']}"
+    )
     line = f"last reload  {when}, by {last['trigger']}, after {last['seconds']:.2f} s: {how}"
     return [line, *(f"  {message}" for message in last["messages"])]
 

@@ -2,49 +2,64 @@
 
 Refuses to know YAML and the other workers. Its supervisor gives it the configuration on stdin, the
 listening socket and a control socket by descriptor. It reports on the control socket, one JSON
-object a line, obeys what comes there (``accept``, ``retire``), and ends when that is closed or
-SIGTERM comes.
+object a line, obeys what comes there, an order a line, and ends when that is closed or SIGTERM
+comes.
 """
 
-# before any other import: an import that keeps a reference to an unpatched function blocks the hub
-from gevent import monkey
+from __future__ import annotations
 
-monkey.patch_all()
+import sys
+
+# ``--threads N``: apps run in N native threads, and what they wait in is left as it is
+THREADS = int(sys.argv[2]) if sys.argv[1:2] == ["--threads"] else 0
+if not THREADS:
+    # before any other import: one that keeps a reference to an unpatched function blocks the hub
+    from gevent import monkey
+
+    monkey.patch_all()
 
 # ruff: noqa: E402
 import contextlib
+import faulthandler
 import gc
 import json
 import os
 import pickle
 import signal
-import socket
-import sys
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
+from gevent import socket
 from gevent.queue import Empty, SimpleQueue
+from gevent.threadpool import ThreadPool
 
-from gateway.config.model import AppTarget, Config
+from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
-from gateway.http.service import Service
+from gateway.http.service import Service, tell_nothing
+from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
 from gateway.mounts.loader import describe_cause, load_mounts
+from gateway.mounts.reuse import reuse_apps
+from gateway.mounts.threads import InThreads
+from gateway.tracebacks import describe_fault
+from gateway.watchdog import Watchdog
+from gateway.wsgi import WSGIApp
 
-Orders = SimpleQueue[str]
+app_threads = ThreadPool(THREADS) if THREADS else None
 STOP = "stop"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py STYLE GENERATION CONTROL_FD LISTENER_FD``; with ``STYLE`` alone it loads and
-    reports on stdout."""
+    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD``; with
+    ``STYLE`` alone it loads and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -53,10 +68,11 @@ def main() -> int:
     output = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    faulthandler.enable()  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
-    style, *rest = sys.argv[1:]
+    style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]
     if rest:
         return work(config, style, output, *rest)
     configure_logs(style)
@@ -74,45 +90,117 @@ def work(
     generation: str,
     control_descriptor: str,
     listener_descriptor: str,
+    in_flight_descriptor: str,
 ) -> int:
     """Load, and serve when told to; the exit code. Access records go to ``output``."""
     configure_logs(style, generation)
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
+    in_flight = InFlight(int(in_flight_descriptor))
+    os.close(int(in_flight_descriptor))
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name})
     )
-    orders: Orders = SimpleQueue()
+    orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog(
         "off" if config.server.access_log == "off" else style,
         output,
-        gevent.get_hub().loop.run_callback,
+        # before the loop waits, which is behind all that a turn has sent
+        gevent.get_hub().loop.prepare(ref=False, priority=-2).start,
     )
-    service = build_service(config, generation, access_log, listener, table, mounts)
-    report += ask_probes(config, service)
-    server = Server(listener, service, proxy_protocol=config.server.proxy_protocol)
+    service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
+    report += ask_probes(config.mounts, service)
+    Watchdog(service).start()
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
-    if orders.get() != "accept":
-        return 0  # the other workers of the start did not load: nobody is to meet this one
-    server.start()
-    send(control, {"event": "ready"})
-    serve(server, control, orders)
-    cut = server.drain(config.server.limits.drain_timeout_seconds)
-    send(control, {"event": "drained", "cut": cut})
-    return 0
+    return Worker(config, service, listener, control).run(orders)
 
 
-def serve(server: Server, control: socket.socket, orders: Orders) -> None:
-    """Until it is to stop, or has retired and its last connection has gone."""
-    order = orders.get()
-    if order == "retire":
-        server.retire()
-        send(control, {"event": "retired"})
-        while order != STOP and not server.has_retired():
+class Worker:
+    """Obeys: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration and ``apply`` it.
+
+    Each order is answered when it is done, by an event.
+    """
+
+    def __init__(
+        self, config: Config, service: Service, listener: socket.socket, control: socket.socket
+    ) -> None:
+        self._config = config
+        self._service = service
+        self._server = Server(listener, service, proxy_protocol=config.server.proxy_protocol)
+        self._control = control
+        self._has_accepted = False
+        self._prepared: tuple[Config, MountTable, MountInfo] | None = None
+
+    def run(self, orders: SimpleQueue[str]) -> int:
+        """Until told to stop, or retired and without connections; the exit code."""
+        obey = {
+            "accept": self._accept,
+            "pause": self._pause,
+            "retire": self._retire,
+            "prepare": self._prepare,
+            "apply": self._apply,
+        }
+        seconds: float | None = None
+        while not self._server.has_retired():
             with contextlib.suppress(Empty):
-                order = orders.get(timeout=RETIRED_LOOK_SECONDS)
+                order = orders.get(timeout=seconds)
+                if order == STOP:
+                    break
+                word, _, rest = order.partition(" ")
+                obey[word](rest)
+                seconds = RETIRED_LOOK_SECONDS if word == "retire" else seconds
+        if self._has_accepted:
+            cut = self._server.drain(self._service.limits.drain_timeout_seconds)
+            send(self._control, {"event": "drained", "cut": cut})
+        return 0
+
+    def _accept(self, _: str) -> None:
+        if self._has_accepted:
+            self._server.resume()
+        else:
+            self._has_accepted = True
+            self._server.start()
+        send(self._control, {"event": "ready"})
+
+    def _pause(self, _: str) -> None:
+        self._server.pause()
+        send(self._control, {"event": "paused"})
+
+    def _retire(self, _: str) -> None:
+        self._server.retire()
+        send(self._control, {"event": "retired"})
+
+    def _prepare(self, pickled: str) -> None:
+        """Make what another configuration asks for, of the apps that are loaded."""
+        config: Config = pickle.loads(b64decode(pickled))
+        running = {mount.name: mount for mount in self._config.mounts}
+        apps = {mount.name: mount.app for mount in self._service.table.mounts}
+        kept = {
+            mount.name: apps[mount.name]  # with its connections
+            for mount in config.mounts
+            if isinstance(mount.target, UpstreamTarget) and running.get(mount.name) == mount
+        }
+        apps = kept | reuse_apps(running.values(), apps, config.mounts)
+        table, mounts, report = build_table(config, lambda _: None, apps)
+        service = self._service.adjusted(table, config.server.limits, mounts)
+        changed = (mount for mount in config.mounts if running.get(mount.name) != mount)
+        report += ask_probes(changed, service)
+        self._prepared = config, table, mounts
+        send(self._control, {"event": "prepared", "mounts": report})
+
+    def _apply(self, _: str) -> None:
+        """Serve what was prepared."""
+        if self._prepared is not None:
+            self._config, table, mounts = self._prepared
+            used = {id(mount.app) for mount in table.mounts}
+            for mount in self._service.table.mounts:
+                if mount.kind == "upstream" and id(mount.app) not in used:
+                    mount.app.close()  # type: ignore[attr-defined]
+            self._server.adjust(table, self._config.server.limits, mounts)
+            self._prepared = None
+        send(self._control, {"event": "applied"})
 
 
 def load(
@@ -126,15 +214,27 @@ def load(
     for mount in config.mounts:
         if isinstance(mount.target, AppTarget):
             os.environ.update(mount.target.env)
-    loaded, errors = load_mounts(config.mounts, announce)
+    made = build_table(config, announce, {})
+    # what the apps have built stays: no collection needs to walk it again
+    gc.collect()
+    gc.freeze()
+    return made
+
+
+def build_table(
+    config: Config, announce: Callable[[str], None], apps: dict[str, WSGIApp]
+) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
+    """See ``load``; the mounts named in ``apps`` are loaded already."""
+    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev)
+    if app_threads is not None:
+        for mount in loaded:
+            if mount.kind == "app" and not isinstance(mount.app, InThreads):
+                mount.app = InThreads(mount.app, app_threads)
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}
         for name, error in errors.items()
     ]
-    # what the apps have built stays: no collection needs to walk it again
-    gc.collect()
-    gc.freeze()
     return MountTable(loaded), info, report
 
 
@@ -145,6 +245,7 @@ def build_service(
     listener: socket.socket,
     table: MountTable,
     mounts: MountInfo,
+    in_flight: InFlight,
 ) -> Service:
     """What all connections of this worker share."""
     name, port = "localhost", "80"
@@ -156,14 +257,16 @@ def build_service(
         limits=config.server.limits,
         proxies=TrustedProxies(config.server.trusted_proxies),
         access_log=access_log,
+        in_flight=in_flight,
+        tell_fault=describe_fault if config.is_dev else tell_nothing,
     )
 
 
-def ask_probes(config: Config, service: Service) -> list[dict[str, Any]]:
+def ask_probes(mounts: Iterable[Mount], service: Service) -> list[dict[str, Any]]:
     """What to report of each mount whose probe failed; all are asked at once."""
     asked = [
         (mount.name, gevent.spawn(ask_probe, service, mount, mount.target.probe))
-        for mount in config.mounts
+        for mount in mounts
         if isinstance(mount.target, AppTarget) and mount.target.probe
     ]
     gevent.joinall([probe for _, probe in asked])
@@ -182,7 +285,7 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
         faults.warning("the supervisor is gone: %s", error)
 
 
-def take_orders(control: socket.socket, orders: Orders) -> None:
+def take_orders(control: socket.socket, orders: SimpleQueue[str]) -> None:
     """Hand on what the supervisor says. A worker without supervisor drains and ends."""
     with contextlib.suppress(OSError), control.makefile() as lines:
         for line in lines:

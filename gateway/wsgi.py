@@ -1,11 +1,13 @@
 """The types of the WSGI border (PEP 3333), named once. Knows nothing of the rest."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Optional, Protocol
 
 Environ = dict[str, Any]
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+ExcInfo = tuple[type[BaseException], BaseException, Optional[TracebackType]]
 Write = Callable[[bytes], object]
 
 
@@ -32,7 +34,7 @@ class FileWrapper:
         self.file = file
         self.block_size = block_size
 
-    def __iter__(self) -> "FileWrapper":
+    def __iter__(self) -> FileWrapper:
         return self
 
     def __next__(self) -> bytes:

@@ -17,17 +17,13 @@ IMPORT_STRING_PATTERN = r"[^\s:/()\\-]+:[^\s:/()\\-]+(\(\))?"
 _SUFFIXES = all_suffixes()
 
 
-def parse_import_string(text: str, directory: Path) -> str:
-    """``text`` itself, when it is one and its module is not known to be missing.
-
-    Raises BadValueError.
-    """
+def parse_import_string(text: str) -> str:
+    """``text`` itself, when it is one. Raises BadValueError."""
     module, colon, target = text.partition(":")
     callable_name = target.removesuffix("()")
     is_file = module.endswith(".py")
     if is_file or not (colon and _is_dotted_name(module) and _is_dotted_name(callable_name)):
         raise BadValueError(_hint(text, module, colon, target))
-    _check_module(module, directory)
     return text
 
 
@@ -84,9 +80,9 @@ def _name_hint(module: str, callable_name: str) -> str:
     return f'"{part}" is not a name in Python' if part else "a dot too many"
 
 
-def _check_module(module: str, directory: Path) -> None:
+def check_module(import_string: str, directory: Path) -> None:
     """Raises BadValueError when the module's file is missing, as far as a look can tell."""
-    parts = module.split(".")
+    parts = import_string.partition(":")[0].split(".")
     folder = directory
     for number, part in enumerate(parts, start=1):
         if not _is_there(folder, part):

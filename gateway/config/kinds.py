@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.config import addresses, importstring, paths, units, upstreams, workers
+from gateway.config import addresses, importstring, paths, units, upstreams, users, workers
 from gateway.config.problems import BadValueError
 
+POOL_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
 ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -29,13 +30,28 @@ class Kind:
     parse: Callable[[str, Path], Any]
     pattern: str = ""
     form: str = ""
-    shape: Literal["single", "list", "one or more", "mapping"] = "single"
+    shape: Literal["single", "list", "one or more", "mapping", "section"] = "single"
     is_number: bool = False  # a YAML number is welcome, not text alone
     is_free_text: bool = False  # anything goes, so YAML's own idea of it must be the same
     least: float = float("-inf")
     most: float = float("inf")
     show: Callable[[Any], str] = str
     choices: tuple[Any, ...] = ()
+    owner: type | None = None  # of a section: the dataclass that its keys fill
+    short: str = ""  # of a section: the key whose value may stand for all
+
+
+def section(owner: type, short: str) -> Kind:
+    """A mapping of settings; or the value of its key ``short``, where there is one."""
+    name = "mapping of settings"
+    return Kind(
+        name=f"{short}, or {name}" if short else name,
+        expected=f"a {name}",
+        parse=lambda text, _directory: text,
+        shape="section",
+        owner=owner,
+        short=short,
+    )
 
 
 def choice(choices: tuple[Any, ...]) -> Kind:
@@ -50,6 +66,13 @@ def choice(choices: tuple[Any, ...]) -> Kind:
     pattern = "|".join(map(re.escape, by_text))
     words = f"one of {', '.join(by_text)}"
     return Kind(name=words, expected=words, parse=parse, pattern=pattern, choices=choices)
+
+
+def parse_pool_name(text: str) -> str:
+    """Raises BadValueError."""
+    if not re.fullmatch(POOL_NAME_PATTERN, text):
+        raise BadValueError("use lower-case letters, digits, - and _, at most 32")
+    return text
 
 
 def _alone(parse: Callable[[str], Any]) -> Callable[[str, Path], Any]:
@@ -87,6 +110,16 @@ KINDS = {
         is_number=True,
         least=1,
         most=10**9,
+    ),
+    "percentage": Kind(
+        name="percentage",
+        expected='a percentage such as "5%"',
+        parse=_alone(units.parse_percentage),
+        form="A number from 0 to 100 and `%`: `5%`, `0.5%`.",
+        pattern=units.PERCENTAGE_PATTERN,
+        least=0,
+        most=1,
+        show=units.format_percentage,
     ),
     "boolean": Kind(
         name="true or false",
@@ -129,7 +162,7 @@ KINDS = {
     "import string": Kind(
         name="import string",
         expected='an app such as "notes.wsgi:app" or "notes.wsgi:create_app()"',
-        parse=importstring.parse_import_string,
+        parse=_alone(importstring.parse_import_string),
         form="`module:callable`, or `module:factory()`, which is called once, without arguments. "
         "The module lies beside the table or is installed.",
         pattern=importstring.IMPORT_STRING_PATTERN,
@@ -140,6 +173,12 @@ KINDS = {
         parse=lambda text, _directory: text,
         form="`NAME: value`; a name has letters, digits and underscores.",
         shape="mapping",
+        is_free_text=True,
+    ),
+    "text": Kind(
+        name="text",
+        expected="text",
+        parse=lambda text, _directory: text,
         is_free_text=True,
     ),
     "upstream": Kind(
@@ -174,6 +213,56 @@ KINDS = {
         parse=paths.parse_directory,
         form="It must exist. It may not hold the table itself, and so publish the apps' code.",
         is_free_text=True,
+    ),
+    "place": Kind(
+        name="path",
+        expected='a path such as "var/environments", relative to the table\'s own directory',
+        parse=paths.parse_place,
+        form="It is made where it does not exist.",
+        is_free_text=True,
+    ),
+    "folder": Kind(
+        name="directory",
+        expected="a directory, relative to the table's own",
+        parse=paths.parse_folder,
+        is_free_text=True,
+    ),
+    "file": Kind(
+        name="file",
+        expected="a file, relative to the table's directory",
+        parse=paths.parse_file,
+        is_free_text=True,
+    ),
+    "virtual environment": Kind(
+        name="virtual environment",
+        expected="a virtual environment's directory, relative to the table's own",
+        parse=paths.parse_venv,
+        is_free_text=True,
+    ),
+    "python": Kind(
+        name="path or version",
+        expected='a path such as "/usr/bin/python3.12", or a version such as "3.12"',
+        parse=paths.parse_python,
+        pattern=paths.PYTHON_PATTERN,
+        is_free_text=True,
+    ),
+    "user": Kind(
+        name="user",
+        expected='a user such as "www-data"',
+        parse=_alone(users.parse_user),
+        pattern=users.USER_PATTERN,
+    ),
+    "group": Kind(
+        name="group",
+        expected='a group such as "www-data"',
+        parse=_alone(users.parse_group),
+        pattern=users.USER_PATTERN,
+    ),
+    "pool name": Kind(
+        name="pool",
+        expected='a pool such as "shop", or "own"',
+        parse=_alone(parse_pool_name),
+        pattern=POOL_NAME_PATTERN,
     ),
     "file name": Kind(
         name="file name",

@@ -1,15 +1,27 @@
-"""The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run."""
+"""The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run.
+
+The values travel pickled to workers that may run another Python: no slots, which some versions
+cannot have and others pickle in a way of their own.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Union
 
-from gateway.limits import Limits, MountLimits, setting
+from gateway.limits import Limits, MountLimits, PoolLimits, setting
 
-Network = IPv4Network | IPv6Network
+Network = Union[IPv4Network, IPv6Network]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def as_path(text: str) -> Path:
+    """A path that was pickled: Python 3.13 gives the class a name that no other version knows."""
+    return Path(text)
+
+
+@dataclass(frozen=True)
 class Where:
     """A place in the table, both counted from 1."""
 
@@ -17,7 +29,26 @@ class Where:
     column: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
+class Probe:
+    """``probe:`` of a mount: what to ask an app for, and what it has to answer."""
+
+    path: str = field(
+        metadata={
+            "why": "What is asked for, by GET: a path below the mount's own, with a query or not.",
+            "reads": "probe path",
+        }
+    )
+    status: int = setting(
+        0, "The status that tells of health; 0 is any 2xx or 3xx.", least=0, most=599
+    )
+    contains: str = setting("", "Text that the body has to have in it.", reads="text")
+    within_seconds: float = setting(
+        0.0, "How soon the answer has to be there; 0 is the mount's timeout.", least=0
+    )
+
+
+@dataclass(frozen=True)
 class AppTarget:
     """``module:callable`` or ``module:factory()``; the part behind the colon may be dotted."""
 
@@ -37,16 +68,25 @@ class AppTarget:
             "reads": "environment",
         },
     )
-    probe: str = setting(
-        "",
-        "A path below the mount's own, such as /healthz, for which new workers are asked before "
-        "they accept. Anything but 2xx or 3xx within the mount's timeout fails a reload; at a "
-        "start it is logged.",
-        reads="probe path",
+    pool: str = setting(
+        "main",
+        "The pool of workers that run it: one of `pools:`, or own, which is one for this mount "
+        "alone. main is the front workers' own, which run all other mounts together.",
+        reads="pool name",
+    )
+    probe: Probe | None = field(
+        default=None,
+        metadata={
+            "why": "A path below the mount's own, such as /healthz, for which new workers are "
+            "asked before they accept, or a mapping that says more. An app that is not well fails "
+            "a reload; at a start it is logged.",
+            "section": Probe,
+            "short": "path",
+        },
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class StaticTarget:
     """A directory served as files. ``directory`` is absolute and existed when it was checked."""
 
@@ -65,7 +105,7 @@ class StaticTarget:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class RedirectTarget:
     """Where a prefix has gone: the rest of the path and the query are kept (Apache's Redirect)."""
 
@@ -85,7 +125,7 @@ class RedirectTarget:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class UpstreamTarget:
     """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``."""
 
@@ -138,10 +178,10 @@ class UpstreamTarget:
     health_interval_seconds: float = setting(10.0, "Between two of these questions.")
 
 
-Target = AppTarget | StaticTarget | RedirectTarget | UpstreamTarget
+Target = Union[AppTarget, StaticTarget, RedirectTarget, UpstreamTarget]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Mount:
     """One line of ``mounts:``.
 
@@ -154,10 +194,23 @@ class Mount:
     prefix: str
     target: Target
     limits: MountLimits
-    where: Where
+    where: Where = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
+class Watch:
+    """``server.watch:``. ``max_error_rate`` is a share, 0.05 for 5 %."""
+
+    for_seconds: float = setting(30.0, "How long after the swap.")
+    max_error_rate: float = setting(
+        0.05,
+        "The share of responses with a status of 500 or more that is allowed. It is not looked at "
+        "before 20 requests.",
+        reads="percentage",
+    )
+
+
+@dataclass(frozen=True)
 class Server:
     """``server:``. Addresses are ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``."""
 
@@ -200,19 +253,114 @@ class Server:
         "elsewhere.",
         choices=("auto", "json", "text", "off"),
     )
-    watch: bool = setting(
+    reload_on_edit: bool = setting(
         True,
         "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
         reads="boolean",
     )
+    environments: str = setting(
+        ".gateway/environments",
+        "Where the environments of pools with requirements are built and kept, with what was "
+        "downloaded for them. For this gateway alone: what it no longer uses is removed.",
+        reads="place",
+    )
+    keep_previous_seconds: float = setting(
+        30.0,
+        "How long the workers that a reload has replaced are kept loaded, so that a rollback is "
+        "instant. They cost their memory as long.",
+        least=0,
+    )
+    watch: Watch | None = field(
+        default=None,
+        metadata={
+            "why": "A watch over new workers: where too many of their responses are server errors, "
+            "more than before, the gateway rolls back by itself. Without this key it does not.",
+            "section": Watch,
+        },
+    )
     limits: Limits = field(default_factory=Limits)
+    pool_limits: PoolLimits = field(default_factory=PoolLimits)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
+class Pool:
+    """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
+    the mount's for an own one."""
+
+    name: str
+    where: Where = field(default=Where(line=1, column=1), compare=False)
+    workers: int = setting(1, "Worker processes.", reads="workers", most=512)
+    directory: Path | None = setting(  # noqa: RUF009
+        None,
+        "Where its apps are imported from, and the workers' working directory. Without it, the "
+        "table's directory, and the gateway's own.",
+        reads="folder",
+    )
+    python: str = setting(
+        "",
+        "The Python that runs them, 3.9 or newer: a path, or a version such as 3.12. Without it, "
+        "the gateway's own.",
+        reads="python",
+    )
+    venv: Path | None = setting(  # noqa: RUF009
+        None, "A virtual environment with what its apps need.", reads="virtual environment"
+    )
+    requirements: Path | None = setting(  # noqa: RUF009
+        None,
+        "A file that says what its apps need (requirements.txt, pyproject.toml, or a lock file): "
+        "the gateway builds an environment from it, and again when it changes.",
+        reads="file",
+    )
+    concurrency: str = setting(
+        "greenlets",
+        "greenlets: any number of requests at a time, and what waits for a socket lets others "
+        "run. threads: for code that blocks, such as database drivers in C; `threads` at a time, "
+        "and nothing is patched.",
+        choices=("greenlets", "threads"),
+    )
+    threads: int = setting(8, "How many threads a worker has.", most=1024)
+    env: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "why": "Environment variables of its workers, beside those of its mounts.",
+            "reads": "environment",
+        },
+    )
+    env_file: Path | None = setting(  # noqa: RUF009
+        None, "A file of further ones, NAME=value a line, as in Compose.", reads="file"
+    )
+    user: str = setting(
+        "",
+        "The user that its workers run as, by name. The gateway itself has to run as root for "
+        "that. Without it, the gateway's own.",
+        reads="user",
+    )
+    group: str = setting("", "The group; without it, the user's own.", reads="group")
+    nice: int = setting(
+        0, "How much its workers give way to others, as nice(1) does.", least=0, most=19
+    )
+    idle_seconds: float = setting(
+        0.0,
+        "How long nobody has to ask for it before its workers are stopped; the next request "
+        "starts them again and waits. 0 is for ever.",
+        least=0,
+    )
+    limits: PoolLimits = field(default_factory=PoolLimits)
+
+
+@dataclass(frozen=True)
 class Config:
-    """A whole valid table. ``directory`` is its own, absolute; apps are imported from there."""
+    """A whole valid table, or what one pool's workers need of it: ``pool``.
+
+    ``directory`` is its own, absolute; apps are imported from there.
+
+    ``is_dev`` comes from the command line alone: what a table says is for strangers too.
+    """
 
     source: str
     directory: Path
     server: Server
     mounts: tuple[Mount, ...]
+    pools: tuple[Pool, ...] = ()
+    pool: Pool = Pool(name="main")
+    is_dev: bool = False

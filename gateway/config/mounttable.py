@@ -7,9 +7,12 @@ each kind of mount.
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.config.model import AppTarget, Mount, Where
+from gateway.config.importstring import check_module
+from gateway.config.kinds import KINDS
+from gateway.config.model import AppTarget, Mount, Pool, Where
 from gateway.config.mountkey import MountKey, parse_mount_key
 from gateway.config.nodes import Mapping, Node, Scalar, describe, find_key
+from gateway.config.pooltable import MAIN, OWN, assign_pools
 from gateway.config.problems import BadValueError, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
 from gateway.config.redirects import find_loops
@@ -35,8 +38,11 @@ class _Read:
     mount: Mount
 
 
-def parse_mounts(reader: Reader, node: Node, defaults: dict[str, Any]) -> tuple[Mount, ...]:
-    """The mounts that could be read. ``defaults`` are by field name."""
+def parse_mounts(
+    reader: Reader, node: Node, defaults: dict[str, Any], pools: dict[str, Pool]
+) -> tuple[tuple[Mount, ...], tuple[Pool, ...]]:
+    """The mounts that could be read, and those of ``pools`` that they use. ``defaults`` are by
+    field name."""
     pairs = reader.pairs(
         node, "mounts", 'a mapping such as "/notes: notes.wsgi:app", a space after the colon'
     )
@@ -50,9 +56,10 @@ def parse_mounts(reader: Reader, node: Node, defaults: dict[str, Any]) -> tuple[
         if mount is not None:
             read.append(_Read(pair, mount))
     _check_environment(reader, read)
+    _check_modules(reader, read, pools)
     if len(read) == len(pairs or {}):  # else one that could not be read might be where they lead
         _check_loops(reader, read)
-    return tuple(one.mount for one in read)
+    return assign_pools(reader, ((one.pair, one.mount) for one in read), pools)
 
 
 def _parse_key(reader: Reader, key: Scalar, first_of: dict[MountKey, Scalar]) -> MountKey | None:
@@ -125,21 +132,44 @@ def _kind_of(reader: Reader, pair: Pair, pairs: Pairs) -> str:
 
 
 def _check_environment(reader: Reader, read: list[_Read]) -> None:
-    """All mounts share one process, and so one environment."""
-    first_of: dict[str, _Read] = {}
-    values: dict[str, str] = {}
+    """The mounts of a pool share processes, and so one environment."""
+    first_of: dict[tuple[str, str], _Read] = {}
+    values: dict[tuple[str, str], str] = {}
     for one in read:
-        env = one.mount.target.env if isinstance(one.mount.target, AppTarget) else {}
-        for name, value in env.items():
-            first = first_of.setdefault(name, one)
-            if values.setdefault(name, value) != value:
+        target = one.mount.target
+        if not isinstance(target, AppTarget) or target.pool == OWN:
+            continue
+        for name, value in target.env.items():
+            first = first_of.setdefault((target.pool, name), one)
+            if values.setdefault((target.pool, name), value) != value:
                 path = join("mounts", f"{one.pair.key.text}.env.{name}")
                 place = _variable_place(first, name)
                 message = (
                     f'"{first.mount.name}" gives it another value in line {place.line}, column '
-                    f"{place.column}: all mounts share one environment, so rename one of the two"
+                    f"{place.column}: the mounts of a pool share one environment, so rename one of "
+                    "the two"
                 )
                 reader.problems.add(_variable_place(one, name), path, message)
+
+
+def _check_modules(reader: Reader, read: list[_Read], pools: dict[str, Pool]) -> None:
+    """Whether each app's module is there; a Python that is not the gateway's may have others."""
+    for one in read:
+        target = one.mount.target
+        if not isinstance(target, AppTarget):
+            continue
+        pool = pools.get(target.pool, Pool(name=MAIN))
+        if pool.python or pool.venv or pool.requirements:
+            continue
+        try:
+            check_module(target.import_string, pool.directory or reader.interpolator.directory)
+        except BadValueError as bad:
+            found = find_key(one.pair.value, "app")
+            node, path = one.pair.value, join("mounts", one.pair.key.text)
+            if found:
+                node, path = found[1], join(path, "app")
+            if isinstance(node, Scalar):
+                reader.complain(node, path, KINDS["import string"], bad)
 
 
 def _variable_place(read: _Read, name: str) -> Scalar:

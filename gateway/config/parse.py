@@ -13,10 +13,13 @@ from gateway.config.interpolate import Interpolator
 from gateway.config.model import Config, Server
 from gateway.config.mounttable import parse_mounts
 from gateway.config.nodes import YamlError, parse_yaml
+from gateway.config.pooltable import check_memory, parse_pools
 from gateway.config.problems import Problems
 from gateway.config.reader import Pairs, Reader
-from gateway.config.settings import DEFAULTS, LIMITS, SECTIONS, SERVER
-from gateway.limits import Limits
+from gateway.config.settings import DEFAULTS, LIMITS, POOL_LIMITS, SECTIONS, SERVER, take
+from gateway.limits import Limits, PoolLimits
+
+LEAST_SILENCE_SECONDS = 0.2
 
 
 def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, str]) -> Config:
@@ -35,12 +38,13 @@ def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, 
             reader.unknown_key(pair.key, "", SECTIONS)
     server = _parse_server(reader, sections)
     defaults = _parse_defaults(reader, sections)
+    pools = parse_pools(reader, _section(reader, sections, "pools"))
     if "mounts" in sections:
-        mounts = parse_mounts(reader, sections["mounts"].value, defaults)
+        mounts, used = parse_mounts(reader, sections["mounts"].value, defaults, pools)
     else:
         problems.add(root, "mounts", 'missing: add "mounts:" and a mount such as "/: welcome:app"')
     problems.raise_any()
-    return Config(source=source, directory=directory, server=server, mounts=mounts)
+    return Config(source=source, directory=directory, server=server, mounts=mounts, pools=used)
 
 
 def _section(reader: Reader, sections: Pairs, name: str) -> Pairs:
@@ -57,9 +61,9 @@ def _parse_defaults(reader: Reader, sections: Pairs) -> dict[str, Any]:
 def _parse_server(reader: Reader, sections: Pairs) -> Server:
     pairs = _section(reader, sections, "server")
     values = reader.settings(pairs, "server", SERVER)
-    limit_fields = {setting.field for setting in LIMITS.values()}
-    limits = Limits(**{field: values.pop(field) for field in limit_fields & values.keys()})
-    server = Server(**values, limits=limits)
+    limits = Limits(**take(values, LIMITS))
+    pool_limits = PoolLimits(**take(values, POOL_LIMITS))
+    server = Server(**values, limits=limits, pool_limits=pool_limits)
     _check_server(reader, pairs, server)
     return server
 
@@ -86,6 +90,11 @@ def _check_server(reader: Reader, pairs: Pairs, server: Server) -> None:
     if server.proxy_protocol and not server.trusted_proxies:
         message = "nobody could connect: name the proxies that send it in trusted_proxies"
         problem(("proxy_protocol",), message)
+    for key in ("block_warn", "block_timeout"):
+        if 0 < getattr(limits, f"{key}_seconds") < LEAST_SILENCE_SECONDS:
+            message = f"a busy loop may be silent for {LEAST_SILENCE_SECONDS:g} s by itself"
+            problem((key,), f"{message}: raise it, or 0 for never")
+    check_memory(reader, pairs, "server", server.pool_limits)
     if limits.max_request_line_bytes > limits.max_head_bytes:
         message = "max_request_line is larger than max_head, of which it is a part"
         problem(("max_request_line", "max_head"), f"{message}: lower it or raise max_head")

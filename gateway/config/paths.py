@@ -14,6 +14,7 @@ from gateway.config.problems import BadValueError, did_you_mean
 
 LOCATION_PATTERN = r"(/|https?://[^/])[^\s?#]*"
 PROBE_PATTERN = r"/[!-~]*"
+PYTHON_PATTERN = r"3\.[0-9]{1,2}|.*/.*"
 FILE_NAME_PATTERN = r"[^/]+"
 
 # RFC 3986 §3.2: an address with colons stands in brackets, and a user in a Location deceives
@@ -39,8 +40,15 @@ def parse_probe(text: str) -> str:
     return text
 
 
+def parse_place(text: str, _directory: Path) -> str:
+    """A path that need not exist yet. Raises BadValueError."""
+    if not text:
+        raise BadValueError
+    return text
+
+
 def parse_directory(text: str, table_directory: Path) -> Path:
-    """Absolute. Raises BadValueError unless it exists and is safe to publish."""
+    """Absolute. Raises BadValueError unless it can be entered and is safe to publish."""
     found = Path(os.path.normpath(table_directory / text))
     if not text:
         raise BadValueError
@@ -51,10 +59,57 @@ def parse_directory(text: str, table_directory: Path) -> Path:
         raise BadValueError(near or (exc.strerror or "").lower()) from exc
     if not is_directory:
         raise BadValueError("it is a file: name the directory that holds it")
+    if not os.access(found, os.X_OK):
+        raise BadValueError("the gateway's user may not enter it: chmod a+rx")
     real, table = found.resolve(), table_directory.resolve()
     if real == table or real in table.parents:
         raise BadValueError("it would publish the table itself and the apps' code")
     return found
+
+
+def parse_folder(text: str, table_directory: Path) -> Path:
+    """Absolute. Raises BadValueError unless it is an existing directory."""
+    found = _absolute(text, table_directory)
+    if not found.is_dir():
+        near = did_you_mean(found.name, _folders_in(found.parent))
+        raise BadValueError(near or "there is none")
+    return found
+
+
+def parse_file(text: str, table_directory: Path) -> Path:
+    """Absolute. Raises BadValueError unless it is an existing file."""
+    found = _absolute(text, table_directory)
+    if not found.is_file():
+        raise BadValueError("there is none")
+    return found
+
+
+def parse_venv(text: str, table_directory: Path) -> Path:
+    """Absolute. Raises BadValueError unless an interpreter lies in it."""
+    found = _absolute(text, table_directory)
+    if not (found / "bin" / "python").exists():
+        raise BadValueError("there is no bin/python in it: make it with python -m venv")
+    return found
+
+
+def parse_python(text: str, table_directory: Path) -> str:
+    """A version as it is, a path absolute. Raises BadValueError, also for one before 3.9."""
+    if version := re.fullmatch(r"3\.([0-9]{1,2})(\.[0-9]{1,2})?", text):
+        if int(version[1]) < 9:
+            raise BadValueError("3.9 is the oldest that workers run on")
+        return text
+    if "/" not in text:
+        raise BadValueError
+    found = _absolute(text, table_directory)
+    if not os.access(found, os.X_OK) or found.is_dir():
+        raise BadValueError("there is no such program")
+    return str(found)
+
+
+def _absolute(text: str, table_directory: Path) -> Path:
+    if not text:
+        raise BadValueError
+    return Path(os.path.normpath(table_directory / text))
 
 
 def _folders_in(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from gateway.config.inplace import find_reasons
 from gateway.config.model import Config, Mount
 
 Place = tuple[str, str]  # host ("" for any) and prefix ("" for the root)
@@ -16,13 +17,15 @@ Place = tuple[str, str]  # host ("" for any) and prefix ("" for the root)
 class Plan:
     """``changed`` has, by mount, the settings that differ, and ``server`` those of the server: key,
     old and new value. ``moved`` has each place whose owner changes though somebody owned it before
-    and after: place, old owner and new one."""
+    and after: place, old owner and new one. ``reasons`` are why new workers start; without any the
+    edit is served in place."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: dict[str, tuple["Change", ...]]
     server: tuple["Change", ...]
     moved: tuple[tuple[str, str, str], ...]
+    reasons: tuple[str, ...]
 
     def __bool__(self) -> bool:
         """Whether anything changes."""
@@ -36,6 +39,8 @@ class Plan:
             lines += [f"~ {name}: {change}" for change in changes]
         lines += [f"~ server: {change}" for change in self.server]
         lines += [f"> {place}/* moves from {old} to {new}" for place, old, new in self.moved]
+        if self:
+            lines += [f"! new workers: {reason}" for reason in self.reasons] or ["= in place"]
         return lines
 
 
@@ -66,6 +71,7 @@ def build_plan(old: Config, new: Config) -> Plan:
         changed={name: changes for name, changes in changed.items() if changes},
         server=tuple(compare_fields(old.server, new.server)),
         moved=tuple(find_moved(old.mounts, new.mounts)),
+        reasons=tuple(find_reasons(old, new)),
     )
 
 
@@ -82,7 +88,7 @@ def compare_fields(old: Any, new: Any) -> Iterable[Change]:
     """The fields that differ in two dataclasses of one type, those within them too."""
     for field in fields(old):
         one, other = getattr(old, field.name), getattr(new, field.name)
-        if is_dataclass(one):
+        if is_dataclass(one) and is_dataclass(other):
             yield from compare_fields(one, other)
         elif isinstance(one, dict):
             # the values of environment variables are often secrets: their names alone are told

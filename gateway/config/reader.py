@@ -93,7 +93,26 @@ class Reader:
             return self._one_or_more(node, path, kind)
         if kind.shape == "mapping":
             return self._environment(node, path, kind)
+        if kind.owner is not None:
+            return self._section(node, path, setting, kind.owner)
         return self.single(node, path, kind)
+
+    def _section(self, node: Node, path: str, setting: Setting, owner: type) -> Any | None:
+        within = setting.within
+        if setting.kind.short and isinstance(node, Scalar):
+            own = within[setting.kind.short]
+            value = self.single(node, path, own.kind)
+            return None if value is None else owner(**{own.field: value})
+        pairs = self.pairs(node, path, setting.kind.expected)
+        if pairs is None:
+            return None
+        values = self.settings(pairs, path, within)
+        missing = [own for own in within.values() if own.is_required and own.key not in pairs]
+        for own in missing:
+            self.problems.add(node, join(path, own.key), f"missing: expected {own.kind.expected}")
+        if any(own.is_required and own.field not in values for own in within.values()):
+            return None
+        return owner(**values)
 
     def single(self, node: Node, path: str, kind: Kind) -> Any | None:
         """A scalar's value, or None and a problem noted."""
@@ -113,6 +132,11 @@ class Reader:
         except BadValueError as bad:
             self.problems.add(node, path, _told(bad, kind, node, text))
         return None
+
+    def complain(self, node: Scalar, path: str, kind: Kind, bad: BadValueError) -> None:
+        """Note what is wrong with a value that was read before."""
+        text = self.interpolator.expand(node.text)
+        self.problems.add(node, path, _told(bad, kind, node, text))
 
     def _checked(self, text: str, kind: Kind) -> Any:
         if "\0" in text:

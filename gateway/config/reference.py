@@ -8,6 +8,7 @@ from gateway.config.kinds import KINDS
 from gateway.config.settings import (
     DEFAULTS,
     MOUNT_LIMITS,
+    POOL,
     SECTIONS,
     SERVER,
     TARGET_SETTINGS,
@@ -58,6 +59,12 @@ before those of any host. Where nothing is mounted, the answer is 404.
 - The value is an import string, which is an app, or a mapping with exactly one of {kinds}.
 """
 
+_POOLS = """\
+The key is a name that mounts give as their `pool`; the value is a mapping of these settings. A pool
+that no mount names is not started. The front workers, which accept requests and run all other
+mounts, are no pool of the table: their settings are those of `server`.
+"""
+
 _TEXT = """\
 Text that YAML 1.1 would not read as text (`no`, `on`, `1.0`, `12:30`, `2026-01-31`) stands in
 quotes. Unknown keys, keys given twice, tags, merge keys (`<<`) and a second document are problems;
@@ -90,6 +97,7 @@ def build_reference() -> str:
         _section("mounts", _MOUNT_KEYS.replace("{kinds}", kinds)),
         *(f"### A mount with `{k}`\n\n{_table(own)}" for k, own in TARGET_SETTINGS.items()),
         f"### Any mount\n\n{_table(MOUNT_LIMITS)}",
+        _section("pools", f"{_POOLS}\n{_table(POOL)}"),
         f"## Values\n\n{_forms()}",
         _TEXT,
     ]
@@ -106,7 +114,9 @@ def _list(settings: Settings) -> str:
 
 def _table(settings: Settings) -> str:
     rows = ["| Key | Kind | Default | Meaning |", "|---|---|---|---|"]
-    rows += [_row(setting) for setting in settings.values()]
+    for setting in settings.values():
+        rows.append(_row(setting.key, setting))
+        rows += [_row(f"{setting.key}.{key}", own) for key, own in setting.within.items()]
     return "\n".join(rows) + "\n"
 
 
@@ -115,10 +125,10 @@ def _forms() -> str:
     return "\n".join(["| Kind | Form |", "|---|---|", *rows]) + "\n"
 
 
-def _row(setting: Setting) -> str:
+def _row(key: str, setting: Setting) -> str:
     if setting.is_required:
         default = "required"
     else:
         default = f"`{setting.shown_default}`" if setting.shown_default else "none"
-    cells = (f"`{setting.key}`", setting.kind.name, default, setting.why)
+    cells = (f"`{key}`", setting.kind.name, default, setting.why)
     return f"| {' | '.join(cells)} |"

@@ -8,9 +8,18 @@ JSON Schema draft-07, the newest that the YAML language server knows whole.
 from typing import Any
 
 from gateway.config.importstring import IMPORT_STRING_PATTERN
-from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, Kind
+from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, POOL_NAME_PATTERN, Kind
 from gateway.config.mountkey import MOUNT_KEY_PATTERN
-from gateway.config.settings import DEFAULTS, MOUNTS, SECTIONS, SERVER, TARGETS, Setting, Settings
+from gateway.config.settings import (
+    DEFAULTS,
+    MOUNTS,
+    POOL,
+    SECTIONS,
+    SERVER,
+    TARGETS,
+    Setting,
+    Settings,
+)
 
 Schema = dict[str, Any]
 
@@ -44,6 +53,12 @@ def build_schema() -> Schema:
                     ]
                 },
             },
+            "pools": {
+                "description": SECTIONS["pools"],
+                "type": ["object", "null"],
+                "propertyNames": {"pattern": _whole(POOL_NAME_PATTERN)},
+                "additionalProperties": {"type": ["object", "null"], **_keys(POOL)},
+            },
         },
         "definitions": {
             kind: {"type": "object", "required": [kind], **_keys(settings)}
@@ -75,6 +90,10 @@ def _value(setting: Setting) -> Schema:
             "propertyNames": {"pattern": _whole(ENVIRONMENT_NAME_PATTERN)},
             "additionalProperties": _single(setting.kind),
         }
+    elif setting.within:
+        mapping: Schema = {"type": ["object", "null"], **_keys(setting.within)}
+        short = setting.within.get(setting.kind.short)
+        schema |= {"anyOf": [_single(short.kind), mapping]} if short else mapping
     else:
         schema |= _single(setting.kind)
     return schema

@@ -8,15 +8,17 @@ from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any, get_args
 
 from gateway.config.kinds import KINDS, Kind, choice
+from gateway.config.kinds import section as section_kind
 from gateway.config.model import (
     AppTarget,
+    Pool,
     RedirectTarget,
     Server,
     StaticTarget,
     Target,
     UpstreamTarget,
 )
-from gateway.limits import Limits, MountLimits
+from gateway.limits import Limits, MountLimits, PoolLimits
 
 TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget] | type[UpstreamTarget]
 
@@ -24,6 +26,7 @@ SECTIONS = {
     "server": "How the gateway listens, and what it allows a client.",
     "defaults": "Settings for every mount that does not say otherwise.",
     "mounts": "Which app, directory, redirect or other server answers which host and path.",
+    "pools": "Workers of their own for the apps that need them.",
 }
 
 
@@ -37,6 +40,11 @@ class Setting:
     why: str
     default: Any
     is_required: bool
+
+    @property
+    def within(self) -> "Settings":
+        """The keys of one that is a mapping of settings; none of any other."""
+        return settings_of(self.kind.owner) if self.kind.owner else {}
 
     @property
     def shown_default(self) -> str:
@@ -75,7 +83,11 @@ def _key_and_kind(
     choices: tuple[Any, ...] = (),
     least: float | None = None,
     most: float | None = None,
+    section: type | None = None,
+    short: str = "",
 ) -> tuple[str, Kind]:
+    if section is not None:
+        return field.name, section_kind(section, short)
     stem = field.name.removesuffix("_seconds").removesuffix("_bytes")
     if choices:
         return key or stem, choice(choices)
@@ -90,7 +102,9 @@ def _key_and_kind(
 
 LIMITS = settings_of(Limits)
 MOUNT_LIMITS = settings_of(MountLimits)
-SERVER = settings_of(Server) | LIMITS
+POOL_LIMITS = settings_of(PoolLimits)
+SERVER = settings_of(Server) | LIMITS | POOL_LIMITS
+POOL = settings_of(Pool) | POOL_LIMITS
 
 # By the key that tells a mount's kind, the first field of its class.
 TARGETS: dict[str, TargetClass] = {next(iter(settings_of(c))): c for c in get_args(Target)}
@@ -102,6 +116,12 @@ EVERY_MOUNT: Settings = {key: s for settings in MOUNTS.values() for key, s in se
 DEFAULTS = {key: setting for key, setting in EVERY_MOUNT.items() if setting.default is not MISSING}
 
 
+def take(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The values of ``settings``, by field; they are taken out."""
+    fields = {setting.field for setting in settings.values()}
+    return {field: values.pop(field) for field in fields & values.keys()}
+
+
 def places_of(key: str) -> list[str]:
     """Where in the table a key is right, in words."""
     places = []
@@ -109,6 +129,8 @@ def places_of(key: str) -> list[str]:
         places.append("at the top of the table, not indented")
     if key in SERVER:
         places.append('under "server:"')
+    if key in POOL:
+        places.append('in a pool under "pools:"')
     if key in MOUNT_LIMITS:
         places.append('in a mount or under "defaults:"')
     places += [f'in a mount with "{kind}:"' for kind, own in TARGET_SETTINGS.items() if key in own]

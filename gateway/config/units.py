@@ -1,4 +1,4 @@
-"""Durations, sizes, counts and truth: text to values and back.
+"""Durations, sizes, counts, percentages and truth: text to values and back.
 
 Knows nothing of tables. Source: durations as Go and Docker Compose write them, sizes as
 IEC 80000-13 does (KiB is 1024, kB is 1000).
@@ -14,6 +14,7 @@ DURATION_PATTERN = (
 )
 SIZE_PATTERN = r"[0-9]{1,12}(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)"
 COUNT_PATTERN = r"0|[1-9][0-9]{0,8}"
+PERCENTAGE_PATTERN = r"[0-9]{1,3}(\.[0-9]{1,3})?%"
 BOOLEAN_PATTERN = "true|false"
 
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -99,6 +100,18 @@ def _count_hint(text: str) -> str:
     if re.fullmatch(r"[0-9]{1,9}", digits):
         return f"write {int(digits)}"
     return ""
+
+
+def parse_percentage(text: str) -> float:
+    """A share, 0.05 for ``5%``. Raises BadValueError."""
+    if re.fullmatch(PERCENTAGE_PATTERN, text):
+        return float(text[:-1]) / 100
+    raise BadValueError(f'write "{text}%"' if re.fullmatch(r"[0-9]{1,3}", text) else "")
+
+
+def format_percentage(share: float) -> str:
+    """As the table would say it."""
+    return f"{share * 100:g}%"
 
 
 def parse_boolean(text: str) -> bool:

@@ -4,6 +4,8 @@ Refuses to know the socket and the response: it asks a source for bytes. Source:
 §7 (lengths and chunks), PEP 3333 "Input and Error Streams".
 """
 
+from __future__ import annotations
+
 import io
 import re
 from abc import abstractmethod
@@ -17,7 +19,7 @@ from gateway.errors import (
     MalformedRequest,
     RequestError,
 )
-from gateway.http.parser import CHUNKED
+from gateway.http.head import CHUNKED
 
 READ_BYTES = 64 * 1024
 MAX_CHUNK_LINE = 256  # chunk size and extensions; RFC 9112 §7.1.1 asks for a limit of our own
@@ -63,7 +65,7 @@ class Content(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: "memoryview", /) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         """Raises RequestTimeout and ClientDisconnected; of chunks MalformedRequest,
         ContentTooLarge and HeaderFieldsTooLarge too."""
         if self.is_complete:

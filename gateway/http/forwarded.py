@@ -4,13 +4,15 @@ Refuses to know sockets and mounts. What an untrusted peer says never gets here:
 it. Source: RFC 7239 (``Forwarded``), and for ``X-Forwarded-*`` the practice of nginx and Traefik.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from gateway.errors import MalformedRequest
+from gateway.http.head import RequestHead
 from gateway.http.names import CACHE_ENTRIES, parse_host
-from gateway.http.parser import RequestHead
 from gateway.wsgi import Environ
 
 UNIX_PEER = "unix:"
@@ -24,10 +26,11 @@ _MAX_HOP = 64  # an IPv6 address with IPv4 tail, brackets and a port
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,128}", re.ASCII)
 _PREFIX = re.compile(r"(?:/[^/\s?#\\]+)*/?", re.ASCII)
 # RFC 7239 §4: a pair, or none, and what ends it. Some proxies leave the quotes around [v6]:port
-# out. Possessive, since a client may have sent thousands of blanks.
+# out. Blanks are looked for twice only around a pair: a client may have sent thousands of them, and
+# two runs of blanks in a row could share them out in as many ways.
 _PAIR = re.compile(
-    r"[ \t]*+(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]+)="
-    r"(?:([!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+)|\"((?:[^\"\\]|\\.)*+)\"))?[ \t]*+(;|,|$)",
+    r"[ \t]*(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]+)="
+    r"(?:([!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+)|\"((?:[^\"\\]|\\.)*)\")[ \t]*)?(;|,|$)",
     re.ASCII,
 )
 

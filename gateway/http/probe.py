@@ -4,6 +4,8 @@ Takes the way of every other request, from a connection through dispatch to the 
 who wants to know.
 """
 
+from __future__ import annotations
+
 import _socket
 import contextlib
 from typing import Any, Protocol
@@ -30,13 +32,26 @@ class Probed(Protocol):
     def limits(self) -> MountLimits: ...
 
 
-def ask_probe(service: Service, mount: Probed, path: str) -> str:
+class Probe(Protocol):
+    """What to ask for; ``status`` 0 is any 2xx or 3xx, ``within_seconds`` 0 the mount's timeout."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def contains(self) -> str: ...
+    @property
+    def within_seconds(self) -> float: ...
+
+
+def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
     """Why the mount is not well; "" where it is. May switch greenlets."""
-    target = quote(mount.prefix) + path
+    target = quote(mount.prefix) + probe.path
     client_side, server_side = _socket.socketpair()
     server_side.setblocking(False)
     connection = Connection(service, server_side, UNIX_PEER, "")
-    seconds = mount.limits.timeout_seconds
+    seconds = probe.within_seconds or mount.limits.timeout_seconds
     # a watcher, not a callback: what it brings about runs in the same turn of the loop
     beginning: Any = get_hub().loop.timer(0)
     beginning.start(connection.begin)
@@ -46,19 +61,26 @@ def ask_probe(service: Service, mount: Probed, path: str) -> str:
         try:
             with gevent.Timeout(seconds):
                 client.sendall((request + fields).encode())
-                answer = read_all(client)
+                head, contains = read_all(client, probe.contains.encode())
         except gevent.Timeout:
             return f"its probe {target} was not answered within {seconds:g} s"
-    _, _, status = answer.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-    if status[:1] in ("2", "3"):
-        return ""
-    return f"its probe {target} was answered {status}" if status else f"its probe {target} was cut"
+    _, _, status = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+    if not status:
+        return f"its probe {target} was cut"
+    if not (status.startswith(str(probe.status)) if probe.status else status[:1] in ("2", "3")):
+        wanted = f" instead of {probe.status}" if probe.status else ""
+        return f"its probe {target} was answered {status}{wanted}"
+    return "" if contains else f'its probe {target} was answered without "{probe.contains}"'
 
 
-def read_all(client: gevent_socket.socket) -> bytes:
-    """The first bytes of an answer, once all of it has come."""
-    answer = b""
+def read_all(client: gevent_socket.socket, text: bytes) -> tuple[bytes, bool]:
+    """The first bytes of an answer, once all of it has come, and whether ``text`` is in it."""
+    head = tail = b""
+    found = not text
     with contextlib.suppress(OSError):
         while data := client.recv(65536):
-            answer = answer or data
-    return answer
+            head = head or data
+            tail += data
+            found = found or text in tail
+            tail = tail[-len(text) :]
+    return head, found

@@ -4,6 +4,8 @@ Owns both forms of the header, bytes to a value. Refuses to know sockets, and wh
 Source: "The PROXY protocol, Versions 1 & 2" (HAProxy's doc/proxy-protocol.txt), cited by its §.
 """
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -35,7 +37,7 @@ _ADDRESS_BYTES = (0, 12, 36, 216)
 _LAST_TRANSPORT = 2  # DGRAM
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class ProxyHeader:
     """``size_bytes`` of it stand before the first request. It names ``peer`` and ``port``, or
     nobody ("" and ""); ``is_local`` when the proxy speaks for itself and relays nothing."""

@@ -11,11 +11,14 @@ from typing import Any
 import gevent
 from gevent import get_hub
 
+from gateway.dispatch import MountTable
 from gateway.http.connection import Connection
+from gateway.http.environ import MountInfo
 from gateway.http.forwarded import UNIX_PEER
 from gateway.http.proxied import ProxiedConnection
 from gateway.http.service import Service
 from gateway.http.stream import READ, State
+from gateway.limits import Limits
 
 # at one wake-up; the other workers' turn comes in between
 ACCEPTS_PER_TURN = 8
@@ -23,6 +26,22 @@ SWEEP_SECONDS = (0.05, 1.0)
 # how long a drain leaves idle connections open; a proxy hears of the drain by Connection: close
 IDLE_GRACE_SECONDS = 0.5
 IN_FLIGHT = frozenset((State.RUNNING, State.READING, State.WRITING))
+
+
+def find_sweep_seconds(service: Service) -> float:
+    """How often deadlines are looked at: often enough for the shortest, but not for nothing."""
+    limits = service.limits
+    # the loop tells of itself at each look
+    silences = (limits.block_warn_seconds, limits.block_timeout_seconds)
+    shortest = min(
+        *(seconds for seconds in silences if seconds),
+        limits.head_timeout_seconds,
+        limits.body_timeout_seconds,
+        limits.send_timeout_seconds,
+        limits.keep_alive_seconds,
+        *(mount.limits.timeout_seconds for mount in service.table.mounts),
+    )
+    return min(max(shortest / 4, SWEEP_SECONDS[0]), SWEEP_SECONDS[1])
 
 
 class Server:
@@ -37,7 +56,6 @@ class Server:
         self._connection = ProxiedConnection if proxy_protocol else Connection
         self._listener = listener
         self._service = service
-        self._limits = service.limits
         self._kind = (listener.family, listener.type, listener.proto)
         self._is_unix = listener.family == socket.AF_UNIX
         self._is_accepting = False
@@ -46,17 +64,17 @@ class Server:
         self._cut: set[Connection] = set()
         self._loop: Any = get_hub().loop
         self._watcher = self._loop.io(listener.fileno(), READ)
-        shortest = min(
-            [m.limits.timeout_seconds for m in service.table.mounts]
-            + [
-                self._limits.head_timeout_seconds,
-                self._limits.body_timeout_seconds,
-                self._limits.send_timeout_seconds,
-                self._limits.keep_alive_seconds,
-            ]
-        )
-        self._sweep_seconds = min(max(shortest / 4, SWEEP_SECONDS[0]), SWEEP_SECONDS[1])
-        self._timer = self._loop.timer(self._sweep_seconds, self._sweep_seconds)
+        seconds = find_sweep_seconds(service)
+        self._timer = self._loop.timer(seconds, seconds)
+
+    def adjust(self, table: MountTable, limits: Limits, mounts: MountInfo) -> None:
+        """Serve other mounts within other limits; requests in flight end as they began."""
+        self._service.adjust(table, limits, mounts)
+        self._timer.stop()
+        self._timer.close()
+        seconds = find_sweep_seconds(self._service)
+        self._timer = self._loop.timer(seconds, seconds)
+        self._timer.start(self._sweep)
 
     def start(self) -> None:
         """Accept from now on. The hub does the work while any greenlet of this thread waits."""
@@ -65,7 +83,11 @@ class Server:
         if not self._is_unix:
             # inherited by what is accepted: head and body never wait for each other's ACK
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # a connection comes with its first request, or after this, in seconds: it is read at
+            # once and, if that ends it, costs no watcher (Apache asks for the same)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         self._service.tell_time()
+        self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)
         self._accept_more(True)
 
@@ -84,8 +106,9 @@ class Server:
     def _accept_some(self) -> bool:
         """One turn's worth; whether there may be more."""
         service = self._service
+        family, kind, protocol = self._kind
         for _ in range(ACCEPTS_PER_TURN):
-            if len(service.connections) >= self._limits.max_connections:
+            if len(service.connections) >= service.limits.max_connections:
                 self._accept_more(False)  # the rest waits in the kernel's queue
                 return False
             try:
@@ -97,7 +120,7 @@ class Server:
             except OSError:
                 self._accept_more(False)  # out of descriptors; the sweep tries again
                 return False
-            client = _socket.socket(*self._kind, fileno=descriptor)
+            client = _socket.socket(family, kind, protocol, descriptor)
             client.setblocking(False)
             if self._is_unix:
                 connection = self._connection(service, client, UNIX_PEER, "")
@@ -117,27 +140,38 @@ class Server:
     def _sweep(self) -> None:
         self._service.tell_time()
         now = time.monotonic()
+        self._service.in_flight.beat(now)
         for connection in tuple(self._service.connections):
-            connection.sweep(now, self._limits)
+            connection.sweep(now, self._service.limits)
         if self._is_retired:
             self._cut_overdue(now)
         self._make_room()
 
-    def retire(self) -> None:
+    def pause(self) -> None:
         """Accept no more: others do, on the same socket. Kept-alive connections hear of it with
         their next response, and idle ones are left open until ``keep_alive`` has passed, so that
         nginx never finds one closed that it is about to use."""
-        self._service.is_draining = self._is_retired = True
-        self._retired = time.monotonic()
+        self._service.is_draining = True
         self._accept_more(False)
 
+    def resume(self) -> None:
+        """Accept again, after ``pause``."""
+        self._service.is_draining = False
+        self._accept_more(True)
+
+    def retire(self) -> None:
+        """``pause`` for good, to end with the last connection."""
+        self.pause()
+        self._is_retired = True
+        self._retired = time.monotonic()
+
     def has_retired(self) -> bool:
-        """Whether the last connection has gone."""
+        """Whether it was retired, and the last connection has gone."""
         return self._is_retired and not self._service.connections
 
     def _cut_overdue(self, now: float) -> None:
         """A request has ``drain_timeout`` from the retirement on, or from its own begin."""
-        latest = now - self._limits.drain_timeout_seconds
+        latest = now - self._service.limits.drain_timeout_seconds
         for connection in self._service.connections - self._cut if latest > self._retired else ():
             if connection.cut_overdue(latest):
                 self._cut.add(connection)
@@ -149,9 +183,9 @@ class Server:
         many requests were cut, at the end of ``timeout_seconds`` or since the retirement.
         """
         service = self._service
-        service.is_draining = True
+        was_paused, service.is_draining = service.is_draining, True
         self._accept_more(False)
-        if not self._is_retired:
+        if not was_paused:
             accept = self._loop.timer(0)
             accept.start(self._accept_queued)
             gevent.sleep(0.001)  # behind that timer
@@ -169,6 +203,7 @@ class Server:
         for connection in tuple(service.connections):
             connection.close()
         self._timer.stop()
+        service.in_flight.beat(time.monotonic())
         service.greenlets.close()
         service.access_log.flush()
         return len(self._cut.union(cut))

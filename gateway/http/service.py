@@ -4,24 +4,37 @@ Refuses to know sockets. The server keeps ``is_draining`` and the time; connecti
 remove themselves.
 """
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable
+from copy import copy
+from itertools import count
 from typing import Any
 
 from gateway.dispatch import MountTable
+from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.greenlets import GreenletPool
 from gateway.http.parser import HeadParser
+from gateway.inflight import InFlight
 from gateway.limits import Limits
 from gateway.logs import AccessLog
 from gateway.wsgi import Environ
+
+
+def tell_nothing(_: BaseException) -> str:
+    """What strangers are told of an app's exception."""
+    return ""
 
 
 class Service:
     """``connections`` are the open ones; ``on_close`` is called after each close.
 
     ``date_line`` ends a response head: the Date field, made once a second, and the empty line.
+    ``next_request_id`` gives one that is unique among workers and restarts.
+    ``tell_fault`` gives what an error page shows of an app's exception.
     """
 
     def __init__(
@@ -32,27 +45,43 @@ class Service:
         limits: Limits,
         proxies: TrustedProxies,
         access_log: AccessLog,
+        in_flight: InFlight | None = None,
+        tell_fault: Callable[[BaseException], str] = tell_nothing,
     ) -> None:
         self.table = table
         self.base_environ = base_environ
         self.limits = limits
         self.proxies = proxies
         self.access_log = access_log
+        self.in_flight = in_flight or InFlight()
+        self.tell_fault = tell_fault
         self.parser = HeadParser(limits)
         self.greenlets = GreenletPool()
+        self.submit = self.greenlets.submit
         self.connections: set[Any] = set()
         self.tell_time()
         self.is_draining = False
         self.on_close: Callable[[], None] | None = None
-        self._request_count = 0
-        self._request_id_base = f"{os.urandom(8).hex()}-"
+        # of C throughout: without a Python frame for each request
+        self.next_request_id: Callable[[], str] = map(
+            f"{os.urandom(8).hex()}-%d".__mod__, count(1)
+        ).__next__
         base_environ["gateway.is_draining"] = lambda: self.is_draining
 
     def tell_time(self) -> None:
         """To be called once a second."""
-        self.date_line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime())
+        line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime())
+        self.date_line = line.encode()
 
-    def next_request_id(self) -> str:
-        """Unique among workers and restarts."""
-        self._request_count += 1
-        return f"{self._request_id_base}{self._request_count}"
+    def adjust(self, table: MountTable, limits: Limits, mounts: MountInfo) -> None:
+        """Serve other mounts within other limits from the next request on."""
+        self.table = table
+        self.limits = limits
+        self.parser = HeadParser(limits)
+        self.base_environ = self.base_environ | {"gateway.mounts": mounts}
+
+    def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> Service:
+        """Another one that shares all else with this one, to ask how it would serve."""
+        other = copy(self)
+        other.adjust(table, limits, mounts)
+        return other

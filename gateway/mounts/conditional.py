@@ -4,8 +4,10 @@ Owns the reading of those request fields, as pure functions. Refuses to know fil
 Source: RFC 9110 §5.6.7 (dates), §12.5.3 (Accept-Encoding), §13 (conditions), §14 (ranges).
 """
 
+from __future__ import annotations
+
 import re
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import lru_cache
 
 from gateway.wsgi import Environ
@@ -33,8 +35,8 @@ _ONE_RANGE = re.compile(
     r"bytes=[ \t]*(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})[ \t]*", re.IGNORECASE
 )
 _WEIGHTED_CODING = re.compile(
-    r"(?:^|,)[ \t]*+(?P<coding>br|(?:x-)?gzip|identity|\*)[ \t]*+"
-    r"(?:;[ \t]*+q=(?P<weight>0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*+)?(?=,|$)",
+    r"(?:^|,)[ \t]*(?P<coding>br|(?:x-)?gzip|identity|\*)[ \t]*"
+    r"(?:;[ \t]*q=(?P<weight>0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*)?(?=,|$)",
     re.IGNORECASE,
 )
 
@@ -49,13 +51,13 @@ def parse_http_date(value: str) -> int | None:
     year = int(found["year"])
     if len(found["year"]) == 2:
         # §5.6.7: a year that seems more than 50 years ahead is the last one that ended so.
-        this_year = datetime.now(UTC).year
+        this_year = datetime.now(timezone.utc).year
         year += this_year - this_year % 100
         year -= 100 * (year > this_year + 50)
     month = _MONTHS.index(found["month"]) + 1
     day, hour, minute, second = (int(found[part]) for part in ("day", "hour", "minute", "second"))
     try:
-        moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
     except ValueError:
         return None
     return int(moment.timestamp())

@@ -4,6 +4,8 @@ Owns the system calls and the descriptors of static files. Refuses to know HTTP.
 proc_pid_fd(5), PEP 3333 "Optional Platform-Specific File Handling".
 """
 
+from __future__ import annotations
+
 import errno
 import io
 import os

@@ -4,9 +4,11 @@ Refuses to know requests. A mount whose app cannot be had answers 503 on its own
 others never notice.
 """
 
+from __future__ import annotations
+
 import importlib
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from gateway.config.model import (
@@ -18,19 +20,21 @@ from gateway.config.model import (
 )
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
-from gateway.http.response import build_error_page
+from gateway.http.error_page import build_error_page
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
-from gateway.upstream.address import MAX_IDLE, Address
-from gateway.upstream.health import watch_health
-from gateway.upstream.mount import Upstream
-from gateway.upstream.request import Rules
-from gateway.upstream.rewrite import Rewriter
+from gateway.tracebacks import describe_error, shorten
 from gateway.wsgi import Environ, StartResponse, WSGIApp
+
+# of what an exception says; its traceback follows
+MOST_CHARACTERS = 1000
 
 
 class Unavailable:
-    """Stands for an app that did not load: 503, without saying why to strangers."""
+    """Stands for an app that did not load: 503. ``cause`` is shown; strangers are told none."""
+
+    def __init__(self, cause: str = "") -> None:
+        self._cause = cause
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
         status = "503 Service Unavailable"
@@ -38,6 +42,7 @@ class Unavailable:
             status,
             "The app mounted here did not load. The gateway's log has the cause.",
             environ.get("gateway.request_id", ""),
+            self._cause,
         )
         start_response(
             status,
@@ -51,12 +56,16 @@ class Unavailable:
 
 
 def load_mounts(
-    mounts: Iterable[Mount], announce: Callable[[str], object] = str
+    mounts: Iterable[Mount],
+    announce: Callable[[str], object] = str,
+    loaded_apps: Mapping[str, WSGIApp] = MappingProxyType({}),
+    tells_cause: bool = False,
 ) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
     """Every mount, and the errors of those that did not load, by mount name.
 
     ``announce`` is called with a mount's name before it is loaded. Apps are imported here, with the
-    environment and ``sys.path`` as they are.
+    environment and ``sys.path`` as they are, but for those that ``loaded_apps`` has by mount name.
+    ``tells_cause`` is whether the page of one that did not load tells why.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
@@ -64,13 +73,20 @@ def load_mounts(
         announce(mount.name)
         app: WSGIApp
         try:
-            if isinstance(mount.target, UpstreamTarget):
+            if mount.name in loaded_apps:
+                is_app = isinstance(mount.target, AppTarget)
+                app, kind = loaded_apps[mount.name], "app" if is_app else "upstream"
+            elif isinstance(mount.target, UpstreamTarget):
+                # here, since most workers of pools have none
+                from gateway.mounts.upstreams import load_upstream
+
                 app, kind = load_upstream(mount, mount.target), "upstream"
             else:
                 app, kind = load_target(mount.target)
         except AppLoadError as error:
             errors[mount.name] = error
-            app, kind = Unavailable(), "app"
+            cause = f"{error}\n{describe_cause(error)}".rstrip() if tells_cause else ""
+            app, kind = Unavailable(cause), "app"
         loaded.append(
             LoadedMount(
                 name=mount.name,
@@ -98,35 +114,6 @@ def load_target(target: AppTarget | StaticTarget | RedirectTarget) -> tuple[WSGI
             # not from it: a traceback is shown for an app's own fault alone
             raise AppLoadError(f"the redirect: {error}") from None
     return load_app(target.import_string), "app"
-
-
-def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
-    """The WSGI callable that asks another server. Nothing is connected to before the first request,
-    but for health checks."""
-    max_idle = MAX_IDLE if target.keep_alive_seconds else 0
-    addresses = [Address(address, max_idle=max_idle) for address in target.addresses]
-    host = "" if target.host == "keep" else target.host
-    strips_prefix = target.prefix == "strip"
-    own_names = [address.authority for address in addresses] + [host] * bool(host)
-    checks = []
-    if target.health:
-        interval = target.health_interval_seconds
-        checks = watch_health(mount.name, addresses, target.health, host, interval)
-    return Upstream(
-        mount.name,
-        addresses,
-        Rules(
-            prefix=mount.prefix.encode().decode("latin-1"),
-            strips_prefix=strips_prefix,
-            host=host,
-            authority=addresses[0].authority,
-        ),
-        connect_timeout_seconds=target.connect_timeout_seconds,
-        keep_alive_seconds=target.keep_alive_seconds,
-        tunnel_timeout_seconds=target.tunnel_timeout_seconds,
-        rewriter=Rewriter(own_names, adds_prefix=strips_prefix) if target.rewrite else None,
-        checks=checks,
-    )
 
 
 def load_app(import_string: str) -> WSGIApp:
@@ -160,27 +147,13 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"{import_string}: the app called sys.exit({error.code!r}) while it was loaded"
     try:
-        told = str(error).strip().partition("\n")[0]
+        told = shorten(str(error).strip().partition("\n")[0], MOST_CHARACTERS)
     except Exception:  # noqa: BLE001  what an exception tells of itself is the app's own code
         told = "it does not tell why"
-    return f"{import_string}: {type(error).__name__}: {told}"
+    name = type(error).__name__
+    return f"{import_string}: {name}: {told}" if told else f"{import_string}: {name}"
 
 
 def describe_cause(error: AppLoadError) -> str:
-    """The traceback of the app's own error and of what led to it, without the lines that are the
-    gateway's or the import system's; "" where that leaves nothing to show."""
-    cause = error.__cause__
-    if cause is None:
-        return ""
-    report: traceback.TracebackException | None
-    report = whole = traceback.TracebackException.from_exception(cause)
-    while report is not None:
-        report.stack[:] = [frame for frame in report.stack if _is_own(frame.filename)]
-        report = report.__cause__ or (None if report.__suppress_context__ else report.__context__)
-    if not whole.stack and not isinstance(cause, SyntaxError):
-        return ""
-    return "".join(whole.format()).rstrip()
-
-
-def _is_own(file_name: str) -> bool:
-    return file_name not in (__file__, importlib.__file__) and not file_name.startswith("<frozen ")
+    """The traceback of the app's own error; "" where there is none to show."""
+    return describe_error(error.__cause__) if error.__cause__ else ""

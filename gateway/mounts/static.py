@@ -5,6 +5,8 @@ Owns which file answers a path and what is said about it. Refuses to know the se
 (representations), §13 (conditions), §14 (ranges), §15 (status codes).
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import re

@@ -28,7 +28,9 @@ async def serve_control(
     """Answer on an open, listening Unix socket from now on."""
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError, TimeoutError):
+        refused = (OSError, EOFError, asyncio.LimitOverrunError, TimeoutError)
+        # cancelled: the gateway ends, and that is the answer to `stop`
+        with contextlib.suppress(*refused, asyncio.CancelledError):
             async with asyncio.timeout(QUESTION_SECONDS):
                 line = await reader.readuntil(b"\n")
             answer = await _answer(line, commands)

@@ -12,30 +12,34 @@ from enum import Enum
 from typing import Any
 
 from gateway.config.model import Config
+from gateway.environments.cache import Environment
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
-from gateway.supervisor.children import Child, ChildState, Report, describe_exit
+from gateway.supervisor.backoff import Backoff
+from gateway.supervisor.children import LEAVING, Child, ChildState, Report, resident_bytes
+from gateway.supervisor.failures import describe_failure, describe_place
 
-# a worker that dies young is started again after 0.1 s, 0.2 s, 0.4 s ... but no later than this
-MAX_BACKOFF_SECONDS = 10.0
-FIRST_BACKOFF_SECONDS = 0.1
-# a worker that lived this long did not die of its start
-YOUNG_SECONDS = 5.0
+# without workers for so long, requests are better answered than kept waiting
+GONE_SECONDS = 0.5
 # beyond the time that a worker was given to end, for one that is wedged
 KILL_GRACE_SECONDS = 2.0
 
 
 class State(Enum):
-    """A generation's life, in order. One that fails to start goes from the first to the last."""
+    """A generation's life, in order. One that fails to start goes from the first to the last, one
+    that is kept for a rollback may serve again; one that is asleep has no workers."""
 
     STARTING = "starting"
     SERVING = "serving"
+    KEPT = "kept"
+    ASLEEP = "asleep"
     RETIRING = "retiring"
     STOPPING = "stopping"
 
 
 class Generation:
     """The workers of ``config``. ``may_fail`` names mounts that may answer 503; None is any.
+    ``on_change`` is called after each report and each end of a worker.
 
     ``failed`` has the report of each mount that did not load, by name; ``faults`` are why the
     generation cannot serve, each as a person reads it.
@@ -47,7 +51,9 @@ class Generation:
         config: Config,
         style: str,
         listener: socket.socket,
+        environment: Environment | None,
         may_fail: frozenset[str] | None = None,
+        on_change: Callable[["Generation"], object] = id,
     ) -> None:
         self.id = f"g{number}"
         self.config = config
@@ -56,11 +62,16 @@ class Generation:
         self.failed: dict[str, Report] = {}
         self.faults: list[str] = []
         self.began = time.monotonic()
-        self.young_deaths = 0
         self._style = style
+        self.log_style = "off" if config.server.access_log == "off" else style
+        self.backoff = Backoff()
         self._listener = listener
+        self.environment = environment
         self._may_fail = may_fail
+        self._on_change = on_change
+        self._ended = (0, 0)
         self._was_ready = False
+        self._was_asked = False  # whether it may have connections
         self._changed = asyncio.Event()
 
     # --- starting -----------------------------------------------------------------------------
@@ -69,51 +80,100 @@ class Generation:
         """Start; each worker accepts as soon as it has loaded. The gateway's first generation."""
         self.state = State.SERVING
         for _ in range(self.config.server.workers):
-            self._spawn()
+            self.spawn()
 
     async def load(self) -> None:
-        """Start, and accept once every worker has loaded all it should. Else all workers are ended
+        """Start, and wait until every worker has loaded all it should. Else all workers are ended
         again, and AppLoadError is raised with the reasons."""
         try:
             for _ in range(self.config.server.workers):
-                self._spawn()
+                self.spawn()
         except OSError as error:
             self.faults.append(f"a worker could not be started: {error}")
-        if await self._has_reached(ChildState.LOADED):
-            for child in self.children.values():
-                child.order("accept")
-            if await self._has_reached(ChildState.READY):
-                self.state = State.SERVING
-                return
+        if not await self._has_reached(ChildState.LOADED):
+            await self.give_up()
+
+    async def accept(self) -> None:
+        """Have all workers accept, which have loaded or are kept. Raises AppLoadError as ``load``,
+        and for one that is no longer whole."""
+        if self.state is State.KEPT:
+            self.faults = [] if self.is_whole else [f"a worker of {self.id} has ended meanwhile"]
+            self.state = State.STARTING
+        for child in self.crew:
+            child.accept()
+        if not await self._has_reached(ChildState.READY):
+            await self.give_up()
+        self.state = State.SERVING
+
+    @property
+    def crew(self) -> list[Child]:
+        """The workers that are to stay."""
+        return [child for child in self.children.values() if child.state not in LEAVING]
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a worker is missing; those that leave do not count."""
+        return len(self.crew) < self.config.server.workers
+
+    @property
+    def has_surplus(self) -> bool:
+        """Whether one worker may go."""
+        return len(self.crew) > self.config.server.workers
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no worker has ended since it was kept."""
+        states = [child.state for child in self.crew]
+        return states == [ChildState.PAUSED] * self.config.server.workers
+
+    async def give_up(self) -> None:
+        """End a start that has failed. Raises AppLoadError with the reasons."""
         limits = self.config.server.limits
-        may_be_asked = any(child.accepts for child in self.children.values())
-        await self.stop(limits.drain_timeout_seconds if may_be_asked else 0)
+        await self.stop(limits.drain_timeout_seconds if self._was_asked else 0)
         raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
-    def _spawn(self) -> None:
-        child = Child(self.config, self._style, self.id, self._listener, self.on_report)
+    @property
+    def is_gone(self) -> bool:
+        """Whether it should serve, and has no worker that could for a while."""
+        is_alone = self.state is State.SERVING and not self.children
+        return is_alone and self.backoff.seconds >= GONE_SECONDS
+
+    def spawn(self, *, is_spare: bool = False) -> Child:
+        """Start a worker, as a spare one beside those that serve. Raises OSError."""
+        child = Child(
+            self.config, self._style, self.id, self._listener, self.environment, self.on_report
+        )
         self.children[child.pid] = child
+        child.is_spare = is_spare
         seconds = self.config.server.limits.start_timeout_seconds
         asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)
+        self._on_change(self)
+        return child
 
     def _end_overdue(self, child: Child) -> None:
         if child.state is not ChildState.LOADING or child.exit_code is not None:
             return
         seconds = self.config.server.limits.start_timeout_seconds
         what = f"worker {child.pid} did not load within {seconds:g} s (server.start_timeout)"
-        self._note_fault(self._at_mount(child.loading, what))
+        self.note_fault(self.at_mount(child.loading, what))
         child.kill()
 
-    def _at_mount(self, name: str, what: str) -> str:
+    def at_mount(self, name: str, what: str) -> str:
         """``what`` with the place in the table of the mount that was being loaded."""
         return f"{describe_place(self.config, name)}: {what}" if name else what
 
-    def _note_fault(self, fault: str) -> None:
+    def note_change(self) -> None:
+        """Have those look who wait in ``until``, and who was to be told of changes."""
+        self._changed.set()
+        self._on_change(self)
+
+    def note_fault(self, fault: str) -> None:
+        """Why it cannot serve, or what is to be known of one that does."""
         if self.state is State.STARTING:
             self.faults.append(fault)
         else:
             lifecycle.error("%s", fault)
-        self._changed.set()
+        self.note_change()
 
     # --- what workers report ------------------------------------------------------------------
 
@@ -123,22 +183,41 @@ class Generation:
         if event == "loading":
             child.loading = report["mount"]
         elif event == "loaded":
-            child.loading = ""
-            self._note_mounts(report["mounts"])
-            if child.state is ChildState.LOADING:
-                child.state = ChildState.LOADED
-                if self.state is State.SERVING:
-                    child.order("accept")
+            self._on_loaded(child, report)
+        elif event == "prepared":
+            child.note_prepared(report)
+        elif event == "applied":
+            child.applied = child.config
         elif event == "ready":
             if child.state is ChildState.LOADED:
                 child.state = ChildState.READY
-                child.accepts = True
+                child.accepts = self._was_asked = True
             self._tell_when_ready()
-        elif event == "retired":
+        elif event in ("paused", "retired"):
             child.accepts = False
         elif event == "drained" and report["cut"]:
             lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
-        self._changed.set()
+        self.note_change()
+
+    def _on_loaded(self, child: Child, report: Report) -> None:
+        child.loading = ""
+        child.loaded_bytes = resident_bytes(child.pid)
+        if child.is_spare and self._has_objections(child, report["mounts"]):
+            child.terminate()
+            return
+        self._note_mounts(report["mounts"])
+        if child.state is ChildState.LOADING:
+            child.state = ChildState.LOADED
+            if child.config is not self.config:
+                child.apply(self.config)  # which has changed in place while it was loading
+            if self.state is State.SERVING:
+                child.accept()
+
+    def _has_objections(self, child: Child, reports: list[Report]) -> bool:
+        """Whether a spare worker failed to load what others have loaded."""
+        new = [report for report in reports if report["mount"] not in self.failed]
+        child.objection = "\n".join(describe_failure(self.config, report) for report in new)
+        return bool(new)
 
     def _tell_when_ready(self) -> None:
         states = {child.state for child in self.children.values()}
@@ -161,55 +240,28 @@ class Generation:
                 text = describe_failure(self.config, report, effect)
                 lifecycle.error("%s", text, extra={"mount": name})
             else:
-                self._note_fault(describe_failure(self.config, report))
-
-    # --- workers that end ---------------------------------------------------------------------
-
-    async def bury(self, child: Child) -> None:
-        """A worker has ended: mourn, and replace it where the generation serves."""
-        was = child.state
-        await child.finish()
-        del self.children[child.pid]
-        lived = time.monotonic() - child.started
-        ended = f"worker {child.pid} ({was.value}) {describe_exit(child.exit_code)}"
-        if self.state is State.STARTING:
-            if not self.faults:
-                self._note_fault(self._at_mount(child.loading, f"{ended} while it was loading"))
-        elif self.state is State.SERVING:
-            self.young_deaths = 0 if lived > YOUNG_SECONDS else self.young_deaths + 1
-            delay = backoff_seconds(self.young_deaths)
-            when = f"in {delay:g} s" if delay else "now"
-            lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
-            await self._replace(delay)
-        self._changed.set()
-
-    async def _replace(self, delay: float) -> None:
-        await asyncio.sleep(delay)
-        while self.state is State.SERVING:
-            try:
-                self._spawn()
-                break
-            except OSError as error:
-                self.young_deaths += 1
-                delay = backoff_seconds(self.young_deaths)
-                lifecycle.error("a worker could not be started: %s; again in %g s", error, delay)
-                await asyncio.sleep(delay)
+                self.note_fault(describe_failure(self.config, report))
 
     # --- ending -------------------------------------------------------------------------------
 
     async def leave(self) -> None:
-        """Accept no more. Waits until that is so, but not long for a worker that is wedged."""
-        self.state = State.RETIRING
+        """Accept no more, and stay loaded. Waits, but not long for a worker that is wedged."""
+        if self.state is State.STOPPING:
+            return  # it falls asleep just now
+        self.state = State.KEPT
         for child in self.children.values():
-            child.retire()
-        await self._until(
+            child.pause()
+        await self.until(
             lambda: not any(child.accepts for child in self.children.values()), KILL_GRACE_SECONDS
         )
 
     async def retire(self) -> None:
         """After ``leave``: end with the last kept-alive connection. Waits for that."""
+        self.state = State.RETIRING
+        for child in self.children.values():
+            child.retire()
         limits = self.config.server.limits
-        if not await self._until(
+        if not await self.until(
             lambda: not self.children, limits.keep_alive_seconds + limits.drain_timeout_seconds
         ):
             await self.stop(limits.drain_timeout_seconds)
@@ -217,15 +269,21 @@ class Generation:
     async def stop(self, drain_seconds: float) -> None:
         """Let requests in flight finish, and end. Waits for that; kills what takes too long."""
         self.state = State.STOPPING
-        self._changed.set()
+        self.note_change()
         for child in self.children.values():
             child.terminate()
-        if await self._until(lambda: not self.children, drain_seconds + KILL_GRACE_SECONDS):
+        if await self.until(lambda: not self.children, drain_seconds + KILL_GRACE_SECONDS):
             return
         for child in self.children.values():
             lifecycle.error("worker %d did not end; killed", child.pid)
         self.kill()
-        await self._until(lambda: not self.children, None)
+        await self.until(lambda: not self.children, None)
+
+    async def sleep(self, drain_seconds: float) -> None:
+        """``stop``, to be woken when it is asked for."""
+        await self.stop(drain_seconds)
+        if self.state is State.STOPPING:  # else another has taken its place meanwhile
+            self.state = State.ASLEEP
 
     def kill(self) -> None:
         """End all workers at once."""
@@ -241,12 +299,13 @@ class Generation:
             return bool(self.faults) or self.state is not State.STARTING
 
         def is_reached() -> bool:
-            return all(child.state is state for child in self.children.values())
+            return all(child.state is state for child in self.crew)
 
-        await self._until(lambda: is_hopeless() or is_reached(), None)
+        await self.until(lambda: is_hopeless() or is_reached(), None)
         return not is_hopeless()
 
-    async def _until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
+    async def until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
+        """Whether ``condition`` comes true in time; asked after each report and each end."""
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
@@ -256,45 +315,36 @@ class Generation:
             return condition()
         return True
 
-    def describe_mounts(self) -> list[dict[str, Any]]:
-        """Each mount for ``gateway status``: serving, or failed with its error and traceback."""
-        nothing: Report = {"error": "", "traceback": ""}
-        return [
-            {
-                "mount": mount.name,
-                "state": "failed" if mount.name in self.failed else "serving",
-                "place": f"{self.config.source}:{mount.where.line}:{mount.where.column}",
-                "error": self.failed.get(mount.name, nothing)["error"],
-                "traceback": self.failed.get(mount.name, nothing)["traceback"],
-            }
-            for mount in self.config.mounts
-        ]
+    def count(self) -> tuple[int, int]:
+        """How many requests its workers have answered, and how many of them with a server error;
+        a second may pass before they are told."""
+        pulses = [child.in_flight.pulse() for child in list(self.children.values())]
+        requests, failures = self._ended
+        return (
+            requests + sum(pulse.requests for pulse in pulses),
+            failures + sum(pulse.failures for pulse in pulses),
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a worker has a request in flight, or is no longer or not yet one that serves."""
+        return any(
+            child.state is not ChildState.READY or child.in_flight.count()
+            for child in self.children.values()
+        )
+
+    def remove(self, child: Child) -> None:
+        """It has ended; what it counted stays."""
+        del self.children[child.pid]
+        pulse = child.in_flight.pulse()
+        self._ended = self._ended[0] + pulse.requests, self._ended[1] + pulse.failures
 
     def describe(self) -> dict[str, Any]:
         """The generation for ``gateway status``; durations in seconds."""
         return {
             "generation": self.id,
+            "pool": self.config.pool.name,
             "state": self.state.value,
             "age": round(time.monotonic() - self.began, 3),
             "workers": [child.describe() for child in self.children.values()],
         }
-
-
-def describe_place(config: Config, mount: str) -> str:
-    """Where in the table a mount is, and its key."""
-    where = next(each.where for each in config.mounts if each.name == mount)
-    return f"{config.source}:{where.line}:{where.column}: mounts.{mount}"
-
-
-def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
-    """Where in the table a mount failed, why, and the app's traceback."""
-    text = f"{describe_place(config, failed['mount'])}: {failed['error']}{effect}"
-    return f"{text}\n{failed['traceback']}" if failed["traceback"] else text
-
-
-def backoff_seconds(young_deaths: int) -> float:
-    """How long to wait after so many deaths in a row; the first of an old worker costs nothing."""
-    if not young_deaths:
-        return 0.0
-    # the exponent is bounded: a worker may die young for days
-    return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(young_deaths - 1, 16), MAX_BACKOFF_SECONDS))

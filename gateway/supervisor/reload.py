@@ -1,4 +1,4 @@
-"""A reload: read the table, start a generation of it, swap, or leave all as it was.
+"""A reload: read the table, make ready to serve it, swap, or leave all as it was.
 
 Owns the order of these steps and what is told of their outcome. Knows neither what asked for it
 nor how workers are kept.
@@ -11,17 +11,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gateway.config.model import Config
-from gateway.errors import AppLoadError, ConfigError
+from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
-from gateway.supervisor.generation import Generation
+from gateway.supervisor.launch import check_users
+from gateway.supervisor.pools import Pools, TableChange
+from gateway.supervisor.trial import Trial
 
 # the sockets are the gateway's own, opened once for all generations
 KEPT = ("listen", "admin", "control")
+EDIT = "edit"
+WATCH = "watch"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a reload ended. ``exit_code`` is the command's: 0, 2 bad table, 3 an app did not load.
+    """How a reload ended. ``exit_code`` is the command's: 0, 2 bad table, 3 an app did not load, 1
+    anything else. ``how`` is "in place" or "new workers …", "" for one that failed.
 
     ``seconds`` are from the save of the file (where a save was the trigger) to serving, else from
     the request; ``generation`` is the one that serves now.
@@ -29,6 +34,7 @@ class Outcome:
 
     trigger: str
     exit_code: int
+    how: str
     generation: str
     messages: tuple[str, ...]
     seconds: float
@@ -40,23 +46,16 @@ class Outcome:
 
 
 class Reloader:
-    """Runs reloads one after another.
+    """Runs reloads of ``pools`` one after another. ``read`` gives the newest table."""
 
-    ``read`` gives the newest table, ``start(config)`` a generation of it that accepts, and
-    ``current()`` the one that serves. ``start`` raises AppLoadError.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[], Config],
-        start: Callable[[Config], Awaitable[None]],
-        current: Callable[[], Generation],
-    ) -> None:
+    def __init__(self, pools: Pools, read: Callable[[], Config]) -> None:
+        self._pools = pools
         self._read = read
-        self._start = start
-        self._current = current
         self._running = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
+        self._trigger = ""
+        self._change: TableChange | None = None
+        self._trial: asyncio.Task[None] | None = None
         self.last: Outcome | None = None
 
     async def reload(self, trigger: str, since: float | None = None) -> Outcome:
@@ -66,39 +65,84 @@ class Reloader:
         """
         if self._waiting is None:
             since = time.time() if since is None else since
-            self._waiting = asyncio.create_task(self._run_next(trigger, since))
+            self._trigger = trigger
+            self._waiting = asyncio.create_task(self._run_next(since))
+        elif trigger != EDIT:
+            self._trigger = trigger  # it asks for the code of now, too
         return await asyncio.shield(self._waiting)
 
-    async def rollback(self, config: Config) -> Outcome:
-        """Serve ``config``, which was served before."""
+    async def rollback(self, trigger: str, why: str = "") -> Outcome:
+        """Serve what was served before the last reload; a second one undoes the first."""
         async with self._running:
-            return await self._run("rollback", time.time(), lambda: config)
+            return await self._run(trigger, time.time(), self._prepare_undo, why)
 
-    async def _run_next(self, trigger: str, since: float) -> Outcome:
+    async def _run_next(self, since: float) -> Outcome:
         async with self._running:
             self._waiting = None  # what is asked from here on may have seen a newer file
-            return await self._run(trigger, since, self._read)
+            trigger = self._trigger
+            return await self._run(trigger, since, lambda: self._prepare(trigger))
 
-    async def _run(self, trigger: str, since: float, read: Callable[[], Config]) -> Outcome:
-        exit_code, messages = 0, []
+    async def _prepare(self, trigger: str) -> TableChange:
+        config = await asyncio.to_thread(self._read)
+        running = self._pools.config
+        check_kept(running, config)
+        check_users(config)
+        # an edit tells what it wants; where it changes nothing, or there was none, it is the code
+        # that has changed
+        anew = trigger != EDIT or config == running
+        lifecycle.info("reload (%s): the table is right", trigger)
+        return await self._pools.prepare(config, anew=anew)
+
+    async def _prepare_undo(self) -> TableChange:
+        if self._change is None:
+            raise GatewayError("there was no reload that could be undone")
+        return await self._pools.prepare_undo(self._change)
+
+    async def _run(
+        self,
+        trigger: str,
+        since: float,
+        prepare: Callable[[], Awaitable[TableChange]],
+        why: str = "",
+    ) -> Outcome:
+        exit_code, messages, how = 0, [why] if why else [], ""
         try:
-            config = await asyncio.to_thread(read)
-            check_kept(self._current().config, config)
-            lifecycle.info("reload (%s): the table is right, new workers load", trigger)
-            await self._start(config)
+            change = await prepare()
+            await self._pools.commit(change)
+            self._change = change
+            how = change.describe()
+            self._begin_trial(change, is_undo=prepare == self._prepare_undo)
         except ConfigError as error:
             exit_code, messages = 2, error.problems
         except AppLoadError as error:
             exit_code, messages = 3, str(error).split("\n")
+        except GatewayError as error:
+            exit_code, messages = 1, [str(error)]
         except Exception as error:  # noqa: BLE001  nothing that a reload meets may end the gateway
             lifecycle.exception("reload (%s): a fault of the gateway's own", trigger)
             exit_code, messages = 1, [f"a fault of the gateway's own: {error!r}"]
         now = time.time()
-        current = self._current().id
-        outcome = Outcome(trigger, exit_code, current, tuple(messages), now - since, now)
-        self.last = outcome
-        tell(outcome)
-        return outcome
+        main = self._pools.main.current
+        current = main.id if main else ""
+        self.last = Outcome(trigger, exit_code, how, current, tuple(messages), now - since, now)
+        tell(self.last)
+        return self.last
+
+    def _begin_trial(self, change: TableChange, *, is_undo: bool) -> None:
+        """Have the errors of new workers counted. What was changed back is not tried again."""
+        if self._trial is not None:
+            self._trial.cancel()
+            self._trial = None
+        watch = change.after.server.watch
+        if watch is not None and not is_undo:
+            self._trial = asyncio.create_task(self._try(Trial(change.changes, watch)))
+
+    async def _try(self, trial: Trial) -> None:
+        fault = await trial.judge()
+        if fault:
+            self._trial = None  # which is this one, and is not to be cancelled
+            lifecycle.error("the last reload is taken back: %s", fault)
+            await self.rollback(WATCH, fault)
 
 
 def check_kept(running: Config, wanted: Config) -> None:
@@ -124,6 +168,6 @@ def tell(outcome: Outcome) -> None:
         )
     else:
         lifecycle.info(
-            "reload (%s): generation %s serves after %.2f s",
-            *(outcome.trigger, outcome.generation, outcome.seconds),
+            "reload (%s): generation %s serves after %.2f s, %s",
+            *(outcome.trigger, outcome.generation, outcome.seconds, outcome.how),
         )

@@ -63,6 +63,25 @@ def open_control(path: Path) -> socket.socket:
         raise ConfigError([f"server.control: cannot listen on unix:{path}: {reason}"]) from error
 
 
+def make_folder(control: Path) -> Path:
+    """A folder for the sockets of pools, this user's alone, beside the control socket."""
+    folder = control.with_suffix(".pools")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.geteuid():
+        raise ConfigError([f"server.control: {folder} is another user's: remove it"])
+    folder.chmod(0o700)
+    return folder
+
+
+def open_pool_listener(path: Path) -> socket.socket:
+    """A pool's listening socket, for the front workers. Its folder keeps others out."""
+    try:
+        return _open_unix(path, 0o600)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError([f"pools: cannot listen on unix:{path}: {reason}"]) from error
+
+
 def _open_unix(path: Path, mode: int) -> socket.socket:
     # the file of a gateway that was killed is in the way; one that still answers is not ours
     with contextlib.suppress(FileNotFoundError):

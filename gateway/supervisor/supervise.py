@@ -14,25 +14,26 @@ from typing import Any
 
 from gateway.config.model import Config
 from gateway.config.plan import build_plan
-from gateway.errors import AppLoadError, ConfigError
-from gateway.logs import choose_style, lifecycle
+from gateway.errors import ConfigError
+from gateway.logs import lifecycle
 from gateway.supervisor.admin import AdminServer
-from gateway.supervisor.children import Child, ChildState
+from gateway.supervisor.children import ChildState
 from gateway.supervisor.control import Answer, Question, serve_control
-from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.reload import Reloader, check_kept
+from gateway.supervisor.deaths import bury
+from gateway.supervisor.failures import describe_mounts
+from gateway.supervisor.launch import check_users
+from gateway.supervisor.pools import MAIN, Pools
+from gateway.supervisor.reload import EDIT, Reloader, check_kept
 from gateway.supervisor.sockets import (
     describe,
     find_control,
+    make_folder,
     open_control,
     open_listener,
     raise_descriptor_limit,
 )
 from gateway.supervisor.watch import Mark, look, watch_file
-
-# Retired workers keep their memory until nginx has closed its idle connections to them, for up to
-# a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
-MOST_RETIRING = 3
+from gateway.supervisor.watch_code import watch_code
 
 
 class Supervisor:
@@ -41,16 +42,14 @@ class Supervisor:
 
     def __init__(self, config: Config, read: Callable[[Path], Config]) -> None:
         self._config = config
-        self._generations: list[Generation] = []
-        self._count = 0
         self._is_stopping = False
-        self._previous: Config | None = None
         self._read_table = read
         self._seen: Mark | None = None
-        self._reloader = Reloader(self._read, self._start, lambda: self._current)
 
     def run(self) -> int:
-        """Serve until told to stop; the exit code. Raises ConfigError where a port is taken."""
+        """Serve until told to stop; the exit code. Raises ConfigError where a port is taken, or
+        this process may not start workers as the table asks."""
+        check_users(self._config)
         raise_descriptor_limit()
         server = self._config.server
         self._listener = open_listener(server.listen, "server.listen")
@@ -60,6 +59,8 @@ class Supervisor:
             open_listener(server.admin, "server.admin") as admin_listener,
             open_control(control) as self._control_listener,
         ):
+            self._pools = Pools(self._listener, make_folder(control), self._start_task)
+            self._reloader = Reloader(self._pools, self._read)
             self._admin = AdminServer(admin_listener, self.status, self.report)
             try:
                 return asyncio.run(self._run())
@@ -68,30 +69,32 @@ class Supervisor:
 
     def status(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests are served, and what /readyz says. Called from the admin's threads."""
-        children = [c for g in list(self._generations) for c in list(g.children.values())]
-        ready = sum(child.state is ChildState.READY for child in children)
-        is_ready = ready > 0 and not self._is_stopping
+        children = [c for g in self._pools.generations for c in list(g.children.values())]
+        ready = [child for child in children if child.state is ChildState.READY]
+        # what other pools' workers are not ready for waits; the front's have to be there
+        is_ready = any(c.config.pool.name == MAIN for c in ready) and not self._is_stopping
         state = "draining" if self._is_stopping else "ready" if is_ready else "starting"
-        return is_ready, {"status": state, "workers": len(children), "ready": ready}
+        return is_ready, {"status": state, "workers": len(children), "ready": len(ready)}
 
     def report(self) -> dict[str, Any]:
         """All that is known, for ``gateway status``. Called from the admin's threads too."""
-        generations = [generation.describe() for generation in list(self._generations)]
+        config, main = self._pools.config, self._pools.main.current
+        generations = [generation.describe() for generation in self._pools.generations]
         last = self._reloader.last
         return {
             **self.status()[1],
             "pid": os.getpid(),
-            "table": self._current.config.source,
-            "generation": self._current.id,
+            "table": config.source,
+            "generation": main.id if main else "",
             "generations": generations,
-            "mounts": self._current.describe_mounts(),
+            "mounts": describe_mounts(config, self._pools.failed),
             "last_reload": last.describe() if last else None,
         }
 
     # --- running ------------------------------------------------------------------------------
 
     async def _run(self) -> int:
-        self._stop = asyncio.Event()
+        self._stop, self._second = asyncio.Event(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
@@ -99,8 +102,6 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self._on_stop_signal)
         self._has_terminal = os.isatty(2)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
-        self._current = self._build(self._config, None)
-        self._admin.start()
         lifecycle.info(
             "listening on %s; workers: %d; mounts: %d, from %s",
             describe(self._listener),
@@ -108,7 +109,8 @@ class Supervisor:
             len(self._config.mounts),
             self._config.source,
         )
-        self._current.serve()
+        self._pools.serve(self._config)
+        self._admin.start()
         commands = {
             "status": self._on_status,
             "reload": self._on_reload,
@@ -118,6 +120,8 @@ class Supervisor:
         }
         control = await serve_control(self._control_listener, commands)
         self._start_task(watch_file(self._config.source, self._on_edit))
+        if self._config.is_dev:
+            self._start_task(watch_code(lambda: self._pools.config, self._on_code))
         await self._stop.wait()
         await self._drain()
         control.close()
@@ -137,49 +141,13 @@ class Supervisor:
                 return
             if not pid:
                 return
-            for generation in self._generations:
+            for generation in self._pools.generations:
                 if pid in generation.children:
-                    self._note_end(generation, generation.children[pid], wait_status)
+                    child = generation.children[pid]
+                    child.note_end(wait_status)
+                    self._start_task(bury(generation, child))
 
-    def _note_end(self, generation: Generation, child: Child, wait_status: int) -> None:
-        child.note_end(wait_status)
-        self._start_task(generation.bury(child))
-
-    # --- generations --------------------------------------------------------------------------
-
-    def _build(self, config: Config, may_fail: frozenset[str] | None) -> Generation:
-        self._count += 1
-        style = choose_style(config.server.access_log)
-        generation = Generation(self._count, config, style, self._listener, may_fail)
-        self._generations.append(generation)
-        return generation
-
-    async def _start(self, config: Config) -> None:
-        """Have a new generation of ``config`` take over. A mount that answers 503 already may go on
-        doing so, any other has to load. Raises AppLoadError; then nothing has changed."""
-        if self._is_stopping:
-            raise AppLoadError("the gateway is stopping")
-        new = self._build(config, frozenset(self._current.failed))
-        try:
-            await new.load()
-        except BaseException:
-            self._generations.remove(new)
-            raise
-        old, self._current = self._current, new
-        self._previous = old.config
-        self._end_oldest()
-        await old.leave()
-        self._start_task(self._retire(old))
-
-    async def _retire(self, old: Generation) -> None:
-        await old.retire()
-        self._generations.remove(old)
-
-    def _end_oldest(self) -> None:
-        retiring = [g for g in self._generations if g.state is State.RETIRING]
-        for oldest in retiring[: max(0, len(retiring) + 1 - MOST_RETIRING)]:
-            drain_seconds = oldest.config.server.limits.drain_timeout_seconds
-            self._start_task(oldest.stop(drain_seconds))
+    # --- reloads ------------------------------------------------------------------------------
 
     def _read(self) -> Config:
         self._seen = look(self._config.source)
@@ -187,8 +155,12 @@ class Supervisor:
 
     async def _on_edit(self, saved: float) -> None:
         is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
-        if is_new and self._current.config.server.watch and not self._is_stopping:
-            await self._reloader.reload("edit", saved)
+        if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
+            await self._reloader.reload(EDIT, saved)
+
+    async def _on_code(self, changed: str) -> None:
+        if not self._is_stopping:
+            await self._reloader.reload(f"edit of {changed}")
 
     # --- the control socket -------------------------------------------------------------------
 
@@ -199,12 +171,10 @@ class Supervisor:
         return (await self._reloader.reload("gateway reload")).describe()
 
     async def _on_rollback(self, _: Question) -> Answer:
-        if self._previous is None:
-            return {"exit_code": 1, "messages": ["there is no generation before this one"]}
-        return (await self._reloader.rollback(self._previous)).describe()
+        return (await self._reloader.rollback("rollback")).describe()
 
     async def _on_plan(self, question: Question) -> Answer:
-        running = self._current.config
+        running = self._pools.config
         path = Path(str(question.get("file") or running.source))
         try:
             wanted = await asyncio.to_thread(self._read_table, path)
@@ -232,16 +202,21 @@ class Supervisor:
 
     def _on_stop_signal(self) -> None:
         if self._is_stopping:
+            self._second.set()
             lifecycle.warning("second signal: ending at once")
-            for generation in self._generations:
-                generation.kill()
-        self._is_stopping = True
+            self._pools.kill()
+        self._is_stopping = self._pools.is_stopping = True
         self._stop.set()
 
     async def _drain(self) -> None:
-        timeout = self._config.server.limits.drain_timeout_seconds
+        limits = self._pools.config.server.limits
+        if limits.drain_delay_seconds:
+            lifecycle.info("stopping in %g s (server.drain_delay)", limits.drain_delay_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._second.wait(), limits.drain_delay_seconds)
+        timeout = limits.drain_timeout_seconds
         lifecycle.info("stopping: requests in flight have up to %g s", timeout)
-        await asyncio.gather(*(generation.stop(timeout) for generation in self._generations))
+        await self._pools.stop(timeout)
         for task in tuple(self._tasks):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

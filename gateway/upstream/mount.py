@@ -13,7 +13,7 @@ import gevent
 from gevent import get_hub
 
 from gateway.errors import ClientDisconnected
-from gateway.http.connection import RequestEnded
+from gateway.http.exchange import RequestEnded
 from gateway.logs import faults
 from gateway.upstream.address import Address
 from gateway.upstream.answer import Answer, BadAnswerError

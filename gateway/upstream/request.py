@@ -11,8 +11,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 from gateway.http.environ import build_base_environ
 from gateway.http.forwarded import UNIX_PEER
+from gateway.http.head import CHUNKED
 from gateway.http.names import CACHE_ENTRIES, DROPPED
-from gateway.http.parser import CHUNKED
 from gateway.wsgi import Environ
 
 # RFC 9110 §9.2.2, and by their own RFCs the safe ones of WebDAV and QUERY

@@ -193,8 +193,10 @@ class Stack:
 
     # --- logs ---------------------------------------------------------------------------------
 
-    def stderr(self, service: str) -> str:
-        return self.container(service).logs(stdout=False, stderr=True).decode(errors="replace")
+    def stderr(self, service: str, since: float = 0.0) -> str:
+        """What it has said since then, in Unix time."""
+        log = self.container(service).logs(stdout=False, stderr=True, since=since)
+        return log.decode(errors="replace")
 
     def records(self, service: str) -> list[dict[str, Any]]:
         """The access records so far, in order."""

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from gevent import get_hub
 from harness import Gateway
+from running import Running
 
 from gateway.config.model import Mount, UpstreamTarget, Where
 from gateway.limits import MountLimits
-from gateway.mounts.loader import load_upstream
+from gateway.mounts.upstreams import load_upstream
 from gateway.upstream.mount import Upstream
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
@@ -29,6 +30,20 @@ def serve() -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in gateways:
         gateway.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """``start(...)`` is a ``Running`` of the test's own, ended after it."""
+    started: list[Running] = []
+
+    def start(*arguments: Any, **options: Any) -> Running:
+        started.append(Running(tmp_path, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()
 
 
 @pytest.fixture

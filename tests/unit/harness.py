@@ -28,6 +28,7 @@ from gateway.http.environ import build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.server import Server
 from gateway.http.service import Service
+from gateway.inflight import InFlight
 from gateway.limits import Limits, MountLimits
 from gateway.logs import AccessLog
 from gateway.wsgi import WSGIApp
@@ -261,6 +262,7 @@ class Gateway:
         trusted_proxies: tuple[Any, ...] = (),
         access_log: str = "json",
         proxy_protocol: bool = False,
+        in_flight: InFlight | None = None,
     ) -> None:
         if not isinstance(mounts, Mapping):
             mounts = {"/": mounts}
@@ -282,6 +284,7 @@ class Gateway:
             limits=limits or Limits(),
             proxies=TrustedProxies(trusted_proxies),
             access_log=AccessLog(access_log, self._log.fileno(), get_hub().loop.run_callback),
+            in_flight=in_flight,
         )
         self.server = Server(
             self.listener,  # type: ignore[arg-type]

@@ -4,6 +4,7 @@
 the control socket.
 """
 
+import json
 import os
 import signal
 import socket
@@ -33,9 +34,9 @@ def app(environ, start_response):
 """
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
     """The first true value of ``condition``."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.01)
@@ -45,22 +46,34 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 class Running:
     """``gateway serve`` of a table with ``server`` beside the sockets, and ``mounts``.
 
+    ``option`` is one more on its command line, and ``before`` is called in its process first;
     ``modules`` are further apps by name."""
 
     def __init__(
-        self, folder: Path, mounts: str = "  /: good:app\n", server: str = "", **modules: str
+        self,
+        folder: Path,
+        mounts: str = "  /: good:app\n",
+        server: str = "",
+        option: str = "",
+        before: Callable[[], None] | None = None,
+        **modules: str,
     ) -> None:
         self.folder = folder
         self.server = SERVER.format(folder) + server
+        if "\n  workers:" in f"\n{server}":
+            self.server = self.server.replace("  workers: 1\n", "", 1)
         for name, text in {"good": APP, **modules}.items():
             self.write(f"{name}.py", text)
         self.write_table(mounts)
         self.log = open(folder / "log", "w+b")  # noqa: SIM115
+        self.output = open(folder / "records", "wb")  # noqa: SIM115
+        command = [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")],
+            [*command, option] if option else command,
             env=ENVIRON,
-            stdout=subprocess.DEVNULL,
+            stdout=self.output,
             stderr=self.log,
+            preexec_fn=before,
         )
         wait_until(self.is_ready, "the gateway is ready")
 
@@ -75,6 +88,12 @@ class Running:
     @property
     def log_text(self) -> str:
         return (self.folder / "log").read_text()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The access records so far."""
+        *lines, _ = (self.folder / "records").read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines]
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
@@ -124,3 +143,4 @@ class Running:
             self.process.kill()
             self.process.wait()
             self.log.close()
+            self.output.close()

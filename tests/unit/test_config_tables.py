@@ -39,6 +39,7 @@ def test_good_table_is_read(table: Path, site: Path) -> None:
     config = read_config(path, ENVIRON)
     names = {
         "mounts": {mount.name: mount for mount in config.mounts},
+        "pools": config.pools,
         "server": config.server,
         "site": site,
     }

@@ -46,7 +46,8 @@ def config(*mounts: Mount, server: Server | None = None) -> Config:
 
 
 def lines(old: Config, new: Config) -> list[str]:
-    return build_plan(old, new).describe()
+    """What is told, but for how it will be served."""
+    return [line for line in build_plan(old, new).describe() if line[0] not in "!="]
 
 
 def moved(old: Iterable[str], new: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -66,7 +67,7 @@ def test_another_place_in_the_file_is_no_change() -> None:
 def test_mounts_that_come_and_go() -> None:
     plan = build_plan(config(mount("/a"), mount("/b")), config(mount("/b"), mount("/c")))
     assert plan
-    assert plan.describe() == ["+ /c", "- /a"]
+    assert plan.describe() == ["+ /c", "- /a", "= in place"]
 
 
 @pytest.mark.parametrize(
@@ -189,3 +190,30 @@ def test_moves_are_those_of_the_dispatcher(old: set[str], new: set[str]) -> None
             )
         ]
         assert bool(reasons) == (was != will_be)
+
+
+# --- whether new workers start ----------------------------------------------------------------
+
+
+def reasons(old: Config, new: Config) -> list[str]:
+    return [line for line in build_plan(old, new).describe() if line[0] in "!="]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("a:app", "a:app", []),
+        ("a:app", "b:app", ["! new workers: b:app has to be imported"]),
+        ("a:app", "a:create()", ["! new workers: a:create() has to be imported"]),
+    ],
+)
+def test_an_import_takes_new_workers(old: str, new: str, told: list[str]) -> None:
+    configs = [config(mount("/a", AppTarget(import_string=name))) for name in (old, new)]
+    assert reasons(*configs) == told
+
+
+def test_a_factory_is_called_once_for_each_mount() -> None:
+    made = AppTarget(import_string="a:create()")
+    one, two = config(mount("/a", made)), config(mount("/a", made), mount("/b", made))
+    assert reasons(one, two) == ["! new workers: a:create() has to be called"]
+    assert reasons(two, one) == ["= in place"]

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from running import ENVIRON, Running, wait_until
+from running import APP, ENVIRON, Running, wait_until
 
 from gateway.errors import GatewayError
 from gateway.supervisor.control import ask
@@ -21,24 +20,11 @@ Start = Callable[..., Running]
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Running] = []
-
-    def start(*arguments: Any, **options: Any) -> Running:
-        started.append(Running(tmp_path, *arguments, **options))
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.end()
-
-
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One gateway for all that must not change it."""
     running = Running(
-        tmp_path_factory.mktemp("site"), server="  start_timeout: 3s\n  watch: false\n"
+        tmp_path_factory.mktemp("site"), server="  start_timeout: 5s\n  reload_on_edit: false\n"
     )
     yield running
     assert running.generation() == "g1"
@@ -51,15 +37,17 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def test_a_saved_table_is_served(start: Start) -> None:
     gateway = start()
     assert gateway.generation() == "g1"
-    gateway.write_table("  /: good:app\n  /more: good:app\n")
+    gateway.write("more.py", APP)
+    gateway.write_table("  /: good:app\n  /more: more:app\n")
     last = wait_until(lambda: gateway.control("status")["last_reload"], "a reload has ended")
     assert gateway.generation() == "g2"
     assert (last["trigger"], last["exit_code"], last["generation"]) == ("edit", 0, "g2")
+    assert last["how"] == "new workers"
     assert 0 < last["seconds"] < 10
 
 
 def test_a_signal_is_a_reload(start: Start) -> None:
-    gateway = start(server="  watch: false\n")
+    gateway = start(server="  reload_on_edit: false\n")
     gateway.process.send_signal(signal.SIGHUP)
     last = wait_until(lambda: gateway.control("status")["last_reload"], "a reload has ended")
     assert (last["trigger"], last["exit_code"]) == ("SIGHUP", 0)
@@ -67,7 +55,7 @@ def test_a_signal_is_a_reload(start: Start) -> None:
 
 
 def test_a_reload_serves_the_apps_as_they_are_now(start: Start) -> None:
-    gateway = start(server="  watch: false\n")
+    gateway = start(server="  reload_on_edit: false\n")
     gateway.write(
         "good.py", (gateway.folder / "good.py").read_text().replace("200 OK", "201 Created")
     )
@@ -77,7 +65,7 @@ def test_a_reload_serves_the_apps_as_they_are_now(start: Start) -> None:
 
 
 def test_a_kept_alive_connection_is_answered_once_more_and_told_to_close(start: Start) -> None:
-    gateway = start(server="  watch: false\n")
+    gateway = start(server="  reload_on_edit: false\n  keep_previous: 0\n")
     with gateway.connect() as connection:
         connection.sendall(GET)
         assert b"Connection: close" not in connection.recv(65536)
@@ -106,7 +94,7 @@ def app(environ, start_response):
         time.sleep(0.01)
     return [b"finished by " + environ["gateway.generation"].encode()]
 """
-    gateway = start("  /: good:app\n  /slow: slow:app\n", "  watch: false\n", slow=slow)
+    gateway = start("  /: good:app\n  /slow: slow:app\n", "  reload_on_edit: false\n", slow=slow)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(gateway.ask, "/slow")
         wait_until((gateway.folder / "began").exists, "the request has begun")
@@ -116,18 +104,8 @@ def app(environ, start_response):
         assert waiting.result().endswith(b"finished by g1")
 
 
-def test_rollback_serves_the_table_before(start: Start) -> None:
-    gateway = start(server="  watch: false\n")
-    assert gateway.control("rollback")["exit_code"] == 1
-    gateway.write_table("  /other: good:app\n")
-    assert gateway.control("reload")["exit_code"] == 0
-    assert b" 404 " in gateway.ask()
-    assert gateway.control("rollback")["generation"] == "g3"
-    assert gateway.generation() == "g3"
-
-
 def test_what_is_asked_during_a_reload_is_answered_by_one_more(start: Start) -> None:
-    gateway = start(server="  watch: false\n")
+    gateway = start(server="  reload_on_edit: false\n")
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(gateway.control, ["reload"] * 8))
     assert {outcome["exit_code"] for outcome in outcomes} == {0}
@@ -136,7 +114,7 @@ def test_what_is_asked_during_a_reload_is_answered_by_one_more(start: Start) -> 
 
 
 def test_old_workers_do_not_pile_up(start: Start) -> None:
-    gateway = start(server="  watch: false\n")
+    gateway = start(server="  reload_on_edit: false\n")
     idle = []
     try:
         for _ in range(5):
@@ -146,7 +124,7 @@ def test_old_workers_do_not_pile_up(start: Start) -> None:
             assert gateway.control("reload")["exit_code"] == 0
         wait_until(lambda: len(gateway.children()) <= 4, "the oldest have ended")
         states = [g["state"] for g in gateway.control("status")["generations"]]
-        assert states == ["retiring"] * 3 + ["serving"]
+        assert states == ["kept"] * 3 + ["serving"]
     finally:
         for connection in idle:
             connection.close()
@@ -191,7 +169,7 @@ MORE = "  /: good:app\n  /more: more:app\n"
         (MORE, "import os; os._exit(7)", 3, ":10:3: mounts./more: worker "),
         (MORE, "import os; os.kill(os.getpid(), 11)", 3, "was ended by SIGSEGV"),
         (MORE, "import time; time.sleep(60)", 3, ":10:3: mounts./more: worker "),
-        (MORE, "while True: pass", 3, "did not load within 3 s (server.start_timeout)"),
+        (MORE, "while True: pass", 3, "did not load within 5 s (server.start_timeout)"),
         (MORE, "app = 7", 3, "is a int, not a WSGI callable"),
     ],
 )
@@ -231,7 +209,7 @@ def test_the_sockets_are_kept(steady: Running, key: str) -> None:
 
 def test_a_mount_that_failed_before_does_not_hold_up_the_others(start: Start) -> None:
     broken = "  /: good:app\n  /broken: broken:app\n"
-    gateway = start(broken, "  watch: false\n", broken="1/0\n")
+    gateway = start(broken, "  reload_on_edit: false\n", broken="1/0\n")
     assert b" 503 " in gateway.ask("/broken")
     gateway.write_table(broken + "  /more: good:app\n")
     assert gateway.control("reload")["exit_code"] == 0
@@ -246,7 +224,7 @@ def test_a_mount_that_failed_before_does_not_hold_up_the_others(start: Start) ->
 
 
 def test_a_worker_that_dies_is_replaced_after_a_reload_too(start: Start) -> None:
-    gateway = start(server="  watch: false\n")
+    gateway = start(server="  reload_on_edit: false\n  keep_previous: 0\n")
     assert gateway.control("reload")["exit_code"] == 0
     wait_until(lambda: len(gateway.children()) == 1, "the old worker has gone")
     [pid] = gateway.children()
@@ -282,7 +260,7 @@ def app(environ, start_response):
 def test_a_mount_that_is_not_well_fails_a_reload(
     start: Start, status: str, seconds: str, told: str
 ) -> None:
-    gateway = start(server="  watch: false\n")
+    gateway = start(server="  reload_on_edit: false\n")
     gateway.write("more.py", WELL.replace("STATUS", status).replace("SECONDS", seconds))
     gateway.write_table(PROBED)
     outcome = gateway.control("reload")
@@ -296,12 +274,47 @@ def test_a_mount_that_is_not_well_fails_a_reload(
         assert gateway.generation() == "g2"
 
 
+@pytest.mark.parametrize(
+    ("conditions", "told"),
+    [
+        ("status: 200, contains: xxx, within: 5s", ""),
+        ("status: 204", "was answered 200 OK instead of 204"),
+        ("contains: healthy", 'was answered without "healthy"'),
+        ("within: 1ms", "was not answered within 0.001 s"),
+    ],
+)
+def test_a_probe_may_ask_for_more(start: Start, conditions: str, told: str) -> None:
+    gateway = start(server="  reload_on_edit: false\n")
+    gateway.write("more.py", WELL.replace("STATUS", "200 OK").replace("SECONDS", "0.01"))
+    gateway.write_table(PROBED.replace("'/well?'", f"{{path: '/well?', {conditions}}}"))
+    outcome = gateway.control("reload")
+    assert outcome["exit_code"] == (3 if told else 0)
+    if told:
+        [message] = outcome["messages"]
+        assert message.endswith(f": its probe /more/well? {told}")
+
+
 def test_a_mount_that_is_not_well_at_a_start_is_served_and_logged(start: Start) -> None:
     more = WELL.replace("STATUS", "418 Teapot").replace("SECONDS", "0")
-    gateway = start(PROBED, "  watch: false\n", more=more)
+    gateway = start(PROBED, "  reload_on_edit: false\n", more=more)
     assert b" 418 " in gateway.ask("/more/well")
     assert "its probe /more/well? was answered 418 Teapot; it serves" in gateway.log_text
     assert gateway.control("reload")["exit_code"] == 0
+
+
+# --- stopping ---------------------------------------------------------------------------------
+
+
+def test_a_stop_is_told_before_connections_are_refused(start: Start) -> None:
+    gateway = start(server="  drain_delay: 1h\n")
+    gateway.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: b" 503 " in gateway.ask("/readyz", "admin.sock"), "it is not ready")
+    assert b" 200 " in gateway.ask("/healthz", "admin.sock")
+    assert gateway.generation() == "g1"
+    assert gateway.control("reload")["messages"] == ["the gateway is stopping"]
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(10) == 0
+    assert "second signal: ending at once" in gateway.log_text
 
 
 # --- the control socket -----------------------------------------------------------------------

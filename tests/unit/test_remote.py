@@ -19,7 +19,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(
         tmp_path_factory.mktemp("site"),
         "  /: good:app\n  /broken: broken:app\n",
-        "  watch: false\n",
+        "  reload_on_edit: false\n",
         broken="1/0\n",
     )
     yield running
@@ -40,7 +40,7 @@ def test_a_reload_is_waited_for_and_told(run: Run, gateway: Running) -> None:
     code, out, err = run("reload")
     assert (code, err) == (0, "")
     assert out.startswith(f"{gateway.folder}/mounts.yaml: generation g")
-    assert out.endswith(" s\n")
+    assert out.endswith(" s, new workers\n")
 
 
 def test_a_reload_that_fails_is_told_as_check_does(run: Run, gateway: Running) -> None:
@@ -97,7 +97,7 @@ def test_plan_tells_what_an_edit_would_change(run: Run, gateway: Running, tmp_pa
     (tmp_path / "good.py").write_text("")
     (tmp_path / "broken.py").write_text("")
     other.write_text(table + "  /broken/x: good:app\n")
-    expected = "+ /broken/x\n> /broken/x/* moves from /broken to /broken/x\n"
+    expected = "+ /broken/x\n> /broken/x/* moves from /broken to /broken/x\n= in place\n"
     assert run("plan", str(other)) == (10, expected, "")
     assert gateway.control("plan", file=str(other)) == {
         "exit_code": 10,

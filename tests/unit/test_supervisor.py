@@ -15,14 +15,16 @@ from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
 from gateway.errors import ConfigError
 from gateway.limits import MountLimits
 from gateway.supervisor.admin import KNOWN, AdminHandler
-from gateway.supervisor.children import ChildState, describe_exit
-from gateway.supervisor.generation import (
+from gateway.supervisor.backoff import (
     FIRST_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
-    Generation,
-    State,
+    SERVED_BACKOFF_SECONDS,
+    YOUNG_SECONDS,
+    Backoff,
     backoff_seconds,
 )
+from gateway.supervisor.children import ChildState, describe_exit
+from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.sockets import describe, open_listener, split_address
 from gateway.supervisor.supervise import Supervisor
 
@@ -46,7 +48,8 @@ CONFIG = Config(
 def supervisor(*states: ChildState) -> Supervisor:
     supervisor = Supervisor(CONFIG, lambda _: CONFIG)
     children = {pid: child(pid, state) for pid, state in enumerate(states)}
-    supervisor._generations = [SimpleNamespace(children=children)]  # type: ignore[list-item]
+    generations: Any = [SimpleNamespace(children=children)]
+    supervisor._pools = SimpleNamespace(generations=generations)  # type: ignore[assignment]
     return supervisor
 
 
@@ -57,14 +60,16 @@ def child(pid: int, state: ChildState) -> Any:
         state=state,
         loading="",
         accepts=False,
+        is_spare=False,
+        config=CONFIG,
         orders=orders,
-        order=orders.append,
+        accept=lambda: orders.append("accept"),
         terminate=list,
     )
 
 
 def generation(state: State, may_fail: frozenset[str] | None = None) -> Generation:
-    generation = Generation(1, CONFIG, "text", socket.socket(), may_fail)
+    generation = Generation(1, CONFIG, "text", socket.socket(), None, may_fail)
     generation._listener.close()
     generation.state = state
     return generation
@@ -170,9 +175,9 @@ def test_no_worker_accepts_before_all_have_loaded_all(
     async def load() -> None:
         pending = iter(workers)
         monkeypatch.setattr(
-            starting, "_spawn", lambda: starting.children.update({id(w := next(pending)): w})
+            starting, "spawn", lambda: starting.children.update({id(w := next(pending)): w})
         )
-        loading = asyncio.create_task(starting.load())
+        loading = asyncio.create_task(load_and_accept(starting))
         for worker, report in zip(workers, reports, strict=True):
             await asyncio.sleep(0)
             assert not any(worker.orders for worker in workers)
@@ -180,6 +185,10 @@ def test_no_worker_accepts_before_all_have_loaded_all(
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         loading.cancel()
+
+    async def load_and_accept(starting: Generation) -> None:
+        await starting.load()
+        await starting.accept()
 
     asyncio.run(load())
     assert [worker.orders for worker in workers] == orders
@@ -198,7 +207,7 @@ def test_the_mount_that_a_worker_loads_is_known() -> None:
     watching = generation(State.STARTING)
     watching.on_report(loading, {"event": "loading", "mount": "/shop"})
     assert loading.loading == "/shop"
-    assert watching._at_mount("/shop", "why") == "mounts.yaml:7:3: mounts./shop: why"
+    assert watching.at_mount("/shop", "why") == "mounts.yaml:7:3: mounts./shop: why"
     watching.on_report(loading, LOADED)
     assert loading.loading == ""
 
@@ -211,6 +220,28 @@ def test_a_worker_that_dies_young_is_waited_for_longer_each_time() -> None:
     assert delays[:4] == [0, FIRST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2, 0.4]
     assert delays == sorted(delays)
     assert delays[-1] == backoff_seconds(100_000) == MAX_BACKOFF_SECONDS
+
+
+def test_workers_that_die_together_count_once() -> None:
+    backoff = Backoff()
+    delays = [backoff.note_death(1.0, now, has_served=False) for now in (2.0, 2.1, 2.2)]
+    assert delays == [FIRST_BACKOFF_SECONDS] * 3
+    assert backoff.note_death(2.5, 3.0, has_served=False) == FIRST_BACKOFF_SECONDS * 2
+
+
+def test_a_worker_that_had_served_is_soon_replaced_however_often_it_dies() -> None:
+    backoff, other = Backoff(), Backoff()
+    served = [backoff.note_death(now, now + 1, has_served=True) for now in range(10, 70, 2)]
+    assert served[:3] == [0, 0, FIRST_BACKOFF_SECONDS]
+    assert max(served) == SERVED_BACKOFF_SECONDS
+    loading = [other.note_death(now, now + 1, has_served=False) for now in range(10, 70, 2)]
+    assert max(loading) == MAX_BACKOFF_SECONDS
+
+
+def test_an_old_worker_is_replaced_at_once() -> None:
+    backoff = Backoff()
+    backoff.note_death(1.0, 2.0, has_served=True)
+    assert backoff.note_death(1.0, 1.1 + YOUNG_SECONDS, has_served=True) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""Dev mode, ``gateway serve --dev``: what is other than in service while apps are being written.
+
+Owns those differences and what they need. Refuses to know how they are brought about.
+"""
+
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+
+from gateway.config.model import Config
+from gateway.errors import GatewayError
+
+# a browser's connection without a request would meet the code of before for as long as it is kept
+KEEP_ALIVE_SECONDS = 1.0
+
+
+def check_extra() -> None:
+    """Raises GatewayError where the package that dev mode needs is not installed."""
+    if find_spec("watchfiles") is None:
+        install = f"{sys.executable} -m pip install watchfiles"
+        raise GatewayError(f"--dev needs the package watchfiles, which is not installed: {install}")
+
+
+def for_development(config: Config) -> Config:
+    """The table as dev mode serves it.
+
+    One worker of each pool, text to read, and every save a reload that nothing takes back. Each
+    request has a connection of its own, so that what is asked after a save meets the new code.
+    """
+    server = config.server
+    limits = replace(
+        server.limits, keep_alive_seconds=KEEP_ALIVE_SECONDS, max_requests_per_connection=1
+    )
+    server = replace(
+        server,
+        workers=1,
+        access_log="text",
+        reload_on_edit=True,
+        keep_previous_seconds=0.0,
+        watch=None,
+        limits=limits,
+    )
+    pools = tuple(replace(pool, workers=1) for pool in config.pools)
+    return replace(config, server=server, pools=pools, is_dev=True)

@@ -1,0 +1,179 @@
+"""Environments that were built, by what they were made from: found again, built once, collected.
+
+Owns the directory of them. An environment cannot be moved, so it is built where it stays, under a
+lock, and counts only once its marker is there. Refuses to know how packages are installed. Source:
+flock(2), Python's ``venv``.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+
+from gateway.environments.content import digest
+from gateway.environments.installer import Installer
+from gateway.environments.interpreter import RUNTIME, Interpreter, find, inspect
+from gateway.environments.runtime import (
+    OLDEST,
+    check_versions,
+    fits_own,
+    link_own,
+    list_requirements,
+    own_places,
+    prune,
+)
+from gateway.errors import BuildError
+
+MARKER = "complete"
+# one of another layout is not found again
+LAYOUT = 1
+_OURS = re.compile(r"(?:env|runtime)-[0-9.]+-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """``python`` runs in it; ``runtime`` is the directory to be put at the end of its ``sys.path``
+    for a worker, "" for none; ``uses`` are the directories that ``collect`` is to keep."""
+
+    python: str
+    version: str
+    runtime: str
+    uses: tuple[str, ...]
+
+
+class Cache:
+    """The environments below ``root``, a directory of one gateway's own."""
+
+    def __init__(self, root: Path, tell: Callable[[str], object] = str) -> None:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            (root / ".gitignore").write_text("*\n")
+        except OSError as error:
+            raise BuildError(
+                f"{root}: {error.strerror}: environments are kept there (server.environments)"
+            ) from error
+        self._root = root
+        self._tell = tell
+        self._installer = Installer(root, tell)
+
+    def find_or_build(self, wanted: str, requirements: str, directory: Path) -> Environment:
+        """The environment of the Python ``wanted`` with ``requirements``, "" for that Python as it
+        is; both relative to ``directory``. Raises BuildError."""
+        python = find(wanted, directory) or self._installer.fetch_python(wanted)
+        uses: list[str] = []
+        if requirements:
+            environment = self._build_environment(python, directory / requirements)
+            python = inspect(str(environment / "bin" / "python"))
+            uses.append(environment.name)
+        check_versions(python)
+        runtime = ""
+        if any(name not in python.has for name in RUNTIME):
+            packages = self._build_runtime(python)
+            runtime = str(packages)
+            uses.append(packages.name)
+        return Environment(
+            python=python.path, version=python.shown_version, runtime=runtime, uses=tuple(uses)
+        )
+
+    def _build_environment(self, python: Interpreter, requirements: Path) -> Path:
+        key = _key(python.base, python.shown_version, python.platform, digest(requirements))
+        environment = self._root / f"env-{python.shown_version}-{key}"
+
+        def build() -> None:
+            self._tell(f"builds Python {python.shown_version} with {requirements.name}")
+            self._installer.build(python, requirements, environment)
+
+        self._build_once(environment, build)
+        return environment
+
+    def _build_runtime(self, python: Interpreter) -> Path:
+        """What a worker needs and ``python`` lacks, in versions that go with what it has."""
+        is_own = fits_own(python)
+        needed = [str(place) for place in own_places()] if is_own else list_requirements(python)
+        name = ".".join(map(str, python.version[:2]))
+        key = _key(python.abi, python.platform, *needed)
+        runtime = self._root / f"runtime-{name}-{key}"
+
+        def build() -> None:
+            if is_own:
+                link_own(runtime)
+                return
+            self._tell(f"installs what a worker on Python {name} needs: {', '.join(OLDEST)}")
+            self._installer.install_apart(python, needed, runtime)
+            prune(runtime)
+
+        self._build_once(runtime, build)
+        return runtime
+
+    def _build_once(self, directory: Path, build: Callable[[], None]) -> None:
+        """Whoever comes meanwhile waits. What is half built is thrown away by the next."""
+        if _is_complete(directory):
+            return
+        with self._lock(directory.name):
+            if _is_complete(directory):
+                return
+            try:
+                shutil.rmtree(directory, ignore_errors=True)
+                build()
+                (directory / MARKER).touch()
+            except OSError as error:
+                raise BuildError(f"{directory}: {error.strerror or error}") from error
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        path = self._root / f"{name}.lock"
+        while True:
+            with open(path, "w") as file:
+                if not _try_lock(file):
+                    self._tell(f"waits for another that builds {name}")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                # else it was collected meanwhile, and the next one would lock another file
+                if _is_at(file, path):
+                    yield
+                    return
+
+    def collect(self, keep: Container[str]) -> list[str]:
+        """Remove the environments that ``keep`` does not name and nobody builds now; which."""
+        removed = []
+        for path in self._root.glob("*.lock"):
+            directory = path.with_suffix("")
+            if directory.name in keep or not _OURS.fullmatch(directory.name):
+                continue
+            with open(path, "w") as file:
+                if _try_lock(file) and _is_at(file, path):
+                    (directory / MARKER).unlink(missing_ok=True)  # half removed is not complete
+                    shutil.rmtree(directory, ignore_errors=True)
+                    path.unlink(missing_ok=True)
+                    removed.append(directory.name)
+        return removed
+
+
+def _key(*parts: str) -> str:
+    return sha256("\0".join((str(LAYOUT), *parts)).encode()).hexdigest()[:16]
+
+
+def _is_complete(directory: Path) -> bool:
+    """Its Python may have gone, with a new version of the image."""
+    is_alive = directory.name.startswith("runtime") or os.access(directory / "bin/python", os.X_OK)
+    return is_alive and (directory / MARKER).exists()
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

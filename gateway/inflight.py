@@ -1,0 +1,127 @@
+"""What one worker has in flight, in memory that outlives it: who supervises it reads there what it
+was doing, and whether its loop still turns.
+
+Owns the layout, for both sides; refuses to know how the texts came about. A slot belongs to a
+connection, which has one request in flight at most. It is written once before the app is called,
+and freed by one byte: both are on the way of every request.
+"""
+
+import mmap
+import os
+from struct import Struct
+from typing import NamedTuple
+
+SLOT_BYTES = 512
+# The moment is big-endian: its first byte is 0 only where it is no moment.
+_SLOT = Struct(">d160s344s")
+# heartbeat, requests, failures; behind them how many slots have ever been in use
+_HEADER = Struct(">dQQ")
+_USED = Struct(">Q")
+_FIRST_SLOT = SLOT_BYTES
+_PRIVATE_SLOTS = 64
+
+
+class InFlight:
+    """The worker's side. ``descriptor`` is a ``Board``'s; without one it is nobody else's to
+    read.
+
+    A request begins with ``write(memory, slot, moment, text, line)``: the monotonic time; request
+    id, client and mount in lines of UTF-8; and the request line. What does not fit is cut off. It
+    ends with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and
+    above, are counted by connections and published by ``beat``, of which ``heartbeat`` is the last.
+    """
+
+    def __init__(self, descriptor: int = -1) -> None:
+        size = 0 if descriptor >= 0 else _PRIVATE_SLOTS * SLOT_BYTES  # 0 is all of it
+        self.memory = mmap.mmap(descriptor, size)
+        self.write = _SLOT.pack_into
+        self.heartbeat = 0.0
+        self.requests = 0
+        self.failures = 0
+        self._free: list[int] = []
+        self._next = _FIRST_SLOT
+        # takes what there is no slot for, and is never read
+        self._surplus = len(self.memory) - SLOT_BYTES
+
+    def take(self) -> int:
+        """A slot for a connection: the one freed last, so that few pages are touched."""
+        if self._free:
+            return self._free.pop()
+        slot = self._next
+        if slot < self._surplus:
+            self._next += SLOT_BYTES
+            _USED.pack_into(self.memory, _HEADER.size, slot // SLOT_BYTES)
+        return slot
+
+    def give_back(self, slot: int) -> None:
+        """Its connection has closed."""
+        if slot != self._surplus:
+            self._free.append(slot)
+
+    def beat(self, now: float) -> None:
+        """The loop turns: tell it, and what was counted. ``now`` is monotonic."""
+        self.heartbeat = now
+        _HEADER.pack_into(self.memory, 0, now, self.requests, self.failures)
+
+
+class Pulse(NamedTuple):
+    """How a worker is. ``heartbeat`` is when its loop was last known to turn, 0 before it does;
+    the counts are those of that moment."""
+
+    heartbeat: float
+    requests: int
+    failures: int
+
+
+class Request(NamedTuple):
+    """One in flight, with "" for what was cut off. ``started`` is monotonic."""
+
+    started: float
+    request_id: str
+    client: str
+    mount: str
+    method: str
+    target: str
+    protocol: str
+
+
+class Board:
+    """The reading side: memory for a worker with so many connections. ``descriptor`` is to be
+    inherited by it, and stays open as long as this is in use, in whatever thread.
+
+    It reads instead of mapping, which would make room for what was never touched.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.descriptor = os.memfd_create("gateway-inflight")
+        os.ftruncate(self.descriptor, (slots + 2) * SLOT_BYTES)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def pulse(self) -> Pulse:
+        """What the worker published last."""
+        return Pulse._make(_HEADER.unpack(os.pread(self.descriptor, _HEADER.size, 0)))
+
+    def count(self) -> int:
+        """How many requests are in flight now, as far as there are slots."""
+        return len(self._read_used())
+
+    def requests(self) -> list[Request]:
+        """Those in flight, the oldest first."""
+        found = []
+        for started, text, line in self._read_used():
+            found.append(Request(started, *_split(text, "\n"), *_split(line, " ")))
+        return sorted(found)
+
+    def _read_used(self) -> list[tuple[float, bytes, bytes]]:
+        [count] = _USED.unpack(os.pread(self.descriptor, _USED.size, _HEADER.size))
+        slots = os.pread(self.descriptor, count * SLOT_BYTES, _FIRST_SLOT)
+        # a moment that was freed has lost its exponent
+        return [slot for slot in _SLOT.iter_unpack(slots) if slot[0] > 1e-9]
+
+
+def _split(text: bytes, separator: str) -> tuple[str, str, str]:
+    parts = text.rstrip(b"\0").decode("utf-8", "replace").split(separator, 2)
+    first, second, third, *_ = (*parts, "", "")
+    return first, second, third

@@ -1,0 +1,234 @@
+"""An app that runs in native threads, while its request stays with the event loop.
+
+Owns the way between the two: the app is called, iterated and closed in one thread, and what it does
+with its request there (``start_response``, ``write``, reading) is handed back to the request's
+greenlet, which alone touches the connection. Refuses to know apps and sockets. For a process whose
+modules are not monkey-patched. Source: PEP 3333.
+
+A thread cannot be ended from outside: one whose request has timed out goes on until the app
+returns, or next turns to its request; its place stays taken until then.
+"""
+
+from __future__ import annotations
+
+import io
+from _thread import allocate_lock
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from enum import Enum
+from functools import partial
+from typing import Any
+
+from gevent import get_hub
+from gevent.hub import Waiter
+from gevent.threadpool import ThreadPool
+
+from gateway.errors import ClientDisconnected
+from gateway.http.body import READ_BYTES
+from gateway.logs import faults
+from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Write, WSGIApp
+
+
+class InThreads:
+    """``app`` called in one of ``threads``, which may serve several apps; where all are taken, the
+    request waits for one."""
+
+    def __init__(self, app: WSGIApp, threads: ThreadPool) -> None:
+        self._app = app
+        self._threads = threads
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        call = _Call(self._app, environ, start_response)
+        self._threads.spawn(call.work)
+        return call.begin()
+
+
+class _Says(Enum):
+    """What the thread tells the greenlet, which answers the first three."""
+
+    CALL = "call this function"
+    PIECE = "the app yielded this"
+    END = "the app's iterable has ended"
+    RETURNED = "the app is done"
+    RAISED = "the app raised this"
+
+
+class _Stop(BaseException):
+    """Ends the iteration of an app's result, in its thread."""
+
+
+class _Call:
+    """One request on its way through a thread; what ``InThreads`` returns where the app's result
+    has to be iterated there."""
+
+    def __init__(self, app: WSGIApp, environ: Environ, start_response: StartResponse) -> None:
+        self._app = app
+        self._environ = environ
+        self._start = start_response
+        self._loop: Any = get_hub().loop
+        self._waiter: Any = Waiter()
+        self._answered = allocate_lock()
+        self._answered.acquire()
+        self._answer: Any = None
+        self._fault: BaseException | None = None
+        self._said: tuple[_Says, Any] | None = None  # and not yet given on
+        self._has_ended = False  # nobody answers the thread any more
+        environ["wsgi.multithread"] = True
+        content = environ["wsgi.input"]
+        if isinstance(content, io.BufferedReader):
+            # detached: it would close what it reads from when it goes
+            handed = _HandedContent(partial(self._call, content.detach().readinto))
+            environ["wsgi.input"] = io.BufferedReader(handed, READ_BYTES)
+        early_hints = environ.get("wsgi.early_hints")
+        if early_hints is not None:
+            environ["wsgi.early_hints"] = partial(self._call, early_hints)
+
+    # --- in the thread ------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Run the app, from the call to ``close``."""
+        says = _Says.RETURNED
+        value: Any = ()
+        try:
+            value = Context().run(self._run)
+        except _Stop:
+            pass
+        except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
+            says, value = _Says.RAISED, error
+        self._loop.run_callback_threadsafe(self._hear, says, value)
+
+    def _run(self) -> Any:
+        result: Any = self._app(self._environ, self._start_response)
+        if type(result) in (list, tuple) or _is_file(result):
+            return result  # nothing of the app runs when this is sent
+        try:
+            for piece in result:
+                self._ask(_Says.PIECE, piece)
+            self._ask(_Says.END, None)
+        finally:
+            if hasattr(result, "close"):
+                result.close()
+        return ()
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+    ) -> Write:
+        return partial(self._call, self._call(self._start, status, headers, exc_info))
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._ask(_Says.CALL, partial(function, *arguments))
+
+    def _ask(self, says: _Says, value: Any) -> Any:
+        self._loop.run_callback_threadsafe(self._hear, says, value)
+        self._answered.acquire()
+        answer, fault = self._answer, self._fault
+        self._answer = self._fault = None
+        if fault is not None:
+            try:
+                raise fault
+            finally:
+                fault = None  # no reference cycle through the traceback
+        return answer
+
+    # --- in the hub ---------------------------------------------------------------------------
+
+    def _hear(self, says: _Says, value: Any) -> None:
+        if not self._has_ended:
+            self._waiter.switch((says, value))
+        elif says is _Says.CALL:
+            self._reply(fault=ClientDisconnected("the request has ended"))
+        elif says in (_Says.PIECE, _Says.END):
+            self._reply(fault=_Stop())
+        elif says is _Says.RETURNED:
+            if isinstance(value, FileWrapper):
+                value.close()
+        elif not isinstance(value, ClientDisconnected):
+            request_id = self._environ.get("gateway.request_id", "")
+            faults.error("an app failed after request %s had ended", request_id, exc_info=value)
+
+    def _reply(self, answer: Any = None, fault: BaseException | None = None) -> None:
+        self._answer, self._fault = answer, fault
+        self._answered.release()
+
+    # --- in the request's greenlet ------------------------------------------------------------
+
+    def begin(self) -> Iterable[bytes]:
+        """What the app returned, or this, which stands for it."""
+        said = self._listen()
+        if said[0] is _Says.RETURNED:
+            self._has_ended = True
+            return said[1]  # type: ignore[no-any-return]
+        self._said = said
+        return self
+
+    def __iter__(self) -> _Call:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._said is None:
+            self._reply()
+            self._said = self._listen()
+        says, piece = self._said
+        if says is _Says.END:
+            raise StopIteration
+        self._said = None
+        return piece  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Have the app's iterable closed, in its thread, and wait for that."""
+        if not self._has_ended:
+            self._reply(fault=_Stop())
+            self._listen()
+            self._has_ended = True
+
+    def _listen(self) -> tuple[_Says, Any]:
+        """What the thread says, after all the calls that it asked for. Raises what the app did."""
+        try:
+            while True:
+                says, value = self._waiter.get()
+                self._waiter.clear()
+                if says is _Says.RAISED:
+                    try:
+                        raise value
+                    finally:
+                        del value  # no reference cycle through the traceback
+                if says is not _Says.CALL:
+                    return says, value
+                self._serve(value)
+        except BaseException:
+            self._has_ended = True
+            raise
+
+    def _serve(self, function: Callable[[], Any]) -> None:
+        try:
+            answer = function()
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the app's to handle
+            self._reply(fault=error)
+        except BaseException:
+            # the request is ended here; the app hears of it as of a client that leaves
+            self._reply(fault=ClientDisconnected("the request has ended"))
+            raise
+        else:
+            self._reply(answer)
+
+
+class _HandedContent(io.RawIOBase):
+    """The request's content, read where the connection is."""
+
+    def __init__(self, readinto: Callable[[Any], int]) -> None:
+        self._readinto = readinto
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """See ``http.body.Content``."""
+        return self._readinto(buffer)
+
+
+def _is_file(result: object) -> bool:
+    """Whether the server sends it by itself: a regular file is sendfile's to read."""
+    if not isinstance(result, FileWrapper):
+        return False
+    file = result.file
+    return isinstance(getattr(file, "raw", file), io.FileIO)

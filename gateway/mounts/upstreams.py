@@ -1,0 +1,42 @@
+"""Upstream mounts of the table to WSGI callables.
+
+Refuses to know how another server is asked.
+"""
+
+from __future__ import annotations
+
+from gateway.config.model import Mount, UpstreamTarget
+from gateway.upstream.address import MAX_IDLE, Address
+from gateway.upstream.health import watch_health
+from gateway.upstream.mount import Upstream
+from gateway.upstream.request import Rules
+from gateway.upstream.rewrite import Rewriter
+
+
+def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
+    """The WSGI callable that asks another server. Nothing is connected to before the first request,
+    but for health checks."""
+    max_idle = MAX_IDLE if target.keep_alive_seconds else 0
+    addresses = [Address(address, max_idle=max_idle) for address in target.addresses]
+    host = "" if target.host == "keep" else target.host
+    strips_prefix = target.prefix == "strip"
+    own_names = [address.authority for address in addresses] + [host] * bool(host)
+    checks = []
+    if target.health:
+        interval = target.health_interval_seconds
+        checks = watch_health(mount.name, addresses, target.health, host, interval)
+    return Upstream(
+        mount.name,
+        addresses,
+        Rules(
+            prefix=mount.prefix.encode().decode("latin-1"),
+            strips_prefix=strips_prefix,
+            host=host,
+            authority=addresses[0].authority,
+        ),
+        connect_timeout_seconds=target.connect_timeout_seconds,
+        keep_alive_seconds=target.keep_alive_seconds,
+        tunnel_timeout_seconds=target.tunnel_timeout_seconds,
+        rewriter=Rewriter(own_names, adds_prefix=strips_prefix) if target.rewrite else None,
+        checks=checks,
+    )

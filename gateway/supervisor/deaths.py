@@ -1,0 +1,81 @@
+"""What follows a worker's end: the records of the requests that ended with it, and the worker that
+takes its place.
+
+The records are those that the worker would have written, in the same format and to the same place.
+"""
+
+import asyncio
+import time
+
+from gateway.logs import AccessLog, lifecycle
+from gateway.supervisor.children import Child, ChildState
+from gateway.supervisor.generation import Generation, State
+
+# what a client is told by nginx, since no answer came
+BAD_GATEWAY = 502
+_STDOUT = 1
+
+
+async def bury(generation: Generation, child: Child) -> None:
+    """A worker has ended: tell what it leaves behind; replace it where its generation serves."""
+    was, now = child.state, time.monotonic()
+    await child.finish()
+    generation.remove(child)
+    lost = record_lost(child, generation.log_style)
+    ended = f"worker {child.pid} ({was.value}) {child.describe_end()}"
+    ended += f", with requests in flight: {lost}," if lost else ""
+    if generation.state is State.STARTING:
+        if not generation.faults:
+            ended = f"{ended} while it was loading"
+            generation.note_fault(generation.at_mount(child.loading, ended))
+    elif generation.state is State.SERVING and generation.is_short:
+        has_served = was not in (ChildState.LOADING, ChildState.LOADED) and not child.reason
+        delay = generation.backoff.note_death(child.started, now, has_served=has_served)
+        when = f"in {delay:g} s" if delay else "now"
+        lived = now - child.started
+        lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
+        generation.note_change()
+        await replace(generation, delay)
+    elif lost or (generation.state is State.SERVING and child.exit_code):
+        lifecycle.error("%s after %.1f s", ended, now - child.started)
+    generation.note_change()
+
+
+async def replace(generation: Generation, delay: float) -> None:
+    """Start a worker after ``delay``, unless none is missing by then."""
+    await asyncio.sleep(delay)
+    while generation.state is State.SERVING and generation.is_short:
+        try:
+            generation.spawn()
+            break
+        except OSError as error:
+            delay = generation.backoff.note_failure()
+            lifecycle.error("a worker could not be started: %s; again in %g s", error, delay)
+            await asyncio.sleep(delay)
+
+
+def record_lost(child: Child, style: str) -> int:
+    """Write the access records of what a worker left behind; how many they are. ``style`` is as an
+    AccessLog's."""
+    log = AccessLog(style, _STDOUT, lambda _: None)
+    now = time.monotonic()
+    requests = child.in_flight.requests()
+    for request in requests if log.is_on else ():
+        log.record(
+            request_id=request.request_id,
+            mount=request.mount,
+            client=request.client,
+            method=request.method,
+            target=request.target,
+            protocol=request.protocol,
+            status=BAD_GATEWAY,
+            bytes_in=0,
+            bytes_out=0,
+            duration_ms=(now - request.started) * 1000,
+            host="",
+            referer="",
+            user_agent="",
+            error=f"worker {child.pid} {child.describe_end()}",
+        )
+    log.flush()
+    return len(requests)

@@ -1,0 +1,36 @@
+"""What a person is told of mounts: where in the table each is, and why it failed.
+
+Knows nothing of workers but what they report.
+"""
+
+from typing import Any
+
+from gateway.config.model import Config
+from gateway.supervisor.children import Report
+
+
+def describe_place(config: Config, mount: str) -> str:
+    """Where in the table a mount is, and its key."""
+    where = next(each.where for each in config.mounts if each.name == mount)
+    return f"{config.source}:{where.line}:{where.column}: mounts.{mount}"
+
+
+def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
+    """Where in the table a mount failed, why, and the app's traceback."""
+    text = f"{describe_place(config, failed['mount'])}: {failed['error']}{effect}"
+    return f"{text}\n{failed['traceback']}" if failed["traceback"] else text
+
+
+def describe_mounts(config: Config, failed: dict[str, Report]) -> list[dict[str, Any]]:
+    """Each mount for ``gateway status``: serving, or failed with its error and traceback."""
+    nothing: Report = {"error": "", "traceback": ""}
+    return [
+        {
+            "mount": mount.name,
+            "state": "failed" if mount.name in failed else "serving",
+            "place": f"{config.source}:{mount.where.line}:{mount.where.column}",
+            "error": failed.get(mount.name, nothing)["error"],
+            "traceback": failed.get(mount.name, nothing)["traceback"],
+        }
+        for mount in config.mounts
+    ]

@@ -1,0 +1,44 @@
+"""Changing a generation in place: its workers serve another configuration without importing.
+
+In two steps, so that an objection of one worker changes nothing in any. Refuses to know which
+changes need no import (``gateway.config.inplace``).
+"""
+
+from gateway.config.model import Config
+from gateway.errors import AppLoadError
+from gateway.supervisor.children import ChildState
+from gateway.supervisor.failures import describe_failure
+from gateway.supervisor.generation import Generation
+
+# for a worker that is wedged; it changes when it comes to it
+APPLY_SECONDS = 2.0
+
+
+async def prepare(generation: Generation, config: Config) -> None:
+    """Have every worker make ready for ``config``. Raises AppLoadError with what speaks against it.
+
+    A worker that ends meanwhile is no objection: the one in its place takes over what was applied.
+    """
+    asked = [c for c in generation.children.values() if c.state is ChildState.READY]
+    for child in asked:
+        child.prepare(config)
+    seconds = config.server.limits.start_timeout_seconds
+    is_done = await generation.until(
+        lambda: all(c.prepared is config or c.exit_code is not None for c in asked), seconds
+    )
+    if not is_done:
+        raise AppLoadError(f"a worker had no answer within {seconds:g} s (server.start_timeout)")
+    objections = [describe_failure(config, each) for c in asked for each in c.objections]
+    if objections:
+        raise AppLoadError("\n".join(dict.fromkeys(objections)))
+
+
+async def apply(generation: Generation, config: Config) -> None:
+    """Serve ``config``, which was prepared."""
+    generation.config = config
+    ready = [c for c in generation.children.values() if c.state is ChildState.READY]
+    for child in ready:
+        child.apply(config)
+    await generation.until(
+        lambda: all(c.applied is config or c.exit_code is not None for c in ready), APPLY_SECONDS
+    )

@@ -1,0 +1,77 @@
+"""Looks after the workers of one generation while it lives: whose event loop is silent for too
+long is ended.
+
+Reads what workers publish, and asks them nothing: one that is wedged does not answer. Knows the
+limits of the generation's configuration as it is at each look.
+"""
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+from gateway.inflight import Request
+from gateway.logs import lifecycle
+from gateway.supervisor.children import Child, ChildState
+from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.recycle import Recycler
+
+LOOK_SECONDS = 0.25
+# a later look is no worker's fault: the machine, or the whole container, stood still
+MOST_ELAPSED_SECONDS = 1.0
+# how often memory, age and requests are looked at
+WEIGH_SECONDS = 1.0
+# what a worker has to write its stack, before it is killed
+ABORT_SECONDS = 1.0
+# those that have a loop, and no other deadline
+WATCHED = frozenset((ChildState.READY, ChildState.PAUSED, ChildState.RETIRING))
+# of requests in flight, in a log entry
+MOST_TOLD = 10
+
+
+async def patrol(generation: Generation) -> None:
+    """Until the last worker has gone."""
+    recycler = Recycler(generation)
+    looked = weighed = time.monotonic()
+    while generation.children or generation.state in (State.STARTING, State.SERVING):
+        await asyncio.sleep(LOOK_SECONDS)
+        elapsed, looked = time.monotonic() - looked, time.monotonic()
+        for child in list(generation.children.values()):
+            child.note_silence(min(elapsed, MOST_ELAPSED_SECONDS))
+            end_silent(child, generation.config.server.limits.block_timeout_seconds)
+        if looked - weighed >= WEIGH_SECONDS:
+            weighed = looked
+            recycler.look()
+
+
+def end_silent(child: Child, limit: float) -> None:
+    """End a worker whose loop has been silent for ``limit`` seconds; 0 is no limit."""
+    silent = child.silent - child.excused
+    if not 0 < limit <= silent or child.state not in WATCHED or child.reason:
+        return
+    if is_stopped(child.pid):  # by a person or a debugger, who will let it go on
+        child.excused = child.silent
+        return
+    requests = child.in_flight.requests()
+    lifecycle.error(
+        "worker %d is ended: its event loop has been silent for %.1f s (server.block_timeout), "
+        "with requests in flight: %s",
+        *(child.pid, child.silent, describe_requests(requests)),
+    )
+    child.end(f"its event loop was silent for {child.silent:.1f} s", signal.SIGABRT)
+    asyncio.get_running_loop().call_later(ABORT_SECONDS, child.kill)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal or a debugger. Source: proc_pid_stat(5)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
+
+
+def describe_requests(requests: list[Request]) -> str:
+    """How many, and the oldest of them."""
+    told = [f"{r.method} {r.target} <- {r.mount} ({r.request_id})" for r in requests[:MOST_TOLD]]
+    more = ["..."] if len(requests) > MOST_TOLD else []
+    return f"{len(requests)}: {', '.join(told + more)}" if requests else "0"

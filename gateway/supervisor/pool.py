@@ -1,0 +1,257 @@
+"""A pool: the generations of one set of workers, of which one serves.
+
+Owns which generation serves, which is kept for a rollback, and when the others end. Knows neither
+the table's text nor what asked for a change.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.config.inplace import find_reasons
+from gateway.config.model import Config, Server
+from gateway.environments.cache import Environment
+from gateway.environments.client import find_or_build
+from gateway.errors import AppLoadError, BuildError
+from gateway.logs import choose_style, lifecycle
+from gateway.supervisor import inplace
+from gateway.supervisor.doorman import Doorman
+from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.patrol import patrol
+from gateway.supervisor.sleep import Alarm, fall_asleep
+
+# Retired workers keep their memory until nginx has closed its idle connections to them, for up to
+# a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
+MOST_RETIRING = 3
+RETRY_SECONDS = 10
+
+
+def find_environments(config: Config) -> Path:
+    """The directory of ``server.environments``, which is relative to the table's."""
+    return Path(config.source).absolute().parent / config.server.environments
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload changes of a pool. ``old`` and ``new`` are one where it changes in place;
+    without ``old`` the pool is new."""
+
+    old: Generation | None
+    before: Config
+    new: Generation
+    after: Config
+
+
+class Pool:
+    """``start_task`` runs what ends a generation in the background; ``name_generation`` gives ids.
+
+    ``current`` serves; ``generations`` are all that have not ended.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        name_generation: Callable[[], int],
+        start_task: Callable[[Any], None],
+        doorman: Doorman | None,
+    ) -> None:
+        self.listener = listener
+        self._name_generation = name_generation
+        self._start_task = start_task
+        self.generations: list[Generation] = []
+        self.current: Generation | None = None
+        self._doorman = doorman
+        self._alarm = Alarm(listener, self._wake)
+        self._is_closed = False
+
+    @property
+    def environments(self) -> set[str]:
+        """The directories of those that it uses."""
+        used = (g.environment.uses for g in self.generations if g.environment)
+        return {name for uses in used for name in uses}
+
+    @property
+    def config(self) -> Config | None:
+        """What it serves; None before it does."""
+        return self.current.config if self.current else None
+
+    async def serve(self, config: Config) -> None:
+        """Start for the first time: a mount that does not load answers 503, and others serve.
+        Raises AppLoadError where the environment could not be built; then all answer it."""
+        try:
+            environment = await self._find_environment(config)
+        except AppLoadError:
+            if self._doorman is not None:
+                cause = "The environment of the app mounted here could not be built."
+                await self._doorman.open(cause, RETRY_SECONDS)
+            raise
+        generation = self._build(config, environment, None)
+        generation.serve()
+        self._lead(generation)
+
+    def _lead(self, generation: Generation) -> None:
+        """From now on it is this one that serves."""
+        self._alarm.clear()
+        self.current = generation
+        self._mind_door(generation)
+        self._start_task(self._rest(generation))
+
+    async def _rest(self, generation: Generation) -> None:
+        """Have it sleep once nobody asks for it."""
+        if self._doorman is None or not await fall_asleep(generation):
+            return
+        lifecycle.info("pool %s: asleep until it is asked for", generation.config.pool.name)
+        await generation.sleep(generation.config.server.limits.drain_timeout_seconds)
+        if generation is not self.current:
+            self._forget(generation)
+        elif not self._is_closed:
+            self._alarm.set()
+
+    def _wake(self) -> None:
+        asleep = self.current
+        if asleep is not None and asleep.state is State.ASLEEP and not self._is_closed:
+            lifecycle.info("pool %s: awake", asleep.config.pool.name)
+            self._forget(asleep)
+            # in the environment that it had: what the file asks for now, a reload has to try
+            generation = self._build(asleep.config, asleep.environment, None)
+            generation.serve()
+            self._lead(generation)
+
+    def _build(
+        self, config: Config, environment: Environment | None, may_fail: frozenset[str] | None
+    ) -> Generation:
+        style = choose_style(config.server.access_log)
+        number = self._name_generation()
+        generation = Generation(
+            number, config, style, self.listener, environment, may_fail, self._mind_door
+        )
+        self.generations.append(generation)
+        self._start_task(patrol(generation))
+        return generation
+
+    def _mind_door(self, generation: Generation) -> None:
+        """Have requests answered while nobody else can. The front's own wait in the kernel: clients
+        that nginx sends back at once would be no better off."""
+        if self._doorman is None or generation is not self.current:
+            return
+        if generation.is_gone:
+            cause = "The workers of the app mounted here have ended; new ones are starting."
+            self._start_task(self._doorman.open(cause, RETRY_SECONDS))
+        else:
+            self._doorman.close()
+
+    async def _find_environment(self, config: Config) -> Environment | None:
+        """Where its Python is another than the gateway's own. Raises AppLoadError."""
+        pool = config.pool
+        python = str(pool.venv / "bin" / "python") if pool.venv else pool.python
+        if not python and not pool.requirements:
+            return None
+        place = f"{config.source}:{pool.where.line}:{pool.where.column}: pools.{pool.name}"
+        try:
+            return await find_or_build(
+                root=find_environments(config),
+                python=python,
+                requirements=str(pool.requirements or ""),
+                directory=config.directory,
+                on_progress=lambda line: lifecycle.info("%s: %s", place, line),
+                timeout_seconds=config.server.limits.build_timeout_seconds,
+            )
+        except BuildError as error:
+            raise AppLoadError(f"{place}: {error}") from error
+
+    # --- changing -----------------------------------------------------------------------------
+
+    async def prepare(self, config: Config, *, anew: bool) -> Change:
+        """Make ready to serve ``config``: in place where nothing is to be imported, or ``anew``, by
+        workers that load everything. Raises AppLoadError; then nothing has changed.
+
+        A mount that answers 503 already may go on doing so, any other has to load.
+        """
+        old = self.current
+        if old and not anew and not old.failed and not find_reasons(old.config, config):
+            await inplace.prepare(old, config)
+            return Change(old, old.config, old, config)
+        environment = await self._find_environment(config)
+        new = self._build(config, environment, frozenset(old.failed if old else ()))
+        try:
+            await new.load()
+        except BaseException:
+            self._forget(new)
+            raise
+        return Change(old, old.config if old else config, new, config)
+
+    async def prepare_undo(self, change: Change) -> Change:
+        """Make ready to serve what was served before ``change``, at once where it is kept."""
+        if change.old is change.new:
+            return await self.prepare(change.before, anew=False)
+        if change.old and change.old.state is State.KEPT and change.old.is_whole:
+            return Change(change.new, change.after, change.old, change.before)
+        return await self.prepare(change.before, anew=True)
+
+    async def commit(self, change: Change) -> None:
+        """Serve what was prepared. Raises AppLoadError where its workers end at the last moment;
+        then nothing has changed."""
+        if change.new is change.old:
+            await inplace.apply(change.new, change.after)
+            return
+        try:
+            await change.new.accept()
+        except BaseException:
+            self._forget(change.new)
+            raise
+        self._lead(change.new)
+        if change.old and change.old.state is State.ASLEEP:
+            self._forget(change.old)
+        elif change.old:
+            self._end_oldest()
+            await change.old.leave()
+            self._start_task(self._keep(change.old, change.after.server))
+
+    async def drop(self, change: Change) -> None:
+        """Leave what was prepared."""
+        if change.new.state is State.STARTING:
+            with contextlib.suppress(AppLoadError):
+                await change.new.give_up()
+            self._forget(change.new)
+
+    async def _keep(self, old: Generation, server: Server) -> None:
+        """Keep it loaded for a while, and retire it then, unless it serves again."""
+        seconds = max(server.keep_previous_seconds, server.watch.for_seconds if server.watch else 0)
+        await old.until(lambda: old.state is not State.KEPT, seconds)
+        if old.state is State.KEPT:
+            await old.retire()
+        elif old.state is State.STOPPING:
+            await old.until(lambda: not old.children, None)
+        else:
+            return  # it serves again
+        self._forget(old)
+
+    def _forget(self, generation: Generation) -> None:
+        """It has ended; more than one may come to say so."""
+        with contextlib.suppress(ValueError):
+            self.generations.remove(generation)
+
+    def _end_oldest(self) -> None:
+        retiring = [g for g in self.generations if g.state in (State.KEPT, State.RETIRING)]
+        for oldest in retiring[: max(0, len(retiring) + 1 - MOST_RETIRING)]:
+            drain_seconds = oldest.config.server.limits.drain_timeout_seconds
+            self._start_task(oldest.stop(drain_seconds))
+
+    # --- ending -------------------------------------------------------------------------------
+
+    async def stop(self, drain_seconds: float) -> None:
+        """End all generations."""
+        self._is_closed = True
+        self._alarm.clear()
+        if self._doorman is not None:
+            self._doorman.close()
+        await asyncio.gather(*(generation.stop(drain_seconds) for generation in self.generations))
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for generation in self.generations:
+            generation.kill()

@@ -1,0 +1,211 @@
+"""All pools of a table: a reload changes each that has to change, and all or none of them.
+
+Owns the pools' sockets. Knows neither the table's text nor what asked for a change.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from gateway.config.model import Config
+from gateway.config.slices import cut
+from gateway.environments.client import collect
+from gateway.errors import AppLoadError
+from gateway.logs import lifecycle
+from gateway.supervisor.children import Report
+from gateway.supervisor.doorman import Doorman
+from gateway.supervisor.generation import Generation
+from gateway.supervisor.pool import Change, Pool, find_environments
+from gateway.supervisor.sockets import open_pool_listener
+
+MAIN = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """What a reload changes of a table: ``changes`` of its pools, those that come and that go."""
+
+    before: Config
+    after: Config
+    changes: dict[str, Change] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """How it is brought about, for a person."""
+        renewed = [name for name, change in self.changes.items() if change.old is not change.new]
+        if not renewed:
+            return "in place"
+        return "new workers" if MAIN in renewed else f"new workers of {', '.join(renewed)}"
+
+
+class Pools:
+    """``config`` is the table that is served; ``folder`` is where the pools' sockets are made.
+
+    ``start_task`` runs what goes on in the background.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        folder: Path,
+        start_task: Callable[[Coroutine[Any, Any, Any]], None],
+    ) -> None:
+        numbers = count(1)
+        self._next_number = lambda: next(numbers)
+        self._folder = folder
+        self._start_task = start_task
+        self._pools = {MAIN: Pool(listener, self._next_number, start_task, None)}
+        self._closing: list[Pool] = []
+        self.is_stopping = False
+
+    @property
+    def main(self) -> Pool:
+        return self._pools[MAIN]
+
+    @property
+    def generations(self) -> list[Generation]:
+        """All that have not ended. May be asked by other threads."""
+        pools = [*self._pools.values(), *self._closing]
+        return [generation for pool in pools for generation in list(pool.generations)]
+
+    @property
+    def failed(self) -> dict[str, Report]:
+        """What those mounts report that did not load, by name."""
+        serving = [pool.current for pool in list(self._pools.values()) if pool.current]
+        return {
+            name: report for generation in serving for name, report in generation.failed.items()
+        }
+
+    def serve(self, config: Config) -> None:
+        """Start all for the first time."""
+        self.config = config
+        for name, own in self._cut(config).items():
+            self._start_task(self._serve(self._find(name), own))
+
+    async def _serve(self, pool: Pool, config: Config) -> None:
+        try:
+            await pool.serve(config)
+        except AppLoadError as error:
+            lifecycle.error("%s; its mounts answer 503 until a reload", error)
+
+    def _cut(self, config: Config) -> dict[str, Config]:
+        return cut(config, lambda name: str(self._find_socket(name)))
+
+    def _find_socket(self, name: str) -> Path:
+        # a mount's own pool is named after it, and a socket's path has to be short (unix(7))
+        return self._folder / f"{sha256(name.encode()).hexdigest()[:12]}.sock"
+
+    def _find(self, name: str) -> Pool:
+        if name not in self._pools:
+            listener = open_pool_listener(self._find_socket(name))
+            self._pools[name] = Pool(
+                listener, self._next_number, self._start_task, Doorman(listener)
+            )
+        return self._pools[name]
+
+    # --- changing -----------------------------------------------------------------------------
+
+    async def prepare(self, config: Config, *, anew: bool) -> TableChange:
+        """Make ready to serve ``config``, ``anew`` with new workers in each pool. Raises
+        AppLoadError; then nothing has changed."""
+        if self.is_stopping:
+            raise AppLoadError("the gateway is stopping")
+        wanted = self._cut(config)
+        return await self._prepare(
+            config,
+            {
+                name: self._find(name).prepare(own, anew=anew)
+                for name, own in wanted.items()
+                if anew or name not in self._pools or self._pools[name].config != own
+            },
+        )
+
+    async def prepare_undo(self, undone: TableChange) -> TableChange:
+        """Make ready to serve what was served before."""
+        wanted = self._cut(undone.before)
+        work = {}
+        for name, own in wanted.items():
+            if name in undone.changes and undone.changes[name].old:
+                work[name] = self._find(name).prepare_undo(undone.changes[name])
+            elif name not in self._pools or self._pools[name].config != own:
+                work[name] = self._find(name).prepare(own, anew=False)
+        return await self._prepare(undone.before, work)
+
+    async def _prepare(
+        self, config: Config, work: dict[str, Coroutine[Any, Any, Change]]
+    ) -> TableChange:
+        results = await asyncio.gather(*work.values(), return_exceptions=True)
+        done = {n: r for n, r in zip(work, results, strict=True) if isinstance(r, Change)}
+        change = TableChange(self.config, config, done)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            await self.drop(change)
+            strange = [f for f in failures if not isinstance(f, AppLoadError)]
+            raise strange[0] if strange else AppLoadError("\n".join(map(str, failures)))
+        return change
+
+    async def commit(self, change: TableChange) -> None:
+        """Serve what was prepared. Raises AppLoadError; then nothing has changed."""
+        done: list[str] = []
+        try:
+            # the front workers last: what they lead to has to be there
+            for name in sorted(change.changes, key=lambda name: name == MAIN):
+                await self._pools[name].commit(change.changes[name])
+                done.append(name)
+        except AppLoadError:
+            for name in done:
+                pool = self._pools[name]
+                with contextlib.suppress(AppLoadError):
+                    await pool.commit(await pool.prepare_undo(change.changes[name]))
+            await self.drop(change)
+            raise
+        self.config = change.after
+        self._end_unused(self._cut(change.after))
+        self._start_task(self._collect())
+
+    async def _collect(self) -> None:
+        """Remove the environments that nobody uses any more."""
+        pools = [*self._pools.values(), *self._closing]
+        used = frozenset(name for pool in pools for name in pool.environments)
+        root = find_environments(self.config)
+        if root.is_dir():
+            for name in await collect(root, used):
+                lifecycle.info("the environment %s is not used any more: removed", name)
+
+    async def drop(self, change: TableChange) -> None:
+        """Leave what was prepared."""
+        for name, own in change.changes.items():
+            await self._pools[name].drop(own)
+        self._end_unused(self._cut(self.config))
+
+    def _end_unused(self, used: Iterable[str]) -> None:
+        """End the pools that the table does not have any more."""
+        for name in [name for name in self._pools if name not in used]:
+            pool = self._pools.pop(name)
+            self._closing.append(pool)
+            self._start_task(self._close(pool))
+
+    async def _close(self, pool: Pool) -> None:
+        await pool.stop(self.config.server.limits.drain_timeout_seconds)
+        pool.listener.close()
+        self._closing.remove(pool)
+
+    # --- ending -------------------------------------------------------------------------------
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Let requests in flight finish and end all; the front workers first, which ask others."""
+        others = [pool for name, pool in self._pools.items() if name != MAIN] + self._closing
+        await self.main.stop(drain_seconds)
+        await asyncio.gather(*(pool.stop(drain_seconds) for pool in others))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for generation in self.generations:
+            generation.kill()

@@ -1,0 +1,69 @@
+"""Which saves below the table's directory are edits of app code; dev mode reloads on them.
+
+Refuses to know what a reload is. Source: watchfiles, which has the kernel tell (inotify(7)).
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from gateway.config.model import Config, StaticTarget
+from gateway.logs import lifecycle
+
+# what apps read as they start; not their data, which they may write there
+CODE_SUFFIXES = frozenset((".py", ".html", ".jinja", ".jinja2", ".j2", ".toml", ".ini", ".cfg"))
+# made by tools, large, and never written by hand; so are all that begin with a dot
+FOREIGN = frozenset(("__pycache__", "node_modules", "site-packages"))
+# saves that follow each other so soon are one edit
+STEP_MILLISECONDS = 100
+
+
+async def watch_code(
+    current: Callable[[], Config], on_change: Callable[[str], Awaitable[object]]
+) -> None:
+    """Call ``on_change`` with the name of a file of each edit, below the directory of the table
+    ``current()``, and wait for its end."""
+    from watchfiles import awatch  # an extra, there where dev mode is
+
+    directory = current().directory
+    lifecycle.info("dev mode: code is watched below %s; error pages show tracebacks", directory)
+
+    def is_wanted(_: object, path: str) -> bool:
+        return is_code(Path(path), current())
+
+    try:
+        async for changes in awatch(
+            directory,
+            watch_filter=is_wanted,
+            step=STEP_MILLISECONDS,
+            ignore_permission_denied=True,
+        ):
+            paths = sorted(Path(path) for _, path in changes)
+            forget_bytecode(paths)
+            await on_change(str(paths[0].relative_to(directory)))
+    except (OSError, RuntimeError) as error:
+        hint = "save the table, or use `gateway reload`"
+        lifecycle.error("dev mode: code is not watched any more: %s: %s", error, hint)
+
+
+def is_code(path: Path, config: Config) -> bool:
+    """Whether a save of ``path`` can change what the apps of ``config`` do."""
+    if path.suffix not in CODE_SUFFIXES:
+        return False
+    folders = path.relative_to(config.directory).parts[:-1]
+    if any(name in FOREIGN or name.startswith(".") for name in (*folders, path.name)):
+        return False
+    return not any(
+        path.is_relative_to(mount.target.directory)
+        for mount in config.mounts
+        if isinstance(mount.target, StaticTarget)
+    )
+
+
+def forget_bytecode(paths: list[Path]) -> None:
+    """Python takes bytecode for that of a source of the same size and second (PEP 552): two quick
+    saves would be one to it."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            Path(cache_from_source(str(path))).unlink()

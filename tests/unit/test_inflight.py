@@ -1,0 +1,145 @@
+"""What a worker has in flight, seen from its own side and from the supervisor's."""
+
+import os
+import time
+from typing import Any
+
+import pytest
+from gevent.event import Event
+from harness import Gateway, wait_until
+
+from gateway.inflight import Board, InFlight, Request
+
+LINE = b"GET /notes/7?a=1 HTTP/1.1"
+
+
+def test_a_request_is_seen_until_it_ends() -> None:
+    board = Board(8)
+    worker = InFlight(board.descriptor)
+    slot = worker.take()
+    assert (board.requests(), board.count()) == ([], 0)
+    worker.write(worker.memory, slot, 12.5, b"id-1\n192.0.2.7\n/notes", LINE)
+    [request] = board.requests()
+    assert request == Request(
+        12.5, "id-1", "192.0.2.7", "/notes", "GET", "/notes/7?a=1", "HTTP/1.1"
+    )
+    assert board.count() == 1
+    worker.memory[slot] = 0
+    assert (board.requests(), board.count()) == ([], 0)
+
+
+def test_the_oldest_come_first_and_a_slot_is_used_again() -> None:
+    board = Board(8)
+    worker = InFlight(board.descriptor)
+    slots = [worker.take() for _ in range(3)]
+    for slot, moment in zip(slots, (9.0, 7.0, 8.0), strict=True):
+        worker.write(worker.memory, slot, moment, b"%d" % moment, LINE)
+    assert [request.request_id for request in board.requests()] == ["7", "8", "9"]
+    worker.memory[slots[1]] = 0
+    worker.give_back(slots[1])
+    assert worker.take() == slots[1]
+
+
+def test_what_does_not_fit_is_cut_and_disturbs_no_other() -> None:
+    board = Board(8)
+    worker = InFlight(board.descriptor)
+    first, second = worker.take(), worker.take()
+    worker.write(worker.memory, second, 2.0, b"second\nb\n/", LINE)
+    worker.write(
+        worker.memory, first, 1.0, b"first\na\n/" + b"\xc3\xa4" * 300, b"GET /" + b"x" * 9000
+    )
+    one, other = board.requests()
+    assert (one.request_id, one.protocol, other.request_id) == ("first", "", "second")
+    assert one.mount.startswith("/ä")
+    assert 300 < len(one.target) < 400
+
+
+def test_a_request_too_many_has_no_slot() -> None:
+    board = Board(2)
+    worker = InFlight(board.descriptor)
+    slots = [worker.take() for _ in range(4)]
+    for slot in slots:
+        worker.write(worker.memory, slot, 1.0, b"x", LINE)
+    assert board.count() == 2
+    for slot in slots:
+        worker.give_back(slot)
+    assert sorted({worker.take() for _ in range(4)}) == sorted(set(slots))
+
+
+def test_counts_are_published_with_the_beat() -> None:
+    board = Board(2)
+    worker = InFlight(board.descriptor)
+    worker.requests, worker.failures = 7, 2
+    assert board.pulse() == (0.0, 0, 0)
+    worker.beat(3.5)
+    assert board.pulse() == (3.5, 7, 2)
+
+
+def test_memory_that_was_never_touched_takes_no_room() -> None:
+    board = Board(100_000)
+    worker = InFlight(board.descriptor)
+    worker.beat(1.0)
+    assert (board.count(), board.requests()) == (0, [])
+    assert os.fstat(board.descriptor).st_blocks * 512 <= 2 * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_descriptor_is_closed_with_its_last_user() -> None:
+    board = Board(1)
+    descriptor = board.descriptor
+    del board
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+# --- connections ------------------------------------------------------------------------------
+
+
+def test_a_connection_tells_what_it_runs(serve: Any) -> None:
+    may_go = Event()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        may_go.wait(5)
+        start_response("200 OK", [])
+        return [environ["gateway.request_id"].encode()]
+
+    board = Board(8)
+    gateway: Gateway = serve({"/notes": app}, in_flight=InFlight(board.descriptor))
+    client = gateway.connect()
+    client.send(b"GET /notes/7 HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: board.count() == 1)
+    [request] = board.requests()
+    assert request[2:] == ("192.0.2.7", "/notes", "GET", "/notes/7", "HTTP/1.1")
+    assert time.monotonic() - 5 < request.started <= time.monotonic()
+    may_go.set()
+    assert client.read_answer().content.decode() == request.request_id
+    wait_until(lambda: board.count() == 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "failures"), [("/", 200, 0), ("/broken", 500, 1), ("/missing", 404, 0)]
+)
+def test_answers_are_counted(serve: Any, path: str, status: int, failures: int) -> None:
+    def good(_: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK" if path == "/" else "404 Not Found", [])
+        return [b"x"]
+
+    def broken(_: Any, start_response: Any) -> list[bytes]:
+        start_response("500 Internal Server Error", [])
+        return [b"x"]
+
+    gateway: Gateway = serve({"/": good, "/broken": broken})
+    assert gateway.ask(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()).status == status
+    in_flight = gateway.service.in_flight
+    assert (in_flight.requests, in_flight.failures) == (1, failures)
+
+
+def test_connections_give_their_slots_back(serve: Any) -> None:
+    def app(_: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"x"]
+
+    board = Board(2)
+    gateway: Gateway = serve(app, in_flight=InFlight(board.descriptor))
+    for _ in range(5):
+        assert gateway.ask().status == 200
+    assert gateway.service.in_flight.take() == 512

@@ -1,0 +1,211 @@
+"""What a reload does without new workers, and the way back from any reload."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from running import APP, Running, wait_until
+
+Start = Callable[..., Running]
+MANUAL = "  reload_on_edit: false\n"
+COUNTING = """
+import itertools
+count = itertools.count(1)
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"%s %d" % (environ["SCRIPT_NAME"].encode(), next(count))]
+def create():
+    count = itertools.count(1)
+    def made(environ, start_response):
+        start_response("200 OK", [])
+        return [b"made %d" % next(count)]
+    return made
+"""
+PROBED = "  /: {app: 'good:app', timeout: 9s, probe: /good}\n"
+
+
+def edit(gateway: Running, mounts: str, server: str = "") -> dict[str, Any]:
+    """Save the table; how the reload ended that this is."""
+    before = gateway.control("status")["last_reload"]
+    gateway.write_table(mounts, server)
+
+    def ended() -> dict[str, Any] | None:
+        last: dict[str, Any] = gateway.control("status")["last_reload"]
+        return last if last != before else None
+
+    last: dict[str, Any] = wait_until(ended, "a reload has ended")
+    return last
+
+
+# --- in place ---------------------------------------------------------------------------------
+
+
+def test_what_needs_no_import_is_served_by_the_same_workers(start: Start) -> None:
+    gateway = start("  /: counting:app\n", counting=COUNTING)
+    (gateway.folder / "public").mkdir()
+    (gateway.folder / "public" / "page.txt").write_text("a page")
+    workers = gateway.children()
+    assert gateway.ask().endswith(b" 1")
+    last = edit(
+        gateway,
+        "  /moved: {app: 'counting:app', max_body: 3B}\n  /too: counting:app\n"
+        "  /files: {static: ./public}\n  /old: {redirect: /moved}\n",
+        "  max_request_line: 1KiB\n",
+    )
+    assert (last["exit_code"], last["how"], last["generation"]) == (0, "in place", "g1")
+    assert gateway.ask("/moved").endswith(b"/moved 2")
+    assert gateway.ask("/too").endswith(b"/too 3")
+    assert gateway.ask("/files/page.txt").endswith(b"a page")
+    assert b"Location: /moved" in gateway.ask("/old")
+    assert b" 404 " in gateway.ask("/")
+    assert b" 414 " in gateway.ask("/moved?" + "x" * 1100)
+    assert gateway.children() == workers
+
+
+@pytest.mark.parametrize(
+    "mounts",
+    [
+        "  /: counting:app\n  /more: good:app\n",
+        "  /: counting:app\n  /made: counting:create()\n  /again: counting:create()\n",
+        "  /: {app: 'counting:app', env: {A: b}}\n",
+    ],
+)
+def test_what_needs_an_import_or_a_call_is_served_by_new_workers(start: Start, mounts: str) -> None:
+    gateway = start("  /: counting:app\n  /made: counting:create()\n", counting=COUNTING)
+    last = edit(gateway, mounts)
+    assert (last["exit_code"], last["how"], last["generation"]) == (0, "new workers", "g2")
+
+
+def test_each_mount_keeps_what_its_factory_made(start: Start) -> None:
+    gateway = start("  /a: counting:create()\n  /b: counting:create()\n", counting=COUNTING)
+    assert gateway.ask("/b").endswith(b"made 1")
+    edit(gateway, "  /c: counting:create()\n  /b: counting:create()\n")
+    assert gateway.ask("/b").endswith(b"made 2")
+    assert gateway.ask("/c").endswith(b"made 1")
+
+
+def test_a_save_that_changes_nothing_loads_the_code_anew(start: Start) -> None:
+    gateway = start("  /: counting:app\n", counting=COUNTING)
+    assert gateway.ask().endswith(b" 1")
+    last = edit(gateway, "  /: counting:app\n")
+    assert (last["how"], last["generation"]) == ("new workers", "g2")
+    assert gateway.ask().endswith(b" 1")
+
+
+def test_a_mount_that_did_not_load_is_tried_again_by_new_workers(start: Start) -> None:
+    gateway = start("  /: good:app\n  /more: more:app\n", more="1/0\n")
+    gateway.write("more.py", APP)
+    assert edit(gateway, "  /: {app: 'good:app', timeout: 9s}\n  /more: more:app\n")["how"] == (
+        "new workers"
+    )
+    assert b" 200 " in gateway.ask("/more")
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [("200 OK", 0), ("500 Bad", 3)])
+def test_a_new_probe_is_asked_before_anything_changes(
+    start: Start, status: str, exit_code: int
+) -> None:
+    gateway = start(good=APP.replace("200 OK", status))
+    workers = gateway.children()
+    last = edit(gateway, "  /away: {app: 'good:app', probe: /}\n")
+    assert last["exit_code"] == exit_code
+    assert gateway.children() == workers
+    assert (b" 404 " in gateway.ask()) == (not exit_code)
+    if exit_code:
+        [message] = last["messages"]
+        assert message.endswith(f"yaml:7:3: mounts./away: its probe /away/ was answered {status}")
+
+
+def test_a_worker_that_is_replaced_serves_what_was_changed_in_place(start: Start) -> None:
+    gateway = start()
+    assert edit(gateway, "  /moved: good:app\n")["how"] == "in place"
+    [pid] = gateway.children()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: gateway.children() - {pid}, "a new worker starts")
+    assert b" 200 " in gateway.ask("/moved")
+
+
+def test_a_thousand_mounts_change_in_place(start: Start) -> None:
+    gateway = start("".join(f"  /m{i}: good:app\n" for i in range(1000)))
+    last = edit(gateway, "".join(f"  /n{i}: good:app\n" for i in range(1000)))
+    assert (last["exit_code"], last["how"]) == (0, "in place")
+    assert b" 200 " in gateway.ask("/n999")
+    print(f"{last['seconds']:.2f} s from the save to serving")
+
+
+# --- the way back -----------------------------------------------------------------------------
+
+
+def test_a_rollback_is_served_by_the_workers_of_before(start: Start) -> None:
+    gateway = start("  /: good:app\n", MANUAL)
+    assert gateway.control("rollback")["messages"] == ["there was no reload that could be undone"]
+    workers = gateway.children()
+    gateway.write("good.py", "1/0")  # what is loaded already is served
+    gateway.write("other.py", APP)
+    gateway.write_table("  /other: other:app\n")
+    assert gateway.control("reload")["generation"] == "g2"
+    new_workers = gateway.children() - workers
+    assert b" 404 " in gateway.ask()
+    outcome = gateway.control("rollback")
+    assert (outcome["exit_code"], outcome["generation"]) == (0, "g1")
+    assert gateway.generation() == "g1"
+    assert gateway.control("rollback")["generation"] == "g2"
+    assert b" 200 " in gateway.ask("/other")
+    assert gateway.children() == workers | new_workers
+    [kept, serving] = gateway.control("status")["generations"]
+    assert (kept["generation"], kept["state"]) == ("g1", "kept")
+    assert (serving["generation"], serving["state"]) == ("g2", "serving")
+
+
+def test_a_rollback_of_what_changed_in_place(start: Start) -> None:
+    gateway = start()
+    workers = gateway.children()
+    edit(gateway, "  /moved: good:app\n")
+    assert b" 404 " in gateway.ask("/")
+    assert gateway.control("rollback")["how"] == "in place"
+    assert gateway.generation() == "g1"
+    assert gateway.children() == workers
+
+
+@pytest.mark.parametrize("keep", ["0", "1h"])
+def test_a_rollback_starts_workers_where_those_of_before_have_gone(start: Start, keep: str) -> None:
+    gateway = start("  /: good:app\n", f"{MANUAL}  keep_previous: {keep}\n")
+    old = gateway.children()
+    assert gateway.control("reload")["generation"] == "g2"
+    if keep == "1h":
+        os.kill(*old, signal.SIGKILL)
+    wait_until(lambda: not old & gateway.children(), "the old worker has gone")
+    outcome = gateway.control("rollback")
+    assert (outcome["exit_code"], outcome["generation"]) == (0, "g3")
+    assert gateway.generation() == "g3"
+
+
+def test_a_rollback_that_fails_changes_nothing(start: Start) -> None:
+    gateway = start("  /: good:app\n", f"{MANUAL}  keep_previous: 0\n")
+    assert gateway.control("reload")["exit_code"] == 0
+    wait_until(lambda: len(gateway.children()) == 1, "the old worker has gone")
+    gateway.write("good.py", "1/0")
+    outcome = gateway.control("rollback")
+    assert outcome["exit_code"] == 3
+    assert "ZeroDivisionError" in outcome["messages"][0]
+    assert gateway.generation() == "g2"
+
+
+def test_a_kept_worker_tells_its_connections_to_close_and_serves_again(start: Start) -> None:
+    get = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    gateway = start("  /: good:app\n", MANUAL)
+    with gateway.connect() as before:
+        before.sendall(get)
+        assert b"Connection: close" not in before.recv(65536)
+        gateway.control("reload")
+        before.sendall(get)
+        with before.makefile("rb") as answer:
+            assert b"Connection: close" in answer.read()
+    gateway.control("rollback")
+    with gateway.connect() as after:
+        after.sendall(get)
+        told = after.recv(65536)
+    assert told.endswith(b"g1")
+    assert b"Connection: close" not in told

@@ -1,0 +1,429 @@
+"""Apps in native threads, over real sockets; nothing here is monkey-patched."""
+
+import gc
+import io
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import get_hub
+from gevent.threadpool import ThreadPool
+from harness import GET, Cut, Gateway, wait_until
+
+from gateway.errors import AppError, ClientDisconnected
+from gateway.limits import MountLimits
+from gateway.mounts.threads import InThreads
+
+HUB_THREAD = threading.get_ident()
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPool]:
+    pool = ThreadPool(2)
+    yield pool
+    wait_until(lambda: not len(pool), "no thread is at work")
+    pool.kill()
+
+
+class Rendezvous:
+    """Blocks the threads that come to it, without the hub."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+        self.ended: list[str] = []
+        self.open = threading.Event()
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        with self._lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        assert self.open.wait(10)
+        with self._lock:
+            self.inside -= 1
+
+
+def answer(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+def test_an_app_runs_in_a_thread_of_its_own(serve: Any, threads: ThreadPool) -> None:
+    seen: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.append((threading.get_ident(), environ["wsgi.multithread"]))
+        return answer(environ, start_response)
+
+    found = serve(InThreads(app, threads)).ask()
+    assert (found.status, found.content, found["content-length"]) == (200, b"hello", "5")
+    assert seen[0][0] != HUB_THREAD
+    assert seen[0][1] is True
+
+
+def test_as_many_block_at_a_time_as_there_are_threads(serve: Any, threads: ThreadPool) -> None:
+    meeting = Rendezvous()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        meeting.wait()
+        time.sleep(0.01)  # blocks its thread alone
+        return answer(environ, start_response)
+
+    gateway = serve({"/": InThreads(app, threads), "/now": answer})
+    clients = [gateway.connect() for _ in range(5)]
+    for client in clients:
+        client.send(GET)
+    wait_until(lambda: meeting.inside == 2, "both threads are taken")
+    # the event loop is free meanwhile
+    assert gateway.ask(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
+    meeting.open.set()
+    assert [client.read_answer().content for client in clients] == [b"hello"] * 5
+    assert meeting.most == 2
+
+
+def test_a_response_is_streamed_out_of_the_thread(serve: Any, threads: ThreadPool) -> None:
+    go_on = threading.Event()
+    ran_in: set[int] = set()
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        ran_in.add(threading.get_ident())
+        yield b"one"
+        assert go_on.wait(10)
+        ran_in.add(threading.get_ident())
+        yield b"two"
+
+    gateway = serve(InThreads(app, threads))
+    client = gateway.connect()
+    client.send(GET)
+    wait_until(lambda: gateway.connection.sent_bytes > 0, "the first piece has gone out")
+    assert not go_on.is_set()
+    go_on.set()
+    found = client.read_answer()
+    assert (found.framing, found.content) == ("chunked", b"onetwo")
+    assert len(ran_in) == 1
+    assert HUB_THREAD not in ran_in
+
+
+def test_the_end_goes_out_before_close_runs_once(serve: Any, threads: ThreadPool) -> None:
+    closed: list[int] = []
+    may_close = threading.Event()
+
+    class Pieces:
+        def __init__(self, *pieces: bytes) -> None:
+            self.pieces = iter(pieces)
+
+        def __iter__(self) -> Iterator[bytes]:
+            return self.pieces
+
+        def close(self) -> None:
+            assert may_close.wait(10)
+            closed.append(threading.get_ident())
+
+    def app(environ: Any, start_response: Any) -> Pieces:
+        start_response("200 OK", [])
+        return Pieces(*[b"x"] * int(environ["QUERY_STRING"]))
+
+    gateway = serve(InThreads(app, threads))
+    for count in (0, 1, 3):
+        may_close.clear()
+        found = gateway.ask(b"GET /?%d HTTP/1.1\r\nHost: a\r\n\r\n" % count)
+        assert found.content == b"x" * count
+        assert not closed
+        may_close.set()
+        wait_until(lambda: closed, "close ran")
+        assert closed != [HUB_THREAD]
+        assert len(closed) == 1
+        closed.clear()
+
+
+def test_content_is_read_from_the_thread(serve: Any, threads: ThreadPool) -> None:
+    received: list[bytes] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        while piece := environ["wsgi.input"].read(1000):
+            received.append(piece)
+        return answer(environ, start_response)
+
+    gateway = serve(InThreads(app, threads))
+    client = gateway.connect()
+    client.send(CHUNKED, b"5\r\nabcde\r\n", b"3\r\nfgh\r\n", b"0\r\n\r\n")
+    assert client.read_answer().status == 200
+    assert b"".join(received) == b"abcdefgh"
+    received.clear()
+    content = bytes(range(256)) * 4000
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    client.send(request % len(content))
+    wait_until(lambda: gateway.connection.sent_bytes > 0, "100 Continue")
+    sender = gevent.spawn(client.send, content)
+    found = client.read_answer()
+    sender.get()
+    assert [each.status for each in found.interim] == [100]
+    assert b"".join(received) == content
+
+
+def test_write_and_early_hints_are_sent_at_once(serve: Any, threads: ThreadPool) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        environ["wsgi.early_hints"]([("Link", "</a.css>; rel=preload")])
+        write = start_response("200 OK", [])
+        write(b"one")
+        return [b"two"]
+
+    found = serve(InThreads(app, threads)).ask()
+    assert [each.status for each in found.interim] == [103]
+    assert found.content == b"onetwo"
+
+
+def test_what_an_app_raises_is_its_500(
+    serve: Any, threads: ThreadPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        raise {"value": ValueError, "exit": SystemExit}[environ["QUERY_STRING"]]("broken")
+
+    gateway = serve(InThreads(app, threads))
+    assert gateway.ask(b"GET /?value HTTP/1.1\r\nHost: a\r\n\r\n").status == 500
+    assert gateway.ask(b"GET /?exit HTTP/1.1\r\nHost: a\r\n\r\n").status == 500
+    assert [record["error"] for record in gateway.records] == [
+        "ValueError: broken",
+        "SystemExit: broken",
+    ]
+
+
+def test_a_fault_within_the_response_cuts_it(serve: Any, threads: ThreadPool) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"one"
+        raise ValueError("broken")
+
+    client = serve(InThreads(app, threads)).connect()
+    with pytest.raises(Cut) as cut:
+        client.ask(GET)
+    assert cut.value.content == b"one"
+
+
+def test_exc_info_replaces_a_response_that_has_not_begun(serve: Any, threads: ThreadPool) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [])
+        try:
+            if environ["QUERY_STRING"]:
+                write(b"x")
+            raise ValueError("broken")
+        except ValueError as error:
+            start_response("500 Oh", [], (type(error), error, error.__traceback__))
+        return [b"replaced"]
+
+    gateway = serve(InThreads(app, threads))
+    assert gateway.ask().reason == "Oh"
+    with pytest.raises(Cut):
+        gateway.ask(b"GET /?late HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+def test_a_bad_header_is_refused_where_the_app_gave_it(serve: Any, threads: ThreadPool) -> None:
+    refused: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            start_response("200 OK", [("a", "b\r\nc: d")])
+        except AppError as error:
+            refused.append(str(error))
+        return answer(environ, start_response)
+
+    assert serve(InThreads(app, threads)).ask().content == b"hello"
+    assert "line breaks" in refused[0]
+
+
+def test_a_request_that_timed_out_leaves_its_thread_to_itself(
+    serve: Any, threads: ThreadPool
+) -> None:
+    meeting = Rendezvous()
+    heard: list[BaseException] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        meeting.wait()
+        try:
+            start_response("200 OK", [])
+        except ClientDisconnected as error:
+            heard.append(error)
+            raise
+        return [b"late"]
+
+    gateway = serve(InThreads(app, threads), mount_limits=MountLimits(timeout_seconds=30))
+    client = gateway.connect()
+    client.send(GET)
+    wait_until(lambda: meeting.inside == 1, "the app is called")
+    gateway.pass_time(31)
+    assert client.read_answer().status == 504
+    assert len(threads) == 1
+    meeting.open.set()
+    wait_until(lambda: heard, "the app turned to its request again")
+    assert str(heard[0]) == "the request has ended"
+    assert gateway.ask().content == b"late"
+
+
+def test_a_request_may_time_out_while_it_waits_for_a_thread(
+    serve: Any, threads: ThreadPool
+) -> None:
+    meeting = Rendezvous()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        meeting.wait()
+        return answer(environ, start_response)
+
+    gateway = serve(InThreads(app, threads), mount_limits=MountLimits(timeout_seconds=30))
+    clients = [gateway.connect() for _ in range(3)]
+    for client in clients:
+        client.send(GET)
+    wait_until(lambda: meeting.inside == 2, "both threads are taken")
+    gateway.pass_time(31)
+    assert [client.read_answer().status for client in clients] == [504] * 3
+    meeting.open.set()
+    wait_until(lambda: not len(threads), "both threads are free again")
+    assert gateway.ask().status == 200
+
+
+def test_a_client_that_leaves_closes_the_result_in_its_thread(
+    serve: Any, threads: ThreadPool
+) -> None:
+    closed: list[int] = []
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            closed.append(threading.get_ident())
+
+    gateway = serve(InThreads(app, threads))
+    client = gateway.connect()
+    client.send(GET)
+    wait_until(lambda: gateway.connection.state.value == "writing", "the client does not read")
+    client.close()
+    wait_until(lambda: closed, "the app's finally ran")
+    assert closed != [HUB_THREAD]
+    wait_until(lambda: gateway.records, "it is recorded")
+    assert "the client left" in gateway.records[0]["error"]
+
+
+def test_a_client_that_leaves_within_its_content_is_told_to_the_app(
+    serve: Any, threads: ThreadPool
+) -> None:
+    heard: list[BaseException] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except OSError as error:
+            heard.append(error)
+            raise
+        return answer(environ, start_response)
+
+    gateway = serve(InThreads(app, threads))
+    client = gateway.connect()
+    client.send(CHUNKED, b"5\r\nab")
+    client.close()
+    wait_until(lambda: heard, "the app heard of it")
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "told"),
+    [
+        (lambda gateway: gateway.pass_time(31), 408, "no content came in time"),
+        (
+            lambda gateway: get_hub().loop.run_callback(gateway.connection.cut),
+            503,
+            "the request has ended",
+        ),
+    ],
+)
+def test_a_request_that_is_ended_while_it_is_read_frees_its_thread(
+    serve: Any, threads: ThreadPool, end: Any, status: int, told: str
+) -> None:
+    heard: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except Exception as error:
+            heard.append(str(error))
+            raise
+        return answer(environ, start_response)
+
+    gateway = serve(InThreads(app, threads))
+    client = gateway.connect()
+    client.send(CHUNKED, b"5\r\nab")
+    wait_until(lambda: gateway.connection.state.value == "reading", "the app reads")
+    end(gateway)
+    assert client.read_answer().status == status
+    wait_until(lambda: heard, "the app heard of it")
+    assert heard == [told]
+
+
+def test_each_request_begins_in_an_empty_context(serve: Any) -> None:
+    marked: ContextVar[str] = ContextVar("marked", default="no")
+    found: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        found.append(marked.get())
+        marked.set("yes")
+        yield b"one"
+        found.append(marked.get())
+
+    pool = ThreadPool(1)
+    gateway = serve(InThreads(app, pool))
+    for _ in range(2):
+        gateway.ask()
+    assert found == ["no", "yes", "no", "yes"]
+    pool.kill()
+
+
+def test_a_file_goes_out_by_sendfile(serve: Any, threads: ThreadPool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789" * 10_000)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [])
+        is_file = environ["QUERY_STRING"] == "file"
+        file = open(tmp_path / "file", "rb") if is_file else io.BytesIO(b"in memory")  # noqa: SIM115
+        return environ["wsgi.file_wrapper"](file)
+
+    gateway = serve(InThreads(app, threads))
+    found = gateway.ask(b"GET /?file HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (found.framing, len(found.content)) == ("length", 100_000)
+    assert gateway.ask().content == b"in memory"
+    gc.collect()  # ResourceWarning is an error: both are closed
+
+
+def test_requests_of_one_connection_follow_each_other(serve: Any, threads: ThreadPool) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["QUERY_STRING"].encode()]
+
+    client = serve(InThreads(app, threads)).connect()
+    request = b"GET /?%d HTTP/1.1\r\nHost: a\r\n\r\n"
+    client.send(b"".join(request % number for number in range(20)))
+    assert [client.read_answer().content for _ in range(20)] == [b"%d" % n for n in range(20)]
+
+
+def test_many_threads_and_many_requests_never_mix(serve: Any) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        for _ in range(5):
+            yield environ["QUERY_STRING"].encode()
+
+    pool = ThreadPool(8)
+    gateway: Gateway = serve(InThreads(app, pool))
+
+    def ask(number: int) -> None:
+        for turn in range(10):
+            name = b"%d-%d;" % (number, turn)
+            assert gateway.ask(b"GET /?%b HTTP/1.1\r\nHost: a\r\n\r\n" % name).content == name * 5
+
+    gevent.joinall([gevent.spawn(ask, number) for number in range(20)], raise_error=True)
+    pool.kill()
