@@ -93,6 +93,11 @@ class Address:
         self._idle = kept
         return bool(kept)
 
+    def close(self) -> None:
+        """Keep no connection any more, from now on."""
+        self._max_idle = 0
+        self.close_idle(float("inf"))
+
     def connect(self, timeout_seconds: float) -> Link:
         """A new connection. Raises OSError, TimeoutError among them. May switch greenlets.
 

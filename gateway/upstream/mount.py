@@ -148,11 +148,12 @@ class Upstream:
             self._sweeper = None
 
     def close(self) -> None:
-        """Close the idle connections and check no more; requests in flight go on."""
+        """Keep no connection and check no more; requests in flight go on to their end."""
         gevent.killall(self._checks)
         for address in self._balance.addresses:
-            address.close_idle(float("inf"))
-        self._stop_sweeper()
+            address.close()
+        if not self._clients:
+            self._stop_sweeper()
 
     # --- to the client ------------------------------------------------------------------------
 

@@ -152,6 +152,27 @@ def test_connection_is_not_kept_where_the_table_says_so(serve: Serve, upstream: 
         assert server.connections == 2
 
 
+def test_request_in_flight_goes_on_where_its_mount_is_closed(serve: Serve, upstream: Load) -> None:
+    go_on, closed = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        assert go_on.wait(WAIT_SECONDS)
+        peer.send(OK)
+        peer.wait_for_end()
+        closed.set()
+
+    with scripted(script) as server:
+        app = upstream(server.address, keep_alive_seconds=60.0)
+        client = serve(app).connect()
+        client.send(GET)
+        wait_until(lambda: server.connections, "the server is asked")
+        app.close()
+        go_on.set()
+        assert client.read_answer().content == b"fine"
+        wait_until(closed.is_set, "the connection is not kept")
+
+
 @pytest.mark.parametrize("is_interrupted", [False, True])
 def test_connection_with_a_fault_to_be_told_is_not_kept(is_interrupted: bool) -> None:
     address, (ours, theirs) = Address("unix:/unused"), _socket.socketpair()
