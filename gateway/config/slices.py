@@ -50,5 +50,12 @@ def _as_seen_in_front(
     name = _pool_of(mount)
     if name not in slices:
         return mount
-    target = UpstreamTarget(addresses=(f"unix:{find_socket(name)}",), prefix="keep")
+    own = slices[name]
+    # its workers keep a connection for longer; and none is open any more when they fall asleep
+    seconds = own.server.limits.keep_alive_seconds / 2
+    if own.pool.idle_seconds:
+        seconds = min(seconds, own.pool.idle_seconds / 2)
+    target = UpstreamTarget(
+        addresses=(f"unix:{find_socket(name)}",), prefix="keep", keep_alive_seconds=seconds
+    )
     return replace(mount, target=target)

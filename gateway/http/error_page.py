@@ -13,4 +13,4 @@ def build_error_page(status: str, detail: str, request_id: str, traceback: str =
         f'content="light dark"><title>{escape(status)}</title><style>body{{font:1rem/1.5 system-ui,'
         "sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}small{opacity:.6}</style>"
         f"<h1>{escape(status)}</h1><p>{escape(detail)}</p>{shown}{reference}</html>\n"
-    ).encode()
+    ).encode("utf-8", "backslashreplace")  # an exception may tell of a name that is not UTF-8

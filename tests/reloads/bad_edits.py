@@ -255,6 +255,12 @@ APPS = [
         module="def create(settings):\n    pass",
         told="missing 1 required positional argument: 'settings'",
     ),
+    BadEdit(
+        name="long exception",
+        adds=APP,
+        module="raise RuntimeError(f'no {10_000_000 * \"x\"}')",
+        told="added:app: RuntimeError: no xxx",
+    ),
     BadEdit(name="no memory", adds=APP, module="bytearray(1 << 62)", told="added:app: MemoryError"),
     BadEdit(
         name="recursion",

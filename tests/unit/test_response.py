@@ -208,6 +208,12 @@ def test_the_error_page_shows_what_it_is_given_as_text() -> None:
     assert "Request" not in build_error_page("404 Not Found", "Nothing.", "").decode()
 
 
+def test_the_error_page_shows_a_traceback_as_text_where_there_is_one() -> None:
+    page = build_error_page("500 No", "", "", "<b> of \udc80").decode()
+    assert ">&lt;b&gt; of \\udc80</pre>" in page
+    assert "<pre" not in build_error_page("500 No", "", "").decode()
+
+
 # --- wsgi.file_wrapper ------------------------------------------------------------------------
 
 CONTENT = bytes(range(256)) * 400
