@@ -32,8 +32,8 @@ class Fairness:
         self._places: dict[str, Places] = {}
 
     def fit(self, loaded: Iterable[LoadedMount], mounts: Iterable[Mount]) -> None:
-        """Wrap the apps of those ``loaded`` that have a limit; ``mounts`` are what the table says of
-        them, in the same order.
+        """Wrap the apps of those ``loaded`` that have a limit; ``mounts`` are what the table says
+        of them, in the same order.
 
         Called again, for another table, it changes how many places there are, and leaves in them
         who has one.

@@ -1,5 +1,6 @@
 """How many requests a mount runs at a time, and who is next; over real sockets."""
 
+import contextlib
 import gc
 import io
 from collections import defaultdict
@@ -327,11 +328,9 @@ def no_iterable(environ: Any, start_response: Any) -> Any:
 def test_a_failure_frees_the_place(limited: Any, app: Any) -> None:
     gateway = limited(app, root={"max_concurrency": 1, "queue": 0})
     for _ in range(2):
-        try:
+        with contextlib.suppress(Cut):
             assert gateway.gateway.ask(request("/")).status in (200, 500)
-        except Cut as cut:
-            assert cut.content == b"begun"
-    assert gateway.is_free()
+        assert gateway.is_free()
 
 
 def test_a_stream_holds_its_place_until_its_end(limited: Any) -> None:
@@ -408,11 +407,13 @@ def pieces(environ: Any, start_response: Any) -> Any:
 @pytest.mark.parametrize("app", [one_piece, tuple_of_one, written, pieces])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_an_answer_is_the_same_with_a_limit(limited: Any, app: Any, method: str) -> None:
-    asked = request("/").replace(b"GET", method.encode())
-    plain = limited(app).gateway.ask(asked, method=method)
-    own = limited(app, root={"max_concurrency": 1}).gateway.ask(asked, method=method)
-    plain.fields = [field for field in plain.fields if field[0] != "date"]
-    own.fields = [field for field in own.fields if field[0] != "date"]
+    gateway = limited({"/": app, "/b": app}, b={"max_concurrency": 1})
+    plain, own = (
+        gateway.gateway.ask(request(path).replace(b"GET", method.encode()), method=method)
+        for path in ("/", "/b")
+    )
+    for answer in (plain, own):
+        answer.fields = [field for field in answer.fields if field[0] != "date"]
     assert own == plain
 
 
