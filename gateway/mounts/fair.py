@@ -125,7 +125,7 @@ class Places:
         if len(waiting) >= admission.queue:
             self._waiting = waiting = deque(turn for turn in waiting if not turn.end_if_left())
             if len(waiting) >= admission.queue:
-                raise self._refuse(f"{len(waiting)} requests wait already (queue)")
+                raise self._refuse(f"its queue of {admission.queue} is full")
         turn = _Turn(has_left)
         waiting.append(turn)
         try:
@@ -139,7 +139,7 @@ class Places:
         if not turn.is_admitted:
             self._withdraw(turn)
             seconds = admission.queue_timeout_seconds
-            raise self._refuse(f"waited {seconds:g} s for its turn (queue_timeout)")
+            raise self._refuse(f"its queue_timeout of {seconds:g} s has passed")
 
     def _withdraw(self, turn: _Turn) -> None:
         if turn.is_admitted:
@@ -150,7 +150,7 @@ class Places:
     def _refuse(self, why: str) -> RequestEnded:
         most = self._admission.max_concurrency
         return RequestEnded(
-            f"{self._name} is at its max_concurrency of {most}: {why}",
+            f"{self._name} is at its max_concurrency of {most}, and {why}",
             "503 Service Unavailable",
             "Too many requests wait here. Try again in a few seconds.",
             RETRY_AFTER,

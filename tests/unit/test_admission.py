@@ -229,7 +229,7 @@ def test_beyond_the_queue_it_is_503(limited: Any, queue: int) -> None:
     assert (answer.status, answer["retry-after"]) == (503, "5")
     assert b"Too many requests wait here." in answer.content
     assert gateway.gateway.records[-1]["error"] == (
-        f"mount / is at its max_concurrency of 1: {queue} requests wait already (queue)"
+        f"mount / is at its max_concurrency of 1, and its queue of {queue} is full"
     )
     desk.open(*(f"/{i}" for i in range(1 + queue)))
     assert [client.read_answer().status for client in clients] == [200] * (1 + queue)
@@ -243,7 +243,7 @@ def test_who_waits_too_long_gets_503(limited: Any) -> None:
     answer = second.read_answer()
     assert (answer.status, answer["retry-after"]) == (503, "5")
     assert gateway.gateway.records[-1]["error"] == (
-        "mount / is at its max_concurrency of 1: waited 0.05 s for its turn (queue_timeout)"
+        "mount / is at its max_concurrency of 1, and its queue_timeout of 0.05 s has passed"
     )
     desk.open("/first")
     assert first.read_answer().status == 200
