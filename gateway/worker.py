@@ -107,7 +107,8 @@ def work(
     access_log = AccessLog(
         "off" if config.server.access_log == "off" else style,
         output,
-        gevent.get_hub().loop.run_callback,
+        # before the loop waits, which is behind all that a turn has sent
+        gevent.get_hub().loop.prepare(ref=False, priority=-2).start,
     )
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)

@@ -28,7 +28,7 @@ def cut(config: Config, find_socket: Callable[[str], str]) -> dict[str, Config]:
         for pool in config.pools
     }
     pools = {pool.name: pool for pool in config.pools}
-    front = tuple(_as_seen_in_front(mount, pools, find_socket) for mount in config.mounts)
+    front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
     return slices | {"main": replace(config, mounts=front, pools=())}
 
 
@@ -54,10 +54,17 @@ def _as_seen_in_pool(mount: Mount) -> Mount:
 
 
 def _as_seen_in_front(
-    mount: Mount, pools: dict[str, Pool], find_socket: Callable[[str], str]
+    mount: Mount, config: Config, pools: dict[str, Pool], find_socket: Callable[[str], str]
 ) -> Mount:
     name = _pool_of(mount)
     if name not in pools:
         return mount
-    target = UpstreamTarget(addresses=(f"unix:{find_socket(name)}",), prefix="keep")
-    return replace(mount, target=target, pool=name, pool_admission=pools[name].admission)
+    pool = pools[name]
+    # its workers keep a connection for longer; and none is open any more when they fall asleep
+    seconds = config.server.limits.keep_alive_seconds / 2
+    if pool.idle_seconds:
+        seconds = min(seconds, pool.idle_seconds / 2)
+    target = UpstreamTarget(
+        addresses=(f"unix:{find_socket(name)}",), prefix="keep", keep_alive_seconds=seconds
+    )
+    return replace(mount, target=target, pool=name, pool_admission=pool.admission)

@@ -61,9 +61,12 @@ class Installer:
                 f"found no Python {version}: install it, give the path of one, or install uv, "
                 "which can download it"
             )
-        self._run("uv", [self._uv, "python", "install", "--no-bin", version], Path.cwd())
-        found = self._run("uv", [self._uv, "python", "find", "--no-project", version], Path.cwd())
-        return inspect(found[-1])
+        try:
+            self._run("uv", [self._uv, "python", "install", "--no-bin", version], Path.cwd())
+            find = [self._uv, "python", "find", "--no-project", version]
+            return inspect(self._run("uv", find, Path.cwd())[-1])
+        except BuildError as error:
+            raise BuildError(f"found no Python {version}, and {error}") from error
 
     def build(self, python: Interpreter, requirements: Path, environment: Path) -> None:
         """A new environment with all that a requirements file asks for. Raises BuildError."""

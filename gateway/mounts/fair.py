@@ -8,7 +8,7 @@ Source: ``limits.Admission``; PEP 3333 (a response ends with ``close()``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from gevent import get_hub
@@ -17,7 +17,7 @@ from greenlet import getcurrent
 from gateway.config.model import Mount
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import ClientDisconnected
-from gateway.http.connection import RequestEnded
+from gateway.http.exchange import RequestEnded
 from gateway.limits import Admission
 from gateway.wsgi import Environ, FileWrapper, StartResponse, Takeover, WSGIApp
 
@@ -203,6 +203,10 @@ class _Held:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._result)
 
+
+class _HeldSized(_Held):
+    """One that tells how many pieces there are: the length of a single one is the content's."""
+
     def __len__(self) -> int:
         return len(self._result)  # type: ignore[arg-type]
 
@@ -224,4 +228,5 @@ def _with_end(result: Any, on_end: Callable[[], None]) -> Iterable[bytes]:
     if is_known:
         result.close = end  # the server asks for its type
         return result  # type: ignore[no-any-return]
-    return _Held(result, end)
+    held = _HeldSized if isinstance(result, Sized) else _Held
+    return held(result, end)

@@ -60,7 +60,8 @@ class Child:
     ``objections`` the mounts that this failed for, and ``applied`` what it serves.
 
     ``in_flight`` tells what it is doing, and ``silent`` for how many seconds its loop has not
-    turned. ``is_spare``: whether it is to take the place of another, which ``objection`` forbids;
+    turned, ``excused`` of which are not its fault. ``is_spare``: whether it is to take the place of
+    another, which ``objection`` forbids;
     ``jitter`` multiplies its limit of requests.
     """
 
@@ -83,7 +84,7 @@ class Child:
         self.asked = config
         self.objections: list[Report] = []
         self.reason = ""
-        self.silent = 0.0
+        self.silent = self.excused = 0.0
         self.is_spare = False
         self.objection = ""
         self.loaded_bytes = 0
@@ -100,7 +101,7 @@ class Child:
                 ),
                 stdin=order,
                 pass_fds=descriptors,
-                **build_surroundings(config.pool),
+                **build_surroundings(config.pool, environment),
             )
         if config.pool.nice:
             os.setpriority(os.PRIO_PROCESS, self.pid, config.pool.nice)
@@ -192,7 +193,10 @@ class Child:
     def note_silence(self, elapsed: float) -> None:
         """Look whether its loop has turned since the last look, ``elapsed`` seconds ago."""
         heartbeat = self.in_flight.pulse().heartbeat
-        self.silent = self.silent + elapsed if heartbeat == self._heartbeat > 0 else 0.0
+        if heartbeat == self._heartbeat > 0:
+            self.silent += elapsed
+        else:
+            self.silent = self.excused = 0.0
         self._heartbeat = heartbeat
 
     def note_end(self, wait_status: int) -> None:

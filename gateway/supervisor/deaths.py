@@ -20,7 +20,7 @@ async def bury(generation: Generation, child: Child) -> None:
     """A worker has ended: tell what it leaves behind; replace it where its generation serves."""
     was, now = child.state, time.monotonic()
     await child.finish()
-    del generation.children[child.pid]
+    generation.remove(child)
     lost = record_lost(child, generation.log_style)
     ended = f"worker {child.pid} ({was.value}) {child.describe_end()}"
     ended += f", with requests in flight: {lost}," if lost else ""

@@ -27,11 +27,12 @@ KILL_GRACE_SECONDS = 2.0
 
 class State(Enum):
     """A generation's life, in order. One that fails to start goes from the first to the last, one
-    that is kept for a rollback may serve again."""
+    that is kept for a rollback may serve again; one that is asleep has no workers."""
 
     STARTING = "starting"
     SERVING = "serving"
     KEPT = "kept"
+    ASLEEP = "asleep"
     RETIRING = "retiring"
     STOPPING = "stopping"
 
@@ -65,9 +66,10 @@ class Generation:
         self.log_style = "off" if config.server.access_log == "off" else style
         self.backoff = Backoff()
         self._listener = listener
-        self._environment = environment
+        self.environment = environment
         self._may_fail = may_fail
         self._on_change = on_change
+        self._ended = (0, 0)
         self._was_ready = False
         self._was_asked = False  # whether it may have connections
         self._changed = asyncio.Event()
@@ -139,7 +141,7 @@ class Generation:
     def spawn(self, *, is_spare: bool = False) -> Child:
         """Start a worker, as a spare one beside those that serve. Raises OSError."""
         child = Child(
-            self.config, self._style, self.id, self._listener, self._environment, self.on_report
+            self.config, self._style, self.id, self._listener, self.environment, self.on_report
         )
         self.children[child.pid] = child
         child.is_spare = is_spare
@@ -244,6 +246,8 @@ class Generation:
 
     async def leave(self) -> None:
         """Accept no more, and stay loaded. Waits, but not long for a worker that is wedged."""
+        if self.state is State.STOPPING:
+            return  # it falls asleep just now
         self.state = State.KEPT
         for child in self.children.values():
             child.pause()
@@ -275,6 +279,12 @@ class Generation:
         self.kill()
         await self.until(lambda: not self.children, None)
 
+    async def sleep(self, drain_seconds: float) -> None:
+        """``stop``, to be woken when it is asked for."""
+        await self.stop(drain_seconds)
+        if self.state is State.STOPPING:  # else another has taken its place meanwhile
+            self.state = State.ASLEEP
+
     def kill(self) -> None:
         """End all workers at once."""
         for child in self.children.values():
@@ -305,12 +315,39 @@ class Generation:
             return condition()
         return True
 
+    def count(self) -> tuple[int, int]:
+        """How many requests its workers have answered, and how many of them with a server error;
+        a second may pass before they are told."""
+        pulses = [child.in_flight.pulse() for child in list(self.children.values())]
+        requests, failures = self._ended
+        return (
+            requests + sum(pulse.requests for pulse in pulses),
+            failures + sum(pulse.failures for pulse in pulses),
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a worker has a request in flight, or is no longer or not yet one that serves."""
+        return any(
+            child.state is not ChildState.READY or child.in_flight.count()
+            for child in self.children.values()
+        )
+
+    def remove(self, child: Child) -> None:
+        """It has ended; what it counted stays."""
+        del self.children[child.pid]
+        pulse = child.in_flight.pulse()
+        self._ended = self._ended[0] + pulse.requests, self._ended[1] + pulse.failures
+
     def describe(self) -> dict[str, Any]:
-        """The generation for ``gateway status``; durations in seconds."""
+        """The generation for ``gateway status``; durations in seconds. ``crashes`` are those in a
+        row of workers that died young, ``delay`` is what their replacement waits."""
         return {
             "generation": self.id,
             "pool": self.config.pool.name,
             "state": self.state.value,
             "age": round(time.monotonic() - self.began, 3),
+            "crashes": self.backoff.rounds,
+            "delay": self.backoff.seconds,
             "workers": [child.describe() for child in self.children.values()],
         }

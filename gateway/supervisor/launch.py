@@ -32,9 +32,9 @@ def build_command(
     return [environment.python, str(BOOT), environment.runtime, *threads, *arguments]
 
 
-def build_surroundings(pool: Pool) -> dict[str, Any]:
+def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str, Any]:
     """What ``subprocess.Popen`` is to be told beside the command. Raises OSError."""
-    told: dict[str, Any] = {"env": build_environment(pool), "cwd": pool.directory}
+    told: dict[str, Any] = {"env": build_environment(pool, environment), "cwd": pool.directory}
     if pool.user or pool.group:
         user = pwd.getpwnam(pool.user) if pool.user else None
         group = grp.getgrnam(pool.group).gr_gid if pool.group else user.pw_gid if user else None
@@ -46,15 +46,22 @@ def build_surroundings(pool: Pool) -> dict[str, Any]:
     return told
 
 
-def build_environment(pool: Pool) -> dict[str, str]:
+def build_environment(pool: Pool, environment: Environment | None) -> dict[str, str]:
     """The gateway's own variables, those of the file, and those of the table, the last win."""
-    environment = dict(os.environ)
-    if pool.env_file:
-        environment |= read_env_file(pool.env_file.read_text())
+    variables = dict(os.environ)
+    if environment is not None:
+        # as activating it does: an app may start programs that lie there
+        programs = Path(environment.python).parent
+        variables["PATH"] = f"{programs}:{variables.get('PATH', os.defpath)}"
+        variables.pop("VIRTUAL_ENV", None)
+        if (programs.parent / "pyvenv.cfg").exists():
+            variables["VIRTUAL_ENV"] = str(programs.parent)
     if pool.user:
         home = pwd.getpwnam(pool.user).pw_dir
-        environment |= {"HOME": home, "USER": pool.user, "LOGNAME": pool.user}
-    return environment | pool.env
+        variables |= {"HOME": home, "USER": pool.user, "LOGNAME": pool.user}
+    if pool.env_file:
+        variables |= read_env_file(pool.env_file.read_text())
+    return variables | pool.env
 
 
 def read_env_file(text: str) -> dict[str, str]:

@@ -22,11 +22,17 @@ from gateway.supervisor import inplace
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.patrol import patrol
+from gateway.supervisor.sleep import Alarm, fall_asleep
 
 # Retired workers keep their memory until nginx has closed its idle connections to them, for up to
 # a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
 MOST_RETIRING = 3
 RETRY_SECONDS = 10
+
+
+def find_environments(config: Config) -> Path:
+    """The directory of ``server.environments``, which is relative to the table's."""
+    return Path(config.source).absolute().parent / config.server.environments
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,14 @@ class Pool:
         self.generations: list[Generation] = []
         self.current: Generation | None = None
         self._doorman = doorman
+        self._alarm = Alarm(listener, self._wake)
+        self._is_closed = False
+
+    @property
+    def environments(self) -> set[str]:
+        """The directories of those that it uses."""
+        used = (g.environment.uses for g in self.generations if g.environment)
+        return {name for uses in used for name in uses}
 
     @property
     def config(self) -> Config | None:
@@ -75,8 +89,37 @@ class Pool:
                 cause = "The environment of the app mounted here could not be built."
                 await self._doorman.open(cause, RETRY_SECONDS)
             raise
-        self.current = self._build(config, environment, None)
-        self.current.serve()
+        generation = self._build(config, environment, None)
+        generation.serve()
+        self._lead(generation)
+
+    def _lead(self, generation: Generation) -> None:
+        """From now on it is this one that serves."""
+        self._alarm.clear()
+        self.current = generation
+        self._mind_door(generation)
+        self._start_task(self._rest(generation))
+
+    async def _rest(self, generation: Generation) -> None:
+        """Have it sleep once nobody asks for it."""
+        if self._doorman is None or not await fall_asleep(generation):
+            return
+        lifecycle.info("pool %s: asleep until it is asked for", generation.config.pool.name)
+        await generation.sleep(generation.config.server.limits.drain_timeout_seconds)
+        if generation is not self.current:
+            self._forget(generation)
+        elif not self._is_closed:
+            self._alarm.set()
+
+    def _wake(self) -> None:
+        asleep = self.current
+        if asleep is not None and asleep.state is State.ASLEEP and not self._is_closed:
+            lifecycle.info("pool %s: awake", asleep.config.pool.name)
+            self._forget(asleep)
+            # in the environment that it had: what the file asks for now, a reload has to try
+            generation = self._build(asleep.config, asleep.environment, None)
+            generation.serve()
+            self._lead(generation)
 
     def _build(
         self, config: Config, environment: Environment | None, may_fail: frozenset[str] | None
@@ -110,7 +153,7 @@ class Pool:
         place = f"{config.source}:{pool.where.line}:{pool.where.column}: pools.{pool.name}"
         try:
             return await find_or_build(
-                root=Path(config.source).absolute().parent / config.server.environments,
+                root=find_environments(config),
                 python=python,
                 requirements=str(pool.requirements or ""),
                 directory=config.directory,
@@ -137,7 +180,7 @@ class Pool:
         try:
             await new.load()
         except BaseException:
-            self.generations.remove(new)
+            self._forget(new)
             raise
         return Change(old, old.config if old else config, new, config)
 
@@ -158,11 +201,12 @@ class Pool:
         try:
             await change.new.accept()
         except BaseException:
-            self.generations.remove(change.new)
+            self._forget(change.new)
             raise
-        self.current = change.new
-        self._mind_door(change.new)
-        if change.old:
+        self._lead(change.new)
+        if change.old and change.old.state is State.ASLEEP:
+            self._forget(change.old)
+        elif change.old:
             self._end_oldest()
             await change.old.leave()
             self._start_task(self._keep(change.old, change.after.server))
@@ -172,7 +216,7 @@ class Pool:
         if change.new.state is State.STARTING:
             with contextlib.suppress(AppLoadError):
                 await change.new.give_up()
-            self.generations.remove(change.new)
+            self._forget(change.new)
 
     async def _keep(self, old: Generation, server: Server) -> None:
         """Keep it loaded for a while, and retire it then, unless it serves again."""
@@ -184,7 +228,12 @@ class Pool:
             await old.until(lambda: not old.children, None)
         else:
             return  # it serves again
-        self.generations.remove(old)
+        self._forget(old)
+
+    def _forget(self, generation: Generation) -> None:
+        """It has ended; more than one may come to say so."""
+        with contextlib.suppress(ValueError):
+            self.generations.remove(generation)
 
     def _end_oldest(self) -> None:
         retiring = [g for g in self.generations if g.state in (State.KEPT, State.RETIRING)]
@@ -196,6 +245,8 @@ class Pool:
 
     async def stop(self, drain_seconds: float) -> None:
         """End all generations."""
+        self._is_closed = True
+        self._alarm.clear()
         if self._doorman is not None:
             self._doorman.close()
         await asyncio.gather(*(generation.stop(drain_seconds) for generation in self.generations))

@@ -16,12 +16,13 @@ from typing import Any
 
 from gateway.config.model import Config
 from gateway.config.slices import cut
+from gateway.environments.client import collect
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.children import Report
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation
-from gateway.supervisor.pool import Change, Pool
+from gateway.supervisor.pool import Change, Pool, find_environments
 from gateway.supervisor.sockets import open_pool_listener
 
 MAIN = "main"
@@ -35,10 +36,12 @@ class TableChange:
     after: Config
     changes: dict[str, Change] = field(default_factory=dict)
 
-    @property
-    def is_in_place(self) -> bool:
-        """Whether no new worker serves."""
-        return all(change.old is change.new for change in self.changes.values())
+    def describe(self) -> str:
+        """How it is brought about, for a person."""
+        renewed = [name for name, change in self.changes.items() if change.old is not change.new]
+        if not renewed:
+            return "in place"
+        return "new workers" if MAIN in renewed else f"new workers of {', '.join(renewed)}"
 
 
 class Pools:
@@ -70,6 +73,12 @@ class Pools:
         """All that have not ended. May be asked by other threads."""
         pools = [*self._pools.values(), *self._closing]
         return [generation for pool in pools for generation in list(pool.generations)]
+
+    @property
+    def current(self) -> dict[str, str]:
+        """The ids of the generations that serve, by pool."""
+        pools = list(self._pools.items())
+        return {name: pool.current.id for name, pool in pools if pool.current}
 
     @property
     def failed(self) -> dict[str, Report]:
@@ -164,6 +173,16 @@ class Pools:
             raise
         self.config = change.after
         self._end_unused(self._cut(change.after))
+        self._start_task(self._collect())
+
+    async def _collect(self) -> None:
+        """Remove the environments that nobody uses any more."""
+        pools = [*self._pools.values(), *self._closing]
+        used = frozenset(name for pool in pools for name in pool.environments)
+        root = find_environments(self.config)
+        if root.is_dir():
+            for name in await collect(root, used):
+                lifecycle.info("the environment %s is not used any more: removed", name)
 
     async def drop(self, change: TableChange) -> None:
         """Leave what was prepared."""

@@ -15,16 +15,18 @@ from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
 from gateway.supervisor.launch import check_users
 from gateway.supervisor.pools import Pools, TableChange
+from gateway.supervisor.trial import Trial
 
 # the sockets are the gateway's own, opened once for all generations
 KEPT = ("listen", "admin", "control")
 EDIT = "edit"
+WATCH = "watch"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a reload ended. ``exit_code`` is the command's: 0, 2 bad table, 3 an app did not load, 1
-    anything else. ``how`` is "in place" or "new workers", "" for one that failed.
+    anything else. ``how`` is "in place" or "new workers …", "" for one that failed.
 
     ``seconds`` are from the save of the file (where a save was the trigger) to serving, else from
     the request; ``generation`` is the one that serves now.
@@ -53,6 +55,7 @@ class Reloader:
         self._waiting: asyncio.Task[Outcome] | None = None
         self._trigger = ""
         self._change: TableChange | None = None
+        self._trial: asyncio.Task[None] | None = None
         self.last: Outcome | None = None
 
     async def reload(self, trigger: str, since: float | None = None) -> Outcome:
@@ -68,10 +71,10 @@ class Reloader:
             self._trigger = trigger  # it asks for the code of now, too
         return await asyncio.shield(self._waiting)
 
-    async def rollback(self, trigger: str) -> Outcome:
+    async def rollback(self, trigger: str, why: str = "") -> Outcome:
         """Serve what was served before the last reload; a second one undoes the first."""
         async with self._running:
-            return await self._run(trigger, time.time(), self._prepare_undo)
+            return await self._run(trigger, time.time(), self._prepare_undo, why)
 
     async def _run_next(self, since: float) -> Outcome:
         async with self._running:
@@ -96,14 +99,19 @@ class Reloader:
         return await self._pools.prepare_undo(self._change)
 
     async def _run(
-        self, trigger: str, since: float, prepare: Callable[[], Awaitable[TableChange]]
+        self,
+        trigger: str,
+        since: float,
+        prepare: Callable[[], Awaitable[TableChange]],
+        why: str = "",
     ) -> Outcome:
-        exit_code, messages, how = 0, [], ""
+        exit_code, messages, how = 0, [why] if why else [], ""
         try:
             change = await prepare()
             await self._pools.commit(change)
             self._change = change
-            how = "in place" if change.is_in_place else "new workers"
+            how = change.describe()
+            self._begin_trial(change, is_undo=prepare == self._prepare_undo)
         except ConfigError as error:
             exit_code, messages = 2, error.problems
         except AppLoadError as error:
@@ -119,6 +127,22 @@ class Reloader:
         self.last = Outcome(trigger, exit_code, how, current, tuple(messages), now - since, now)
         tell(self.last)
         return self.last
+
+    def _begin_trial(self, change: TableChange, *, is_undo: bool) -> None:
+        """Have the errors of new workers counted. What was changed back is not tried again."""
+        if self._trial is not None:
+            self._trial.cancel()
+            self._trial = None
+        watch = change.after.server.watch
+        if watch is not None and not is_undo:
+            self._trial = asyncio.create_task(self._try(Trial(change.changes, watch)))
+
+    async def _try(self, trial: Trial) -> None:
+        fault = await trial.judge()
+        if fault:
+            self._trial = None  # which is this one, and is not to be cancelled
+            lifecycle.error("the last reload is taken back: %s", fault)
+            await self.rollback(WATCH, fault)
 
 
 def check_kept(running: Config, wanted: Config) -> None:

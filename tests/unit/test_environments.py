@@ -238,6 +238,13 @@ def test_pip_alone_tells_what_it_cannot_install(
         builder.cache.find_or_build("3.77", "", builder.folder)
 
 
+def test_a_version_that_exists_nowhere_is_told(uv: str, builder: Builder) -> None:
+    with pytest.raises(
+        BuildError, match=r"found no Python 3\.77, and uv failed: error: No download"
+    ):
+        builder.cache.find_or_build("3.77", "", builder.folder)
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match=r"environments are kept there \(server\.environments\)"):

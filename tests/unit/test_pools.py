@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from running import Running, wait_until
 
 from gateway.config.model import Pool
+from gateway.remote import describe_status
 from gateway.supervisor.launch import build_command, read_env_file
 
 Start = Callable[..., Running]
@@ -121,6 +123,8 @@ def test_a_pool_without_workers_answers_503_at_once_and_serves_again(start: Star
         return b" 503 " in answer and b"Retry-After: 10\r\n" in answer
 
     wait_until(is_refused, "the pool's workers die at each start")
+    status = "\n".join(describe_status(gateway.control("status")))
+    assert "crash loop: " in status.partition("\na g")[2].partition("\n")[0]
     assert told(gateway, "/b")["SCRIPT_NAME"] == "/b"
     (gateway.folder / "end").unlink()
     wait_until(lambda: b" 200 " in gateway.ask("/a"), "the pool serves again")
@@ -257,3 +261,61 @@ def test_nothing_is_left_behind(start: Start) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
     assert gateway.end() == 0
     assert not folder.exists()
+
+
+# --- sleep ------------------------------------------------------------------------------------
+
+
+def state_of(gateway: Running, pool: str) -> list[str]:
+    generations = gateway.control("status")["generations"]
+    return [g["state"] for g in generations if g["pool"] == pool]
+
+
+def test_a_pool_that_nobody_asks_for_sleeps_and_wakes(start: Start) -> None:
+    gateway = start_with(start, "  a: {idle: 1s}\n  b: {}\n")
+    a, b = told(gateway, "/a")["pid"], told(gateway, "/b")["pid"]
+    wait_until(lambda: state_of(gateway, "a") == ["asleep"], "the pool sleeps")
+    assert a not in gateway.children()
+    assert told(gateway, "/b")["pid"] == b
+    woken = told(gateway, "/a")
+    assert woken["pid"] not in (a, b)
+    assert state_of(gateway, "a") == ["serving"]
+
+
+def test_a_pool_does_not_sleep_while_a_request_is_in_flight(start: Start) -> None:
+    slow = """
+import pathlib, time
+here = pathlib.Path(__file__).parent
+def app(environ, start_response):
+    while not (here / "go").exists():
+        time.sleep(0.01)
+    start_response("200 OK", [])
+    return [b"done"]
+"""
+    mounts = "  /: good:app\n  /a: {app: 'slow:app', pool: a}\n  /b: {app: 'good:app', pool: b}\n"
+    gateway = start(mounts, MANUAL + "pools: {a: {idle: 1s}, b: {idle: 1s}}\n", slow=slow)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(gateway.ask, "/a")
+        wait_until(lambda: state_of(gateway, "b") == ["asleep"], "the other pool sleeps")
+        assert state_of(gateway, "a") == ["serving"]
+        gateway.write("go", "")
+        assert waiting.result().endswith(b"done")
+
+
+def test_a_sleeping_pool_is_reloaded_like_any_other(start: Start) -> None:
+    gateway = start_with(start, "  a: {idle: 1s}\n  b: {}\n")
+    wait_until(lambda: state_of(gateway, "a") == ["asleep"], "the pool sleeps")
+    gateway.write("telling.py", "1/0")
+    assert gateway.control("reload")["exit_code"] == 3
+    gateway.write("telling.py", TELLING)
+    assert gateway.control("reload")["exit_code"] == 0
+    assert told(gateway, "/a")["gateway.generation"] == pools(gateway)["a"]
+
+
+def test_a_pool_that_does_not_wake_answers_503(start: Start) -> None:
+    gateway = start_with(start, "  a: {idle: 1s}\n  b: {}\n")
+    wait_until(lambda: state_of(gateway, "a") == ["asleep"], "the pool sleeps")
+    gateway.write("telling.py", "import os; os._exit(1)")
+    assert b" 503 " in gateway.ask("/a")
+    gateway.write("telling.py", TELLING)
+    wait_until(lambda: b" 200 " in gateway.ask("/a"), "it serves again")

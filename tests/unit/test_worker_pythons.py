@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gateway.config.model import Config
 from gateway.config.parse import parse_config
 from gateway.environments.cache import Cache, Environment
 from gateway.environments.interpreter import RUNTIME, Interpreter, find
+from gateway.inflight import Board
 from gateway.supervisor.children import pickled, to_bytes
 
 BOOT = Path(gateway.__file__).with_name("boot.py")
@@ -71,7 +73,8 @@ class Worker:
         self._listener.listen()
         ours, theirs = socket.socketpair()
         ours.settimeout(WAIT_SECONDS)
-        descriptors = theirs.fileno(), self._listener.fileno()
+        self._in_flight = Board(config.server.limits.max_connections)
+        descriptors = theirs.fileno(), self._listener.fileno(), self._in_flight.descriptor
         with theirs, pickled(config) as order:
             self.process = subprocess.Popen(
                 [
@@ -93,6 +96,14 @@ class Worker:
         self._control.sendall(b"accept\n")
         assert self._read() == {"event": "ready"}
         return report["mounts"]  # type: ignore[no-any-return]
+
+    def apply(self, table: str) -> None:
+        """Have it serve ``table`` with the apps that it has."""
+        config = parse_config(table, "mounts.yaml", Path(self._address).parent, {})
+        self._control.sendall(b"prepare " + b64encode(to_bytes(config)) + b"\n")
+        assert self._read() == {"event": "prepared", "mounts": []}
+        self._control.sendall(b"apply\n")
+        assert self._read() == {"event": "applied"}
 
     def _read(self) -> dict[str, Any]:
         line = self._reports.readline()
@@ -212,6 +223,17 @@ def test_a_worker_can_import_only_what_is_meant_for_it(
     own = {each.name.partition("-")[0].lower() for each in Path(environment.runtime).iterdir()}
     allowed = {"complete", "zope", *(name.replace(".", "_") for name in RUNTIME)}
     assert own <= allowed, own - allowed
+
+
+def test_an_app_stays_in_its_threads_when_it_is_moved(
+    cache: Cache, start: Callable[..., Worker], tmp_path: Path
+) -> None:
+    python = find_python("3.9")
+    worker = start(cache.find_or_build(python.path, "", tmp_path), "--threads", "2")
+    worker.accept()
+    worker.apply("mounts:\n  /moved: plain:app\n")
+    assert worker.ask("/")[0] == "HTTP/1.1 404 Not Found"
+    assert json.loads(worker.ask("/moved")[1])["in main thread"] is False
 
 
 def test_an_apps_own_pin_is_kept_and_the_rest_goes_with_it(
