@@ -4,6 +4,7 @@ Refuses to know which settings there are. Source: the modules that read each kin
 """
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from gateway.config import addresses, importstring, paths, units, upstreams, use
 from gateway.config.problems import BadValueError
 
 POOL_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
+COMMAND_PATTERN = r".*\{(socket|port)\}.*"
 ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -72,6 +74,19 @@ def parse_pool_name(text: str) -> str:
     """Raises BadValueError."""
     if not re.fullmatch(POOL_NAME_PATTERN, text):
         raise BadValueError("use lower-case letters, digits, - and _, at most 32")
+    return text
+
+
+def parse_command(text: str) -> str:
+    """Raises BadValueError unless it can be split and has one place for where it is to listen."""
+    try:
+        words = shlex.split(text)
+    except ValueError as exc:
+        raise BadValueError(str(exc).lower()) from exc
+    if not words:
+        raise BadValueError
+    if ("{socket}" in text) == ("{port}" in text):
+        raise BadValueError("it is given one of both: use one" if "{port}" in text else "")
     return text
 
 
@@ -185,7 +200,8 @@ KINDS = {
         name="address or list of addresses",
         expected='a server such as "http://reports:3000" or "unix:/run/reports.sock"',
         parse=_alone(upstreams.parse_upstream),
-        form="Each `http://HOST:PORT`, port 80 if none is given, or `unix:/path/of/a.sock`.",
+        form="Each `http://HOST:PORT`, port 80 if none is given, or `unix:/path/of/a.sock`. Or "
+        "one `pool:NAME`.",
         pattern=upstreams.UPSTREAM_PATTERN,
         shape="one or more",
     ),
@@ -194,6 +210,14 @@ KINDS = {
         expected='"keep", or a host such as "reports.example.com"',
         parse=_alone(upstreams.parse_upstream_host),
         pattern=upstreams.UPSTREAM_HOST_PATTERN,
+    ),
+    "command": Kind(
+        name="command line",
+        expected='a command with "{socket}" or "{port}", such as "uvicorn api:app --uds {socket}"',
+        parse=_alone(parse_command),
+        form="Quotes and backslashes as in a shell; no variables, pipes or redirections.",
+        pattern=COMMAND_PATTERN,
+        is_free_text=True,
     ),
     "health path": Kind(
         name="path",

@@ -9,9 +9,14 @@ from dataclasses import replace
 
 from gateway.config.model import AppTarget, Config, Mount, Pool, Server, UpstreamTarget
 
+FindAddresses = Callable[[str], tuple[str, ...]]
 
-def cut(config: Config, find_socket: Callable[[str], str]) -> dict[str, Config]:
-    """What each pool is to serve, by its name. ``find_socket`` gives the path of its socket."""
+
+def cut(
+    config: Config, find_socket: Callable[[str], str], find_addresses: FindAddresses
+) -> dict[str, Config]:
+    """What each pool is to serve, by its name. ``find_socket`` gives the path of its socket, or
+    ``find_addresses`` those of the servers that it runs."""
     slices = {
         pool.name: replace(
             config,
@@ -24,11 +29,24 @@ def cut(config: Config, find_socket: Callable[[str], str]) -> dict[str, Config]:
         for pool in config.pools
     }
     front = tuple(_as_seen_in_front(mount, slices, find_socket) for mount in config.mounts)
-    return slices | {"main": replace(config, mounts=front, pools=())}
+    return slices | {"main": redirect(replace(config, mounts=front, pools=()), find_addresses)}
+
+
+def redirect(config: Config, find_addresses: FindAddresses) -> Config:
+    """What the front workers are to serve, with the servers of pools where they are now; the same
+    object where nothing changes."""
+    mounts = tuple(
+        replace(mount, target=replace(mount.target, addresses=find_addresses(mount.target.pool)))
+        if isinstance(mount.target, UpstreamTarget) and mount.target.pool
+        else mount
+        for mount in config.mounts
+    )
+    return config if mounts == config.mounts else replace(config, mounts=mounts)
 
 
 def _pool_of(mount: Mount) -> str:
-    return mount.target.pool if isinstance(mount.target, AppTarget) else "main"
+    target = mount.target
+    return (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
 
 
 def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
@@ -48,7 +66,7 @@ def _as_seen_in_front(
     mount: Mount, slices: dict[str, Config], find_socket: Callable[[str], str]
 ) -> Mount:
     name = _pool_of(mount)
-    if name not in slices:
+    if name not in slices or isinstance(mount.target, UpstreamTarget):
         return mount
     own = slices[name]
     # its workers keep a connection for longer; and none is open any more when they fall asleep

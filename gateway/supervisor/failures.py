@@ -6,13 +6,19 @@ Knows nothing of workers but what they report.
 from typing import Any
 
 from gateway.config.model import Config
-from gateway.supervisor.children import Report
+from gateway.supervisor.process import Report
 
 
 def describe_place(config: Config, mount: str) -> str:
     """Where in the table a mount is, and its key."""
     where = next(each.where for each in config.mounts if each.name == mount)
     return f"{config.source}:{where.line}:{where.column}: mounts.{mount}"
+
+
+def describe_pool(config: Config) -> str:
+    """Where in the table the pool is, and its key."""
+    where = config.pool.where
+    return f"{config.source}:{where.line}:{where.column}: pools.{config.pool.name}"
 
 
 def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
