@@ -86,7 +86,7 @@ def parse_command(text: str) -> str:
     if not words:
         raise BadValueError
     if ("{socket}" in text) == ("{port}" in text):
-        raise BadValueError("it is given one of both: use one" if "{port}" in text else "")
+        raise BadValueError("it is told one of both: use one" if "{port}" in text else "")
     return text
 
 

@@ -38,21 +38,27 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
         where = Where(line=pair.key.line, column=pair.key.column)
         values = reader.settings(own, path, POOL)
         limits = PoolLimits(**take(values, POOL_LIMITS))
+        if "command" in own:
+            values.setdefault("command", "{socket}")  # one that is wrong is one all the same
         pools[name] = Pool(name=name, where=where, limits=limits, **values)
         check_memory(reader, own, path, limits)
-        if "venv" in own:
-            for other in ("python", "requirements"):
-                if other in own:
-                    message = f'a pool has either "venv" or "{other}": remove one of them'
-                    reader.problems.add(own[other].key, join(path, other), message)
-        for key in _OF_WORKERS if pools[name].command else ():
-            if key in own:
-                message = "does not count for a command: remove it"
-                reader.problems.add(own[key].key, join(path, key), message)
-        if "threads" in own and pools[name].concurrency != "threads":
-            message = 'only counts with "concurrency: threads": add that or remove this'
-            reader.problems.add(own["threads"].key, join(path, "threads"), message)
+        _check_together(reader, own, path, pools[name])
     return pools
+
+
+def _check_together(reader: Reader, own: Pairs, path: str, pool: Pool) -> None:
+    """Note what does not count beside another setting."""
+    wrong = {}
+    if "venv" in own:
+        for key in ("python", "requirements"):
+            wrong[key] = f'a pool has either "venv" or "{key}": remove one of them'
+    if pool.concurrency != "threads":
+        wrong["threads"] = 'only counts with "concurrency: threads": add that or remove this'
+    if pool.command:
+        wrong |= dict.fromkeys(_OF_WORKERS, "does not count for a command: remove it")
+    for key, message in wrong.items():
+        if key in own:
+            reader.problems.add(own[key].key, join(path, key), message)
 
 
 def check_memory(reader: Reader, pairs: Pairs, path: str, limits: PoolLimits) -> None:
@@ -93,7 +99,7 @@ def assign_pools(
 
 
 def _find_name(target: UpstreamTarget) -> str:
-    names = (a.removeprefix(PREFIX) for a in target.addresses if a.startswith(PREFIX))
+    names = (a.removeprefix(PREFIX) for a in target.addresses if a and a.startswith(PREFIX))
     return next(names, "")
 
 

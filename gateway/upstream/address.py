@@ -90,6 +90,11 @@ class Address:
         self._idle = kept
         return bool(kept)
 
+    def close(self) -> None:
+        """Close those that are idle, and keep none from now on."""
+        self._max_idle = 0
+        self.close_idle(float("inf"))
+
     def connect(self, timeout_seconds: float) -> Link:
         """A new connection. Raises OSError, TimeoutError among them. May switch greenlets.
 

@@ -150,7 +150,7 @@ class Upstream:
         """Close the idle connections and check no more; requests in flight go on."""
         gevent.killall(self._checks)
         for address in self._balance.addresses:
-            address.close_idle(float("inf"))
+            address.close()
         self._stop_sweeper()
 
     # --- to the client ------------------------------------------------------------------------
