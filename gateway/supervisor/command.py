@@ -181,8 +181,9 @@ class Command(Process):
         self.state = ChildState.DEAD
 
     def describe(self) -> dict[str, Any]:
-        """Requests are not counted: they are in the records of the front workers."""
-        return {**super().describe(), "address": self.address}
+        """Requests are counted where they come from, in the front workers."""
+        unknown = dict.fromkeys(("requests", "in_flight"))
+        return super().describe() | unknown | {"address": self.address}
 
 
 def find_free_port() -> int:

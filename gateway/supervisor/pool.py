@@ -55,7 +55,8 @@ class Pool:
     background; ``name_generation`` gives ids. ``on_change`` is called where one may answer
     elsewhere now, or no more.
 
-    ``current`` serves; ``generations`` are all that have not ended.
+    ``current`` serves; ``generations`` are all that have not ended. ``refused`` is what could not
+    even be begun, so that all mounts have answered 503 since.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Pool:
         self._on_change = on_change
         self.generations: list[Generation] = []
         self.current: Generation | None = None
+        self.refused: Config | None = None
         self._doorman = doorman
         self._alarm = Alarm(listener, self._wake)
         self._is_closed = False
@@ -86,8 +88,15 @@ class Pool:
 
     @property
     def config(self) -> Config | None:
-        """What it serves; None before it does."""
-        return self.current.config if self.current else None
+        """What it serves, or cannot serve; None before it is asked to."""
+        return self.current.config if self.current else self.refused
+
+    @property
+    def has_never_answered(self) -> bool:
+        """Whether nothing becomes worse where it does not start."""
+        if self.current is None:
+            return self.refused is not None
+        return bool(self.current.config.pool.command) and not self.current.was_ready
 
     async def serve(self, config: Config) -> None:
         """Start for the first time: a mount that does not load answers 503, and others serve.
@@ -95,6 +104,7 @@ class Pool:
         try:
             environment = await self._find_environment(config)
         except AppLoadError:
+            self.refused = config
             if self._doorman is not None:
                 cause = "The environment of the app mounted here could not be built."
                 await self._doorman.open(cause, RETRY_SECONDS)

@@ -164,7 +164,13 @@ class Pools:
         results = await asyncio.gather(*work.values(), return_exceptions=True)
         done = {n: r for n, r in zip(work, results, strict=True) if isinstance(r, Change)}
         change = TableChange(self.config, config, done)
-        failures = [result for result in results if isinstance(result, BaseException)]
+        failures = []
+        for name, result in zip(work, results, strict=True):
+            if isinstance(result, AppLoadError) and self._pools[name].has_never_answered:
+                # a reload may not make anything worse, nor is it held up by what was so before
+                lifecycle.error("%s; its mounts go on answering 503", result)
+            elif isinstance(result, BaseException):
+                failures.append(result)
         if failures:
             await self.drop(change)
             strange = [f for f in failures if not isinstance(f, AppLoadError)]

@@ -1,9 +1,11 @@
 """Pools that run a server of another make: where it is asked, and what a reload does to it."""
 
 import os
+import pwd
 import signal
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,14 @@ server.serve_forever()
 """
 POOL = "pools:\n  api: {{command: 'python web.py {0}'{1}}}\n"
 MOUNTS = "  /: good:app\n  /api: {upstream: 'pool:api'}\n"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that any user may look into, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def begin(
@@ -151,6 +161,19 @@ def test_no_shell_reads_the_command(start: Start) -> None:
     assert ", '$HOME', 'a b', ';', 'true']" in gateway.log_text
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may start processes as another user")
+@pytest.mark.parametrize("where", ["{socket}", "{port}"])
+def test_a_command_runs_as_its_pools_user(open_folder: Path, where: str) -> None:
+    command = POOL.replace("python", "/usr/bin/python3").format(where, ", user: nobody, nice: 3")
+    gateway = Running(open_folder, MOUNTS, MANUAL + command, web=SERVER)
+    try:
+        number = pid(gateway)
+        assert Path(f"/proc/{number}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+        assert os.getpriority(os.PRIO_PROCESS, number) == 3
+    finally:
+        gateway.end()
+
+
 # --- what does not start ----------------------------------------------------------------------
 
 
@@ -166,10 +189,17 @@ def test_a_command_that_cannot_be_found_fails_the_reload(start: Start) -> None:
 
 
 def test_at_a_start_its_mount_answers_503_and_the_others_serve(start: Start) -> None:
-    gateway = start(MOUNTS, MANUAL + "pools: {api: {command: 'pithon {socket}'}}\n")
+    server = MANUAL + POOL.format("{socket}", "").replace("python", "pithon")
+    gateway = start(MOUNTS, server, web=SERVER)
     wait_until(lambda: "'pithon'; again in" in gateway.log_text, "it is tried again")
     assert b" 503 " in gateway.ask("/api/x").partition(b"\r\n")[0]
     assert b" 200 " in gateway.ask("/").partition(b"\r\n")[0]
+    # and holds up no edit, however it is served
+    gateway.write_table(MOUNTS + "  /too: good:app\n")
+    assert gateway.control("reload")["exit_code"] == 0
+    assert b" 200 " in gateway.ask("/too").partition(b"\r\n")[0]
+    assert edit(gateway, "pithon", "python")["exit_code"] == 0
+    pid(gateway)
 
 
 def test_a_command_that_ends_at_once_fails_the_reload(start: Start) -> None:
