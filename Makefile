@@ -10,7 +10,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
-.PHONY: help up down run dev test fuzz bench check format lock clean
+.PHONY: help up down run dev test proof fuzz bench check format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make run     the gateway alone on http://127.0.0.1:8080/, without Docker and nginx'
 	@echo 'make dev     the same for writing apps: a save is served, error pages show tracebacks'
 	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
+	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost'
 	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
 	@echo 'make check   format, lint, types, import layers'
@@ -46,6 +47,9 @@ dev: $(VENV)/dev.stamp
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+proof: $(VENV)/dev.stamp
+	PROOF_ROUNDS=$(or $(ROUNDS),50) $(BIN)/python -m pytest -q -rP tests/unit/test_proof.py tests/stack/test_proof_stack.py
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python tests/fuzz/fuzz.py head -max_total_time=$(or $(SECONDS),600)

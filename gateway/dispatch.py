@@ -32,7 +32,10 @@ class Mount:
     wants it: the latin-1 reading of its UTF-8 bytes.
     """
 
-    __slots__ = ("app", "host", "kind", "limits", "name", "prefix", "script_name")
+    __slots__ = (
+        *("app", "host", "kind", "limits", "name", "prefix", "script_name"),
+        "timeout_seconds",  # that of ``limits``, once more, for the walk of every request
+    )
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Mount:
         self.script_name = prefix.encode().decode("latin-1")
         self.app = app
         self.limits = limits
+        self.timeout_seconds = limits.timeout_seconds
         self.kind = kind
 
 

@@ -117,7 +117,30 @@ class PoolLimits:
 
 
 @dataclass(frozen=True)
-class MountLimits:
+class Admission:
+    """How many requests a mount or a pool runs at a time; keys of a mount, of ``defaults:`` and of
+    a pool."""
+
+    max_concurrency: int = setting(
+        0,
+        "How many requests are run at a time, each until its response has ended; 0 is any number. "
+        "Each front worker counts its own; for a pool, those of all its mounts together.",
+        least=0,
+    )
+    queue: int = setting(
+        100,
+        "How many further ones wait for their turn (503 with Retry-After beyond it). The oldest is "
+        "next, but the newest while more than half of the queue is taken: its client is the "
+        "likeliest to wait on. One whose client has left is skipped.",
+        least=0,
+    )
+    queue_timeout_seconds: float = setting(
+        5.0, "How long a request waits for its turn (503 with Retry-After after it)."
+    )
+
+
+@dataclass(frozen=True)
+class MountLimits(Admission):
     """What one mount allows a request; keys of a mount and of ``defaults:``."""
 
     timeout_seconds: float = setting(

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from itertools import starmap
 from json.encoder import encode_basestring as quote
 from typing import Any
 
@@ -22,6 +23,10 @@ WHOLE_WRITE_BYTES = 4096
 _MAX_TARGET = 800
 _MAX_TEXT = 200
 _MAX_ERROR = 150
+# bounds of what is remembered: clients choose their targets and what they call themselves
+_MAX_REMEMBERED = 1024
+_LONGEST_REMEMBERED = 400
+_THOUSANDTHS = tuple(f".{number:03d}" for number in range(1000))
 
 
 def configure_logs(style: str, generation: str = "") -> None:
@@ -93,53 +98,48 @@ class AccessLog:
         self._schedule = schedule
         self._records: list[tuple[Any, ...]] = []
         self._second = 0
-        self._clock = ""
+        self._date = self._clock = ""
+        self._now = self._next = 0.0
 
     def record(
-        self,
-        *,
-        request_id: str,
-        mount: str,
-        client: str,
-        method: str,
-        target: str,
-        protocol: str,
-        status: int,
-        bytes_in: int,
-        bytes_out: int,
-        duration_ms: float,
-        host: str,
-        referer: str,
-        user_agent: str,
-        error: str,
-    ) -> None:
+        self, request_id: str, mount: str, client: str, method: str, target: str, protocol: str,
+        status: int, bytes_in: int, bytes_out: int, duration_ms: float, host: str, referer: str,
+        user_agent: str, error: str,
+    ) -> None:  # fmt: skip
         """Keep one request for the end of the turn; ``mount`` is "" where none was found."""
         if not self._records:
             self._schedule(self.flush)
+        now = time.time()
+        if now >= self._next or now < self._now:
+            self._tell(now)
         self._records.append((
-            time.time(), request_id, mount, client, method, target, protocol, status, bytes_in,
+            self._clock, request_id, mount, client, method, target, protocol, status, bytes_in,
             bytes_out, duration_ms, host, referer, user_agent, error,
         ))  # fmt: skip
 
     def flush(self) -> None:
         """Write all that is kept, in writes of whole records."""
         records, self._records = self._records, []
-        batch = b""
-        for moment, *values in records:
-            data = self._format(self._tell(moment), *values).encode("utf-8", "replace")
-            if len(batch) + len(data) > WHOLE_WRITE_BYTES:
-                self._write(batch)
-                batch = b""
-            batch += data
-        self._write(batch)
+        data = "".join(starmap(self._format, records)).encode("utf-8", "replace")
+        start = 0
+        while len(data) - start > WHOLE_WRITE_BYTES:
+            # each record ends with its only line break
+            end = data.rfind(b"\n", start, start + WHOLE_WRITE_BYTES) + 1
+            end = end or start + WHOLE_WRITE_BYTES
+            self._write(data[start:end])
+            start = end
+        self._write(data[start:])
 
-    def _tell(self, moment: float) -> str:
-        """ISO 8601 in UTC, to the millisecond; the second is told anew only when it has changed."""
-        second = int(moment)
+    def _tell(self, now: float) -> None:
+        """ISO 8601 in UTC, to the millisecond; told anew only when that has passed."""
+        second = int(now)
+        millisecond = int((now - second) * 1000)
         if second != self._second:
             self._second = second
-            self._clock = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        return f"{self._clock}{int((moment - second) * 1000):03d}Z"
+            self._date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        self._clock = f"{self._date}{_THOUSANDTHS[millisecond]}Z"
+        self._now = now
+        self._next = second + (millisecond + 1) / 1000
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -158,14 +158,48 @@ def format_json(
 ) -> str:  # fmt: skip
     """One record as a line of JSON. What a client may have sent is quoted and cut."""
     fault = f',"error":{quote(printable(error[:_MAX_ERROR]))}' if error else ""
+    microseconds = int(duration_ms * 1000)
     return (
-        f'{{"time":"{clock}","request_id":"{request_id}","mount":{quote(mount)},'
-        f'"client":"{client}","method":{quote(method[:32])},"target":{quote(target[:_MAX_TARGET])},'
-        f'"protocol":"{protocol}","status":{status},"bytes_in":{bytes_in},"bytes_out":{bytes_out},'
-        f'"duration_ms":{duration_ms:.3f},"host":{quote(host[:_MAX_TEXT])},'
-        f'"referer":{quote(referer[:_MAX_TEXT])},"user_agent":{quote(user_agent[:_MAX_TEXT])}'
-        f"{fault}}}\n"
+        f'{{"time":"{clock}","request_id":"{request_id}","mount":{_mounts[mount]},'
+        f'"client":"{client}",{_questions[method, target, protocol]},"status":{status},'
+        f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"duration_ms":{microseconds // 1000}'
+        f"{_THOUSANDTHS[microseconds % 1000]},{_clients[host, referer, user_agent]}{fault}}}\n"
     )
+
+
+class _Remembered(dict[Any, str]):
+    """What was quoted before, begun anew when there is too much; long texts are not kept."""
+
+    def __init__(self, render: Callable[..., str]) -> None:
+        super().__init__()
+        self._render = render
+
+    def __missing__(self, key: Any) -> str:
+        text = self._render(*key) if isinstance(key, tuple) else self._render(key)
+        if sum(map(len, key)) <= _LONGEST_REMEMBERED:
+            if len(self) >= _MAX_REMEMBERED:
+                self.clear()
+            self[key] = text
+        return text
+
+
+def _quote_question(method: str, target: str, protocol: str) -> str:
+    return (
+        f'"method":{quote(method[:32])},"target":{quote(target[:_MAX_TARGET])},'
+        f'"protocol":"{protocol}"'
+    )
+
+
+def _quote_client(host: str, referer: str, user_agent: str) -> str:
+    return (
+        f'"host":{quote(host[:_MAX_TEXT])},"referer":{quote(referer[:_MAX_TEXT])},'
+        f'"user_agent":{quote(user_agent[:_MAX_TEXT])}'
+    )
+
+
+_mounts = _Remembered(quote)
+_questions = _Remembered(_quote_question)
+_clients = _Remembered(_quote_client)
 
 
 def format_text(

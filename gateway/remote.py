@@ -21,6 +21,8 @@ from gateway.supervisor.control import Answer, ask
 from gateway.supervisor.sockets import find_control
 
 EXIT_CHANGES = 10
+# of workers in a row, to be told as a loop
+LEAST_CRASHES = 2
 # a table that is wrong still names its socket
 CONTROL_LINE = re.compile(r"""\bcontrol:\s*["']?(unix:/[^\s"',}]+)""")
 
@@ -153,10 +155,19 @@ def describe_status(report: Answer) -> list[str]:
     for generation in report["generations"]:
         age = describe_age(generation["age"])
         name = f"{generation['pool']} {generation['generation']}"
-        lines.append(f"{name:<12} {generation['state']}, {age} old")
+        loop = describe_crashes(generation)
+        lines.append(f"{name:<12} {generation['state']}, {age} old{loop}")
         for worker in generation["workers"]:
             lines.append(f"  worker {worker['pid']:<7} {describe_worker(worker)}")
     return lines
+
+
+def describe_crashes(generation: Answer) -> str:
+    """Whether its workers die one after the other."""
+    if generation["crashes"] < LEAST_CRASHES:
+        return ""
+    delay = generation["delay"]
+    return f", crash loop: {generation['crashes']} times in a row, started again after {delay:g} s"
 
 
 def describe_worker(worker: Answer) -> str:

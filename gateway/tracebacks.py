@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from traceback import TracebackException, format_exception_only
 
+# an exception may carry all that an app has read; its report goes through the log and `status`
+MOST_CHARACTERS = 16_000
 _PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
@@ -23,12 +25,18 @@ def describe_error(error: BaseException) -> str:
         report = report.__cause__ or (None if report.__suppress_context__ else report.__context__)
     if not whole.stack and not isinstance(error, SyntaxError):
         return ""
-    return "".join(whole.format()).rstrip()
+    return shorten("".join(whole.format()).rstrip(), MOST_CHARACTERS)
+
+
+def shorten(text: str, most: int) -> str:
+    """``text`` without its middle where it is longer than ``most``."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def describe_fault(error: BaseException) -> str:
     """The same, and never nothing."""
-    return describe_error(error) or "".join(format_exception_only(type(error), error)).rstrip()
+    told = "".join(format_exception_only(type(error), error)).rstrip()
+    return describe_error(error) or shorten(told, MOST_CHARACTERS)
 
 
 def _is_own(file_name: str) -> bool:

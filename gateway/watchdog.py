@@ -20,7 +20,8 @@ from typing import Any
 
 from gevent import monkey
 
-from gateway.http.connection import Connection, Exchange
+from gateway.http.connection import Connection
+from gateway.http.exchange import Exchange
 from gateway.http.service import Service
 from gateway.logs import lifecycle
 
@@ -102,8 +103,8 @@ def find_request(frame: FrameType | None) -> tuple[str, Exchange | None, str]:
     line = ""
     while frame is not None and exchange is None:
         if frame.f_code is Connection.run.__code__:
-            exchange, head = frame.f_locals.get("response"), frame.f_locals["head"]
-            line = f"{head.method} {head.target[:_TARGET]}"
+            exchange, head = (frame.f_locals.get(name) for name in ("response", "head"))
+            line = f"{head.method} {head.target[:_TARGET]}" if head else ""
         else:
             frames.append((frame, frame.f_lineno))
         frame = frame.f_back

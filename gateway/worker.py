@@ -35,7 +35,7 @@ from gevent import socket
 from gevent.queue import Empty, SimpleQueue
 from gevent.threadpool import ThreadPool
 
-from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
+from gateway.config.model import AppTarget, Config, Mount
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
@@ -44,6 +44,7 @@ from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
 from gateway.inflight import InFlight
 from gateway.logs import AccessLog, configure_logs, faults
+from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threads import InThreads
@@ -106,7 +107,8 @@ def work(
     access_log = AccessLog(
         "off" if config.server.access_log == "off" else style,
         output,
-        gevent.get_hub().loop.run_callback,
+        # before the loop waits, which is behind all that a turn has sent
+        gevent.get_hub().loop.prepare(ref=False, priority=-2).start,
     )
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)
@@ -130,6 +132,8 @@ class Worker:
         self._server = Server(listener, service, proxy_protocol=config.server.proxy_protocol)
         self._control = control
         self._has_accepted = False
+        self._fairness = Fairness()
+        self._fairness.fit(service.table.mounts, config.mounts)
         self._prepared: tuple[Config, MountTable, MountInfo] | None = None
 
     def run(self, orders: SimpleQueue[str]) -> int:
@@ -175,13 +179,8 @@ class Worker:
         """Make what another configuration asks for, of the apps that are loaded."""
         config: Config = pickle.loads(b64decode(pickled))
         running = {mount.name: mount for mount in self._config.mounts}
-        apps = {mount.name: mount.app for mount in self._service.table.mounts}
-        kept = {
-            mount.name: apps[mount.name]  # with its connections
-            for mount in config.mounts
-            if isinstance(mount.target, UpstreamTarget) and running.get(mount.name) == mount
-        }
-        apps = kept | reuse_apps(running.values(), apps, config.mounts)
+        apps = {mount.name: unwrap(mount.app) for mount in self._service.table.mounts}
+        apps = reuse_apps(running.values(), apps, config.mounts)
         table, mounts, report = build_table(config, lambda _: None, apps)
         service = self._service.adjusted(table, config.server.limits, mounts)
         changed = (mount for mount in config.mounts if running.get(mount.name) != mount)
@@ -195,8 +194,9 @@ class Worker:
             self._config, table, mounts = self._prepared
             used = {id(mount.app) for mount in table.mounts}
             for mount in self._service.table.mounts:
-                if mount.kind == "upstream" and id(mount.app) not in used:
-                    mount.app.close()  # type: ignore[attr-defined]
+                if mount.kind == "upstream" and id(unwrap(mount.app)) not in used:
+                    unwrap(mount.app).close()
+            self._fairness.fit(table.mounts, self._config.mounts)
             self._server.adjust(table, self._config.server.limits, mounts)
             self._prepared = None
         send(self._control, {"event": "applied"})

@@ -4,17 +4,24 @@ Refuses to know which settings there are. Source: the modules that read each kin
 """
 
 import re
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.config import addresses, importstring, paths, units, upstreams, users, workers
+from gateway.config import (
+    addresses,
+    commands,
+    importstring,
+    paths,
+    units,
+    upstreams,
+    users,
+    workers,
+)
 from gateway.config.problems import BadValueError
 
 POOL_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
-COMMAND_PATTERN = r".*\{(socket|port)\}.*"
 ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -74,19 +81,6 @@ def parse_pool_name(text: str) -> str:
     """Raises BadValueError."""
     if not re.fullmatch(POOL_NAME_PATTERN, text):
         raise BadValueError("use lower-case letters, digits, - and _, at most 32")
-    return text
-
-
-def parse_command(text: str) -> str:
-    """Raises BadValueError unless it can be split and has one place for where it is to listen."""
-    try:
-        words = shlex.split(text)
-    except ValueError as exc:
-        raise BadValueError(str(exc).lower()) from exc
-    if not words:
-        raise BadValueError
-    if ("{socket}" in text) == ("{port}" in text):
-        raise BadValueError("it is told one of both: use one" if "{port}" in text else "")
     return text
 
 
@@ -214,9 +208,9 @@ KINDS = {
     "command": Kind(
         name="command line",
         expected='a command with "{socket}" or "{port}", such as "uvicorn api:app --uds {socket}"',
-        parse=_alone(parse_command),
+        parse=_alone(commands.parse_command),
         form="Quotes and backslashes as in a shell; no variables, pipes or redirections.",
-        pattern=COMMAND_PATTERN,
+        pattern=commands.COMMAND_PATTERN,
         is_free_text=True,
     ),
     "health path": Kind(

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Union
 
-from gateway.limits import Limits, MountLimits, PoolLimits, setting
+from gateway.limits import Admission, Limits, MountLimits, PoolLimits, setting
 
 Network = Union[IPv4Network, IPv6Network]
 
@@ -193,6 +193,7 @@ class Mount:
 
     ``name`` is the normalised key; ``host`` is lower-case ASCII or None for any; ``prefix`` is ""
     for ``/``, else a decoded path that begins with a slash and does not end with one.
+    ``pool_admission`` is for front workers: what all mounts of the ``pool`` share.
     """
 
     name: str
@@ -201,6 +202,8 @@ class Mount:
     target: Target
     limits: MountLimits
     where: Where = field(compare=False)
+    pool: str = ""
+    pool_admission: Admission = field(default_factory=Admission)
 
 
 @dataclass(frozen=True)
@@ -361,6 +364,7 @@ class Pool:
         least=0,
     )
     limits: PoolLimits = field(default_factory=PoolLimits)
+    admission: Admission = field(default_factory=Admission)
 
 
 @dataclass(frozen=True)

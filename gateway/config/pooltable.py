@@ -12,8 +12,8 @@ from gateway.config.model import AppTarget, Mount, Pool, UpstreamTarget, Where
 from gateway.config.nodes import find_key
 from gateway.config.problems import did_you_mean, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
-from gateway.config.settings import POOL, POOL_LIMITS, take
-from gateway.limits import PoolLimits
+from gateway.config.settings import ADMISSION, POOL, POOL_LIMITS, take
+from gateway.limits import Admission, PoolLimits
 
 # names with a meaning of their own in a mount's ``pool:``
 MAIN, OWN = "main", "own"
@@ -38,9 +38,10 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
         where = Where(line=pair.key.line, column=pair.key.column)
         values = reader.settings(own, path, POOL)
         limits = PoolLimits(**take(values, POOL_LIMITS))
+        admission = Admission(**take(values, ADMISSION))
         if "command" in own:
             values.setdefault("command", "{socket}")  # one that is wrong is one all the same
-        pools[name] = Pool(name=name, where=where, limits=limits, **values)
+        pools[name] = Pool(name=name, where=where, limits=limits, admission=admission, **values)
         check_memory(reader, own, path, limits)
         _check_together(reader, own, path, pools[name])
     return pools

@@ -4,6 +4,7 @@ Refuses to know what a table says. Source: YAML 1.2 §5.2 (UTF-8 in files).
 """
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
     """The table in the file ``path``; messages name it as given. Raises ConfigError."""
     source = str(path)
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  a path may hold NUL here
+            refuse_whole(source, "a pipe: name a file with -c FILE")  # it would wait without end
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as exc:

@@ -18,7 +18,7 @@ from gateway.config.model import (
     Target,
     UpstreamTarget,
 )
-from gateway.limits import Limits, MountLimits, PoolLimits
+from gateway.limits import Admission, Limits, MountLimits, PoolLimits
 
 TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget] | type[UpstreamTarget]
 
@@ -103,8 +103,9 @@ def _key_and_kind(
 LIMITS = settings_of(Limits)
 MOUNT_LIMITS = settings_of(MountLimits)
 POOL_LIMITS = settings_of(PoolLimits)
+ADMISSION = settings_of(Admission)
 SERVER = settings_of(Server) | LIMITS | POOL_LIMITS
-POOL = settings_of(Pool) | POOL_LIMITS
+POOL = settings_of(Pool) | POOL_LIMITS | ADMISSION
 
 # By the key that tells a mount's kind, the first field of its class.
 TARGETS: dict[str, TargetClass] = {next(iter(settings_of(c))): c for c in get_args(Target)}

@@ -1,13 +1,17 @@
 """The table, cut into what each pool's workers need of it.
 
 A pure function of a Config; refuses to know processes. The front workers have every mount: those of
-other pools as upstream mounts on the pools' sockets.
+other pools as upstream mounts on the pools' sockets. How many requests are run at a time, and how
+many wait, is theirs to see to: no request waits in two places.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.config.model import AppTarget, Config, Mount, Pool, Server, UpstreamTarget
+from gateway.limits import Admission
+
+ANY = Admission()
 
 FindAddresses = Callable[[str], tuple[str, ...]]
 
@@ -22,13 +26,14 @@ def cut(
             config,
             directory=pool.directory or config.directory,
             server=_server_of(config.server, pool, find_socket(pool.name)),
-            mounts=tuple(mount for mount in config.mounts if _pool_of(mount) == pool.name),
+            mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if _pool_of(m) == pool.name),
             pools=(),
-            pool=pool,
+            pool=replace(pool, admission=ANY),
         )
         for pool in config.pools
     }
-    front = tuple(_as_seen_in_front(mount, slices, find_socket) for mount in config.mounts)
+    pools = {pool.name: pool for pool in config.pools}
+    front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
     return slices | {"main": redirect(replace(config, mounts=front, pools=()), find_addresses)}
 
 
@@ -62,18 +67,24 @@ def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
     )
 
 
+def _as_seen_in_pool(mount: Mount) -> Mount:
+    return replace(mount, limits=replace(mount.limits, **vars(ANY)))
+
+
 def _as_seen_in_front(
-    mount: Mount, slices: dict[str, Config], find_socket: Callable[[str], str]
+    mount: Mount, config: Config, pools: dict[str, Pool], find_socket: Callable[[str], str]
 ) -> Mount:
     name = _pool_of(mount)
-    if name not in slices or isinstance(mount.target, UpstreamTarget):
+    if name not in pools:
         return mount
-    own = slices[name]
+    pool = pools[name]
+    if isinstance(mount.target, UpstreamTarget):
+        return replace(mount, pool=name, pool_admission=pool.admission)
     # its workers keep a connection for longer; and none is open any more when they fall asleep
-    seconds = own.server.limits.keep_alive_seconds / 2
-    if own.pool.idle_seconds:
-        seconds = min(seconds, own.pool.idle_seconds / 2)
+    seconds = config.server.limits.keep_alive_seconds / 2
+    if pool.idle_seconds:
+        seconds = min(seconds, pool.idle_seconds / 2)
     target = UpstreamTarget(
         addresses=(f"unix:{find_socket(name)}",), prefix="keep", keep_alive_seconds=seconds
     )
-    return replace(mount, target=target)
+    return replace(mount, target=target, pool=name, pool_admission=pool.admission)

@@ -19,7 +19,7 @@ from gateway.errors import (
     MalformedRequest,
     RequestError,
 )
-from gateway.http.parser import CHUNKED
+from gateway.http.head import CHUNKED
 
 READ_BYTES = 64 * 1024
 MAX_CHUNK_LINE = 256  # chunk size and extensions; RFC 9112 §7.1.1 asks for a limit of our own

@@ -11,138 +11,38 @@ from __future__ import annotations
 
 import io
 from functools import partial
-from socket import SHUT_WR
 from time import monotonic
 from traceback import format_exception_only
-from typing import Any, cast
+from typing import Any
 
 from greenlet import getcurrent
 
 from gateway.dispatch import Mount
-from gateway.errors import (
-    ClientDisconnected,
-    RequestError,
-    RequestTimeout,
-)
+from gateway.errors import ClientDisconnected, RequestError
 from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, drain, open_content
+from gateway.http.deadlines import Deadlines
 from gateway.http.environ import build_environ
-from gateway.http.incoming import Incoming
-from gateway.http.parser import CHUNKED, RequestHead
-from gateway.http.response import Response, build_error_page
+from gateway.http.error_page import build_error_page
+from gateway.http.exchange import Exchange, RequestEnded
+from gateway.http.head import CHUNKED, KnownHead, RequestHead
 from gateway.http.service import Service
-from gateway.http.stream import IDLE, State
-from gateway.limits import Limits
+from gateway.http.stream import IDLE
 from gateway.logs import faults
-from gateway.wsgi import Takeover
+from gateway.wsgi import Environ
 
-LINGER_SECONDS = 2.0
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
 
 
-class RequestEnded(BaseException):
-    """A request that may not go on, answered with ``status``. Like ``gevent.Timeout`` no Exception,
-    so that an app's ``except Exception`` lets it through while its ``finally`` runs."""
-
-    def __init__(self, fault: str, status: str, detail: str, *fields: tuple[str, str]) -> None:
-        super().__init__(fault)
-        self.status = status
-        self.detail = detail
-        self.fields = fields
-
-
-class Exchange(Response):
-    """One request and its response, with what only this connection wants to know of them.
-
-    ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` is how many bytes had
-    moved when the sweep last looked.
-    """
-
-    client = ""
-    content: Content | None = None
-    greenlet: Any = None
-    mount: Mount | None = None
-    moved = 0
-    request_id = ""
-    started = 0.0
-    timeout = 0.0
-
-    def take_over(self, taker: Takeover) -> None:
-        """See ``Response``. The bytes of a tunnel count as those of content do."""
-        self.content = cast(Content, taker)
-        self.timeout = taker.timeout_seconds
-        super().take_over(taker)
-
-
-class Connection(Incoming):
+class Connection(Deadlines):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_exchange", "_requests_left", "_slot")
+    __slots__ = ("_requests_left",)
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        super().__init__(service, client_socket, peer, peer_port)
+        Deadlines.__init__(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
-        self._exchange: Exchange | None = None
-        self._slot = service.in_flight.take()
         service.connections.add(self)
-
-    # --- in the hub: deadlines ----------------------------------------------------------------
-
-    def sweep(self, now: float, limits: Limits) -> None:
-        """End what has waited too long. The walk pays for no timer of its own."""
-        state, waited = self.state, now - self.since
-        if state is IDLE:
-            if waited > limits.keep_alive_seconds:
-                self.close()
-        elif state is State.HEAD:
-            if waited > limits.head_timeout_seconds:
-                self._refuse(RequestTimeout("the head was not complete in time"), self._buffer)
-        elif state is State.LINGERING:
-            if waited > LINGER_SECONDS:
-                self.close()
-        elif self._exchange is not None:
-            self._watch_while_running()
-            self._sweep_exchange(self._exchange, now, waited, limits)
-
-    def _sweep_exchange(
-        self, exchange: Exchange, now: float, waited: float, limits: Limits
-    ) -> None:
-        ending: BaseException | None = None
-        if self.state is State.READING:
-            if waited > limits.body_timeout_seconds:
-                ending = RequestTimeout("no content came in time")
-        elif self.state is State.WRITING:
-            if waited > limits.send_timeout_seconds:
-                ending = ClientDisconnected("the client left its response unread")
-        else:
-            content = exchange.content
-            moved = self.sent_bytes + (content.received_bytes if content else 0)
-            if moved != exchange.moved:
-                exchange.moved = moved
-                self.since = now
-            elif exchange.timeout and waited > exchange.timeout:
-                fault = f"no byte moved for {exchange.timeout:g} s"
-                detail = "The app took too long to answer."
-                ending = RequestEnded(fault, "504 Gateway Timeout", detail)
-        if ending is not None:
-            # from now: what the app's finally blocks do gets as long again
-            self.since = now
-            exchange.greenlet.throw(ending)
-
-    def cut_overdue(self, latest: float) -> bool:
-        """Cut a request in flight that began before ``latest`` (monotonic); whether it did."""
-        is_overdue = self._exchange is not None and self._exchange.started < latest
-        if is_overdue:
-            self.cut()
-        return is_overdue
-
-    def cut(self) -> None:
-        """End a request in flight: the gateway stops and has waited for it long enough."""
-        if self._exchange is not None:
-            detail = "The gateway is being restarted."
-            fault = "cut: drain_timeout has passed"
-            ending = RequestEnded(fault, "503 Service Unavailable", detail)
-            self._exchange.greenlet.throw(ending)
 
     # --- in a greenlet: the walk --------------------------------------------------------------
 
@@ -151,12 +51,16 @@ class Connection(Incoming):
         service = self._service
         head = self._head
         self._requests_left -= 1
-        response = self._exchange = Exchange(
+        response = self._exchange = Exchange()
+        response.begin(
             self,
             head,
             head.persistent and not service.is_draining and self._requests_left > 0,
             service.date_line,
         )
+        # attributes of the class take longer to find
+        response.content = response.mount = None
+        response.client = response.request_id = ""
         response.greenlet = getcurrent()
         response.started = self.since = monotonic()
         fault = ""
@@ -191,23 +95,21 @@ class Connection(Incoming):
         self._end(service, head, response, fault)
 
     def _walk(self, service: Service, head: RequestHead, response: Exchange) -> None:
-        environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
-        if self._trusts_peer:
-            service.proxies.apply(head, environ)
-            response.client = environ["REMOTE_ADDR"]
-            response.request_id = service.proxies.request_id(head)
-        if not response.request_id:
-            response.request_id = service.next_request_id()
-        environ["gateway.request_id"] = response.request_id
-
-        found = service.table.match(head.host, head.path)
-        if found is None:
-            self._answer_unmatched(head, response)
-            return
-        mount, environ["PATH_INFO"] = found
+        if type(head) is KnownHead and head.prepared is not None:
+            prepared, mount = head.prepared
+            environ = prepared.copy()
+            environ["REMOTE_ADDR"] = self._peer
+            environ["REMOTE_PORT"] = self._peer_port
+            next_request_id = service.next_request_id
+            response.request_id = environ["gateway.request_id"] = next_request_id()
+        else:
+            found = self._prepare(service, head, response)
+            if found is None:
+                self._answer_unmatched(head, response)
+                return
+            environ, mount = found
         response.mount = mount
-        response.timeout = mount.limits.timeout_seconds
-        environ["SCRIPT_NAME"] += mount.script_name
+        response.timeout = mount.timeout_seconds
 
         if head.content_length:
             content = self._open_content(head, mount.limits.max_body_bytes, response)
@@ -222,22 +124,36 @@ class Connection(Incoming):
             f"{response.request_id}\n{response.client or self._peer}\n{mount.name}".encode(),
             head.line,
         )
-        result = mount.app(environ, response.start_response)
+        app = mount.app
+        result = app(environ, response.start_response)
         try:
             if response.content is not None:
-                self._look_at_content(response.content, response)
+                response.look_at_content(response.content, result)
             response.send_result(result)
         finally:
-            if hasattr(result, "close"):
+            if type(result) is not list and hasattr(result, "close"):
                 result.close()
 
-    def _look_at_content(self, content: Content, response: Exchange) -> None:
-        """Before the response: what the app has made of the request's content."""
-        if content.fault is not None and response.code >= 500 and not response.head_sent:
-            raise content.fault  # frameworks take the client's fault for one of their own
-        if not content.is_complete:
-            # said in the head, so that nginx does not begin another request here
-            response.persistent &= content.is_worth_draining
+    def _prepare(
+        self, service: Service, head: RequestHead, response: Exchange
+    ) -> tuple[Environ, Mount] | None:
+        """The environ and the mount; both are kept with a head that may come again."""
+        environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
+        if self._trusts_peer:
+            service.proxies.apply(head, environ)
+            response.client = environ["REMOTE_ADDR"]
+            response.request_id = service.proxies.request_id(head)
+        if not response.request_id:
+            response.request_id = service.next_request_id()
+        environ["gateway.request_id"] = response.request_id
+        found = service.table.match(head.host, head.path)
+        if found is None:
+            return None
+        mount, environ["PATH_INFO"] = found
+        environ["SCRIPT_NAME"] += mount.script_name
+        if type(head) is KnownHead:
+            head.prepared = environ.copy(), mount
+        return environ, mount
 
     def _answer_unmatched(self, head: RequestHead, response: Exchange) -> None:
         if head.content_length:
@@ -326,24 +242,22 @@ class Connection(Incoming):
         return not self.has_input()
 
     def _record(self, head: RequestHead, response: Exchange, fault: str) -> None:
-        fields = head.fields
+        content, mount = response.content, response.mount
         self._service.access_log.record(
-            request_id=response.request_id or self._service.next_request_id(),
-            mount=response.mount.name if response.mount else "",
-            client=response.client or self._peer,
-            method=head.method,
-            target=head.target,
-            protocol="HTTP/1.1" if head.is_http11 else "HTTP/1.0",
-            status=response.code
-            if response.head_sent and self.sent_bytes
-            else CLIENT_CLOSED_REQUEST,
-            bytes_in=response.content.received_bytes if response.content else 0,
-            bytes_out=self.sent_bytes,
-            duration_ms=(monotonic() - response.started) * 1000,
-            host=head.host,
-            referer=fields.get("HTTP_REFERER", ""),
-            user_agent=fields.get("HTTP_USER_AGENT", ""),
-            error=fault,
+            response.request_id or self._service.next_request_id(),
+            "" if mount is None else mount.name,
+            response.client or self._peer,
+            head.method,
+            head.target,
+            "HTTP/1.1" if head.is_http11 else "HTTP/1.0",
+            response.code if response.head_sent and self.sent_bytes else CLIENT_CLOSED_REQUEST,
+            0 if content is None else content.received_bytes,
+            self.sent_bytes,
+            (monotonic() - response.started) * 1000,
+            head.host,
+            head.fields.get("HTTP_REFERER", ""),
+            head.fields.get("HTTP_USER_AGENT", ""),
+            fault,
         )
 
     # --- in a greenlet: content ---------------------------------------------------------------
@@ -373,31 +287,6 @@ class Connection(Incoming):
     def _wants_input(self) -> bool:
         content = self._exchange.content if self._exchange else None
         return content is None or content.is_complete
-
-    # --- the end ------------------------------------------------------------------------------
-
-    def _linger(self) -> None:
-        """Let the client read the last response before the close: a close with unread input would
-        reset the connection and destroy it (RFC 9112 §9.6)."""
-        try:
-            self._socket.shutdown(SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        self.state = State.LINGERING
-        self.since = monotonic()
-        self._buffer = b""
-        self._watch(True)
-
-    def close(self) -> None:
-        """Give the socket back; safe to call twice."""
-        if self.state is State.CLOSED:
-            return
-        self._shut()
-        self._service.connections.discard(self)
-        self._service.in_flight.give_back(self._slot)
-        if self._service.on_close is not None:
-            self._service.on_close()
 
 
 def _explain(error: BaseException) -> str:

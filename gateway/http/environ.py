@@ -6,7 +6,7 @@ Refuses to know sockets and which mount answers.
 import sys
 
 from gateway import __version__
-from gateway.http.parser import RequestHead
+from gateway.http.head import RequestHead
 from gateway.wsgi import Environ, FileWrapper
 
 MountInfo = tuple[tuple[str, str, bool], ...]

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from gateway.errors import MalformedRequest
+from gateway.http.head import RequestHead
 from gateway.http.names import CACHE_ENTRIES, parse_host
-from gateway.http.parser import RequestHead
 from gateway.wsgi import Environ
 
 UNIX_PEER = "unix:"

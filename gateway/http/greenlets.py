@@ -24,17 +24,15 @@ class GreenletPool:
         self._max_parked = max_parked
         self._parked: list[greenlet] = []
         self._queue: deque[Any] = deque()
+        # Have a job run at the end of this turn. Only while an io or timer watcher, or a job, is
+        # called: a callback's turn ends in a wait.
+        self.submit: Callable[[Any], None] = self._queue.append
         self._hub = get_hub()
         # called once a turn of the loop; of lowest priority, so behind all input it has brought
         self._turn_end = self._hub.loop.check(ref=False, priority=-2)
         self._turn_end.start(self._run_queued)
         # the hub's own switch() would look after the event loop first, which is running here
         self._to_hub: Callable[[], Any] = greenlet.switch.__get__(self._hub)
-
-    def submit(self, job: Any) -> None:
-        """Have ``job`` run at the end of this turn. Only while an io or timer watcher, or a job, is
-        called: a callback's turn ends in a wait."""
-        self._queue.append(job)
 
     def close(self) -> None:
         """Run nothing any more."""

@@ -14,12 +14,15 @@ from gateway.errors import (
     RequestError,
     UriTooLong,
 )
-from gateway.http.body import READ_BYTES
-from gateway.http.parser import RequestHead
+from gateway.http.head import RequestHead
+from gateway.http.parser import LONGEST_KNOWN_HEAD
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, RUNNING, State, Stream
 from gateway.logs import printable
 
+# of one read between requests: most heads, with content that is short; what is longer is read in
+# bigger pieces, once somebody asks for it
+HEAD_READ_BYTES = 16 * 1024
 # a pipelining client is read ahead up to this while its request runs
 READ_AHEAD_BYTES = 64 * 1024
 
@@ -42,7 +45,7 @@ class Incoming(Stream):
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         self._service = service
-        super().__init__(client_socket, self._on_readable)
+        Stream.__init__(self, client_socket)  # super() takes longer, for each connection
         self._peer = peer
         self._peer_port = peer_port
         self._trusts_peer = service.proxies.trusts(peer)
@@ -78,7 +81,7 @@ class Incoming(Stream):
 
     def _on_readable(self) -> None:
         try:
-            data = self._socket.recv(READ_BYTES)
+            data = self._socket.recv(HEAD_READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -103,6 +106,16 @@ class Incoming(Stream):
 
     def _advance(self, data: bytes) -> None:
         """Take the next request out of ``data`` and run it, or wait for the rest of its head."""
+        service = self._service
+        if len(data) <= LONGEST_KNOWN_HEAD and not self._trusts_peer:
+            head = service.parser.known_heads.get(data)
+            if head is not None:
+                self._buffer = b""
+                self._head = head
+                self.state = RUNNING
+                submit = service.submit
+                submit(self)
+                return
         if data[:2] == b"\r\n":
             data = _without_empty_lines(data)
         end = data.find(b"\r\n\r\n") + 4
@@ -110,19 +123,14 @@ class Incoming(Stream):
             self._buffer = data
             self._keep_unfinished(data)
             return
-        service = self._service
         try:
-            if end == len(data):
-                self._buffer = b""
-                self._head = service.parser.parse(data, self._trusts_peer)
-            else:
-                self._buffer = data[end:]
-                self._head = service.parser.parse(data[:end], self._trusts_peer)
+            self._buffer = data[end:]
+            self._head = service.parser.parse(data[:end], self._trusts_peer)
         except RequestError as error:
             self._refuse(error, data)
             return
         self.state = RUNNING
-        service.greenlets.submit(self)
+        service.submit(self)
 
     def _keep_unfinished(self, data: bytes) -> None:
         """Wait for the rest of a head, unless what is there tells that it will be refused."""
@@ -150,7 +158,7 @@ class Incoming(Stream):
         self._refusal = error
         self._head = _build_unreadable_head(data)
         self.state = RUNNING
-        self._service.greenlets.submit(self)
+        self._service.submit(self)
 
     def _close_silent(self) -> None:
         """The client has closed: between requests, or within a head, which is then recorded."""

@@ -1,4 +1,4 @@
-"""Field names and hosts: what a name is called in CGI, and what is a host.
+"""Methods, field names and hosts: which are known, what a name is called in CGI, what is a host.
 
 Refuses to know heads and sockets. Source: RFC 3875 §4.1.18, RFC 3986 §3.2.2, RFC 9110 §7.2.
 """
@@ -11,6 +11,13 @@ from gateway.errors import MalformedRequest
 
 CACHE_ENTRIES = 1024  # bound of what is remembered: a client chooses what is looked up
 DROPPED = ""
+# What llhttp knows beside CONNECT, which is for proxies.
+METHODS = frozenset((
+    "ACL", "BIND", "CHECKOUT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
+    "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND",
+    "PROPPATCH", "PURGE", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "SUBSCRIBE", "TRACE",
+    "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+))  # fmt: skip
 
 # What only a trusted proxy may say (RFC 7239 §8.1); dropped when anyone else says it.
 _FORWARDED_NAME = re.compile(rb"forwarded|x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)

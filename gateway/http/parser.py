@@ -21,23 +21,15 @@ from gateway.errors import (
     UriTooLong,
     VersionNotSupported,
 )
-from gateway.http.names import CACHE_ENTRIES, DROPPED, CgiNames, parse_host
+from gateway.http.head import CHUNKED, KnownHead, RequestHead
+from gateway.http.names import CACHE_ENTRIES, DROPPED, METHODS, CgiNames, parse_host
 from gateway.limits import Limits
-
-CHUNKED = -1  # a content_length that is not known beforehand
 
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _VISIBLE = re.compile(r"[!-~]+", re.ASCII)
 _VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
 _IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
-# What llhttp knows beside CONNECT, which is for proxies.
-_METHODS = frozenset((
-    "ACL", "BIND", "CHECKOUT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
-    "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND",
-    "PROPPATCH", "PURGE", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "SUBSCRIBE", "TRACE",
-    "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
-))  # fmt: skip
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
 # one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
@@ -47,7 +39,8 @@ _LONGEST_KNOWN_LINE = 256
 # fields, host, and whether a Connection field keeps the connection (None where there is none)
 KnownFields = tuple[dict[str, str], str, Optional[bool]]
 _LONGEST_KNOWN_FIELDS = 1024
-_MAX_KNOWN_FIELDS = 256
+_MAX_KNOWN_FIELDS = _MAX_KNOWN_HEADS = 256
+LONGEST_KNOWN_HEAD = _LONGEST_KNOWN_LINE + _LONGEST_KNOWN_FIELDS
 _KEEP_ALIVE = {None: None, "keep-alive": True, "close": False}
 # content has to be looked at each time; what proves who someone is is not kept
 _NEVER_KNOWN = frozenset(
@@ -62,34 +55,10 @@ _DECIDING_FIELDS = frozenset(
 )
 
 
-class RequestHead:
-    """A request line and fields that passed every check.
-
-    ``line`` is the request line as it came; ``target`` is what the client sent; ``path`` (still
-    encoded) and ``query`` are its parts.
-    ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
-    strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
-    ``content_length`` is in bytes, or CHUNKED.
-    """
-
-    content_length: int = 0
-    line: bytes = b""
-    expects_continue: bool = False
-    fields: dict[str, str]
-    host: str = ""
-    is_http11: bool
-    method: str
-    path: str
-    persistent: bool
-    query: str
-    target: str
-
-
 class HeadParser:
     """Parses whole request heads, one after the other, for all connections of a worker.
 
-    ``trusts_peer`` says whether forwarding fields are kept.
-    """
+    ``trusts_peer``: forwarding fields are kept. ``known_heads``: what others have sent lately."""
 
     def __init__(self, limits: Limits) -> None:
         self._max_line = limits.max_request_line_bytes
@@ -97,6 +66,7 @@ class HeadParser:
         self._max_lines = limits.max_fields + 2  # request line and the empty one
         self._known_lines: dict[bytes, RequestLine] = {}
         self._known_fields: dict[bytes, KnownFields] = {}
+        self.known_heads: dict[bytes, KnownHead] = {}
         # a line and fields that were met apart are within the limit together
         half = limits.max_head_bytes // 2
         self._longest_line = min(_LONGEST_KNOWN_LINE, half)
@@ -124,13 +94,22 @@ class HeadParser:
         if known is not None and not trusts_peer:
             known_fields = self._known_fields.get(raw[line_end:])
             if known_fields is not None:
-                head = RequestHead()
-                head.line = line
-                head.method, head.target, head.path, head.query, head.is_http11 = known
-                head.fields, head.host, keep_alive = known_fields
-                head.persistent = head.is_http11 if keep_alive is None else keep_alive
-                return head
+                return self._join(raw, line, known, known_fields)
         return self._parse_anew(raw, line, trusts_peer)
+
+    def _join(self, raw: bytes, line: bytes, known: RequestLine, fields: KnownFields) -> KnownHead:
+        """The head of two parts that were met before, remembered as a whole, within a bound."""
+        head = KnownHead()
+        head.line = line
+        head.method, head.target, head.path, head.query, head.is_http11 = known
+        head.fields, head.host, keep_alive = fields
+        head.persistent = head.is_http11 if keep_alive is None else keep_alive
+        # attributes of the class take longer to find
+        head.content_length, head.prepared = 0, None
+        if len(self.known_heads) >= _MAX_KNOWN_HEADS:
+            self.known_heads.clear()
+        self.known_heads[raw] = head
+        return head
 
     def _parse_anew(self, raw: bytes, line: bytes, trusts_peer: bool) -> RequestHead:
         known = self._known_lines.get(line) or self._read_request_line(line)
@@ -199,7 +178,7 @@ class HeadParser:
             if _VERSION.fullmatch(version):
                 raise VersionNotSupported(f"{version} is not spoken here")
             raise MalformedRequest("request line does not end with an HTTP version")
-        if method not in _METHODS:
+        if method not in METHODS:
             if _TOKEN.fullmatch(method):
                 raise NotImplementedMethod(f"{method[:32]} is not a method known here")
             raise MalformedRequest("request line does not begin with a method")

@@ -83,6 +83,9 @@ class Server:
         if not self._is_unix:
             # inherited by what is accepted: head and body never wait for each other's ACK
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # a connection comes with its first request, or after this, in seconds: it is read at
+            # once and, if that ends it, costs no watcher (Apache asks for the same)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         self._service.tell_time()
         self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)
@@ -103,6 +106,7 @@ class Server:
     def _accept_some(self) -> bool:
         """One turn's worth; whether there may be more."""
         service = self._service
+        family, kind, protocol = self._kind
         for _ in range(ACCEPTS_PER_TURN):
             if len(service.connections) >= service.limits.max_connections:
                 self._accept_more(False)  # the rest waits in the kernel's queue
@@ -116,7 +120,7 @@ class Server:
             except OSError:
                 self._accept_more(False)  # out of descriptors; the sweep tries again
                 return False
-            client = _socket.socket(*self._kind, fileno=descriptor)
+            client = _socket.socket(family, kind, protocol, descriptor)
             client.setblocking(False)
             if self._is_unix:
                 connection = self._connection(service, client, UNIX_PEER, "")

@@ -33,6 +33,7 @@ class Service:
     """``connections`` are the open ones; ``on_close`` is called after each close.
 
     ``date_line`` ends a response head: the Date field, made once a second, and the empty line.
+    ``next_request_id`` gives one that is unique among workers and restarts.
     ``tell_fault`` gives what an error page shows of an app's exception.
     """
 
@@ -56,21 +57,21 @@ class Service:
         self.tell_fault = tell_fault
         self.parser = HeadParser(limits)
         self.greenlets = GreenletPool()
+        self.submit = self.greenlets.submit
         self.connections: set[Any] = set()
         self.tell_time()
         self.is_draining = False
         self.on_close: Callable[[], None] | None = None
-        self._request_numbers = count(1)
-        self._request_id_base = f"{os.urandom(8).hex()}-"
+        # of C throughout: without a Python frame for each request
+        self.next_request_id: Callable[[], str] = map(
+            f"{os.urandom(8).hex()}-%d".__mod__, count(1)
+        ).__next__
         base_environ["gateway.is_draining"] = lambda: self.is_draining
 
     def tell_time(self) -> None:
         """To be called once a second."""
-        self.date_line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime())
-
-    def next_request_id(self) -> str:
-        """Unique among workers and restarts."""
-        return f"{self._request_id_base}{next(self._request_numbers)}"
+        line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime())
+        self.date_line = line.encode()
 
     def adjust(self, table: MountTable, limits: Limits, mounts: MountInfo) -> None:
         """Serve other mounts within other limits from the next request on."""

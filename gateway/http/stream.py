@@ -5,9 +5,12 @@ and the sweep of the server ends what waits too long by throwing into the greenl
 """
 
 import os
-from collections.abc import Callable
+from abc import abstractmethod
+from contextlib import suppress
 from enum import Enum
-from socket import MSG_MORE, MSG_PEEK
+from fcntl import ioctl
+from socket import MSG_MORE
+from termios import FIONREAD
 from time import monotonic
 from typing import Any
 
@@ -17,6 +20,8 @@ from greenlet import getcurrent
 from gateway.errors import AppError, ClientDisconnected
 
 READ, WRITE = 1, 2
+# of FIONREAD, a C int
+_NONE = bytes(4)
 # after this many bytes without waiting for the client, others get a turn
 FAIR_BYTES = 1024 * 1024
 # as long as this without waiting
@@ -49,7 +54,6 @@ class Stream:
     __slots__ = (
         "_buffer",
         "_is_watching",
-        "_on_input",
         "_socket",
         "_waiter",
         "_watcher",
@@ -58,7 +62,7 @@ class Stream:
         "state",
     )
 
-    def __init__(self, client_socket: Any, on_input: Callable[[], None]) -> None:
+    def __init__(self, client_socket: Any) -> None:
         self._socket = client_socket
         self._buffer = b""
         self.sent_bytes = 0
@@ -67,7 +71,10 @@ class Stream:
         self._is_watching = False
         self._watcher: Any = None
         self._waiter: Any = None
-        self._on_input = on_input
+
+    @abstractmethod
+    def _on_readable(self) -> None:
+        """Take what has arrived. In the hub, while input is watched for."""
 
     def _watch(self, wanted: bool) -> None:
         """Have input reported, or not. A connection that is never waited for has no watcher."""
@@ -78,7 +85,7 @@ class Stream:
                 return
             if self._watcher is None:
                 self._watcher = get_hub().loop.io(self._socket.fileno(), READ)
-            self._watcher.start(self._on_input)
+            self._watcher.start(self._on_readable)
 
     def receive(self, size: int) -> bytes:
         """See ``body.Source``."""
@@ -98,8 +105,13 @@ class Stream:
         """See ``body.Source``."""
         if self._buffer:
             data = self.receive(len(buffer))
-            buffer[: len(data)] = data
-            return len(data)
+            size = len(data)
+            buffer[:size] = data
+            if size < len(buffer):
+                # a whole buffer, where there is one: the reader then copies none that follows
+                with suppress(OSError):  # of which the next call hears again
+                    size += self._socket.recv_into(buffer[size:])
+            return size
         self._be_fair()
         while True:
             try:
@@ -124,7 +136,7 @@ class Stream:
         except OSError as error:
             raise _left(error) from error
         self.sent_bytes += sent
-        if sent < len(data):
+        if sent != len(data):
             self._send_rest(memoryview(data)[sent:])
 
     def send_pieces(self, pieces: list[bytes], /) -> None:
@@ -220,18 +232,21 @@ class Stream:
     def has_input(self) -> bool:
         """Whether bytes lie unread in the kernel: a close would reset the connection."""
         try:
-            return bool(self._socket.recv(1, MSG_PEEK))
-        except OSError:
+            # a read that only looks would raise an exception where there is nothing, at most closes
+            return ioctl(self._socket.fileno(), FIONREAD, _NONE) != _NONE
+        except (OSError, ValueError):
             return False
 
     def _shut(self) -> None:
         self.state = State.CLOSED
-        for watcher in (self._watcher, self._waiter):
-            if watcher is not None:
-                watcher.stop()  # libev aborts where one of a closed descriptor is active
-                watcher.close()
+        # libev aborts where a watcher of a closed descriptor is active
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+        if self._waiter is not None:
+            self._waiter.stop()
+            self._waiter.close()
         self._socket.close()
-        del self._on_input  # it refers to this object
 
 
 def _left(error: OSError) -> ClientDisconnected:

@@ -20,11 +20,14 @@ from gateway.config.model import (
 )
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
-from gateway.http.response import build_error_page
+from gateway.http.error_page import build_error_page
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
-from gateway.tracebacks import describe_error
+from gateway.tracebacks import describe_error, shorten
 from gateway.wsgi import Environ, StartResponse, WSGIApp
+
+# of what an exception says; its traceback follows
+MOST_CHARACTERS = 1000
 
 
 class Unavailable:
@@ -144,7 +147,7 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"{import_string}: the app called sys.exit({error.code!r}) while it was loaded"
     try:
-        told = str(error).strip().partition("\n")[0]
+        told = shorten(str(error).strip().partition("\n")[0], MOST_CHARACTERS)
     except Exception:  # noqa: BLE001  what an exception tells of itself is the app's own code
         told = "it does not tell why"
     name = type(error).__name__

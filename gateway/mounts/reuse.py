@@ -5,23 +5,30 @@ Refuses to know how apps are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from gateway.config.model import AppTarget, Mount
+from gateway.config.model import AppTarget, Mount, UpstreamTarget
 from gateway.wsgi import WSGIApp
 
 
 def reuse_apps(
-    running: Iterable[Mount], apps: dict[str, WSGIApp], wanted: Iterable[Mount]
+    running: Collection[Mount], apps: dict[str, WSGIApp], wanted: Collection[Mount]
 ) -> dict[str, WSGIApp]:
-    """The app of each wanted mount, by the mount's name. ``apps`` has those of the running ones.
+    """The app of each wanted mount that has one already, by the mount's name. ``apps`` has those of
+    the running ones. An upstream mount that stays as it is keeps its connections.
 
     A mount keeps its own; one that has none gets what its import string made for another. A
     factory's product serves one mount only. Raises LookupError where an app would have to be loaded
     (``gateway.config.inplace`` tells beforehand).
     """
+    targets = {mount.name: mount.target for mount in running}
+    found = {
+        mount.name: apps[mount.name]
+        for mount in wanted
+        if isinstance(mount.target, UpstreamTarget) and targets.get(mount.name) == mount.target
+    }
     loaded = _import_strings(running)
-    left, found = dict(loaded), {}
+    left = dict(loaded)
     wishes = _import_strings(wanted)
     for name, import_string in wishes.items():
         if left.get(name) == import_string:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 
-from gateway.http.response import build_error_page
+from gateway.http.error_page import build_error_page
 
 STATUS = "503 Service Unavailable"
 # to take in what the client is still sending: a close with unread input would reset the connection

@@ -5,7 +5,7 @@ Knows nothing of workers but what they report.
 
 from typing import Any
 
-from gateway.config.model import Config
+from gateway.config.model import AppTarget, Config, UpstreamTarget
 from gateway.supervisor.process import Report
 
 
@@ -27,16 +27,28 @@ def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
     return f"{text}\n{failed['traceback']}" if failed["traceback"] else text
 
 
-def describe_mounts(config: Config, failed: dict[str, Report]) -> list[dict[str, Any]]:
-    """Each mount for ``gateway status``: serving, or failed with its error and traceback."""
+def describe_mounts(
+    config: Config, generations: dict[str, str], failed: dict[str, Report]
+) -> list[dict[str, Any]]:
+    """Each mount for ``gateway status``: serving, or failed with its error and traceback.
+
+    ``generations`` are those that serve, by pool; "" for a pool that could not be started.
+    """
     nothing: Report = {"error": "", "traceback": ""}
-    return [
-        {
-            "mount": mount.name,
-            "state": "failed" if mount.name in failed else "serving",
-            "place": f"{config.source}:{mount.where.line}:{mount.where.column}",
-            "error": failed.get(mount.name, nothing)["error"],
-            "traceback": failed.get(mount.name, nothing)["traceback"],
-        }
-        for mount in config.mounts
-    ]
+    described = []
+    for mount in config.mounts:
+        target = mount.target
+        pool = (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
+        report = failed.get(mount.name, nothing)
+        described.append(
+            {
+                "mount": mount.name,
+                "state": "failed" if mount.name in failed else "serving",
+                "pool": pool,
+                "generation": generations.get(pool, ""),
+                "place": f"{config.source}:{mount.where.line}:{mount.where.column}",
+                "error": report["error"],
+                "traceback": report["traceback"],
+            }
+        )
+    return described

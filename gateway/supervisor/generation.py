@@ -275,11 +275,14 @@ class Generation:
         self._ended = self._ended[0] + pulse.requests, self._ended[1] + pulse.failures
 
     def describe(self) -> dict[str, Any]:
-        """The generation for ``gateway status``; durations in seconds."""
+        """The generation for ``gateway status``; durations in seconds. ``crashes`` are those in a
+        row of workers that died young, ``delay`` is what their replacement waits."""
         return {
             "generation": self.id,
             "pool": self.config.pool.name,
             "state": self.state.value,
             "age": round(time.monotonic() - self.began, 3),
+            "crashes": self.backoff.rounds,
+            "delay": self.backoff.seconds,
             "workers": [child.describe() for child in self.children.values()],
         }

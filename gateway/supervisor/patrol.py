@@ -46,10 +46,12 @@ async def patrol(generation: Generation) -> None:
 
 def end_silent(child: Process, limit: float) -> None:
     """End a worker whose loop has been silent for ``limit`` seconds; 0 is no limit."""
-    if not 0 < limit <= child.silent or child.state not in WATCHED or child.reason:
+    silent = child.silent - child.excused
+    if not 0 < limit <= silent or child.state not in WATCHED or child.reason:
         return
-    if is_stopped(child.pid):
-        return  # by a person or a debugger, who will let it go on
+    if is_stopped(child.pid):  # by a person or a debugger, who will let it go on
+        child.excused = child.silent
+        return
     requests = child.in_flight.requests()
     lifecycle.error(
         "worker %d is ended: its event loop has been silent for %.1f s (server.block_timeout), "

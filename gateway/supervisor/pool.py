@@ -138,13 +138,10 @@ class Pool:
         if asleep is not None and asleep.state is State.ASLEEP and not self._is_closed:
             lifecycle.info("pool %s: awake", asleep.config.pool.name)
             self._forget(asleep)
-            self._start_task(self._serve_again(asleep.config))
-
-    async def _serve_again(self, config: Config) -> None:
-        try:
-            await self.serve(config)
-        except AppLoadError as error:
-            lifecycle.error("%s", error)
+            # in the environment that it had: what the file asks for now, a reload has to try
+            generation = self._build(asleep.config, asleep.environment, None)
+            generation.serve()
+            self._lead(generation)
 
     def _build(
         self, config: Config, environment: Environment | None, may_fail: frozenset[str] | None

@@ -82,6 +82,12 @@ class Pools:
         return [generation for pool in pools for generation in list(pool.generations)]
 
     @property
+    def current(self) -> dict[str, str]:
+        """The ids of the generations that serve, by pool."""
+        pools = list(self._pools.items())
+        return {name: pool.current.id for name, pool in pools if pool.current}
+
+    @property
     def failed(self) -> dict[str, Report]:
         """What those mounts report that did not load, by name."""
         serving = [pool.current for pool in list(self._pools.values()) if pool.current]

@@ -54,8 +54,8 @@ class Process:
     In place: ``config`` is what it is to serve, and ``applied`` what it serves.
 
     ``in_flight`` tells what it is doing, and ``silent`` for how many seconds its loop has not
-    turned. ``is_spare``: whether it is to take the place of another, which ``objection`` forbids;
-    ``jitter`` multiplies its limit of requests.
+    turned, ``excused`` of which are not its fault. ``is_spare``: whether it is to take the place of
+    another, which ``objection`` forbids; ``jitter`` multiplies its limit of requests.
     """
 
     _process: subprocess.Popen[bytes]
@@ -71,7 +71,7 @@ class Process:
         self.address = ""
         self.config = self.applied = config
         self.reason = ""
-        self.silent = 0.0
+        self.silent = self.excused = 0.0
         self.is_spare = False
         self.objection = ""
         self.loaded_bytes = 0
@@ -168,7 +168,10 @@ class Process:
     def note_silence(self, elapsed: float) -> None:
         """Look whether its loop has turned since the last look, ``elapsed`` seconds ago."""
         heartbeat = self.in_flight.pulse().heartbeat
-        self.silent = self.silent + elapsed if heartbeat == self._heartbeat > 0 else 0.0
+        if heartbeat == self._heartbeat > 0:
+            self.silent += elapsed
+        else:
+            self.silent = self.excused = 0.0
         self._heartbeat = heartbeat
 
     def note_end(self, wait_status: int) -> None:

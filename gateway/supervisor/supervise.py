@@ -87,7 +87,7 @@ class Supervisor:
             "table": config.source,
             "generation": main.id if main else "",
             "generations": generations,
-            "mounts": describe_mounts(config, self._pools.failed),
+            "mounts": describe_mounts(config, self._pools.current, self._pools.failed),
             "last_reload": last.describe() if last else None,
         }
 

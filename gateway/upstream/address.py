@@ -61,10 +61,13 @@ class Address:
         self._resolved = [endpoint]
         self._resolved_until = float("inf")
 
-    def take(self) -> Link | None:
-        """The idle connection that was used last, None where there is none."""
+    def take(self, must_live: bool) -> Link | None:
+        """The idle connection that was used last, None where there is none; with ``must_live`` one
+        that the server has not closed, as far as the kernel knows."""
         while self._idle:
             link = self._idle.pop()
+            if must_live and not link.is_closed and link.has_input():
+                link.close()
             if not link.is_closed:
                 link.is_idle = False
                 return link
@@ -72,7 +75,7 @@ class Address:
 
     def give_back(self, link: Link) -> None:
         """Keep ``link``, whose last answer is complete, for another request."""
-        if link.has_ended or len(self._idle) >= self._max_idle:
+        if not link.is_reusable or len(self._idle) >= self._max_idle:
             link.close()
             return
         link.is_idle = True
@@ -91,7 +94,7 @@ class Address:
         return bool(kept)
 
     def close(self) -> None:
-        """Close those that are idle, and keep none from now on."""
+        """Keep no connection any more, from now on."""
         self._max_idle = 0
         self.close_idle(float("inf"))
 

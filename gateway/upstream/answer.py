@@ -28,6 +28,9 @@ Pair = tuple[str, str]
 # a field to the field, and its name in lower case where it has a meaning here, else ""
 _known_statuses: dict[bytes, tuple[str, int, bool]] = {}
 _known_lines: dict[bytes, tuple[Pair, str]] = {}
+# whole heads, of short ones that are nobody's own: a busy server repeats itself within a second
+_known_answers: "dict[bytes, Answer]" = {}
+_LONGEST_KNOWN_HEAD = 512
 
 
 class BadAnswerError(Exception):
@@ -52,8 +55,21 @@ class Answer:
 def parse_answer(raw: bytes, method: str) -> Answer:
     """The head in ``raw``, which ends with the first empty line, to a request with ``method``.
 
-    Raises BadAnswerError.
+    What it returns is shared and not to be changed. Raises BadAnswerError.
     """
+    if method == "HEAD":
+        return _parse_anew(raw, method)
+    known = _known_answers.get(raw)
+    if known is None:
+        known = _parse_anew(raw, method)
+        if len(raw) <= _LONGEST_KNOWN_HEAD and b"\r\nset-cookie" not in raw.lower():
+            if len(_known_answers) >= CACHE_ENTRIES:
+                _known_answers.clear()
+            _known_answers[raw] = known
+    return known
+
+
+def _parse_anew(raw: bytes, method: str) -> Answer:
     first, *lines = raw[:-4].split(b"\r\n")
     answer = Answer()
     status = _known_statuses.get(first) or _read_status(first)

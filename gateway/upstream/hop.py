@@ -7,7 +7,7 @@ Refuses to know which address that is and what is done when it fails. Source: RF
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateway.http.parser import CHUNKED
+from gateway.http.head import CHUNKED
 from gateway.upstream.address import Address
 from gateway.upstream.answer import MAX_HEAD_BYTES, Answer, BadAnswerError, Pair, parse_answer
 from gateway.upstream.content import Content, open_answer

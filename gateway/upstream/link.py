@@ -99,6 +99,11 @@ class Link:
         finally:
             self._reader = None
 
+    @property
+    def is_reusable(self) -> bool:
+        """Whether nothing speaks against another request."""
+        return not (self.has_ended or self._received or self._fault)
+
     def interrupt(self, fault: BaseException) -> None:
         """Have the one who reads, now or the next time, get ``fault`` instead of input."""
         self._fault = fault

@@ -13,13 +13,13 @@ import gevent
 from gevent import get_hub
 
 from gateway.errors import ClientDisconnected
-from gateway.http.connection import RequestEnded
+from gateway.http.exchange import RequestEnded
 from gateway.logs import faults
 from gateway.upstream.address import Address
 from gateway.upstream.answer import Answer, BadAnswerError
 from gateway.upstream.balance import Balance
 from gateway.upstream.hop import Hop, NoAnswerError
-from gateway.upstream.link import READ_BYTES, Link
+from gateway.upstream.link import READ_BYTES
 from gateway.upstream.request import Request, Rules
 from gateway.upstream.rewrite import Rewriter
 from gateway.upstream.tunnel import Tunnel
@@ -105,11 +105,12 @@ class Upstream:
 
     def _begin(self, environ: Environ, request: Request, *, is_fresh: bool) -> Hop:
         """A connection to an address that can be had. Raises RequestEnded where there is none."""
+        must_live = not request.is_idempotent or request.length != 0
         tried: list[Address] = []
         failure: OSError | None = None
         while (address := self._balance.choose(tried)) is not None:
             try:
-                link = None if is_fresh else _take(address, request)
+                link = None if is_fresh else address.take(must_live)
                 hop = Hop(address, link or address.connect(self._connect_timeout_seconds))
             except OSError as error:
                 tried.append(address)
@@ -147,11 +148,12 @@ class Upstream:
             self._sweeper = None
 
     def close(self) -> None:
-        """Close the idle connections and check no more; requests in flight go on."""
+        """Keep no connection and check no more; requests in flight go on to their end."""
         gevent.killall(self._checks)
         for address in self._balance.addresses:
             address.close()
-        self._stop_sweeper()
+        if not self._clients:
+            self._stop_sweeper()
 
     # --- to the client ------------------------------------------------------------------------
 
@@ -198,15 +200,6 @@ class _Relay:
 
     def __iter__(self) -> Iterator[bytes]:
         return self._pieces
-
-
-def _take(address: Address, request: Request) -> Link | None:
-    """An idle connection; for what cannot be sent twice one that looks alive at this moment."""
-    while (link := address.take()) is not None:
-        if request.is_idempotent or not link.has_input():
-            return link
-        link.close()
-    return None
 
 
 def _read_first(environ: Environ, request: Request) -> bytes:

@@ -5,20 +5,24 @@ sockets. Source: RFC 9110 §7.6.1 (hop-by-hop fields), §7.8 (Upgrade), §9.2.2 
 RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
+from gateway.http.environ import build_base_environ
+from gateway.http.forwarded import UNIX_PEER
+from gateway.http.head import CHUNKED
 from gateway.http.names import CACHE_ENTRIES, DROPPED
-from gateway.http.parser import CHUNKED
 from gateway.wsgi import Environ
 
 # RFC 9110 §9.2.2, and by their own RFCs the safe ones of WebDAV and QUERY
 IDEMPOTENT = frozenset(
     ("DELETE", "GET", "HEAD", "OPTIONS", "PROPFIND", "PUT", "QUERY", "REPORT", "SEARCH", "TRACE")
 )
-# RFC 9110 §7.6.1; then those that are written anew here, and Expect, which is answered here
+# what every environ has and is no field; RFC 9110 §7.6.1; then what is written anew here, and
+# Expect, which is answered here
 _NOT_PASSED_ON = frozenset((
+    *build_base_environ("", "", ()), "CONTENT_LENGTH",
     "HTTP_CONNECTION", "HTTP_HTTP2_SETTINGS", "HTTP_KEEP_ALIVE", "HTTP_PROXY_AUTHENTICATE",
     "HTTP_PROXY_AUTHORIZATION", "HTTP_PROXY_CONNECTION", "HTTP_TE", "HTTP_TRAILER",
     "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE",
@@ -35,7 +39,7 @@ _MOST_HOPS = 8
 _PATH = "/:@!$&'()*+,;="
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rules:
     """How requests of one mount are written. ``prefix`` is the mount's own, as in SCRIPT_NAME;
     ``host`` replaces the client's where it is not "", ``authority`` stands in for a missing one."""
@@ -47,11 +51,11 @@ class Rules:
 
 
 class _FieldNames(dict[str, str]):
-    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is no field or not passed on."""
+    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is no field."""
 
     def __missing__(self, key: str) -> str:
         name = DROPPED
-        if key == "CONTENT_TYPE" or (key.startswith("HTTP_") and key not in _NOT_PASSED_ON):
+        if key == "CONTENT_TYPE" or key.startswith("HTTP_"):
             name = key.removeprefix("HTTP_").replace("_", "-").title() + ": "
         if len(self) >= CACHE_ENTRIES:
             self.clear()
@@ -80,8 +84,7 @@ class Request:
         elif environ.get("CONTENT_LENGTH"):
             self.length = int(environ["CONTENT_LENGTH"])
             framing = f"Content-Length: {self.length}\r\n"
-        # environ is mostly what no field is
-        keys: Iterable[str] = filter(_names.__getitem__, environ)
+        keys = [key for key in environ if key not in _NOT_PASSED_ON]
         connection = environ.get("HTTP_CONNECTION")
         if connection is not None and connection not in ("keep-alive", "close"):
             options = {option.strip(" \t").lower() for option in connection.split(",")}
@@ -91,7 +94,7 @@ class Request:
                 self.upgrade = _wanted_protocol(environ, self.length)
                 if self.upgrade:
                     framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
-        fields = "".join([f"{_names[key]}{environ[key]}\r\n" for key in keys])
+        fields = "".join([f"{_names[key]}{environ[key]}\r\n" for key in keys if _names[key]])
         via: str = environ.get("HTTP_VIA", "")
         self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
         fields += f"Via: {via}, {_VIA}\r\n" if via else f"Via: {_VIA}\r\n"
@@ -113,22 +116,25 @@ def _wanted_protocol(environ: Environ, length: int) -> str:
 
 def _tell_client(environ: Environ, rules: Rules) -> str:
     """Host, and what only a hop knows of the client. All replace what the client sent itself."""
-    scheme: str = environ["wsgi.url_scheme"]
-    asked: str = environ.get("HTTP_HOST", "")
-    port = environ["SERVER_PORT"] if "HTTP_X_FORWARDED_PORT" in environ else _port(asked, scheme)
-    lines = f"Host: {rules.host or asked or rules.authority}\r\n"
-    client: str = environ["REMOTE_ADDR"]
-    if client and client != "unix:":
-        lines += f"X-Forwarded-For: {client}\r\n"
-    if asked:
-        lines += f"X-Forwarded-Host: {asked}\r\n"
-    lines += f"X-Forwarded-Proto: {scheme}\r\nX-Forwarded-Port: {port}\r\n"
     prefix: str = environ["SCRIPT_NAME"]
     if not rules.strips_prefix:
         prefix = prefix.removesuffix(rules.prefix)  # what a proxy before us has stripped
-    if prefix:
-        lines += f"X-Forwarded-Prefix: {prefix}\r\n"
-    return f"{lines}X-Request-ID: {environ['gateway.request_id']}\r\n"
+    port = environ["SERVER_PORT"] if "HTTP_X_FORWARDED_PORT" in environ else ""
+    asked, scheme = environ.get("HTTP_HOST", ""), environ["wsgi.url_scheme"]
+    told = _build_told(rules, environ["REMOTE_ADDR"], asked, scheme, port, prefix)
+    return f"{told}X-Request-ID: {environ['gateway.request_id']}\r\n"
+
+
+@lru_cache(CACHE_ENTRIES)
+def _build_told(rules: Rules, client: str, asked: str, scheme: str, port: str, prefix: str) -> str:
+    lines = f"Host: {rules.host or asked or rules.authority}\r\n"
+    if client and client != UNIX_PEER:
+        lines += f"X-Forwarded-For: {client}\r\n"
+    if asked:
+        lines += f"X-Forwarded-Host: {asked}\r\n"
+    lines += f"X-Forwarded-Proto: {scheme}\r\n"
+    lines += f"X-Forwarded-Port: {port or _port(asked, scheme)}\r\n"
+    return f"{lines}X-Forwarded-Prefix: {prefix}\r\n" if prefix else lines
 
 
 def _port(host: str, scheme: str) -> str:

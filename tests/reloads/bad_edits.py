@@ -5,6 +5,7 @@ A table that is edited ends with its ``mounts:``, has the app of ``mirror.py`` b
 ``server:``; what is added is mounted at ``/added`` and, where it is an app, ``added.py``.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,11 @@ def move_admin(table: Path) -> None:
 def put_folder(table: Path) -> None:
     table.unlink()
     table.mkdir()
+
+
+def put_pipe(table: Path) -> None:
+    table.unlink()
+    os.mkfifo(table)
 
 
 def link_to(target: str) -> Callable[[Path], None]:
@@ -198,6 +204,7 @@ FILE = [
         told="the table is empty: it needs at least",
         at="",
     ),
+    BadEdit(name="a pipe", change=put_pipe, told=": a pipe: name a file", at=""),
     BadEdit(
         name="a directory", change=put_folder, told=": a directory: name the table in it", at=""
     ),
@@ -254,6 +261,12 @@ APPS = [
         adds=FACTORY,
         module="def create(settings):\n    pass",
         told="missing 1 required positional argument: 'settings'",
+    ),
+    BadEdit(
+        name="long exception",
+        adds=APP,
+        module="raise RuntimeError(f'no {10_000_000 * \"x\"}')",
+        told="added:app: RuntimeError: no xxx",
     ),
     BadEdit(name="no memory", adds=APP, module="bytearray(1 << 62)", told="added:app: MemoryError"),
     BadEdit(

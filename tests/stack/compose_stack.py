@@ -195,7 +195,7 @@ class Stack:
 
     def stderr(self, service: str, since: float = 0.0) -> str:
         """What it has said since then, in Unix time."""
-        log = self.container(service).logs(stdout=False, stderr=True, since=since)
+        log = self.container(service).logs(stdout=False, stderr=True, since=since or None)
         return log.decode(errors="replace")
 
     def records(self, service: str) -> list[dict[str, Any]]:

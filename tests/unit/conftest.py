@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gevent import get_hub
 from harness import Gateway
 from running import Running
 
@@ -49,6 +50,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 def upstream() -> Iterator[Callable[..., Upstream]]:
     """``upstream(address, …, mounted="", **settings)`` is a mount as the table would make it."""
     mounts: list[Upstream] = []
+    # its native thread, which looks names up, stays: a gateway would take it for left behind
+    get_hub().threadpool.apply(int)
 
     def load(*addresses: str, mounted: str = "", **settings: Any) -> Upstream:
         target = UpstreamTarget(addresses=addresses, **settings)

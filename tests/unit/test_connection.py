@@ -14,10 +14,8 @@ from harness import GET, PEER, Client, Cut, Gateway, wait_until
 
 from gateway.errors import ClientDisconnected
 from gateway.http.body import DRAIN_BYTES
-from gateway.http.connection import (
-    LINGER_SECONDS,
-    RequestEnded,
-)
+from gateway.http.deadlines import LINGER_SECONDS
+from gateway.http.exchange import RequestEnded
 from gateway.http.incoming import READ_AHEAD_BYTES
 from gateway.http.stream import State
 from gateway.limits import Limits, MountLimits
@@ -244,6 +242,26 @@ def test_content_too_long_to_drain_ends_the_connection_after_the_answer(
     assert gateway.connection.state is State.LINGERING
     gateway.pass_time(LINGER_SECONDS + 1)
     assert not gateway.service.connections
+
+
+@pytest.mark.parametrize("framing", [post, chunked])
+def test_content_that_a_generator_reads_before_its_first_piece_keeps_the_connection(
+    serve: Any, framing: Any
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        size = len(environ["wsgi.input"].read())
+        start_response("200 OK", [])
+        yield b"%d" % size
+
+    client = serve(app).connect()
+    size = DRAIN_BYTES * 3
+    end = b"0\r\n\r\n" if framing is chunked else b""
+    sender = gevent.spawn(client.send, framing(b"x" * size) + end)
+    answer = client.read_answer()
+    assert answer.content == b"%d" % size
+    assert not answer.is_last
+    sender.get(timeout=5)
+    assert client.ask(get("/")).content == b"0"
 
 
 def test_content_that_never_comes_does_not_hold_the_connection(serve: Any) -> None:

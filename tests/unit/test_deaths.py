@@ -82,7 +82,7 @@ def test_a_crash_in_c_tells_the_stack(start: Start) -> None:
     wait_until(lambda: "was ended by SIGSEGV" in gateway.log_text, "its end is told")
     assert "Fatal Python error: Segmentation fault" in gateway.log_text
     assert "slow.py" in gateway.log_text
-    [record] = gateway.records
+    [record] = wait_until(lambda: gateway.records, "its record is written")
     assert (record["target"], record["status"]) == ("/slow/crash", 502)
 
 
@@ -102,6 +102,7 @@ def test_what_was_answered_has_one_record_alone(start: Start) -> None:
     gateway = start(MOUNTS, MANUAL, slow=SLOW)
     for _ in range(3):
         gateway.ask("/x")
+    wait_until(lambda: len(gateway.records) == 3, "the records are written")
     kill(gateway)
     wait_until(lambda: "was ended by SIGKILL" in gateway.log_text, "its end is told")
     assert [record["status"] for record in gateway.records] == [200] * 3

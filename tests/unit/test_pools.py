@@ -15,6 +15,7 @@ import pytest
 from running import Running, wait_until
 
 from gateway.config.model import Pool
+from gateway.remote import describe_status
 from gateway.supervisor.launch import build_command, read_env_file
 
 Start = Callable[..., Running]
@@ -122,6 +123,8 @@ def test_a_pool_without_workers_answers_503_at_once_and_serves_again(start: Star
         return b" 503 " in answer and b"Retry-After: 10\r\n" in answer
 
     wait_until(is_refused, "the pool's workers die at each start")
+    status = "\n".join(describe_status(gateway.control("status")))
+    assert "crash loop: " in status.partition("\na g")[2].partition("\n")[0]
     assert told(gateway, "/b")["SCRIPT_NAME"] == "/b"
     (gateway.folder / "end").unlink()
     wait_until(lambda: b" 200 " in gateway.ask("/a"), "the pool serves again")

@@ -205,3 +205,18 @@ def test_a_reload_takes_over_from_a_spare_worker_too(replacing: Any) -> None:
     assert [g["state"] for g in generations][-1] == "serving"
     assert gateway.control("rollback")["exit_code"] == 0
     assert gateway.ask().endswith(b"nothing")
+
+
+def test_a_spare_worker_stands_in_for_another_than_the_one_that_was_to_go(start: Start) -> None:
+    gateway = start(MOUNTS, f"{MANUAL}  workers: 2\n  max_lifetime: 3s\n", leaky=LEAKY)
+    wait_until(lambda: len(ready(gateway)) == 2, "both serve")
+    (gateway.folder / "hold").touch()
+    wait_until(lambda: len(gateway.children()) == 3, "a spare worker loads")
+    [generation] = gateway.control("status")["generations"]
+    other = generation["workers"][1]["pid"]
+    os.kill(other, signal.SIGKILL)
+    wait_until(lambda: other not in gateway.children(), "it has gone")
+    (gateway.folder / "hold").unlink()
+    wait_until(lambda: len(ready(gateway)) == 2, "two serve")
+    assert gateway.ask().endswith(b"nothing")
+    assert "exited with" not in gateway.log_text  # nobody went in vain

@@ -15,18 +15,19 @@ RUNNING = Config(source="mounts.yaml", directory=Path("/"), server=Server(), mou
 EDITED = replace(RUNNING, server=Server(keep_previous_seconds=1.0))
 
 
-class SlowPool:
+class SlowPools:
     """Each change is made when ``may_go`` is set; ``anew`` has what was asked of each."""
 
     def __init__(self) -> None:
-        self.current = SimpleNamespace(config=RUNNING, id="g1")
+        self.config = RUNNING
+        self.main = SimpleNamespace(current=SimpleNamespace(id="g1"))
         self.may_go = asyncio.Event()
         self.anew: list[bool] = []
 
     async def prepare(self, config: Config, *, anew: bool) -> Any:
         self.anew.append(anew)
         await self.may_go.wait()
-        return SimpleNamespace(old=self.current, new=self.current)
+        return SimpleNamespace(is_in_place=not anew)
 
     async def commit(self, change: Any) -> None:
         pass
@@ -45,16 +46,16 @@ def test_a_reload_that_waits_loads_the_code_where_one_asks_for_it(
     asked: list[str], trigger: str, anew: bool
 ) -> None:
     async def run() -> None:
-        pool = SlowPool()
-        reloader = Reloader(pool, lambda: EDITED)  # type: ignore[arg-type]
+        pools = SlowPools()
+        reloader = Reloader(pools, lambda: EDITED)  # type: ignore[arg-type]
         first = asyncio.create_task(reloader.reload("SIGHUP"))
-        while not pool.anew:
+        while not pools.anew:
             await asyncio.sleep(0)
         waiting = [asyncio.create_task(reloader.reload(each)) for each in asked]
         await asyncio.sleep(0)
-        pool.may_go.set()
+        pools.may_go.set()
         outcomes = await asyncio.gather(first, *waiting)
         assert {outcome.trigger for outcome in outcomes[1:]} == {trigger}
-        assert pool.anew == [True, anew]
+        assert pools.anew == [True, anew]
 
-    asyncio.run(run())
+    asyncio.run(asyncio.wait_for(run(), 10))

@@ -13,9 +13,10 @@ import pytest
 from harness import GET, Cut
 
 from gateway.errors import AppError
-from gateway.http import response
+from gateway.http import app_head
+from gateway.http.error_page import build_error_page
 from gateway.http.parser import RequestHead
-from gateway.http.response import COPY_BYTES, Response, build_error_page
+from gateway.http.response import COPY_BYTES, Response
 from gateway.http.stream import State
 from gateway.wsgi import FileWrapper
 
@@ -205,6 +206,12 @@ def test_the_error_page_shows_what_it_is_given_as_text() -> None:
     assert "a &amp; &quot;b&quot;" in page
     assert "Request &lt;id&gt;" in page
     assert "Request" not in build_error_page("404 Not Found", "Nothing.", "").decode()
+
+
+def test_the_error_page_shows_a_traceback_as_text_where_there_is_one() -> None:
+    page = build_error_page("500 No", "", "", "<b> of \udc80").decode()
+    assert ">&lt;b&gt; of \\udc80</pre>" in page
+    assert "<pre" not in build_error_page("500 No", "", "").decode()
 
 
 # --- wsgi.file_wrapper ------------------------------------------------------------------------
@@ -407,6 +414,6 @@ def test_heads_with_cookies_are_not_remembered(wire: Wire) -> None:
     for name in ("Set-Cookie", "set-cookie"):
         begin(wire).start_response("200 OK", [(name, "session=somebody")])
         begin(wire).start_response("200 OK", [("X-Kept", "somebody else")])
-    remembered = repr(response._known_heads) + repr(response._known_lines)
+    remembered = repr(app_head.known_heads) + repr(app_head.known_lines)
     assert "session=somebody" not in remembered
     assert "somebody else" in remembered

@@ -1,5 +1,6 @@
 """Which connection and which address a request takes: reuse, retries, balance, health."""
 
+import _socket
 import logging
 import socket
 import threading
@@ -11,6 +12,11 @@ from typing import Any
 import pytest
 from harness import GET, Gateway, wait_until
 from scripted import OK, WAIT_SECONDS, Peer, Script, keep_answering, scripted
+
+from gateway.errors import ClientDisconnected
+from gateway.upstream.address import Address
+from gateway.upstream.balance import Balance
+from gateway.upstream.link import Link
 
 Serve = Callable[..., Gateway]
 Load = Callable[..., Any]
@@ -90,17 +96,35 @@ def test_connection_is_not_used_again_where_its_end_is_not_sure(
         assert server.connections == 2
 
 
+def test_connection_with_content_still_to_be_sent_is_not_used_again(
+    serve: Serve, upstream: Load
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.answer()
+        peer.wait_for_end()
+
+    with scripted(script) as server:
+        gateway = serve(upstream(server.address))
+        early = b"PUT" + HOST + b"Content-Length: 100000\r\n\r\nbegin"
+        client = gateway.connect()
+        assert client.ask(early).content == b"fine"
+        assert client.ask(b"x" * 99995 + GET).content == b"fine"
+        assert server.connections == 2
+
+
 def test_what_comes_on_an_idle_connection_is_nobodys_answer(serve: Serve, upstream: Load) -> None:
     def script(peer: Peer) -> None:
         peer.answer()
+        assert is_idle.wait(WAIT_SECONDS)
         peer.send(OK.replace(b"fine", b"evil"))
         peer.wait_for_end()
         closed.set()
 
-    closed = threading.Event()
+    is_idle, closed = threading.Event(), threading.Event()
     with scripted(script, keep_answering()) as server:
-        client = serve(upstream(server.address)).connect()
+        client = serve(upstream(server.address, keep_alive_seconds=60.0)).connect()
         assert client.ask(GET).content == b"fine"
+        is_idle.set()
         wait_until(closed.is_set, "the connection is closed")
         assert client.ask(GET).content == b"fine"
         assert server.connections == 2
@@ -126,6 +150,41 @@ def test_connection_is_not_kept_where_the_table_says_so(serve: Serve, upstream: 
         for _ in range(2):
             client.ask(GET)
         assert server.connections == 2
+
+
+def test_request_in_flight_goes_on_where_its_mount_is_closed(serve: Serve, upstream: Load) -> None:
+    go_on, closed = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        assert go_on.wait(WAIT_SECONDS)
+        peer.send(OK)
+        peer.wait_for_end()
+        closed.set()
+
+    with scripted(script) as server:
+        app = upstream(server.address, keep_alive_seconds=60.0)
+        client = serve(app).connect()
+        client.send(GET)
+        wait_until(lambda: server.connections, "the server is asked")
+        app.close()
+        go_on.set()
+        assert client.read_answer().content == b"fine"
+        wait_until(closed.is_set, "the connection is not kept")
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_connection_with_a_fault_to_be_told_is_not_kept(is_interrupted: bool) -> None:
+    address, (ours, theirs) = Address("unix:/unused"), _socket.socketpair()
+    ours.setblocking(False)
+    link = Link(ours)
+    if is_interrupted:
+        link.interrupt(ClientDisconnected("an earlier request's"))
+    address.give_back(link)
+    assert link.is_closed is is_interrupted
+    assert (address.take(False) is None) is is_interrupted
+    link.close()
+    theirs.close()
 
 
 # --- asked again ----------------------------------------------------------------------------------
@@ -190,21 +249,16 @@ def test_request_is_not_asked_again_once_an_answer_has_begun(serve: Serve, upstr
         assert server.connections == 1
 
 
-def test_post_takes_no_connection_that_has_just_been_closed(serve: Serve, upstream: Load) -> None:
+@pytest.mark.parametrize("must_live", [False, True])
+def test_what_may_not_be_repeated_takes_no_connection_that_is_closed(must_live: bool) -> None:
     """The server's close lies in the kernel, unseen: the loop has not turned since."""
-    gone = threading.Event()
-
-    def script(peer: Peer) -> None:
-        peer.answer()
-        peer.socket.close()
-        gone.set()
-
-    with scripted(script, keep_answering()) as server:
-        client = serve(upstream(server.address)).connect()
-        client.ask(GET)
-        assert gone.wait(WAIT_SECONDS)
-        assert client.ask(b"POST" + HOST + b"Content-Length: 0\r\n\r\n").status == 200
-        assert server.connections == 2
+    address, (ours, theirs) = Address("unix:/unused"), _socket.socketpair()
+    ours.setblocking(False)
+    link = Link(ours)
+    address.give_back(link)
+    theirs.close()
+    assert (address.take(must_live) is None) is must_live
+    link.close()
 
 
 # --- several addresses ----------------------------------------------------------------------------
@@ -247,6 +301,19 @@ def test_address_where_nobody_listens_is_passed_over(serve: Serve, upstream: Loa
         assert [client.ask(GET).content for _ in range(3)] == [b"fine"] * 3
         down, up = app._balance.addresses
         assert down.down_until > up.down_until == 0
+
+
+def test_address_that_was_down_comes_after_the_others() -> None:
+    down, up = Address(NOBODY), Address("unix:/another")
+    with pytest.raises(FileNotFoundError):
+        down.connect(1.0)
+    balance = Balance([down, up])
+    up.in_flight = 5
+    assert [balance.choose([]) for _ in range(3)] == [up] * 3
+    assert balance.choose([up]) is down
+    assert balance.choose([up, down]) is None
+    down.down_until = 0.0
+    assert balance.choose([]) is down
 
 
 def test_nobody_listens_is_503_to_be_tried_again_later(

@@ -66,7 +66,7 @@ def test_what_keeps_the_loop_is_told_with_its_stack(start: Start) -> None:
     gateway = start(MOUNTS, WARN, wedge=WEDGE)
     assert gateway.ask("/slow/compute/2").endswith(b"done")
     entry = told(gateway, "has been silent for")
-    [record] = gateway.records
+    [record] = wait_until(lambda: gateway.records, "its record is written")
     assert (entry["mount"], entry["request_id"]) == ("/slow", record["request_id"])
     assert (entry["level"], entry["generation"]) == ("warning", "g1")
     request = f"mount /slow keeps it with GET /slow/compute/2 (request {record['request_id']})"
@@ -98,7 +98,9 @@ def test_a_worker_that_is_wedged_is_replaced_and_others_serve(start: Start) -> N
         assert wedged.result() == b""
     assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
     entry = told(gateway, "(server.block_timeout)")
-    [record] = [record for record in gateway.records if record["status"] == 502]
+    [record] = wait_until(
+        lambda: [r for r in gateway.records if r["status"] == 502], "its record is written"
+    )
     assert (record["target"], record["mount"]) == ("/slow/hold/0", "/slow")
     assert "its event loop was silent for" in record["error"]
     assert f"1: GET /slow/hold/0 <- /slow ({record['request_id']})" in entry["message"]

@@ -1,0 +1,101 @@
+"""Status and headers of an app to the lines of a head: what may be sent, checked once, remembered.
+
+Refuses to know requests and bodies. Source: PEP 3333 "The start_response() Callable"; RFC 9110 §5,
+§15.
+"""
+
+import re
+from typing import Any
+
+from gateway.errors import AppError
+from gateway.http.names import CACHE_ENTRIES
+
+_STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+# the charset of a field (RFC 9110 §5.5) is latin-1 here, as of every string of PEP 3333
+_UNSENDABLE = re.compile(r"[^\x01-\x09\x0b\x0c\x0e-\xff]")
+# RFC 9110 §7.6.1, RFC 2616 §13.5.1: PEP 3333 forbids these to an app
+_HOP_BY_HOP = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization"),
+        *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+    )
+)
+# lines; code; Content-Length, or -1; all these as bytes where there is a body, else b"";
+# whether there is a body; whether there is a Date
+CheckedHead = tuple[str, int, int, bytes, bool, bool]
+# what was checked once: status to its line and code, (name, value) to its line, and both to all
+# that is known of a head; bounded
+_known_statuses: dict[str, tuple[str, int, bool]] = {}
+known_lines: dict[tuple[str, str], str] = {}
+known_heads: dict[tuple[Any, ...], CheckedHead] = {}
+_LONGEST_KNOWN_HEAD = 512
+_LONGEST_KNOWN_LINE = 128
+# two have a meaning beside their line; a cookie is somebody's
+_NEVER_KNOWN = frozenset(("content-length", "date", "set-cookie"))
+
+
+def read_head(key: tuple[Any, ...]) -> CheckedHead:
+    """Check a status and the headers that follow it in ``key``; remembered within a bound.
+
+    Raises AppError for what may not be sent, and TypeError for what is no pair.
+    """
+    status, *headers = key
+    length, has_date = -1, False
+    try:
+        text, code, has_body = _known_statuses.get(status) or _check_status(status)
+        for pair in headers:
+            name, value = pair
+            lower = name.lower() if isinstance(name, str) else ""
+            if lower == "content-length" and isinstance(value, str):
+                if length >= 0 or not _DIGITS.fullmatch(value):
+                    raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
+                length = int(value)
+                continue  # the head is given its own
+            has_date |= lower == "date"
+            text += known_lines.get(pair) or check_field(name, value)
+    except ValueError as error:
+        raise not_headers(headers) from error
+    simple = b""
+    if has_body:
+        simple = (text + (f"Content-Length: {length}\r\n" if length >= 0 else "")).encode("latin-1")
+    known = text, code, length, simple, has_body, has_date
+    if len(text) <= _LONGEST_KNOWN_HEAD and "\r\nset-cookie:" not in text.lower():
+        if len(known_heads) >= CACHE_ENTRIES:
+            known_heads.clear()
+        known_heads[key] = known
+    return known
+
+
+def not_headers(headers: object) -> AppError:
+    return AppError(f"headers are not a list of (str, str): {headers!r:.200}")
+
+
+def _check_status(status: str) -> tuple[str, int, bool]:
+    """The line of a status, its code, and whether such a response has a body."""
+    if not isinstance(status, str) or not _STATUS.fullmatch(status):
+        raise AppError(f"status is not a code, a space and a reason: {status!r:.80}")
+    line = f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n"
+    code = int(status[:3])
+    known = line, code, code >= 200 and code not in (204, 304)
+    if len(_known_statuses) < CACHE_ENTRIES:
+        _known_statuses[status] = known
+    return known
+
+
+def check_field(name: str, value: str) -> str:
+    """The line of a field that an app may send. Raises AppError for one it may not."""
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise AppError(f"header name is no token: {name!r:.80}")
+    lower = name.lower()
+    if lower in _HOP_BY_HOP:
+        raise AppError(f"{name} is the server's to send, not an app's (PEP 3333)")
+    if not isinstance(value, str) or _UNSENDABLE.search(value):
+        raise AppError(f"{name} has no latin-1 string without line breaks and NUL: {value!r:.80}")
+    line = f"{name}: {value}\r\n"
+    if len(line) <= _LONGEST_KNOWN_LINE and lower not in _NEVER_KNOWN:
+        if len(known_lines) >= CACHE_ENTRIES:
+            known_lines.clear()
+        known_lines[name, value] = line
+    return line

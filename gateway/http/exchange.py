@@ -1,0 +1,67 @@
+"""One request and its response together: what a connection keeps of them while it answers.
+
+Refuses to know the connection. Source: PEP 3333, RFC 9112 §9.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from gateway.dispatch import Mount
+from gateway.http.body import Content
+from gateway.http.response import Response
+from gateway.wsgi import Takeover
+
+
+class RequestEnded(BaseException):
+    """A request that may not go on, answered with ``status``. Like ``gevent.Timeout`` no Exception,
+    so that an app's ``except Exception`` lets it through while its ``finally`` runs."""
+
+    def __init__(self, fault: str, status: str, detail: str, *fields: tuple[str, str]) -> None:
+        super().__init__(fault)
+        self.status = status
+        self.detail = detail
+        self.fields = fields
+
+
+class Exchange(Response):
+    """One request and its response, with what only this connection wants to know of them.
+
+    ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` is how many bytes had
+    moved when the sweep last looked.
+    """
+
+    client: str
+    content: Content | None
+    greenlet: Any
+    mount: Mount | None
+    moved = 0
+    request_id: str
+    started: float
+    timeout = 0.0
+
+    __init__ = object.__init__  # ``begin`` is called instead
+
+    def take_over(self, taker: Takeover) -> None:
+        """See ``Response``. The bytes of a tunnel count as those of content do."""
+        self.content = cast(Content, taker)
+        self.timeout = taker.timeout_seconds
+        super().take_over(taker)
+
+    def look_at_content(self, content: Content, result: object) -> None:
+        """Before ``result`` is sent: what the app has made of the request's content."""
+        if content.fault is not None and self.code >= 500 and not self.head_sent:
+            raise content.fault  # frameworks take the client's fault for one of their own
+        if type(result) is list:
+            self._decide_draining(content)  # its head may take the shortest way
+
+    def _build_head(self, length: int | None) -> bytes:
+        # not earlier: a generator may read content before its first piece
+        if self.content is not None:
+            self._decide_draining(self.content)
+        return super()._build_head(length)
+
+    def _decide_draining(self, content: Content) -> None:
+        # said in the head, so that nginx does not begin another request here
+        if not content.is_complete:
+            self.persistent &= content.is_worth_draining

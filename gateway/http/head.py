@@ -1,0 +1,37 @@
+"""What is known of a request once its head was read. Refuses to know how. Source: RFC 9112 §2."""
+
+from typing import Any
+
+CHUNKED = -1  # a content_length that is not known beforehand
+
+
+class RequestHead:
+    """A request line and fields that passed every check.
+
+    ``line`` is the request line as it came; ``target`` is what the client sent; ``path`` (still
+    encoded) and ``query`` are its parts.
+    ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
+    strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
+    ``content_length`` is in bytes, or CHUNKED.
+    """
+
+    content_length: int = 0
+    line: bytes = b""
+    expects_continue: bool = False
+    fields: dict[str, str]
+    host: str = ""
+    is_http11: bool
+    method: str
+    path: str
+    persistent: bool
+    query: str
+    target: str
+
+
+class KnownHead(RequestHead):
+    """One that may come again, to the byte: the same object then, and nobody's to change.
+
+    ``prepared`` is for what its reader has made of it and wants to find there the next time.
+    """
+
+    prepared: Any

@@ -1,0 +1,36 @@
+"""A server of its own, not a WSGI app: tells what it was asked, and echoes where it is upgraded."""
+
+import json
+import socketserver
+
+
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while lines := self.read_head():
+            fields = dict(line.lower().split(": ", 1) for line in lines[1:])
+            if fields.get("upgrade") == "echo":
+                self.wfile.write(
+                    b"HTTP/1.1 101 Switching Protocols\r\n"
+                    b"Connection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+                )
+                while data := self.connection.recv(65536):
+                    self.wfile.write(data)
+                return
+            content = json.dumps({"line": lines[0], "fields": fields}).encode()
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content))
+            self.wfile.write(content)
+
+    def read_head(self) -> list[str]:
+        lines = []
+        while line := self.rfile.readline().decode("latin-1").rstrip("\r\n"):
+            lines.append(line)
+        return lines
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+if __name__ == "__main__":
+    Server(("", 3000), Handler).serve_forever()
