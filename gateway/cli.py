@@ -172,8 +172,9 @@ def parse_listen(text: str) -> str:
 
 def run_check(options: argparse.Namespace) -> int:
     """``gateway check``: what ``serve`` does before it listens."""
-    from gateway.supervisor.children import describe_exit, pickled
+    from gateway.supervisor.children import pickled
     from gateway.supervisor.failures import describe_failure
+    from gateway.supervisor.process import describe_exit
 
     config = read_config(options.config, os.environ)
     if not options.table_only:
