@@ -282,7 +282,7 @@ def test_a_stop_ends_those_that_wait(limited: Any) -> None:
     assert gateway.is_free()
 
 
-def test_a_pipelined_request_behind_one_that_waited_is_answered_at_once(limited: Any) -> None:
+def test_a_pipelined_request_behind_one_that_waited_is_answered(limited: Any) -> None:
     desk = Desk()
     gateway = limited(desk, root={"max_concurrency": 1})
     first, second = gateway.ask("/first"), gateway.ask("/second")
