@@ -127,12 +127,17 @@ class RedirectTarget:
 
 @dataclass(frozen=True)
 class UpstreamTarget:
-    """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``."""
+    """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``.
+
+    ``pool`` is the one whose servers have these addresses, "" where the table has them; in the
+    table itself such a mount's only address is ``pool:NAME``.
+    """
 
     addresses: tuple[str, ...] = field(
         metadata={
             "why": "Another HTTP/1.1 server that answers, or a list of some that answer alike: "
-            "each request goes to the one with the fewest in flight.",
+            "each request goes to the one with the fewest in flight. Or `pool:NAME`, a pool that "
+            "runs a command.",
             "key": "upstream",
             "reads": "upstream",
         }
@@ -176,6 +181,7 @@ class UpstreamTarget:
         reads="health path",
     )
     health_interval_seconds: float = setting(10.0, "Between two of these questions.")
+    pool: str = ""
 
 
 Target = Union[AppTarget, StaticTarget, RedirectTarget, UpstreamTarget]
@@ -293,6 +299,15 @@ class Pool:
     name: str
     where: Where = field(default=Where(line=1, column=1), compare=False)
     workers: int = setting(1, "Worker processes.", reads="workers", most=512)
+    command: str = setting(
+        "",
+        "A server of another make, instead of workers that run apps: a command line, split into "
+        "words as a shell does it. It has to listen on `{socket}`, the path of a Unix socket, or "
+        "on `{port}` of 127.0.0.1, which the gateway chooses, another one for each process. It is "
+        "mounted by `upstream: pool:NAME`, runs in `directory`, or the table's, and finds the "
+        "programs of its environment first.",
+        reads="command",
+    )
     directory: Path | None = setting(  # noqa: RUF009
         None,
         "Where its apps are imported from, and the workers' working directory. Without it, the "

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gateway.inflight import Request
 from gateway.logs import lifecycle
-from gateway.supervisor.children import Child, ChildState
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.process import ChildState, Process
 from gateway.supervisor.recycle import Recycler
 
 LOOK_SECONDS = 0.25
@@ -44,7 +44,7 @@ async def patrol(generation: Generation) -> None:
             recycler.look()
 
 
-def end_silent(child: Child, limit: float) -> None:
+def end_silent(child: Process, limit: float) -> None:
     """End a worker whose loop has been silent for ``limit`` seconds; 0 is no limit."""
     silent = child.silent - child.excused
     if not 0 < limit <= silent or child.state not in WATCHED or child.reason:

@@ -258,7 +258,8 @@ def test_nothing_is_left_behind(start: Start) -> None:
     gateway = start_with(start, "  a: {}\n  b: {}\n")
     folder = gateway.folder / "control.pools"
     assert len(list(folder.iterdir())) == 2
-    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.stat().st_mode & 0o777 == 0o711
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
     assert gateway.end() == 0
     assert not folder.exists()
 
