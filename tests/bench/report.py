@@ -115,7 +115,9 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("MiB/app", "memory_per_app_bytes", lambda v: f"{v / 2**20:,.1f}"),
     ("processes", "processes", lambda v: f"{v:,.0f}"),
     ("start s", "start_seconds", lambda v: f"{v:,.2f}"),
+    ("start CPU s", "start_cpu_seconds", lambda v: f"{v:,.2f}"),
     ("reload s", "reload_seconds", lambda v: f"{v:,.2f}"),
+    ("reload CPU s", "reload_cpu_seconds", lambda v: f"{v:,.2f}"),
     ("growth MiB", "growth_bytes", lambda v: f"{v / 2**20:,.2f}"),
 )
 

@@ -116,6 +116,7 @@ def measure(server: Server, names: list[str], port: int) -> Figures:
         if server.name in ("shared", "own"):
             wait_for(running, are_serving(1 if server.name == "shared" else 1 + len(names)))
             figures["start_seconds"] = time.monotonic() - began
+            figures["start_cpu_seconds"] = processes.cpu_seconds(running.session)
         for number, name in enumerate(names):
             if server.name == "gunicorns":
                 body = wait_until_served(running, "/", port + number)
@@ -129,7 +130,9 @@ def measure(server: Server, names: list[str], port: int) -> Figures:
         figures["memory_bytes"], figures["memory_per_app_bytes"] = memory, memory / len(names)
         figures["processes"] = len(processes.pids(running.session))
         if "start_seconds" in figures:
+            cpu = processes.cpu_seconds(running.session)
             figures["reload_seconds"] = reload(server, running)["seconds"]
+            figures["reload_cpu_seconds"] = processes.cpu_seconds(running.session) - cpu
     return figures
 
 
