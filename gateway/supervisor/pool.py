@@ -109,6 +109,10 @@ class Pool:
                 cause = "The environment of the app mounted here could not be built."
                 await self._doorman.open(cause, RETRY_SECONDS)
             raise
+        self._begin(config, environment)
+
+    def _begin(self, config: Config, environment: Environment | None) -> None:
+        """Serve as soon as workers come; one that cannot even be started is tried again."""
         generation = self._build(config, environment, None)
         generation.serve()
         for _ in range(config.server.workers):
@@ -139,9 +143,7 @@ class Pool:
             lifecycle.info("pool %s: awake", asleep.config.pool.name)
             self._forget(asleep)
             # in the environment that it had: what the file asks for now, a reload has to try
-            generation = self._build(asleep.config, asleep.environment, None)
-            generation.serve()
-            self._lead(generation)
+            self._begin(asleep.config, asleep.environment)
 
     def _build(
         self, config: Config, environment: Environment | None, may_fail: frozenset[str] | None
