@@ -112,7 +112,7 @@ class Pool:
         self._begin(config, environment)
 
     def _begin(self, config: Config, environment: Environment | None) -> None:
-        """Serve as soon as workers come; one that cannot even be started is tried again."""
+        """Serve by workers that accept as soon as each has loaded what it can."""
         generation = self._build(config, environment, None)
         generation.serve()
         for _ in range(config.server.workers):
