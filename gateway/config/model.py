@@ -292,13 +292,35 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """``workers:`` of a pool."""
+
+    min: int = setting(1, "How many there are at least.", reads="workers", most=512)
+    max: int = setting(
+        0,
+        "How many there may be: another one joins when all have had ten requests in flight for 5 s "
+        "(with native threads, one in each), and leaves when it was not needed for a minute. 0 is "
+        "no more than min.",
+        least=0,
+        most=512,
+    )
+
+
+@dataclass(frozen=True)
 class Pool:
     """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
     the mount's for an own one."""
 
     name: str
     where: Where = field(default=Where(line=1, column=1), compare=False)
-    workers: int = setting(1, "Worker processes.", reads="workers", most=512)
+    workers: Workers = field(
+        default=Workers(),
+        metadata={
+            "why": "Worker processes: how many, or a mapping that says more.",
+            "section": Workers,
+            "short": "min",
+        },
+    )
     command: str = setting(
         "",
         "A server of another make, instead of workers that run apps: a command line, split into "

@@ -57,6 +57,11 @@ def _check_together(reader: Reader, own: Pairs, path: str, pool: Pool) -> None:
         wrong["threads"] = 'only counts with "concurrency: threads": add that or remove this'
     if pool.command:
         wrong |= dict.fromkeys(_OF_WORKERS, "does not count for a command: remove it")
+    most = pool.workers.max
+    if 0 < most < pool.workers.min:
+        wrong["workers"] = "max is less than min: raise it, or leave it out"
+    elif most and pool.command:
+        wrong["workers"] = "a command has as many processes as min says: leave out max"
     for key, message in wrong.items():
         if key in own:
             reader.problems.add(own[key].key, join(path, key), message)

@@ -65,7 +65,7 @@ def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
     return replace(
         server,
         listen=f"unix:{socket_path}",
-        workers=pool.workers,
+        workers=pool.workers.min,
         trusted_proxies=("unix:",),
         proxy_protocol=False,
         access_log="off",

@@ -41,8 +41,8 @@ class Generation:
     names mounts that may answer 503; None is any. ``on_change`` is called after each report and
     each end of a worker.
 
-    ``failed`` has the report of each mount that did not load, by name; ``faults`` are why the
-    generation cannot serve, each as a person reads it.
+    ``size`` is how many workers there are to be. ``failed`` has the report of each mount that did
+    not load, by name; ``faults`` are why the generation cannot serve, each as a person reads it.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Generation:
     ) -> None:
         self.id = f"g{number}"
         self.config = config
+        self.size = config.server.workers
         self.state = State.STARTING
         self.children: dict[int, Process] = {}
         self.failed: dict[str, Report] = {}
@@ -81,7 +82,7 @@ class Generation:
         """Start, and wait until every worker has loaded all it should. Else all workers are ended
         again, and AppLoadError is raised with the reasons."""
         try:
-            for _ in range(self.config.server.workers):
+            for _ in range(self.size):
                 self.spawn()
         except OSError as error:
             fault = f"a worker could not be started: {error}"
@@ -115,18 +116,18 @@ class Generation:
     @property
     def is_short(self) -> bool:
         """Whether a worker is missing; those that leave do not count."""
-        return len(self.crew) < self.config.server.workers
+        return len(self.crew) < self.size
 
     @property
     def has_surplus(self) -> bool:
         """Whether one worker may go."""
-        return len(self.crew) > self.config.server.workers
+        return len(self.crew) > self.size
 
     @property
     def is_whole(self) -> bool:
         """Whether no worker has ended since it was kept."""
         states = [child.state for child in self.crew]
-        return states == [ChildState.PAUSED] * self.config.server.workers
+        return states == [ChildState.PAUSED] * self.size
 
     async def give_up(self) -> None:
         """End a start that has failed. Raises AppLoadError with the reasons."""

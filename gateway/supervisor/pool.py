@@ -115,7 +115,7 @@ class Pool:
         """Serve by workers that accept as soon as each has loaded what it can."""
         generation = self._build(config, environment, None)
         generation.serve()
-        for _ in range(config.server.workers):
+        for _ in range(generation.size):
             self._start_task(replace(generation, 0))
         self._lead(generation)
 

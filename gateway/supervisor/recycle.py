@@ -43,7 +43,7 @@ class Recycler:
                 end_oversized(child, limits.max_memory_hard_bytes)
         is_busy = self._replacing is not None and not self._replacing.done()
         leaving = len(generation.children) - len(generation.crew)
-        is_full = leaving >= max(MOST_LEAVING, generation.config.server.workers)
+        is_full = leaving >= max(MOST_LEAVING, generation.size)
         may_begin = generation.state is State.SERVING and not generation.is_short
         if is_busy or is_full or not may_begin or time.monotonic() < self._rest_until:
             return
