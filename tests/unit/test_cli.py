@@ -98,9 +98,6 @@ def test_routes_for_machines(run: Run) -> None:
         "queue_timeout_seconds": 5.0,
         "timeout_seconds": 20.0,
         "max_body_bytes": 1024 * 1024,
-        "max_concurrency": 0,
-        "queue": 100,
-        "queue_timeout_seconds": 5.0,
     }
     assert routes["shop.example.com/"]["host"] == "shop.example.com"
 
