@@ -27,7 +27,7 @@ async def find_or_build(
     python: str,
     requirements: str,
     directory: Path,
-    for_workers: bool,
+    for_workers: bool = True,
     on_progress: Callable[[str], object],
     timeout_seconds: float,
 ) -> Environment:

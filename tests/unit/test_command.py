@@ -129,6 +129,7 @@ def test_its_output_is_logged_and_no_access_record(start: Start) -> None:
     gateway = begin(start)
     pid(gateway)
     assert "starting ['/" in gateway.log_text
+    wait_until(lambda: gateway.records, "the request is recorded")
     assert {record["mount"] for record in gateway.records} == {"/api"}
 
 
