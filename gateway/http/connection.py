@@ -95,19 +95,23 @@ class Connection(Deadlines):
         self._end(service, head, response, fault)
 
     def _walk(self, service: Service, head: RequestHead, response: Exchange) -> None:
+        if (told := self._told) is not None:
+            response.client, response.request_id = told["REMOTE_ADDR"], told["gateway.request_id"]
         if type(head) is KnownHead and head.prepared is not None:
             prepared, mount = head.prepared
             environ = prepared.copy()
-            environ["REMOTE_ADDR"] = self._peer
-            environ["REMOTE_PORT"] = self._peer_port
-            next_request_id = service.next_request_id
-            response.request_id = environ["gateway.request_id"] = next_request_id()
+            if told is None:
+                environ["REMOTE_ADDR"] = self._peer
+                environ["REMOTE_PORT"] = self._peer_port
+                environ["gateway.request_id"] = response.request_id = service.next_request_id()
         else:
             found = self._prepare(service, head, response)
             if found is None:
                 self._answer_unmatched(head, response)
                 return
             environ, mount = found
+        if told is not None:
+            environ.update(told)
         response.mount = mount
         response.timeout = mount.timeout_seconds
 
@@ -137,12 +141,13 @@ class Connection(Deadlines):
     def _prepare(
         self, service: Service, head: RequestHead, response: Exchange
     ) -> tuple[Environ, Mount] | None:
-        """The environ and the mount; both are kept with a head that may come again."""
+        """The environ but for ``_told``, and the mount; kept with a head that may come again."""
         environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
         if self._trusts_peer:
             service.proxies.apply(head, environ)
-            response.client = environ["REMOTE_ADDR"]
-            response.request_id = service.proxies.request_id(head)
+            if self._told is None:
+                response.client = environ["REMOTE_ADDR"]
+                response.request_id = service.proxies.request_id(head)
         if not response.request_id:
             response.request_id = service.next_request_id()
         environ["gateway.request_id"] = response.request_id

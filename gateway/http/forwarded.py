@@ -24,6 +24,13 @@ _HOP = re.compile(
 )
 _MAX_HOP = 64  # an IPv6 address with IPv4 tail, brackets and a port
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,128}", re.ASCII)
+# two whole lines, behind which neither the head nor the value of the second goes on
+_TOLD_NAME = b"\r\nX-Forwarded-For: "
+_TOLD = re.compile(
+    _TOLD_NAME + rb"([0-9A-Fa-f:.]{2,45})"
+    rb"\r\nX-Request-ID: ([0-9A-Za-z._:/+=@-]{1,128})(?=\r\n[^ \t])",
+    re.ASCII,
+)
 _PREFIX = re.compile(r"(?:/[^/\s?#\\]+)*/?", re.ASCII)
 # RFC 7239 §4: a pair, or none, and what ends it. Some proxies leave the quotes around [v6]:port
 # out. Blanks are looked for twice only around a pair: a client may have sent thousands of them, and
@@ -113,6 +120,28 @@ class TrustedProxies:
         prefix = fields.get("HTTP_X_FORWARDED_PREFIX")
         if prefix and _PREFIX.fullmatch(_last(prefix)):
             environ["SCRIPT_NAME"] = _last(prefix).rstrip("/")
+
+    def take_told(self, raw: bytes) -> tuple[bytes, Environ | None]:
+        """``raw``, the head of a trusted peer, without what differs in each of its requests, and
+        that as environ keys: the client and the request id, where both are told in two lines that
+        follow each other. Where they are not, all of ``raw`` and None.
+
+        The rest may tell of them too: then what was taken out does not count.
+        """
+        found = _TOLD.match(raw, start) if (start := raw.find(_TOLD_NAME)) > 0 else None
+        if found is None:
+            return raw, None
+        hop, request_id = found[1].decode("ascii"), found[2].decode("ascii")
+        client, _ = self._judge(hop)
+        if not client:
+            return raw, None
+        return raw[:start] + raw[found.end() :], {
+            "REMOTE_ADDR": client,
+            "REMOTE_PORT": "",
+            "HTTP_X_FORWARDED_FOR": hop,
+            "HTTP_X_REQUEST_ID": request_id,
+            "gateway.request_id": request_id,
+        }
 
     def _read_forwarded(self, value: str) -> tuple[str, str, str]:
         """Client, scheme and host of a ``Forwarded`` field, "" where they are not told.

@@ -19,6 +19,7 @@ from gateway.http.parser import LONGEST_KNOWN_HEAD
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, RUNNING, State, Stream
 from gateway.logs import printable
+from gateway.wsgi import Environ
 
 # of one read between requests: most heads, with content that is short; what is longer is read in
 # bigger pieces, once somebody asks for it
@@ -37,6 +38,7 @@ class Incoming(Stream):
         "_peer_port",
         "_refusal",
         "_service",
+        "_told",
         "_trusts_peer",
         "has_ended",
     )
@@ -49,6 +51,7 @@ class Incoming(Stream):
         self._peer = peer
         self._peer_port = peer_port
         self._trusts_peer = service.proxies.trusts(peer)
+        self._told: Environ | None = None  # by a trusted peer, of this request alone
         self._refusal: RequestError | None = None
         self.has_ended = False
 
@@ -107,8 +110,11 @@ class Incoming(Stream):
     def _advance(self, data: bytes) -> None:
         """Take the next request out of ``data`` and run it, or wait for the rest of its head."""
         service = self._service
-        if len(data) <= LONGEST_KNOWN_HEAD and not self._trusts_peer:
-            head = service.parser.known_heads.get(data)
+        if len(data) <= LONGEST_KNOWN_HEAD:
+            trusts_peer, lasting = self._trusts_peer, data
+            if trusts_peer:
+                lasting, self._told = service.proxies.take_told(data)
+            head = service.parser.known_heads[trusts_peer].get(lasting)
             if head is not None:
                 self._buffer = b""
                 self._head = head
@@ -125,12 +131,25 @@ class Incoming(Stream):
             return
         try:
             self._buffer = data[end:]
-            self._head = service.parser.parse(data[:end], self._trusts_peer)
+            self._head = self._parse(data[:end])
         except RequestError as error:
             self._refuse(error, data)
             return
         self.state = RUNNING
         service.submit(self)
+
+    def _parse(self, raw: bytes) -> RequestHead:
+        parser = self._service.parser
+        self._told = None
+        if self._trusts_peer and len(raw) <= LONGEST_KNOWN_HEAD:
+            lasting, told = self._service.proxies.take_told(raw)
+            if told is not None:
+                head = parser.parse(lasting, True)
+                # what is told twice is a list, and Forwarded counts where nothing else is told
+                if head.fields.keys().isdisjoint(("HTTP_FORWARDED", *told)):
+                    self._told = told
+                    return head
+        return parser.parse(raw, self._trusts_peer)
 
     def _keep_unfinished(self, data: bytes) -> None:
         """Wait for the rest of a head, unless what is there tells that it will be refused."""

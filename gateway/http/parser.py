@@ -6,7 +6,7 @@ hop beside us might read otherwise is refused here.
 
 import re
 from contextlib import suppress
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from httptools import HttpParserError, HttpParserUpgrade
 from httptools import HttpRequestParser as FieldParser
@@ -38,15 +38,17 @@ RequestLine = tuple[str, str, str, str, bool]
 _LONGEST_KNOWN_LINE = 256
 # fields, host, and whether a Connection field keeps the connection (None where there is none)
 KnownFields = tuple[dict[str, str], str, Optional[bool]]
+_Kept = TypeVar("_Kept")
 _LONGEST_KNOWN_FIELDS = 1024
-_MAX_KNOWN_FIELDS = _MAX_KNOWN_HEADS = 256
+_MAX_KNOWN = 256
 LONGEST_KNOWN_HEAD = _LONGEST_KNOWN_LINE + _LONGEST_KNOWN_FIELDS
 _KEEP_ALIVE = {None: None, "keep-alive": True, "close": False}
-# content has to be looked at each time; what proves who someone is is not kept
+# looked at each time; proofs of who someone is; what a trusted proxy says of one request
 _NEVER_KNOWN = frozenset(
     {
         *("CONTENT_LENGTH", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"),
         *("HTTP_AUTHORIZATION", "HTTP_COOKIE"),
+        *("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID"),
     }
 )
 # without these a request has no content and its version decides whether it is kept alive
@@ -58,15 +60,16 @@ _DECIDING_FIELDS = frozenset(
 class HeadParser:
     """Parses whole request heads, one after the other, for all connections of a worker.
 
-    ``trusts_peer``: forwarding fields are kept. ``known_heads``: what others have sent lately."""
+    ``trusts_peer``: forwarding fields are kept. ``known_heads``: what came lately, by trust."""
 
     def __init__(self, limits: Limits) -> None:
         self._max_line = limits.max_request_line_bytes
         self._max_head = limits.max_head_bytes
         self._max_lines = limits.max_fields + 2  # request line and the empty one
         self._known_lines: dict[bytes, RequestLine] = {}
-        self._known_fields: dict[bytes, KnownFields] = {}
-        self.known_heads: dict[bytes, KnownHead] = {}
+        # by whether the peer is trusted
+        self._known_fields: tuple[dict[bytes, KnownFields], ...] = {}, {}
+        self.known_heads: tuple[dict[bytes, KnownHead], ...] = {}, {}
         # a line and fields that were met apart are within the limit together
         half = limits.max_head_bytes // 2
         self._longest_line = min(_LONGEST_KNOWN_LINE, half)
@@ -91,25 +94,12 @@ class HeadParser:
         line_end = raw.find(b"\r\n")
         line = raw[:line_end]
         known = self._known_lines.get(line)
-        if known is not None and not trusts_peer:
-            known_fields = self._known_fields.get(raw[line_end:])
+        if known is not None:
+            known_fields = self._known_fields[trusts_peer].get(raw[line_end:])
             if known_fields is not None:
-                return self._join(raw, line, known, known_fields)
+                joined = _join(line, known, known_fields)
+                return _keep(self.known_heads[trusts_peer], raw, joined)
         return self._parse_anew(raw, line, trusts_peer)
-
-    def _join(self, raw: bytes, line: bytes, known: RequestLine, fields: KnownFields) -> KnownHead:
-        """The head of two parts that were met before, remembered as a whole, within a bound."""
-        head = KnownHead()
-        head.line = line
-        head.method, head.target, head.path, head.query, head.is_http11 = known
-        head.fields, head.host, keep_alive = fields
-        head.persistent = head.is_http11 if keep_alive is None else keep_alive
-        # attributes of the class take longer to find
-        head.content_length, head.prepared = 0, None
-        if len(self.known_heads) >= _MAX_KNOWN_HEADS:
-            self.known_heads.clear()
-        self.known_heads[raw] = head
-        return head
 
     def _parse_anew(self, raw: bytes, line: bytes, trusts_peer: bool) -> RequestHead:
         known = self._known_lines.get(line) or self._read_request_line(line)
@@ -146,23 +136,16 @@ class HeadParser:
     def _remember(
         self, head: RequestHead, line: bytes, known: RequestLine, raw: bytes, trusts_peer: bool
     ) -> None:
-        """Both parts of a head that was accepted as a whole, each within a bound.
-
-        Fields behind a trusted proxy carry an id of their own and would never be met again; those
-        that prove who someone is are not kept.
-        """
+        """Both parts of a head that was accepted as a whole, each within a bound."""
         if len(line) <= self._longest_line and line not in self._known_lines:
-            if len(self._known_lines) >= CACHE_ENTRIES:
-                self._known_lines.clear()
-            self._known_lines[line] = known
+            _keep(self._known_lines, line, known, CACHE_ENTRIES)
         block, fields = raw[len(line) :], head.fields
-        if trusts_peer or not head.host or len(block) > self._longest_fields:
+        if not head.host or len(block) > self._longest_fields:
             return
         connection = fields.get("HTTP_CONNECTION")
         if _NEVER_KNOWN.isdisjoint(fields) and connection in _KEEP_ALIVE:
-            if len(self._known_fields) >= _MAX_KNOWN_FIELDS:
-                self._known_fields.clear()
-            self._known_fields[block] = fields, head.host, _KEEP_ALIVE[connection]
+            known_fields = self._known_fields[trusts_peer]
+            _keep(known_fields, block, (fields, head.host, _KEEP_ALIVE[connection]))
 
     def _read_request_line(self, line: bytes) -> RequestLine:
         if len(line) > self._max_line:
@@ -262,6 +245,24 @@ class HeadParser:
         if coding.lower() != "chunked":
             raise UnsupportedTransferCoding("chunked is the only transfer coding known here")
         head.content_length = CHUNKED
+
+
+def _keep(known: dict[bytes, _Kept], raw: bytes, value: _Kept, most: int = _MAX_KNOWN) -> _Kept:
+    if len(known) >= most:
+        known.clear()
+    known[raw] = value
+    return value
+
+
+def _join(line: bytes, known: RequestLine, fields: KnownFields) -> KnownHead:
+    """The head of two parts that were met before."""
+    head = KnownHead()
+    head.line, (head.method, head.target, head.path, head.query, head.is_http11) = line, known
+    head.fields, head.host, keep_alive = fields
+    head.persistent = head.is_http11 if keep_alive is None else keep_alive
+    # attributes of the class take longer to find
+    head.content_length, head.prepared = 0, None
+    return head
 
 
 class _Collector:

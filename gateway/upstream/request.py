@@ -128,13 +128,14 @@ def _tell_client(environ: Environ, rules: Rules) -> str:
 @lru_cache(CACHE_ENTRIES)
 def _build_told(rules: Rules, client: str, asked: str, scheme: str, port: str, prefix: str) -> str:
     lines = f"Host: {rules.host or asked or rules.authority}\r\n"
-    if client and client != UNIX_PEER:
-        lines += f"X-Forwarded-For: {client}\r\n"
     if asked:
         lines += f"X-Forwarded-Host: {asked}\r\n"
     lines += f"X-Forwarded-Proto: {scheme}\r\n"
     lines += f"X-Forwarded-Port: {port or _port(asked, scheme)}\r\n"
-    return f"{lines}X-Forwarded-Prefix: {prefix}\r\n" if prefix else lines
+    if prefix:
+        lines += f"X-Forwarded-Prefix: {prefix}\r\n"
+    # the last, before the id: a gateway knows all again but these two lines
+    return f"{lines}X-Forwarded-For: {client}\r\n" if client and client != UNIX_PEER else lines
 
 
 def _port(host: str, scheme: str) -> str:

@@ -308,16 +308,16 @@ def test_known_fields_keep_what_the_version_decides() -> None:
 def test_fields_that_prove_who_someone_is_are_not_kept(field: bytes) -> None:
     parser = HeadParser(Limits())
     parser.parse(b"GET / HTTP/1.1\r\nHost: a.example\r\n" + field + b"\r\n\r\n", False)
-    assert not parser._known_fields
+    assert not parser._known_fields[False]
     parser.parse(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", False)
-    assert parser._known_fields
+    assert parser._known_fields[False]
 
 
 def test_known_fields_do_not_pile_up() -> None:
     parser = HeadParser(Limits())
     for number in range(2000):
         parser.parse(b"GET / HTTP/1.1\r\nHost: a.example\r\nX: %d\r\n\r\n" % number, False)
-        assert len(parser._known_fields) <= CACHE_ENTRIES
+        assert len(parser._known_fields[False]) <= CACHE_ENTRIES
 
 
 def test_the_host_of_an_absolute_target_is_no_other_requests() -> None:

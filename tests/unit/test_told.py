@@ -1,0 +1,132 @@
+"""What a trusted proxy tells of one request alone, beside a head that it sends again and again."""
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+from harness import PEER
+
+from gateway.http.forwarded import TrustedProxies
+
+KEYS = (
+    *("REMOTE_ADDR", "REMOTE_PORT", "gateway.request_id", "wsgi.url_scheme"),
+    *("HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID", "HTTP_X_REAL_IP", "HTTP_FORWARDED"),
+)
+START = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\n"
+TOLD = b"X-Forwarded-For: %b\r\nX-Request-ID: %b\r\n"
+USUAL = START + TOLD + b"Accept: b\r\n\r\n"
+
+
+def tell(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return ["|".join(str(environ.get(key)) for key in KEYS).encode()]
+
+
+@pytest.fixture
+def ask(serve: Any) -> Any:
+    gateway = serve(tell, trusted_proxies=(ip_network(PEER),), access_log="off")
+    client = gateway.connect()
+
+    def ask(raw: bytes) -> dict[str, str]:
+        client.send(raw)
+        values = client.read_answer().content.decode().split("|")
+        return {key: value for key, value in zip(KEYS, values) if value != "None"}
+
+    ask.known = gateway.service.parser.known_heads  # type: ignore[attr-defined]
+    return ask
+
+
+@pytest.mark.parametrize("end", [b"Accept: b\r\n\r\n", b"\r\n"])
+def test_each_request_has_what_was_told_of_it(ask: Any, end: bytes) -> None:
+    for number in range(5):
+        client, request_id = b"192.0.2.%d" % number, b"id-%d" % number
+        found = ask(START + TOLD % (client, request_id) + end)
+        assert found == {
+            "REMOTE_ADDR": client.decode(),
+            "REMOTE_PORT": "",
+            "gateway.request_id": request_id.decode(),
+            "wsgi.url_scheme": "https",
+            "HTTP_X_FORWARDED_FOR": client.decode(),
+            "HTTP_X_REQUEST_ID": request_id.decode(),
+        }
+    assert len(ask.known[True]) == 1
+    assert not ask.known[False]
+
+
+@pytest.mark.parametrize(
+    ("raw", "address", "hops", "request_id"),
+    [
+        (START + b"Accept: b\r\n\r\n", PEER, None, None),
+        (USUAL % (b"198.51.100.1, 192.0.2.8", b"x"), "192.0.2.8", "198.51.100.1, 192.0.2.8", "x"),
+        (USUAL % (b"192.0.2.999", b"x"), PEER, "192.0.2.999", "x"),
+        (USUAL % (b"192.0.2.8", b"x y"), "192.0.2.8", "192.0.2.8", "x y"),
+        (
+            START + TOLD % (b"192.0.2.8", b"x") + b"x-forwarded-for: 192.0.2.9\r\n\r\n",
+            "192.0.2.9",
+            "192.0.2.8, 192.0.2.9",
+            "x",
+        ),
+        (
+            START + TOLD % (b"192.0.2.8", b"x") + b"X-Request-Id: y\r\n\r\n",
+            "192.0.2.8",
+            "192.0.2.8",
+            "x, y",
+        ),
+    ],
+)
+def test_what_is_told_in_another_form_is_read_as_ever(
+    ask: Any, raw: bytes, address: str, hops: str | None, request_id: str | None
+) -> None:
+    for _ in range(3):
+        ask(USUAL % (b"192.0.2.1", b"before"))
+        found = ask(raw)
+        assert found["REMOTE_ADDR"] == address
+        assert found.get("HTTP_X_FORWARDED_FOR") == hops
+        assert found.get("HTTP_X_REQUEST_ID") == request_id
+        assert "before" not in found["gateway.request_id"]
+
+
+def test_forwarded_does_not_count_beside_it(ask: Any) -> None:
+    raw = START + b"Forwarded: for=198.51.100.9\r\n" + TOLD % (b"192.0.2.8", b"x") + b"\r\n"
+    for _ in range(3):
+        found = ask(raw)
+        assert found["REMOTE_ADDR"] == "192.0.2.8"
+        assert "HTTP_FORWARDED" not in found
+
+
+@pytest.mark.parametrize("field", [b"Cookie: a=b\r\n", b"Authorization: Basic eDp5\r\n"])
+def test_what_proves_who_someone_is_is_not_kept(ask: Any, field: bytes) -> None:
+    for _ in range(3):
+        ask(START + TOLD % (b"192.0.2.8", b"x") + field + b"\r\n")
+    assert ask.known == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        START + TOLD % (b"192.0.2.8", b"x") + b" folded\r\n\r\n",
+        START + b"\r\n" + TOLD % (b"192.0.2.8", b"x"),
+        START + TOLD % (b"192.0.2.8", b"x"),
+        START + b"X-Forwarded-For: 192.0.2.8\r\n y\r\nX-Request-ID: x\r\n\r\n",
+        START + b"X-Forwarded-For: 192.0.2.8\nX-Request-ID: x\r\n\r\n",
+        START + TOLD % (b"192.0.2.8\x00", b"x") + b"\r\n",
+    ],
+)
+def test_nothing_else_is_taken_out(raw: bytes) -> None:
+    proxies = TrustedProxies(())
+    assert proxies.take_told(raw) == (raw, None)
+    whole = USUAL % (b"192.0.2.8", b"x")
+    assert proxies.take_told(whole)[0] == START + b"Accept: b\r\n\r\n"
+
+
+@pytest.mark.parametrize("end", [b" folded\r\n\r\n", b"Bad Name: 1\r\n\r\n", b"\r\n\n\r\n\r\n"])
+def test_a_head_that_is_refused_is_refused_beside_a_known_one(serve: Any, end: bytes) -> None:
+    gateway = serve(tell, trusted_proxies=(ip_network(PEER),))
+    client = gateway.connect()
+    for _ in range(3):
+        client.send(START + TOLD % (b"192.0.2.8", b"x") + b"\r\n")
+        assert client.read_answer().status == 200
+    client.send(START + TOLD % (b"192.0.2.8", b"x") + end)
+    if end.startswith(b"\r\n"):  # a whole request, and what comes behind it
+        assert client.read_answer().status == 200
+    assert client.read_answer().status == 400
