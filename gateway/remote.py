@@ -75,9 +75,11 @@ def locate_control(table: Path) -> Path:
         control = read_config(table, os.environ).server.control
     except ConfigError:
         try:
-            found = CONTROL_LINE.search(table.read_text("utf-8", "replace"))
+            # not a pipe, say, which would be waited for
+            text = table.read_text("utf-8", "replace") if table.is_file() else ""
         except OSError:
-            found = None
+            text = ""
+        found = CONTROL_LINE.search(text)
         control = found[1] if found else "auto"
     return find_control(control, table)
 

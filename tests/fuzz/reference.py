@@ -40,6 +40,7 @@ def check(condition: object) -> None:
 
 @dataclass
 class Head:
+    line: bytes
     method: str
     target: str
     path: str
@@ -84,6 +85,7 @@ def read_head(raw: bytes, *, trusts_peer: bool, max_line: int, max_fields: int) 
     check([e.lower() for e in expectations] in ([], [b"100-continue"]))
     content_length = read_framing(field_lines, fields, version)
     return Head(
+        line=request_line,
         method=method.decode(),
         target=target.decode(),
         path=path.decode(),
