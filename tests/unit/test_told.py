@@ -30,7 +30,7 @@ def ask(serve: Any) -> Any:
     def ask(raw: bytes) -> dict[str, str]:
         client.send(raw)
         values = client.read_answer().content.decode().split("|")
-        return {key: value for key, value in zip(KEYS, values) if value != "None"}
+        return {key: value for key, value in zip(KEYS, values, strict=True) if value != "None"}
 
     ask.known = gateway.service.parser.known_heads  # type: ignore[attr-defined]
     return ask
