@@ -57,6 +57,7 @@ fuzz: $(VENV)/dev.stamp
 
 bench: $(BIN)/python
 	$(BIN)/python tests/bench
+	$(BIN)/python tests/bench/pools.py
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check

@@ -30,6 +30,7 @@ from gateway.config.parse import describe_clash
 from gateway.config.problems import BadValueError
 from gateway.config.problems import quote as shown
 from gateway.config.read import read_config
+from gateway.config.slices import find_foreign
 from gateway.development import check_extra, for_development
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
@@ -172,12 +173,15 @@ def parse_listen(text: str) -> str:
 
 def run_check(options: argparse.Namespace) -> int:
     """``gateway check``: what ``serve`` does before it listens."""
-    from gateway.supervisor.children import describe_exit, pickled
+    from gateway.supervisor.children import pickled
     from gateway.supervisor.failures import describe_failure
+    from gateway.supervisor.process import describe_exit
 
     config = read_config(options.config, os.environ)
+    foreign = find_foreign(config)
     if not options.table_only:
-        with pickled(config) as order:
+        own = tuple(mount for mount in config.mounts if mount not in foreign)
+        with pickled(dataclasses.replace(config, mounts=own)) as order:
             loader = subprocess.run(
                 [sys.executable, "-m", "gateway.worker", "text"],
                 stdin=order,
@@ -192,6 +196,9 @@ def run_check(options: argparse.Namespace) -> int:
         if failed:
             raise AppLoadError("\n".join(describe_failure(config, each) for each in failed))
     print(f"{config.source}: {len(config.mounts)} mounts, no problems")
+    if foreign and not options.table_only:
+        names = ", ".join(mount.name for mount in foreign)
+        print(f"not loaded, since their pools have packages of their own: {names}")
     return 0
 
 

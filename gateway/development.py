@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
-from gateway.config.model import Config
+from gateway.config.model import Config, Workers
 from gateway.errors import GatewayError
 
 # a browser's connection without a request would meet the code of before for as long as it is kept
@@ -40,5 +40,5 @@ def for_development(config: Config) -> Config:
         watch=None,
         limits=limits,
     )
-    pools = tuple(replace(pool, workers=1) for pool in config.pools)
+    pools = tuple(replace(pool, workers=Workers()) for pool in config.pools)
     return replace(config, server=server, pools=pools, is_dev=True)

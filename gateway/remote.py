@@ -174,10 +174,10 @@ def describe_worker(worker: Answer) -> str:
     """How it is, in one line."""
     loading = f", at {worker['loading']}" if worker["loading"] else ""
     silent = f", silent for {worker['silent']:.1f} s" if worker["silent"] else ""
+    served = f"requests {worker['requests']}, in flight {worker['in_flight']}"
     return (
         f"{worker['state']}{loading}{silent}, {describe_age(worker['age'])} old, "
-        f"requests {worker['requests']}, in flight {worker['in_flight']}, "
-        f"{describe_memory(worker['memory'])}"
+        f"{worker.get('address') or served}, {describe_memory(worker['memory'])}"
     )
 
 

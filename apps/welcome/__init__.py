@@ -14,7 +14,12 @@ HERE = Path(__file__).parent
 PAGE = Template((HERE / "page.html").read_text("utf-8"))
 STYLE = (HERE / "style.css").read_bytes()
 
-KINDS = {"app": "Python app", "static": "Static files", "redirect": "Redirect"}
+KINDS = {
+    "app": "Python app",
+    "static": "Static files",
+    "redirect": "Redirect",
+    "upstream": "Process of its own",
+}
 NO_LIST = (
     '<p class="hint">This server does not tell what is mounted: its <code>environ</code> has no '
     "<code>gateway.mounts</code>. Start the apps with "

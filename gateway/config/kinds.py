@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.config import addresses, importstring, paths, units, upstreams, users, workers
+from gateway.config import (
+    addresses,
+    commands,
+    importstring,
+    paths,
+    units,
+    upstreams,
+    users,
+    workers,
+)
 from gateway.config.problems import BadValueError
 
 POOL_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
@@ -185,7 +194,8 @@ KINDS = {
         name="address or list of addresses",
         expected='a server such as "http://reports:3000" or "unix:/run/reports.sock"',
         parse=_alone(upstreams.parse_upstream),
-        form="Each `http://HOST:PORT`, port 80 if none is given, or `unix:/path/of/a.sock`.",
+        form="Each `http://HOST:PORT`, port 80 if none is given, or `unix:/path/of/a.sock`. Or "
+        "one `pool:NAME`.",
         pattern=upstreams.UPSTREAM_PATTERN,
         shape="one or more",
     ),
@@ -194,6 +204,14 @@ KINDS = {
         expected='"keep", or a host such as "reports.example.com"',
         parse=_alone(upstreams.parse_upstream_host),
         pattern=upstreams.UPSTREAM_HOST_PATTERN,
+    ),
+    "command": Kind(
+        name="command line",
+        expected='a command with "{socket}" or "{port}", such as "uvicorn api:app --uds {socket}"',
+        parse=_alone(commands.parse_command),
+        form="Quotes and backslashes as in a shell; no variables, pipes or redirections.",
+        pattern=commands.COMMAND_PATTERN,
+        is_free_text=True,
     ),
     "health path": Kind(
         name="path",

@@ -127,12 +127,17 @@ class RedirectTarget:
 
 @dataclass(frozen=True)
 class UpstreamTarget:
-    """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``."""
+    """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``.
+
+    ``pool`` is the one whose servers have these addresses, "" where the table has them; in the
+    table itself such a mount's only address is ``pool:NAME``.
+    """
 
     addresses: tuple[str, ...] = field(
         metadata={
             "why": "Another HTTP/1.1 server that answers, or a list of some that answer alike: "
-            "each request goes to the one with the fewest in flight.",
+            "each request goes to the one with the fewest in flight. Or `pool:NAME`, a pool that "
+            "runs a command.",
             "key": "upstream",
             "reads": "upstream",
         }
@@ -176,6 +181,7 @@ class UpstreamTarget:
         reads="health path",
     )
     health_interval_seconds: float = setting(10.0, "Between two of these questions.")
+    pool: str = ""
 
 
 Target = Union[AppTarget, StaticTarget, RedirectTarget, UpstreamTarget]
@@ -286,13 +292,44 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """``workers:`` of a pool."""
+
+    min: int = setting(1, "How many there are at least.", reads="workers", most=512)
+    max: int = setting(
+        0,
+        "How many there may be: another one joins when all have had ten requests in flight for 5 s "
+        "(with native threads, one in each), and leaves when it was not needed for a minute. 0 is "
+        "no more than min.",
+        least=0,
+        most=512,
+    )
+
+
+@dataclass(frozen=True)
 class Pool:
     """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
     the mount's for an own one."""
 
     name: str
     where: Where = field(default=Where(line=1, column=1), compare=False)
-    workers: int = setting(1, "Worker processes.", reads="workers", most=512)
+    workers: Workers = field(
+        default=Workers(),
+        metadata={
+            "why": "Worker processes: how many, or a mapping that says more.",
+            "section": Workers,
+            "short": "min",
+        },
+    )
+    command: str = setting(
+        "",
+        "A server of another make, instead of workers that run apps: a command line, split into "
+        "words as a shell does it. It has to listen on `{socket}`, the path of a Unix socket, or "
+        "on `{port}` of 127.0.0.1, which the gateway chooses, another one for each process. It is "
+        "mounted by `upstream: pool:NAME`, runs in `directory`, or the table's, and finds the "
+        "programs of its environment first.",
+        reads="command",
+    )
     directory: Path | None = setting(  # noqa: RUF009
         None,
         "Where its apps are imported from, and the workers' working directory. Without it, the "

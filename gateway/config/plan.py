@@ -3,33 +3,36 @@
 A pure function of two Configs; refuses to know which of them runs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from gateway.config.inplace import find_reasons
 from gateway.config.model import Config, Mount
+from gateway.config.slices import cut
 
 Place = tuple[str, str]  # host ("" for any) and prefix ("" for the root)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``changed`` has, by mount, the settings that differ, and ``server`` those of the server: key,
-    old and new value. ``moved`` has each place whose owner changes though somebody owned it before
-    and after: place, old owner and new one. ``reasons`` are why new workers start; without any the
-    edit is served in place."""
+    """``added`` and ``removed`` name mounts, and pools as ``pool NAME``. ``changed`` has the
+    settings that differ, by mount, by ``pools.NAME``, and of ``server``: key, old and new value.
+
+    ``moved`` has each place whose owner changes though somebody owned it before and after: place,
+    old owner and new one. ``reasons`` are why new workers start, by pool; without any the edit is
+    served in place.
+    """
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: dict[str, tuple["Change", ...]]
-    server: tuple["Change", ...]
     moved: tuple[tuple[str, str, str], ...]
-    reasons: tuple[str, ...]
+    reasons: dict[str, tuple[str, ...]]
 
     def __bool__(self) -> bool:
         """Whether anything changes."""
-        return bool(self.added or self.removed or self.changed or self.server)
+        return bool(self.added or self.removed or self.changed)
 
     def describe(self) -> list[str]:
         """The lines that a person reads; none where nothing changes."""
@@ -37,11 +40,11 @@ class Plan:
         lines += [f"- {name}" for name in self.removed]
         for name, changes in self.changed.items():
             lines += [f"~ {name}: {change}" for change in changes]
-        lines += [f"~ server: {change}" for change in self.server]
         lines += [f"> {place}/* moves from {old} to {new}" for place, old, new in self.moved]
-        if self:
-            lines += [f"! new workers: {reason}" for reason in self.reasons] or ["= in place"]
-        return lines
+        for pool, reasons in self.reasons.items():
+            whose = "" if pool == "main" else f" of {pool}"
+            lines += [f"! new workers{whose}: {reason}" for reason in reasons]
+        return [*lines, "= in place"] if self and not self.reasons else lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +63,43 @@ def build_plan(old: Config, new: Config) -> Plan:
     """What ``new`` changes of ``old``."""
     before = {mount.name: mount for mount in old.mounts}
     after = {mount.name: mount for mount in new.mounts}
+    pools = {pool.name: pool for pool in old.pools}
+    pools_after = {pool.name: pool for pool in new.pools}
     changed = {
         name: tuple(compare_mounts(before[name], mount))
         for name, mount in after.items()
         if name in before
     }
+    for name in pools.keys() & pools_after.keys():
+        changed[f"pools.{name}"] = tuple(compare_fields(pools[name], pools_after[name]))
+    changed["server"] = tuple(compare_fields(old.server, new.server))
     return Plan(
-        added=tuple(sorted(after.keys() - before.keys())),
-        removed=tuple(sorted(before.keys() - after.keys())),
+        added=_names(after, before, pools_after, pools),
+        removed=_names(before, after, pools, pools_after),
         changed={name: changes for name, changes in changed.items() if changes},
-        server=tuple(compare_fields(old.server, new.server)),
         moved=tuple(find_moved(old.mounts, new.mounts)),
-        reasons=tuple(find_reasons(old, new)),
+        reasons=dict(find_starts(old, new)),
     )
+
+
+def _names(
+    here: Collection[str], there: Collection[str], pools: Collection[str], others: Collection[str]
+) -> tuple[str, ...]:
+    mounts = sorted(name for name in here if name not in there)
+    return (*mounts, *(f"pool {name}" for name in sorted(pools) if name not in others))
+
+
+def find_starts(old: Config, new: Config) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """Each pool that gets new workers, and why."""
+    before, after = (cut(config, _nowhere, lambda _: ()) for config in (old, new))
+    for name, own in after.items():
+        reasons = find_reasons(before[name], own) if name in before else ["the pool is new"]
+        if reasons:
+            yield name, tuple(reasons)
+
+
+def _nowhere(_: str) -> str:
+    return ""
 
 
 def compare_mounts(old: Mount, new: Mount) -> Iterable[Change]:
@@ -87,6 +114,8 @@ def compare_mounts(old: Mount, new: Mount) -> Iterable[Change]:
 def compare_fields(old: Any, new: Any) -> Iterable[Change]:
     """The fields that differ in two dataclasses of one type, those within them too."""
     for field in fields(old):
+        if not field.compare:
+            continue
         one, other = getattr(old, field.name), getattr(new, field.name)
         if is_dataclass(one) and is_dataclass(other):
             yield from compare_fields(one, other)

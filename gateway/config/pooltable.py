@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gateway.config.kinds import KINDS, POOL_NAME_PATTERN
-from gateway.config.model import AppTarget, Mount, Pool, Where
+from gateway.config.model import AppTarget, Mount, Pool, UpstreamTarget, Where
 from gateway.config.nodes import find_key
 from gateway.config.problems import did_you_mean, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
@@ -17,6 +17,9 @@ from gateway.limits import Admission, PoolLimits
 
 # names with a meaning of their own in a mount's ``pool:``
 MAIN, OWN = "main", "own"
+PREFIX = "pool:"
+# what only the gateway's own workers can do
+_OF_WORKERS = ("concurrency", "threads", "idle", "max_requests")
 
 
 def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
@@ -36,17 +39,32 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
         values = reader.settings(own, path, POOL)
         limits = PoolLimits(**take(values, POOL_LIMITS))
         admission = Admission(**take(values, ADMISSION))
+        if "command" in own:
+            values.setdefault("command", "{socket}")  # one that is wrong is one all the same
         pools[name] = Pool(name=name, where=where, limits=limits, admission=admission, **values)
         check_memory(reader, own, path, limits)
-        if "venv" in own:
-            for other in ("python", "requirements"):
-                if other in own:
-                    message = f'a pool has either "venv" or "{other}": remove one of them'
-                    reader.problems.add(own[other].key, join(path, other), message)
-        if "threads" in own and pools[name].concurrency != "threads":
-            message = 'only counts with "concurrency: threads": add that or remove this'
-            reader.problems.add(own["threads"].key, join(path, "threads"), message)
+        _check_together(reader, own, path, pools[name])
     return pools
+
+
+def _check_together(reader: Reader, own: Pairs, path: str, pool: Pool) -> None:
+    """Note what does not count beside another setting."""
+    wrong = {}
+    if "venv" in own:
+        for key in ("python", "requirements"):
+            wrong[key] = f'a pool has either "venv" or "{key}": remove one of them'
+    if pool.concurrency != "threads":
+        wrong["threads"] = 'only counts with "concurrency: threads": add that or remove this'
+    if pool.command:
+        wrong |= dict.fromkeys(_OF_WORKERS, "does not count for a command: remove it")
+    most = pool.workers.max
+    if 0 < most < pool.workers.min:
+        wrong["workers"] = "max is less than min: raise it, or leave it out"
+    elif most and pool.command:
+        wrong["workers"] = "a command has as many processes as min says: leave out max"
+    for key, message in wrong.items():
+        if key in own:
+            reader.problems.add(own[key].key, join(path, key), message)
 
 
 def check_memory(reader: Reader, pairs: Pairs, path: str, limits: PoolLimits) -> None:
@@ -66,23 +84,45 @@ def assign_pools(
     used: dict[str, Pool] = {}
     for pair, mount in read:
         target = mount.target
-        mounts.append(mount)
-        if not isinstance(target, AppTarget) or target.pool == MAIN:
-            continue
-        if target.pool == OWN:
+        if isinstance(target, AppTarget) and target.pool == OWN:
+            target = replace(target, pool=mount.name)
             used[mount.name] = Pool(name=mount.name, where=mount.where)
-            mounts[-1] = replace(mount, target=replace(target, pool=mount.name))
-        elif target.pool in pools:
-            used[target.pool] = pools[target.pool]
-        else:
-            _complain(reader, pair, target.pool, pools)
+        elif isinstance(target, AppTarget) and target.pool != MAIN:
+            if fault := _find_fault(target.pool, pools, is_app=True):
+                _complain(reader, pair, "pool", fault)
+            else:
+                used[target.pool] = pools[target.pool]
+        elif isinstance(target, UpstreamTarget) and (name := _find_name(target)):
+            target = replace(target, pool=name)
+            if len(target.addresses) > 1:
+                _complain(reader, pair, "upstream", 'expected "pool:NAME" alone, or servers')
+            elif fault := _find_fault(name, pools, is_app=False):
+                _complain(reader, pair, "upstream", fault)
+            else:
+                used[name] = pools[name]
+        mounts.append(replace(mount, target=target))
     return tuple(mounts), tuple(used.values())
 
 
-def _complain(reader: Reader, pair: Pair, wanted: str, pools: dict[str, Pool]) -> None:
-    near = did_you_mean(wanted, [*pools, MAIN, OWN])
-    hint = near or 'add it under "pools:"'
-    found = find_key(pair.value, "pool")
-    path = join("mounts", f"{pair.key.text}.pool")
-    message = f"there is no pool {quote(wanted)}: {hint}"
+def _find_name(target: UpstreamTarget) -> str:
+    names = (a.removeprefix(PREFIX) for a in target.addresses if a and a.startswith(PREFIX))
+    return next(names, "")
+
+
+def _find_fault(name: str, pools: dict[str, Pool], *, is_app: bool) -> str:
+    """Why a mount cannot be of this pool; "" where it can."""
+    if name not in pools:
+        near = did_you_mean(name, [*pools, MAIN, OWN] if is_app else pools)
+        hint = near or 'add it under "pools:"'
+        return f"there is no pool {quote(name)}: {hint}"
+    if is_app and pools[name].command:
+        return f'the pool runs a command and no apps: mount it with "upstream: {PREFIX}{name}"'
+    if not is_app and not pools[name].command:
+        return f'the pool runs no command: mount its apps with "app:" and "pool: {name}"'
+    return ""
+
+
+def _complain(reader: Reader, pair: Pair, key: str, message: str) -> None:
+    found = find_key(pair.value, key)
+    path = join("mounts", f"{pair.key.text}.{key}")
     reader.problems.add(found[1] if found else pair.key, path, message)

@@ -13,9 +13,14 @@ from gateway.limits import Admission
 
 ANY = Admission()
 
+FindAddresses = Callable[[str], tuple[str, ...]]
 
-def cut(config: Config, find_socket: Callable[[str], str]) -> dict[str, Config]:
-    """What each pool is to serve, by its name. ``find_socket`` gives the path of its socket."""
+
+def cut(
+    config: Config, find_socket: Callable[[str], str], find_addresses: FindAddresses
+) -> dict[str, Config]:
+    """What each pool is to serve, by its name. ``find_socket`` gives the path of its socket, or
+    ``find_addresses`` those of the servers that it runs."""
     slices = {
         pool.name: replace(
             config,
@@ -29,11 +34,30 @@ def cut(config: Config, find_socket: Callable[[str], str]) -> dict[str, Config]:
     }
     pools = {pool.name: pool for pool in config.pools}
     front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
-    return slices | {"main": replace(config, mounts=front, pools=())}
+    return slices | {"main": redirect(replace(config, mounts=front, pools=()), find_addresses)}
+
+
+def redirect(config: Config, find_addresses: FindAddresses) -> Config:
+    """What the front workers are to serve, with the servers of pools where they are now; the same
+    object where nothing changes."""
+    mounts = tuple(
+        replace(mount, target=replace(mount.target, addresses=find_addresses(mount.target.pool)))
+        if isinstance(mount.target, UpstreamTarget) and mount.target.pool
+        else mount
+        for mount in config.mounts
+    )
+    return config if mounts == config.mounts else replace(config, mounts=mounts)
+
+
+def find_foreign(config: Config) -> list[Mount]:
+    """The apps that only their pools' Python can load."""
+    pools = {p.name for p in config.pools if p.python or p.venv or p.requirements}
+    return [m for m in config.mounts if isinstance(m.target, AppTarget) and m.target.pool in pools]
 
 
 def _pool_of(mount: Mount) -> str:
-    return mount.target.pool if isinstance(mount.target, AppTarget) else "main"
+    target = mount.target
+    return (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
 
 
 def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
@@ -41,7 +65,7 @@ def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
     return replace(
         server,
         listen=f"unix:{socket_path}",
-        workers=pool.workers,
+        workers=pool.workers.min,
         trusted_proxies=("unix:",),
         proxy_protocol=False,
         access_log="off",
@@ -60,6 +84,8 @@ def _as_seen_in_front(
     if name not in pools:
         return mount
     pool = pools[name]
+    if isinstance(mount.target, UpstreamTarget):
+        return replace(mount, pool=name, pool_admission=pool.admission)
     # its workers keep a connection for longer; and none is open any more when they fall asleep
     seconds = config.server.limits.keep_alive_seconds / 2
     if pool.idle_seconds:

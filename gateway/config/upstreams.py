@@ -9,13 +9,16 @@ import re
 from gateway.config.addresses import is_host_name, parse_address
 from gateway.config.problems import BadValueError
 
-UPSTREAM_PATTERN = r"unix:/.+|http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?"
+UPSTREAM_PATTERN = r"pool:.+|unix:/.+|http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?/?"
 UPSTREAM_HOST_PATTERN = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
 _ANY_SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def parse_upstream(text: str) -> str:
-    """``http://HOST:PORT`` in lower case, or ``unix:/path``. Raises BadValueError."""
+    """``http://HOST:PORT`` in lower case, ``unix:/path``, or ``pool:NAME``. Raises
+    BadValueError."""
+    if text.startswith("pool:"):
+        return text
     if text.startswith("unix:"):
         return parse_address(text)
     scheme, separator, rest = text.partition("://")

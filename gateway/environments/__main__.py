@@ -22,7 +22,10 @@ def main() -> None:
     try:
         cache = Cache(Path(order["root"]), lambda line: say(progress=line))
         found = cache.find_or_build(
-            order["python"], order["requirements"], Path(order["directory"])
+            order["python"],
+            order["requirements"],
+            Path(order["directory"]),
+            for_workers=order["for_workers"],
         )
     except BuildError as error:
         say(error=str(error))

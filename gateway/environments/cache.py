@@ -62,7 +62,9 @@ class Cache:
         self._tell = tell
         self._installer = Installer(root, tell)
 
-    def find_or_build(self, wanted: str, requirements: str, directory: Path) -> Environment:
+    def find_or_build(
+        self, wanted: str, requirements: str, directory: Path, *, for_workers: bool = True
+    ) -> Environment:
         """The environment of the Python ``wanted`` with ``requirements``, "" for that Python as it
         is; both relative to ``directory``. Raises BuildError."""
         python = find(wanted, directory) or self._installer.fetch_python(wanted)
@@ -71,9 +73,10 @@ class Cache:
             environment = self._build_environment(python, directory / requirements)
             python = inspect(str(environment / "bin" / "python"))
             uses.append(environment.name)
-        check_versions(python)
+        if for_workers:
+            check_versions(python)
         runtime = ""
-        if any(name not in python.has for name in RUNTIME):
+        if for_workers and any(name not in python.has for name in RUNTIME):
             packages = self._build_runtime(python)
             runtime = str(packages)
             uses.append(packages.name)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gateway.environments.cache import Cache, Environment
 from gateway.errors import BuildError
@@ -26,15 +27,23 @@ async def find_or_build(
     python: str,
     requirements: str,
     directory: Path,
+    for_workers: bool = True,
     on_progress: Callable[[str], object],
     timeout_seconds: float,
 ) -> Environment:
     """The environment of a Python (a path, a version, "" for the gateway's own) with what a file
-    asks for ("" for nothing), both relative to ``directory``; kept below ``root``.
+    asks for ("" for nothing), both relative to ``directory``; kept below ``root``. ``for_workers``
+    adds what a worker needs.
 
     ``on_progress`` gets each line that there is to tell. Raises BuildError.
     """
-    order = {"root": str(root), "python": python, "requirements": requirements}
+    order = {
+        "root": str(root),
+        "python": python,
+        "requirements": requirements,
+        "directory": str(directory),
+        "for_workers": for_workers,
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway.environments"],
         stdin=subprocess.PIPE,
@@ -43,7 +52,7 @@ async def find_or_build(
     )
     try:
         async with asyncio.timeout(timeout_seconds):
-            return await _talk(process, {**order, "directory": str(directory)}, on_progress)
+            return await _talk(process, order, on_progress)
     except TimeoutError:
         raise BuildError(
             f"{requirements or python}: was not built within {timeout_seconds:g} s "
@@ -55,7 +64,7 @@ async def find_or_build(
 
 
 async def _talk(
-    process: subprocess.Popen[bytes], order: dict[str, str], on_progress: Callable[[str], object]
+    process: subprocess.Popen[bytes], order: dict[str, Any], on_progress: Callable[[str], object]
 ) -> Environment:
     assert process.stdin is not None  # noqa: S101  for the type checker
     with process.stdin:

@@ -70,7 +70,7 @@ def prune(directory: Path) -> None:
         if isinstance(each, PathDistribution):
             for top in {file.parts[0] for file in each.files or ()} - {"..", "bin"}:
                 _remove(directory / top)
-    for beside in ("bin", "include"):
+    for beside in ("bin", "include", ".lock"):
         _remove(directory / beside)
 
 

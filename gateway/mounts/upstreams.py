@@ -32,7 +32,7 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
             prefix=mount.prefix.encode().decode("latin-1"),
             strips_prefix=strips_prefix,
             host=host,
-            authority=addresses[0].authority,
+            authority=addresses[0].authority if addresses else "",
         ),
         connect_timeout_seconds=target.connect_timeout_seconds,
         keep_alive_seconds=target.keep_alive_seconds,

@@ -7,27 +7,28 @@ The records are those that the worker would have written, in the same format and
 import asyncio
 import time
 
-from gateway.logs import AccessLog, lifecycle
-from gateway.supervisor.children import Child, ChildState
+from gateway.logs import AccessLog, choose_style, lifecycle
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.process import ChildState, Process
 
 # what a client is told by nginx, since no answer came
 BAD_GATEWAY = 502
 _STDOUT = 1
 
 
-async def bury(generation: Generation, child: Child) -> None:
+async def bury(generation: Generation, child: Process) -> None:
     """A worker has ended: tell what it leaves behind; replace it where its generation serves."""
     was, now = child.state, time.monotonic()
     await child.finish()
     generation.remove(child)
-    lost = record_lost(child, generation.log_style)
+    style = generation.config.server.access_log
+    lost = record_lost(child, style if style == "off" else choose_style(style))
     ended = f"worker {child.pid} ({was.value}) {child.describe_end()}"
     ended += f", with requests in flight: {lost}," if lost else ""
     if generation.state is State.STARTING:
         if not generation.faults:
             ended = f"{ended} while it was loading"
-            generation.note_fault(generation.at_mount(child.loading, ended))
+            generation.note_fault(generation.locate(child.loading, ended + child.last_words))
     elif generation.state is State.SERVING and generation.is_short:
         has_served = was not in (ChildState.LOADING, ChildState.LOADED) and not child.reason
         delay = generation.backoff.note_death(child.started, now, has_served=has_served)
@@ -50,11 +51,12 @@ async def replace(generation: Generation, delay: float) -> None:
             break
         except OSError as error:
             delay = generation.backoff.note_failure()
-            lifecycle.error("a worker could not be started: %s; again in %g s", error, delay)
+            fault = generation.locate("", f"a worker could not be started: {error}")
+            lifecycle.error("%s; again in %g s", fault, delay)
             await asyncio.sleep(delay)
 
 
-def record_lost(child: Child, style: str) -> int:
+def record_lost(child: Process, style: str) -> int:
     """Write the access records of what a worker left behind; how many they are. ``style`` is as an
     AccessLog's."""
     log = AccessLog(style, _STDOUT, lambda _: None)

@@ -5,14 +5,20 @@ Knows nothing of workers but what they report.
 
 from typing import Any
 
-from gateway.config.model import AppTarget, Config
-from gateway.supervisor.children import Report
+from gateway.config.model import AppTarget, Config, UpstreamTarget
+from gateway.supervisor.process import Report
 
 
 def describe_place(config: Config, mount: str) -> str:
     """Where in the table a mount is, and its key."""
     where = next(each.where for each in config.mounts if each.name == mount)
     return f"{config.source}:{where.line}:{where.column}: mounts.{mount}"
+
+
+def describe_pool(config: Config) -> str:
+    """Where in the table the pool is, and its key."""
+    where = config.pool.where
+    return f"{config.source}:{where.line}:{where.column}: pools.{config.pool.name}"
 
 
 def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
@@ -31,7 +37,8 @@ def describe_mounts(
     nothing: Report = {"error": "", "traceback": ""}
     described = []
     for mount in config.mounts:
-        pool = mount.target.pool if isinstance(mount.target, AppTarget) else "main"
+        target = mount.target
+        pool = (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
         report = failed.get(mount.name, nothing)
         described.append(
             {

@@ -5,7 +5,6 @@ beside it nor what asked for it.
 """
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -16,8 +15,8 @@ from gateway.environments.cache import Environment
 from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import Backoff
-from gateway.supervisor.children import LEAVING, Child, ChildState, Report, resident_bytes
-from gateway.supervisor.failures import describe_failure, describe_place
+from gateway.supervisor.failures import describe_place, describe_pool
+from gateway.supervisor.process import LEAVING, ChildState, Process, Report
 
 # without workers for so long, requests are better answered than kept waiting
 GONE_SECONDS = 0.5
@@ -38,58 +37,56 @@ class State(Enum):
 
 
 class Generation:
-    """The workers of ``config``. ``may_fail`` names mounts that may answer 503; None is any.
-    ``on_change`` is called after each report and each end of a worker.
+    """The workers of ``config``. ``start`` starts one of them and raises OSError; ``may_fail``
+    names mounts that may answer 503; None is any. ``on_change`` is called after each report and
+    each end of a worker.
 
-    ``failed`` has the report of each mount that did not load, by name; ``faults`` are why the
-    generation cannot serve, each as a person reads it.
+    ``size`` is how many workers there are to be. ``failed`` has the report of each mount that did
+    not load, by name; ``faults`` are why the generation cannot serve, each as a person reads it.
     """
 
     def __init__(
         self,
         number: int,
         config: Config,
-        style: str,
-        listener: socket.socket,
-        environment: Environment | None,
+        start: Callable[["Generation"], Process],
+        environment: Environment | None = None,
         may_fail: frozenset[str] | None = None,
         on_change: Callable[["Generation"], object] = id,
     ) -> None:
         self.id = f"g{number}"
         self.config = config
+        self.size = config.server.workers
         self.state = State.STARTING
-        self.children: dict[int, Child] = {}
+        self.children: dict[int, Process] = {}
         self.failed: dict[str, Report] = {}
         self.faults: list[str] = []
         self.began = time.monotonic()
-        self._style = style
-        self.log_style = "off" if config.server.access_log == "off" else style
         self.backoff = Backoff()
-        self._listener = listener
+        self._start = start
         self.environment = environment
-        self._may_fail = may_fail
+        self.may_fail = may_fail
         self._on_change = on_change
         self._ended = (0, 0)
-        self._was_ready = False
-        self._was_asked = False  # whether it may have connections
+        self.was_ready = False
+        self.was_asked = False  # whether it may have connections
         self._changed = asyncio.Event()
 
     # --- starting -----------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Start; each worker accepts as soon as it has loaded. The gateway's first generation."""
+        """From now on each worker accepts as soon as it has loaded."""
         self.state = State.SERVING
-        for _ in range(self.config.server.workers):
-            self.spawn()
 
     async def load(self) -> None:
         """Start, and wait until every worker has loaded all it should. Else all workers are ended
         again, and AppLoadError is raised with the reasons."""
         try:
-            for _ in range(self.config.server.workers):
+            for _ in range(self.size):
                 self.spawn()
         except OSError as error:
-            self.faults.append(f"a worker could not be started: {error}")
+            fault = f"a worker could not be started: {error}"
+            self.faults.append(self.locate("", fault))
         if not await self._has_reached(ChildState.LOADED):
             await self.give_up()
 
@@ -106,30 +103,36 @@ class Generation:
         self.state = State.SERVING
 
     @property
-    def crew(self) -> list[Child]:
+    def crew(self) -> list[Process]:
         """The workers that are to stay."""
         return [child for child in self.children.values() if child.state not in LEAVING]
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where those of its servers that answer are to be asked, that have an address each."""
+        answering = (c for c in self.crew if c.state is not ChildState.LOADING)
+        return tuple(c.address for c in answering if c.address and c.exit_code is None)
+
+    @property
     def is_short(self) -> bool:
         """Whether a worker is missing; those that leave do not count."""
-        return len(self.crew) < self.config.server.workers
+        return len(self.crew) < self.size
 
     @property
     def has_surplus(self) -> bool:
         """Whether one worker may go."""
-        return len(self.crew) > self.config.server.workers
+        return len(self.crew) > self.size
 
     @property
     def is_whole(self) -> bool:
         """Whether no worker has ended since it was kept."""
         states = [child.state for child in self.crew]
-        return states == [ChildState.PAUSED] * self.config.server.workers
+        return states == [ChildState.PAUSED] * self.size
 
     async def give_up(self) -> None:
         """End a start that has failed. Raises AppLoadError with the reasons."""
         limits = self.config.server.limits
-        await self.stop(limits.drain_timeout_seconds if self._was_asked else 0)
+        await self.stop(limits.drain_timeout_seconds if self.was_asked else 0)
         raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
     @property
@@ -138,11 +141,9 @@ class Generation:
         is_alone = self.state is State.SERVING and not self.children
         return is_alone and self.backoff.seconds >= GONE_SECONDS
 
-    def spawn(self, *, is_spare: bool = False) -> Child:
+    def spawn(self, *, is_spare: bool = False) -> Process:
         """Start a worker, as a spare one beside those that serve. Raises OSError."""
-        child = Child(
-            self.config, self._style, self.id, self._listener, self.environment, self.on_report
-        )
+        child = self._start(self)
         self.children[child.pid] = child
         child.is_spare = is_spare
         seconds = self.config.server.limits.start_timeout_seconds
@@ -150,17 +151,19 @@ class Generation:
         self._on_change(self)
         return child
 
-    def _end_overdue(self, child: Child) -> None:
+    def _end_overdue(self, child: Process) -> None:
         if child.state is not ChildState.LOADING or child.exit_code is not None:
             return
         seconds = self.config.server.limits.start_timeout_seconds
         what = f"worker {child.pid} did not load within {seconds:g} s (server.start_timeout)"
-        self.note_fault(self.at_mount(child.loading, what))
+        self.note_fault(self.locate(child.loading, what + child.last_words))
         child.kill()
 
-    def at_mount(self, name: str, what: str) -> str:
-        """``what`` with the place in the table of the mount that was being loaded."""
-        return f"{describe_place(self.config, name)}: {what}" if name else what
+    def locate(self, mount: str, what: str) -> str:
+        """``what`` with the place in the table of the mount that was being loaded, or the pool."""
+        if mount:
+            return f"{describe_place(self.config, mount)}: {what}"
+        return f"{describe_pool(self.config)}: {what}" if self.config.pool.command else what
 
     def note_change(self) -> None:
         """Have those look who wait in ``until``, and who was to be told of changes."""
@@ -174,73 +177,6 @@ class Generation:
         else:
             lifecycle.error("%s", fault)
         self.note_change()
-
-    # --- what workers report ------------------------------------------------------------------
-
-    def on_report(self, child: Child, report: Report) -> None:
-        """Take note of what a worker says of itself."""
-        event = report["event"]
-        if event == "loading":
-            child.loading = report["mount"]
-        elif event == "loaded":
-            self._on_loaded(child, report)
-        elif event == "prepared":
-            child.note_prepared(report)
-        elif event == "applied":
-            child.applied = child.config
-        elif event == "ready":
-            if child.state is ChildState.LOADED:
-                child.state = ChildState.READY
-                child.accepts = self._was_asked = True
-            self._tell_when_ready()
-        elif event in ("paused", "retired"):
-            child.accepts = False
-        elif event == "drained" and report["cut"]:
-            lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
-        self.note_change()
-
-    def _on_loaded(self, child: Child, report: Report) -> None:
-        child.loading = ""
-        child.loaded_bytes = resident_bytes(child.pid)
-        if child.is_spare and self._has_objections(child, report["mounts"]):
-            child.terminate()
-            return
-        self._note_mounts(report["mounts"])
-        if child.state is ChildState.LOADING:
-            child.state = ChildState.LOADED
-            if child.config is not self.config:
-                child.apply(self.config)  # which has changed in place while it was loading
-            if self.state is State.SERVING:
-                child.accept()
-
-    def _has_objections(self, child: Child, reports: list[Report]) -> bool:
-        """Whether a spare worker failed to load what others have loaded."""
-        new = [report for report in reports if report["mount"] not in self.failed]
-        child.objection = "\n".join(describe_failure(self.config, report) for report in new)
-        return bool(new)
-
-    def _tell_when_ready(self) -> None:
-        states = {child.state for child in self.children.values()}
-        if not self._was_ready and states == {ChildState.READY}:
-            self._was_ready = True
-            if self.state is State.SERVING:
-                lifecycle.info("ready after %.2f s", time.monotonic() - self.began)
-
-    def _note_mounts(self, reports: list[Report]) -> None:
-        """Each mount that did not load counts once, and not for every worker."""
-        for report in reports:
-            name = report["mount"]
-            known = self.failed.get(name)
-            if known is not None and known["error"] == report["error"]:
-                continue
-            self.failed[name] = report
-            if self._may_fail is None or name in self._may_fail:
-                is_loaded = report.get("is_loaded")
-                effect = "; it serves" if is_loaded else "; it answers 503, the others serve"
-                text = describe_failure(self.config, report, effect)
-                lifecycle.error("%s", text, extra={"mount": name})
-            else:
-                self.note_fault(describe_failure(self.config, report))
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -333,7 +269,7 @@ class Generation:
             for child in self.children.values()
         )
 
-    def remove(self, child: Child) -> None:
+    def remove(self, child: Process) -> None:
         """It has ended; what it counted stays."""
         del self.children[child.pid]
         pulse = child.in_flight.pulse()

@@ -6,12 +6,14 @@ changes need no import (``gateway.config.inplace``).
 
 from gateway.config.model import Config
 from gateway.errors import AppLoadError
-from gateway.supervisor.children import ChildState
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation
+from gateway.supervisor.process import ChildState
 
 # for a worker that is wedged; it changes when it comes to it
 APPLY_SECONDS = 2.0
+# those that have loaded and answer, or may do so again
+TOLD = frozenset((ChildState.LOADED, ChildState.READY, ChildState.PAUSED, ChildState.RETIRING))
 
 
 async def prepare(generation: Generation, config: Config) -> None:
@@ -19,26 +21,28 @@ async def prepare(generation: Generation, config: Config) -> None:
 
     A worker that ends meanwhile is no objection: the one in its place takes over what was applied.
     """
-    asked = [c for c in generation.children.values() if c.state is ChildState.READY]
-    for child in asked:
-        child.prepare(config)
+    children = [c for c in generation.children.values() if c.state is ChildState.READY]
+    asked = [(child, child.prepare(config)) for child in children]
     seconds = config.server.limits.start_timeout_seconds
     is_done = await generation.until(
-        lambda: all(c.prepared is config or c.exit_code is not None for c in asked), seconds
+        lambda: all(done.done() or c.exit_code is not None for c, done in asked), seconds
     )
     if not is_done:
         raise AppLoadError(f"a worker had no answer within {seconds:g} s (server.start_timeout)")
-    objections = [describe_failure(config, each) for c in asked for each in c.objections]
+    objections = [
+        describe_failure(config, each) for _, done in asked if done.done() for each in done.result()
+    ]
     if objections:
         raise AppLoadError("\n".join(dict.fromkeys(objections)))
 
 
 async def apply(generation: Generation, config: Config) -> None:
-    """Serve ``config``, which was prepared."""
+    """Serve ``config``, which was prepared or leads to other addresses only."""
     generation.config = config
-    ready = [c for c in generation.children.values() if c.state is ChildState.READY]
-    for child in ready:
+    told = [c for c in generation.children.values() if c.state in TOLD]
+    for child in told:
         child.apply(config)
     await generation.until(
-        lambda: all(c.applied is config or c.exit_code is not None for c in ready), APPLY_SECONDS
+        lambda: all(c.applied is c.config or c.exit_code is not None for c in told),
+        APPLY_SECONDS,
     )

@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,23 @@ def build_command(
     if environment is None:
         return [sys.executable, "-m", "gateway.worker", *threads, *arguments]
     return [environment.python, str(BOOT), environment.runtime, *threads, *arguments]
+
+
+def build_server(
+    config: Config, environment: Environment | None, socket: str, port: str
+) -> dict[str, Any]:
+    """What ``subprocess.Popen`` is to be told for the pool's own command, which listens on
+    ``socket`` or ``port``. Raises OSError."""
+    told = build_surroundings(config.pool, environment)
+    if environment is None:
+        # where there is no other one, "python" is the gateway's own, as for workers
+        path = told["env"].get("PATH", os.defpath)
+        told["env"]["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
+    words = [
+        word.replace("{socket}", socket).replace("{port}", port)
+        for word in shlex.split(config.pool.command)
+    ]
+    return told | {"args": words, "cwd": config.directory}
 
 
 def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str, Any]:

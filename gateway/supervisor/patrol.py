@@ -12,9 +12,10 @@ from pathlib import Path
 
 from gateway.inflight import Request
 from gateway.logs import lifecycle
-from gateway.supervisor.children import Child, ChildState
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.process import ChildState, Process
 from gateway.supervisor.recycle import Recycler
+from gateway.supervisor.scale import Scaler
 
 LOOK_SECONDS = 0.25
 # a later look is no worker's fault: the machine, or the whole container, stood still
@@ -31,7 +32,7 @@ MOST_TOLD = 10
 
 async def patrol(generation: Generation) -> None:
     """Until the last worker has gone."""
-    recycler = Recycler(generation)
+    recycler, scaler = Recycler(generation), Scaler(generation)
     looked = weighed = time.monotonic()
     while generation.children or generation.state in (State.STARTING, State.SERVING):
         await asyncio.sleep(LOOK_SECONDS)
@@ -42,9 +43,10 @@ async def patrol(generation: Generation) -> None:
         if looked - weighed >= WEIGH_SECONDS:
             weighed = looked
             recycler.look()
+            scaler.look()
 
 
-def end_silent(child: Child, limit: float) -> None:
+def end_silent(child: Process, limit: float) -> None:
     """End a worker whose loop has been silent for ``limit`` seconds; 0 is no limit."""
     silent = child.silent - child.excused
     if not 0 < limit <= silent or child.state not in WATCHED or child.reason:

@@ -9,6 +9,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from gateway.config.model import Config, Server
 from gateway.environments.cache import Environment
 from gateway.environments.client import find_or_build
 from gateway.errors import AppLoadError, BuildError
-from gateway.logs import choose_style, lifecycle
+from gateway.logs import lifecycle
 from gateway.supervisor import inplace
+from gateway.supervisor.deaths import replace
 from gateway.supervisor.doorman import Doorman
+from gateway.supervisor.failures import describe_pool
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.patrol import patrol
+from gateway.supervisor.process import Process
 from gateway.supervisor.sleep import Alarm, fall_asleep
 
 # Retired workers keep their memory until nginx has closed its idle connections to them, for up to
@@ -47,23 +51,31 @@ class Change:
 
 
 class Pool:
-    """``start_task`` runs what ends a generation in the background; ``name_generation`` gives ids.
+    """``start`` starts a process of a generation; ``start_task`` runs what ends one in the
+    background; ``name_generation`` gives ids. ``on_change`` is called where one may answer
+    elsewhere now, or no more.
 
-    ``current`` serves; ``generations`` are all that have not ended.
+    ``current`` serves; ``generations`` are all that have not ended. ``refused`` is what could not
+    even be begun, so that all mounts have answered 503 since.
     """
 
     def __init__(
         self,
         listener: socket.socket,
+        start: Callable[[socket.socket, Generation], Process],
         name_generation: Callable[[], int],
         start_task: Callable[[Any], None],
         doorman: Doorman | None,
+        on_change: Callable[[], None],
     ) -> None:
         self.listener = listener
+        self._start = partial(start, listener)
         self._name_generation = name_generation
         self._start_task = start_task
+        self._on_change = on_change
         self.generations: list[Generation] = []
         self.current: Generation | None = None
+        self.refused: Config | None = None
         self._doorman = doorman
         self._alarm = Alarm(listener, self._wake)
         self._is_closed = False
@@ -76,8 +88,15 @@ class Pool:
 
     @property
     def config(self) -> Config | None:
-        """What it serves; None before it does."""
-        return self.current.config if self.current else None
+        """What it serves, or cannot serve; None before it is asked to."""
+        return self.current.config if self.current else self.refused
+
+    @property
+    def has_never_answered(self) -> bool:
+        """Whether nothing becomes worse where it does not start."""
+        if self.current is None:
+            return self.refused is not None
+        return bool(self.current.config.pool.command) and not self.current.was_ready
 
     async def serve(self, config: Config) -> None:
         """Start for the first time: a mount that does not load answers 503, and others serve.
@@ -85,12 +104,19 @@ class Pool:
         try:
             environment = await self._find_environment(config)
         except AppLoadError:
+            self.refused = config
             if self._doorman is not None:
                 cause = "The environment of the app mounted here could not be built."
                 await self._doorman.open(cause, RETRY_SECONDS)
             raise
+        self._begin(config, environment)
+
+    def _begin(self, config: Config, environment: Environment | None) -> None:
+        """Serve by workers that accept as soon as each has loaded what it can."""
         generation = self._build(config, environment, None)
         generation.serve()
+        for _ in range(generation.size):
+            self._start_task(replace(generation, 0))
         self._lead(generation)
 
     def _lead(self, generation: Generation) -> None:
@@ -117,21 +143,26 @@ class Pool:
             lifecycle.info("pool %s: awake", asleep.config.pool.name)
             self._forget(asleep)
             # in the environment that it had: what the file asks for now, a reload has to try
-            generation = self._build(asleep.config, asleep.environment, None)
-            generation.serve()
-            self._lead(generation)
+            self._begin(asleep.config, asleep.environment)
 
     def _build(
         self, config: Config, environment: Environment | None, may_fail: frozenset[str] | None
     ) -> Generation:
-        style = choose_style(config.server.access_log)
-        number = self._name_generation()
         generation = Generation(
-            number, config, style, self.listener, environment, may_fail, self._mind_door
+            self._name_generation(),
+            config,
+            self._start,
+            environment,
+            may_fail,
+            self._note_change,
         )
         self.generations.append(generation)
         self._start_task(patrol(generation))
         return generation
+
+    def _note_change(self, generation: Generation) -> None:
+        self._mind_door(generation)
+        self._on_change()
 
     def _mind_door(self, generation: Generation) -> None:
         """Have requests answered while nobody else can. The front's own wait in the kernel: clients
@@ -150,13 +181,14 @@ class Pool:
         python = str(pool.venv / "bin" / "python") if pool.venv else pool.python
         if not python and not pool.requirements:
             return None
-        place = f"{config.source}:{pool.where.line}:{pool.where.column}: pools.{pool.name}"
+        place = describe_pool(config)
         try:
             return await find_or_build(
                 root=find_environments(config),
                 python=python,
                 requirements=str(pool.requirements or ""),
                 directory=config.directory,
+                for_workers=not pool.command,
                 on_progress=lambda line: lifecycle.info("%s: %s", place, line),
                 timeout_seconds=config.server.limits.build_timeout_seconds,
             )

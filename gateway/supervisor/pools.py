@@ -8,21 +8,26 @@ import contextlib
 import shutil
 import socket
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config
-from gateway.config.slices import cut
+from gateway.config.slices import cut, redirect
 from gateway.environments.client import collect
 from gateway.errors import AppLoadError
-from gateway.logs import lifecycle
-from gateway.supervisor.children import Report
+from gateway.logs import choose_style, lifecycle
+from gateway.supervisor.children import Child
+from gateway.supervisor.command import Command
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation
+from gateway.supervisor.guide import Guide
 from gateway.supervisor.pool import Change, Pool, find_environments
+from gateway.supervisor.process import Process, Report
+from gateway.supervisor.reports import take_report
 from gateway.supervisor.sockets import open_pool_listener
 
 MAIN = "main"
@@ -60,7 +65,9 @@ class Pools:
         self._next_number = lambda: next(numbers)
         self._folder = folder
         self._start_task = start_task
-        self._pools = {MAIN: Pool(listener, self._next_number, start_task, None)}
+        self._pools: dict[str, Pool] = {}
+        self._guide = Guide(self._pools, MAIN, start_task)
+        self._pools[MAIN] = self._open(listener, None)
         self._closing: list[Pool] = []
         self.is_stopping = False
 
@@ -101,7 +108,8 @@ class Pools:
             lifecycle.error("%s; its mounts answer 503 until a reload", error)
 
     def _cut(self, config: Config) -> dict[str, Config]:
-        return cut(config, lambda name: str(self._find_socket(name)))
+        find_socket = lambda name: str(self._find_socket(name))  # noqa: E731
+        return cut(config, find_socket, self._guide.find_addresses)
 
     def _find_socket(self, name: str) -> Path:
         # a mount's own pool is named after it, and a socket's path has to be short (unix(7))
@@ -110,10 +118,23 @@ class Pools:
     def _find(self, name: str) -> Pool:
         if name not in self._pools:
             listener = open_pool_listener(self._find_socket(name))
-            self._pools[name] = Pool(
-                listener, self._next_number, self._start_task, Doorman(listener)
-            )
+            self._pools[name] = self._open(listener, Doorman(listener))
         return self._pools[name]
+
+    def _open(self, listener: socket.socket, doorman: Doorman | None) -> Pool:
+        guide, start_task = self._guide, self._start_task
+        return Pool(
+            listener, self._start, self._next_number, start_task, doorman, guide.note_change
+        )
+
+    def _start(self, listener: socket.socket, generation: Generation) -> Process:
+        """A process of a generation: a worker on its pool's socket, or its command."""
+        config, environment = generation.config, generation.environment
+        take = partial(take_report, generation)
+        if config.pool.command:
+            return Command(config, self._folder, environment, self._guide.is_asked, take)
+        style = choose_style(config.server.access_log)
+        return Child(config, style, generation.id, listener, environment, take)
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -149,7 +170,13 @@ class Pools:
         results = await asyncio.gather(*work.values(), return_exceptions=True)
         done = {n: r for n, r in zip(work, results, strict=True) if isinstance(r, Change)}
         change = TableChange(self.config, config, done)
-        failures = [result for result in results if isinstance(result, BaseException)]
+        failures = []
+        for name, result in zip(work, results, strict=True):
+            if isinstance(result, AppLoadError) and self._pools[name].has_never_answered:
+                # a reload may not make anything worse, nor is it held up by what was so before
+                lifecycle.error("%s; its mounts go on answering 503", result)
+            elif isinstance(result, BaseException):
+                failures.append(result)
         if failures:
             await self.drop(change)
             strange = [f for f in failures if not isinstance(f, AppLoadError)]
@@ -162,7 +189,11 @@ class Pools:
         try:
             # the front workers last: what they lead to has to be there
             for name in sorted(change.changes, key=lambda name: name == MAIN):
-                await self._pools[name].commit(change.changes[name])
+                own = change.changes[name]
+                if name == MAIN:
+                    await self._guide.lead()
+                    own = replace(own, after=redirect(own.after, self._guide.find_addresses))
+                await self._pools[name].commit(own)
                 done.append(name)
         except AppLoadError:
             for name in done:
@@ -172,6 +203,7 @@ class Pools:
             await self.drop(change)
             raise
         self.config = change.after
+        await self._guide.lead()
         self._end_unused(self._cut(change.after))
         self._start_task(self._collect())
 

@@ -9,8 +9,8 @@ import time
 
 from gateway.limits import PoolLimits
 from gateway.logs import lifecycle
-from gateway.supervisor.children import Child, ChildState, resident_bytes
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.process import ChildState, Process, resident_bytes
 
 # after a replacement that did not load: 5 s, 10 s, 20 s ... but no longer than this
 FIRST_RETRY_SECONDS = 5.0
@@ -43,7 +43,7 @@ class Recycler:
                 end_oversized(child, limits.max_memory_hard_bytes)
         is_busy = self._replacing is not None and not self._replacing.done()
         leaving = len(generation.children) - len(generation.crew)
-        is_full = leaving >= max(MOST_LEAVING, generation.config.server.workers)
+        is_full = leaving >= max(MOST_LEAVING, generation.size)
         may_begin = generation.state is State.SERVING and not generation.is_short
         if is_busy or is_full or not may_begin or time.monotonic() < self._rest_until:
             return
@@ -53,7 +53,7 @@ class Recycler:
                 self._replacing = asyncio.create_task(self._replace(child, reason))
                 return
 
-    def _find_reason(self, child: Child, limits: PoolLimits) -> str:
+    def _find_reason(self, child: Process, limits: PoolLimits) -> str:
         """Why a worker has to go; "" for one that may stay."""
         if child.state is not ChildState.READY or child.reason:
             return ""
@@ -67,7 +67,7 @@ class Recycler:
             return self._judge_memory(child, memory, limits.max_memory_bytes, now)
         return ""
 
-    def _judge_memory(self, child: Child, memory: int, most: int, now: float) -> str:
+    def _judge_memory(self, child: Process, memory: int, most: int, now: float) -> str:
         if child.loaded_bytes >= most:
             if not self._is_warned:
                 self._is_warned = True
@@ -82,7 +82,7 @@ class Recycler:
         self._memory_rest_until = now + MEMORY_REST_SECONDS
         return f"it takes {memory // MIB} MiB (max_memory)"
 
-    async def _replace(self, old: Child, reason: str) -> None:
+    async def _replace(self, old: Process, reason: str) -> None:
         generation = self._generation
         try:
             new = generation.spawn(is_spare=True)
@@ -109,7 +109,7 @@ class Recycler:
             lifecycle.info("worker %d takes the place of %d: %s", new.pid, old.pid, reason)
             old.retire()
 
-    def _put_off(self, old: Child, why: str) -> None:
+    def _put_off(self, old: Process, why: str) -> None:
         seconds = min(FIRST_RETRY_SECONDS * 2 ** min(self._failures, 16), MOST_RETRY_SECONDS)
         self._failures += 1
         self._rest_until = time.monotonic() + seconds
@@ -120,7 +120,7 @@ class Recycler:
         )
 
 
-def end_oversized(child: Child, most: int) -> None:
+def end_oversized(child: Process, most: int) -> None:
     """Kill a worker that takes ``most`` bytes or more."""
     memory = resident_bytes(child.pid) if child.exit_code is None else 0
     if memory >= most and not child.reason:

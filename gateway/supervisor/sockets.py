@@ -64,17 +64,18 @@ def open_control(path: Path) -> socket.socket:
 
 
 def make_folder(control: Path) -> Path:
-    """A folder for the sockets of pools, this user's alone, beside the control socket."""
+    """A folder for the sockets of pools, beside the control socket. Others may pass through it to
+    what is theirs, and see or change nothing."""
     folder = control.with_suffix(".pools")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.geteuid():
         raise ConfigError([f"server.control: {folder} is another user's: remove it"])
-    folder.chmod(0o700)
+    folder.chmod(0o711)
     return folder
 
 
 def open_pool_listener(path: Path) -> socket.socket:
-    """A pool's listening socket, for the front workers. Its folder keeps others out."""
+    """A pool's listening socket, for the front workers."""
     try:
         return _open_unix(path, 0o600)
     except OSError as error:

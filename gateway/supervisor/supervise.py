@@ -17,12 +17,12 @@ from gateway.config.plan import build_plan
 from gateway.errors import ConfigError
 from gateway.logs import lifecycle
 from gateway.supervisor.admin import AdminServer
-from gateway.supervisor.children import ChildState
 from gateway.supervisor.control import Answer, Question, serve_control
 from gateway.supervisor.deaths import bury
 from gateway.supervisor.failures import describe_mounts
 from gateway.supervisor.launch import check_users
 from gateway.supervisor.pools import MAIN, Pools
+from gateway.supervisor.process import ChildState
 from gateway.supervisor.reload import EDIT, Reloader, check_kept
 from gateway.supervisor.sockets import (
     describe,

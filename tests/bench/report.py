@@ -15,10 +15,9 @@ from servers import PEERS, ROOT, SERVERS
 from workloads import WORKLOADS
 
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
-
 Run = dict[str, Any]
 Figures = dict[str, Any]
+Target = tuple[str, str, float | None]
 
 
 def glance(figures: Figures) -> str:
@@ -65,7 +64,7 @@ class Rounds:
 def write(run: Run) -> str:
     """The whole report."""
     rounds = Rounds(run)
-    parts = [describe_run(run), write_targets(rounds)]
+    parts = [describe_run(run), write_targets(targets(rounds))]
     for workload in WORKLOADS.values():
         names = [name for name in workload.servers if rounds.of(workload.name, name)]
         if names:
@@ -106,12 +105,19 @@ def write_table(rounds: Rounds, workload: str, names: list[str]) -> str:
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("requests/s", "requests_per_second", lambda v: f"{v:,.0f}"),
     ("CPU µs/request", "cpu_us", lambda v: f"{v:,.1f}"),
+    ("CPU µs more than gateway", "extra_cpu_us", lambda v: f"{v:,.1f}"),
     ("p50 ms", "p50_us", lambda v: f"{v / 1000:,.3f}"),
     ("p99 ms", "p99_us", lambda v: f"{v / 1000:,.2f}"),
     ("memory MiB", "memory_bytes", lambda v: f"{v / 2**20:,.1f}"),
     ("connections held", "connections", lambda v: f"{v:,.0f}"),
     ("bytes/connection", "bytes_per_connection", lambda v: f"{v:,.0f}"),
     ("bytes/further connection", "bytes_per_further_connection", lambda v: f"{v:,.0f}"),
+    ("MiB/app", "memory_per_app_bytes", lambda v: f"{v / 2**20:,.1f}"),
+    ("processes", "processes", lambda v: f"{v:,.0f}"),
+    ("start s", "start_seconds", lambda v: f"{v:,.2f}"),
+    ("start CPU s", "start_cpu_seconds", lambda v: f"{v:,.2f}"),
+    ("reload s", "reload_seconds", lambda v: f"{v:,.2f}"),
+    ("reload CPU s", "reload_cpu_seconds", lambda v: f"{v:,.2f}"),
     ("growth MiB", "growth_bytes", lambda v: f"{v / 2**20:,.2f}"),
 )
 
@@ -127,10 +133,10 @@ def describe_faults(figures: list[Figures]) -> str:
     return "; ".join([*(f"{count} {kind}" for kind, count in counts.items()), *reasons[:1]])
 
 
-def write_targets(rounds: Rounds) -> str:
+def write_targets(targets: list[Target]) -> str:
     """What is to be reached, and what was."""
     lines = []
-    for title, bound, value in targets(rounds):
+    for title, bound, value in targets:
         if value is not None:
             sign, limit = bound.split()
             met = value >= float(limit) if sign == "≥" else value <= float(limit)
@@ -142,7 +148,7 @@ def write_targets(rounds: Rounds) -> str:
     return "\n".join(["| target | bound | measured | met |", "| --- | --- | ---: | --- |", *lines])
 
 
-def targets(rounds: Rounds) -> list[tuple[str, str, float | None]]:
+def targets(rounds: Rounds) -> list[Target]:
     """Each target's name, bound and measured value."""
 
     def cpu(workload: str, theirs: str, ours: str = "gateway") -> float | None:
@@ -174,9 +180,10 @@ def targets(rounds: Rounds) -> list[tuple[str, str, float | None]]:
     ]
 
 
-def insert(text: str) -> None:
-    """Put the report between the page's markers."""
-    page = PAGE.read_text() if PAGE.exists() else f"# Performance\n\n{BEGIN}\n{END}\n"
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+def insert(text: str, block: str = "bench") -> None:
+    """Put the report between the page's markers of that name."""
+    begin, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
+    page = PAGE.read_text() if PAGE.exists() else f"# Performance\n\n{begin}\n{end}\n"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")

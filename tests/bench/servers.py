@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import processes
 
@@ -48,24 +49,34 @@ class Server:
         return CACHE / (self.distribution or "gateway")
 
 
+def serve(
+    bin_: Path,
+    table: Path,
+    port: int,
+    mounts: dict[str, Any],
+    pools: dict[str, Any] | None = None,
+    **server: Any,
+) -> list[str]:
+    """The gateway with one front worker; writes its table. The admin listener is the next port."""
+    addresses = {"listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{port + 1}"}
+    content = {
+        "server": {**addresses, "workers": 1, "access_log": "off", **server},
+        "defaults": {"max_body": "2GiB"},
+        "mounts": mounts,
+        "pools": pools or {},
+    }
+    table.write_text(json.dumps(content))  # JSON is YAML
+    return [str(bin_ / "python"), "-m", "gateway", "serve", "-c", str(table)]
+
+
 def gateway(access_log: str, mounts: int = 1) -> Callable[[Path, str, int], list[str]]:
     """The gateway with ``mounts`` mounts, of which the last, or the only one, is at /."""
 
     def command(bin_: Path, app: str, port: int) -> list[str]:
-        table = CACHE / f"{app}-{mounts}-{access_log}.yaml"
         target = f"apps:{app}"
-        content = {
-            "server": {
-                "listen": f"127.0.0.1:{port}",
-                "admin": f"127.0.0.1:{port + 1}",
-                "workers": 1,
-                "access_log": access_log,
-            },
-            "defaults": {"max_body": "2GiB"},
-            "mounts": {**{f"/app{n}/v{n % 3}": target for n in range(1, mounts)}, "/": target},
-        }
-        table.write_text(json.dumps(content))  # JSON is YAML
-        return [str(bin_ / "python"), "-m", "gateway", "serve", "-c", str(table)]
+        others = {f"/app{n}/v{n % 3}": target for n in range(1, mounts)}
+        table = CACHE / f"{app}-{mounts}-{access_log}.yaml"
+        return serve(bin_, table, port, {**others, "/": target}, access_log=access_log)
 
     return command
 

@@ -42,7 +42,7 @@ def test_a_redirect_mount_keeps_the_rest_of_the_path_and_the_query(example: Exam
 
 def test_the_first_page_links_every_mount(example: Example):
     page = example.fetch("/").text
-    for mount in ("/", "/notes", "/polls", "/events", "/files", "/old"):
+    for mount in ("/", "/notes", "/polls", "/events", "/files", "/old", "/legacy", "/talk"):
         assert f'href="{mount}"' in page
     assert "failing" not in page
 

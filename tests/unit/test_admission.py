@@ -282,7 +282,7 @@ def test_a_stop_ends_those_that_wait(limited: Any) -> None:
     assert gateway.is_free()
 
 
-def test_a_pipelined_request_behind_one_that_waited_is_answered_at_once(limited: Any) -> None:
+def test_a_pipelined_request_behind_one_that_waited_is_answered(limited: Any) -> None:
     desk = Desk()
     gateway = limited(desk, root={"max_concurrency": 1})
     first, second = gateway.ask("/first"), gateway.ask("/second")
@@ -438,15 +438,23 @@ def test_a_file_is_still_sent_by_the_kernel(limited: Any, tmp_path: Path) -> Non
 
 
 def test_one_file_wrapper_for_two_requests_frees_both_places(limited: Any) -> None:
-    door, wrapper = Event(), FileWrapper(io.BytesIO(b"hello"))
+    door, readers = Event(), []
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            readers.append(size)
+            assert door.wait(10)
+            return b""
+
+    wrapper = FileWrapper(Slow())
 
     def app(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [])
-        assert door.wait(10)
         return wrapper
 
     gateway = limited(app, root={"max_concurrency": 2})
     clients = [gateway.ask("/"), gateway.ask("/")]
+    wait_until(lambda: len(readers) == 2, "both are being sent")
     door.set()
     wait_until(gateway.is_free, "both have ended")
     for client in clients:

@@ -93,6 +93,9 @@ def test_routes_for_machines(run: Run) -> None:
         "kind": "app",
         "target": "notes.wsgi:create()",
         "line": 5,
+        "max_concurrency": 0,
+        "queue": 100,
+        "queue_timeout_seconds": 5.0,
         "timeout_seconds": 20.0,
         "max_body_bytes": 1024 * 1024,
     }

@@ -72,8 +72,9 @@ def test_a_save_of_code_is_served(start: Start) -> None:
     for number in "2345":
         save(gateway, SAYS.replace("NUMBER", number))
         wait_until(lambda number=number: says(gateway, number), f"{number} is served")
+    told = "INFO    reload (edit of shop/wsgi.py): generation g5 serves"
+    wait_until(lambda: told in gateway.log_text, "the outcome is told")
     assert gateway.control("status")["last_reload"]["trigger"] == "edit of shop/wsgi.py"
-    assert "INFO    reload (edit of shop/wsgi.py): generation g5 serves" in gateway.log_text
 
 
 def test_code_that_does_not_load_leaves_the_old_one_serving_and_the_terminal_tells(

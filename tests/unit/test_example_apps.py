@@ -210,7 +210,7 @@ def test_every_link_of_an_app_leads_to_a_page_of_it(name, prefix, request):
 
 def test_app_names_are_those_of_no_installed_package():
     path = [entry for entry in sys.path if Path(entry or ".").resolve() != APPS]
-    for name in ("welcome", "notes", "polls", "events"):
+    for name in ("welcome", "notes", "polls", "events", "legacy", "talk"):
         assert importlib.machinery.PathFinder.find_spec(name, path) is None
 
 
@@ -547,6 +547,8 @@ def test_the_example_table_is_valid_and_names_every_app():
         "/events",
         "/files",
         "/old",
+        "/legacy",
+        "/talk",
     ]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from gateway.config.model import (
     AppTarget,
     Config,
     Mount,
+    Pool,
     RedirectTarget,
     Server,
     StaticTarget,
@@ -217,3 +219,31 @@ def test_a_factory_is_called_once_for_each_mount() -> None:
     one, two = config(mount("/a", made)), config(mount("/a", made), mount("/b", made))
     assert reasons(one, two) == ["! new workers: a:create() has to be called"]
     assert reasons(two, one) == ["= in place"]
+
+
+def test_a_pool_that_changes_alone_gets_new_workers() -> None:
+    def table(**settings: Any) -> Config:
+        pool = Pool(name="shop", where=Where(line=len(settings), column=1), **settings)
+        target = AppTarget(import_string="a:app", pool="shop")
+        return replace(config(mount("/a", target), mount("/b")), pools=(pool,))
+
+    plain, nice = table(), table(nice=5)
+    assert build_plan(plain, nice).describe() == [
+        "~ pools.shop: nice 0 -> 5",
+        "! new workers of shop: pools.shop.nice changes",
+    ]
+    assert build_plan(plain, table(idle_seconds=60.0)).describe() == [
+        "~ pools.shop: idle_seconds 0 -> 60",
+        "= in place",
+    ]
+    alone = config(mount("/a", AppTarget(import_string="a:app")), mount("/b"))
+    assert build_plan(alone, plain).describe() == [
+        "+ pool shop",
+        "~ /a: pool main -> shop",
+        "! new workers of shop: the pool is new",
+    ]
+    assert build_plan(plain, alone).describe() == [
+        "- pool shop",
+        "~ /a: pool shop -> main",
+        "! new workers: a:app has to be imported",
+    ]

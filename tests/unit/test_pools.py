@@ -274,9 +274,28 @@ def test_nothing_is_left_behind(start: Start) -> None:
     gateway = start_with(start, "  a: {}\n  b: {}\n")
     folder = gateway.folder / "control.pools"
     assert len(list(folder.iterdir())) == 2
-    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.stat().st_mode & 0o777 == 0o711
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
     assert gateway.end() == 0
     assert not folder.exists()
+
+
+def test_an_environment_that_could_never_be_built_holds_up_no_reload(start: Start) -> None:
+    gateway = start()
+    gateway.write("wrong.txt", "no requirement at all\n")
+    gateway.end()
+    table = f"{MANUAL}pools:\n  a: {{requirements: wrong.txt}}\n  b: {{}}\n"
+    again = start(TWO, table, telling=TELLING)
+    wait_until(lambda: "its mounts answer 503 until a reload" in again.log_text, "it has failed")
+    assert b" 503 " in again.ask("/a").partition(b"\r\n")[0]
+    again.write_table(TWO + "  /too: good:app\n")
+    assert again.control("reload")["exit_code"] == 0
+    assert b" 200 " in again.ask("/too").partition(b"\r\n")[0]
+    assert "its mounts go on answering 503" in again.log_text
+    # one that is new in the table has to be built
+    again.server = again.server.replace("  b: {}", "  b: {requirements: wrong.txt}")
+    again.write_table(TWO)
+    assert again.control("reload")["exit_code"] == 3
 
 
 # --- sleep ------------------------------------------------------------------------------------

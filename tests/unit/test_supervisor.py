@@ -23,8 +23,9 @@ from gateway.supervisor.backoff import (
     Backoff,
     backoff_seconds,
 )
-from gateway.supervisor.children import ChildState, describe_exit
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.process import ChildState, describe_exit
+from gateway.supervisor.reports import take_report
 from gateway.supervisor.sockets import describe, open_listener, split_address
 from gateway.supervisor.supervise import Supervisor
 
@@ -68,9 +69,12 @@ def child(pid: int, state: ChildState) -> Any:
     )
 
 
+def cannot_start(_: Generation) -> Any:
+    raise OSError("no process here")
+
+
 def generation(state: State, may_fail: frozenset[str] | None = None) -> Generation:
-    generation = Generation(1, CONFIG, "text", socket.socket(), None, may_fail)
-    generation._listener.close()
+    generation = Generation(1, CONFIG, cannot_start, may_fail=may_fail)
     generation.state = state
     return generation
 
@@ -111,8 +115,8 @@ def test_a_ready_worker_is_believed_unless_it_was_told_to_stop() -> None:
     loading, draining = child(1, ChildState.LOADING), child(2, ChildState.DRAINING)
     watching = generation(State.SERVING)
     for report in (LOADED, {"event": "ready"}):
-        watching.on_report(loading, report)
-        watching.on_report(draining, report)
+        take_report(watching, loading, report)
+        take_report(watching, draining, report)
     assert (loading.state, draining.state) == (ChildState.READY, ChildState.DRAINING)
 
 
@@ -124,7 +128,7 @@ def test_a_worker_accepts_at_once_only_where_its_generation_serves(
     state: State, orders: list[str]
 ) -> None:
     loading = child(1, ChildState.LOADING)
-    generation(state).on_report(loading, LOADED)
+    take_report(generation(state), loading, LOADED)
     assert (loading.state, loading.orders) == (ChildState.LOADED, orders)
 
 
@@ -133,7 +137,7 @@ def test_a_mount_that_does_not_load_is_told_once_for_all_workers(
 ) -> None:
     watching = generation(State.SERVING)
     for pid in range(3):
-        watching.on_report(child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
+        take_report(watching, child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage() == (
         "mounts.yaml:7:3: mounts./shop: shop:app: ValueError: x; it answers 503, the others serve\n"
@@ -154,7 +158,7 @@ def test_a_reload_fails_with_a_mount_that_had_loaded_before(
 ) -> None:
     starting = generation(State.STARTING, frozenset(may_fail))
     for pid in range(3):
-        starting.on_report(child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
+        take_report(starting, child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
     assert starting.faults == faults
 
 
@@ -181,7 +185,7 @@ def test_no_worker_accepts_before_all_have_loaded_all(
         for worker, report in zip(workers, reports, strict=True):
             await asyncio.sleep(0)
             assert not any(worker.orders for worker in workers)
-            starting.on_report(worker, report)
+            take_report(starting, worker, report)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         loading.cancel()
@@ -196,19 +200,19 @@ def test_no_worker_accepts_before_all_have_loaded_all(
 
 def test_requests_that_a_worker_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
     watching = generation(State.RETIRING)
-    watching.on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 0})
+    take_report(watching, child(5, ChildState.DRAINING), {"event": "drained", "cut": 0})
     assert caplog.records == []
-    watching.on_report(child(5, ChildState.DRAINING), {"event": "drained", "cut": 2})
+    take_report(watching, child(5, ChildState.DRAINING), {"event": "drained", "cut": 2})
     assert "worker 5 cut requests: 2" in caplog.text
 
 
 def test_the_mount_that_a_worker_loads_is_known() -> None:
     loading = child(1, ChildState.LOADING)
     watching = generation(State.STARTING)
-    watching.on_report(loading, {"event": "loading", "mount": "/shop"})
+    take_report(watching, loading, {"event": "loading", "mount": "/shop"})
     assert loading.loading == "/shop"
-    assert watching.at_mount("/shop", "why") == "mounts.yaml:7:3: mounts./shop: why"
-    watching.on_report(loading, LOADED)
+    assert watching.locate("/shop", "why") == "mounts.yaml:7:3: mounts./shop: why"
+    take_report(watching, loading, LOADED)
     assert loading.loading == ""
 
 

@@ -130,3 +130,14 @@ def test_a_head_that_is_refused_is_refused_beside_a_known_one(serve: Any, end: b
     if end.startswith(b"\r\n"):  # a whole request, and what comes behind it
         assert client.read_answer().status == 200
     assert client.read_answer().status == 400
+
+
+def test_lines_behind_the_head_are_not_told_of_it(ask: Any) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n"
+    told = TOLD % (b"192.0.2.7", b"id-7")
+    for _ in range(3):
+        assert ask(head + told + b"\r\n")["gateway.request_id"] == "id-7"
+    # what follows the empty line is another request, and none that can be read
+    found = ask(head + b"\r\n" + told + b"\r\n")
+    assert found["REMOTE_ADDR"] == PEER
+    assert found["gateway.request_id"] != "id-7"

@@ -1,0 +1,194 @@
+"""A server of another make as a pool's process: started where it is to listen, asked until it
+answers, and ended once nobody asks it any more.
+
+To its generation it is a worker whose answers the supervisor gives, since it takes no orders.
+Refuses to know who is told of its address. Source: the setting ``command`` of a pool.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gateway.config.model import Config, UpstreamTarget
+from gateway.environments.cache import Environment
+from gateway.supervisor.launch import build_server
+from gateway.supervisor.process import ChildState, Process, Report
+from gateway.supervisor.reach import count_connections, find_fault
+
+# between two questions whether it answers, or whether somebody is still connected
+LOOK_SECONDS = 0.05
+READ_BYTES = 65536
+# of what it wrote, in a message of why it does not start
+MOST_LINES, MOST_LINE_BYTES = 10, 500
+_ANSWERS = {
+    "accept": "ready",
+    "pause": "paused",
+    "prepare": "prepared",
+    "apply": "applied",
+    "retire": "retired",
+}
+
+
+class Command(Process):
+    """The pool's command, on a socket in a directory of its own below ``folder``, or on a port.
+
+    ``is_asked`` tells whether a front worker may still send requests to an address.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        environment: Environment | None,
+        is_asked: Callable[[str], bool],
+        on_report: Callable[[Process, Report], None],
+    ) -> None:
+        super().__init__(config, 0, on_report)
+        self._is_asked = is_asked
+        self._folder = Path(tempfile.mkdtemp(dir=folder))
+        self._fault = ""
+        self._lines: deque[str] = deque(maxlen=MOST_LINES)
+        self._leaving: asyncio.Task[None] | None = None
+        try:
+            self._start(environment)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        self._relaying = asyncio.create_task(self._relay())
+        self._knocking = asyncio.create_task(self._knock())
+
+    def _start(self, environment: Environment | None) -> None:
+        pool, place, port = self.config.pool, self._folder / "s", ""
+        if "{port}" in pool.command:
+            port = str(find_free_port())
+        self.address = f"http://127.0.0.1:{port}" if port else f"unix:{place}"
+        told = build_server(self.config, environment, str(place), port)
+        if "user" in told or "group" in told:
+            os.chown(self._folder, told.get("user", -1), told.get("group", -1))
+            self._folder.chmod(0o770)
+        self._process = subprocess.Popen(
+            **told,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # a signal from the terminal is the supervisor's to pass on
+            process_group=0,
+        )
+        if pool.nice:
+            os.setpriority(os.PRIO_PROCESS, self.pid, pool.nice)
+
+    # --- starting -----------------------------------------------------------------------------
+
+    async def _knock(self) -> None:
+        """Until it answers; one that never does is ended by its generation."""
+        targets = [mount.target for mount in self.config.mounts]
+        paths = {target.health for target in targets if isinstance(target, UpstreamTarget)}
+        for path in sorted(paths):
+            while fault := await find_fault(self.address, path):
+                self._fault = fault
+                await asyncio.sleep(LOOK_SECONDS)
+        self._fault = ""
+        self.on_report(self, {"event": "loaded", "mounts": []})
+
+    async def _relay(self) -> None:
+        """What it writes goes where workers' errors go; its last lines tell of a failed start."""
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
+        )
+        rest = b""
+        try:
+            while data := await reader.read(READ_BYTES):
+                lines, _, rest = (rest + data).rpartition(b"\n")
+                if len(rest) > READ_BYTES:
+                    lines, rest = lines + b"\n" + rest if lines else rest, b""
+                if lines:
+                    self._tell(lines)
+        finally:
+            if rest:
+                self._tell(rest)
+            transport.close()
+
+    def _tell(self, lines: bytes) -> None:
+        for line in lines.splitlines()[-MOST_LINES:]:
+            self._lines.append(line[:MOST_LINE_BYTES].decode(errors="replace"))
+        # whole lines, so that those of others are not cut in two
+        sys.stderr.buffer.write(lines + b"\n")
+        sys.stderr.flush()
+
+    @property
+    def last_words(self) -> str:
+        fault = f": {self._fault}" if self._fault and self.exit_code is None else ""
+        return "\n".join([fault, *self._lines])
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def order(self, word: str, config: Config | None = None) -> None:
+        report = {"event": _ANSWERS[word], "mounts": []}
+        asyncio.get_running_loop().call_soon(self.on_report, self, report)
+        if word == "retire":
+            self._leave()
+
+    # --- ending -------------------------------------------------------------------------------
+
+    def terminate(self) -> None:
+        if self.exit_code is None:
+            self.state = ChildState.DRAINING
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._end_unused())
+
+    async def _end_unused(self) -> None:
+        """Not every server finishes its requests when it is told to end, so they end first."""
+        seconds = self.config.server.limits.drain_timeout_seconds
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._is_asked(self.address) or count_connections(self.address):
+                    await asyncio.sleep(LOOK_SECONDS)
+        if self.exit_code is None:
+            os.kill(self.pid, signal.SIGTERM)
+            await asyncio.sleep(seconds)
+            self.kill()
+
+    def kill(self) -> None:
+        if self.exit_code is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def note_end(self, wait_status: int) -> None:
+        super().note_end(wait_status)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it has started goes with it
+
+    async def finish(self) -> None:
+        # as with a worker: what it wrote is there already, the end may not be
+        await asyncio.wait([self._relaying], timeout=0.2)
+        for task in (self._relaying, self._knocking, self._leaving):
+            if task is not None:
+                task.cancel()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.state = ChildState.DEAD
+
+    def describe(self) -> dict[str, Any]:
+        """Requests are counted where they come from, in the front workers."""
+        unknown = dict.fromkeys(("requests", "in_flight"))
+        return super().describe() | unknown | {"address": self.address}
+
+
+def find_free_port() -> int:
+    """One of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

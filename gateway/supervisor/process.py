@@ -1,0 +1,215 @@
+"""A process of a pool as its supervisor sees it: the states that it goes through, what it is told,
+and its end.
+
+Refuses to know what runs in it: a worker (``children``), or a server of another make (``command``).
+"""
+
+import asyncio
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from gateway.config.model import Config
+from gateway.inflight import Board
+
+Report = dict[str, Any]
+
+
+class ChildState(Enum):
+    """A worker's life, in order. One that stops at once goes from READY to DRAINING, and PAUSED may
+    become READY again."""
+
+    LOADING = "loading"
+    LOADED = "loaded"
+    READY = "ready"
+    PAUSED = "paused"
+    RETIRING = "retiring"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+# a loop tells of itself once a second at least
+NORMAL_SILENCE_SECONDS = 1.5
+# a worker that is in one of these is not to come back
+LEAVING = frozenset((ChildState.RETIRING, ChildState.DRAINING, ChildState.DEAD))
+
+
+class Process:
+    """``on_report(process, report)`` is called with each object that it reports.
+
+    ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``reason`` is
+    why the supervisor has ended it. ``loading`` is the mount that it loads now, "" for none;
+    ``loaded_bytes`` the memory that it took with all of them loaded. ``accepts``: whether it may
+    still take connections. ``address`` is where the front workers are to ask it, "" where that is
+    its pool's socket.
+
+    In place: ``config`` is what it is to serve, and ``applied`` what it serves.
+
+    ``in_flight`` tells what it is doing, and ``silent`` for how many seconds its loop has not
+    turned, ``excused`` of which are not its fault. ``is_spare``: whether it is to take the place of
+    another, which ``objection`` forbids; ``jitter`` multiplies its limit of requests.
+    """
+
+    _process: subprocess.Popen[bytes]
+
+    def __init__(
+        self, config: Config, slots: int, on_report: Callable[["Process", Report], None]
+    ) -> None:
+        self.state = ChildState.LOADING
+        self.started = time.monotonic()
+        self.exit_code: int | None = None
+        self.loading = ""
+        self.accepts = False
+        self.address = ""
+        self.config = self.applied = config
+        self.reason = ""
+        self.silent = self.excused = 0.0
+        self.is_spare = False
+        self.objection = ""
+        self.loaded_bytes = 0
+        self.jitter = random.uniform(0.9, 1.1)
+        self.in_flight = Board(slots)
+        self.on_report = on_report
+        self._heartbeat = 0.0
+        self._prepared = config
+        self._questions: deque[asyncio.Future[list[Report]]] = deque()
+        self._applying: deque[Config] = deque()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def order(self, word: str, config: Config | None = None) -> None:
+        """Tell it to ``accept``, ``pause``, ``retire``, ``prepare`` a configuration, or ``apply``
+        that. It answers each, in their order, with a report; one that has ended does not hear."""
+        raise NotImplementedError
+
+    def prepare(self, config: Config) -> "asyncio.Future[list[Report]]":
+        """Have it make ready for ``config``, which needs no import. The result is a report of each
+        mount that this failed for."""
+        self._prepared = config
+        self._questions.append(asyncio.get_running_loop().create_future())
+        self.order("prepare", config)
+        return self._questions[-1]
+
+    def note_prepared(self, objections: list[Report]) -> None:
+        """Its answer to ``prepare``."""
+        self._questions.popleft().set_result(objections)
+
+    def apply(self, config: Config) -> None:
+        """Have it serve ``config``, which it has prepared or is told of now."""
+        if self._prepared is not config:
+            self.prepare(config)
+        self._applying.append(config)
+        self.order("apply")
+        self.config = config
+
+    def note_applied(self) -> None:
+        """Its answer to ``apply``."""
+        self.applied = self._applying.popleft()
+
+    def accept(self) -> None:
+        """Have it accept, for the first time or again; it answers that it is ready."""
+        if self.state is ChildState.PAUSED:
+            self.state = ChildState.LOADED
+        self.order("accept")
+
+    def pause(self) -> None:
+        """Have it accept no more and stay loaded; one that has not loaded is not worth keeping."""
+        if self.state is ChildState.READY:
+            self.state = ChildState.PAUSED
+            self.order("pause")
+        elif self.state is not ChildState.RETIRING:
+            self.terminate()
+
+    def retire(self) -> None:
+        """Ask it to accept no more and to end with its last connection."""
+        if self.state in (ChildState.READY, ChildState.PAUSED):
+            self.state = ChildState.RETIRING
+            self.order("retire")
+        elif self.state is not ChildState.RETIRING:
+            self.terminate()
+
+    def terminate(self) -> None:
+        """Ask it to drain and end."""
+        if self.exit_code is None:
+            self.state = ChildState.DRAINING
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.exit_code is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def end(self, reason: str, signal_number: int = signal.SIGKILL) -> None:
+        """End it at once, for a reason that whoever asks after it is told."""
+        if self.exit_code is None:
+            self.reason = reason
+            os.kill(self.pid, signal_number)
+
+    def describe_end(self) -> str:
+        """How it ended, and why, for a person."""
+        ended = describe_exit(self.exit_code)
+        return f"{ended} ({self.reason})" if self.reason else ended
+
+    @property
+    def last_words(self) -> str:
+        """What else is known of why it does not load; "" for nothing."""
+        return ""
+
+    def note_silence(self, elapsed: float) -> None:
+        """Look whether its loop has turned since the last look, ``elapsed`` seconds ago."""
+        heartbeat = self.in_flight.pulse().heartbeat
+        if heartbeat == self._heartbeat > 0:
+            self.silent += elapsed
+        else:
+            self.silent = self.excused = 0.0
+        self._heartbeat = heartbeat
+
+    def note_end(self, wait_status: int) -> None:
+        """It was reaped: its pid may be another's from now on. ``wait_status`` as waitpid's."""
+        self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(wait_status)
+
+    async def finish(self) -> None:
+        """Read what it had still sent, and let go of it."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """The process for ``gateway status``; seconds and bytes."""
+        return {
+            "pid": self.pid,
+            "state": self.state.value,
+            "age": round(time.monotonic() - self.started, 3),
+            "requests": self.in_flight.pulse().requests,
+            "in_flight": self.in_flight.count(),
+            "silent": round(self.silent, 2) if self.silent > NORMAL_SILENCE_SECONDS else 0,
+            "memory": resident_bytes(self.pid),
+            "loading": self.loading,
+        }
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process occupies; 0 where it has ended. Source: proc_pid_statm(5)."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """How a process ended, for a person; ``exit_code`` as in ``subprocess``."""
+    if exit_code is None or exit_code >= 0:
+        return f"exited with {exit_code}"
+    try:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    except ValueError:  # the real-time signals have numbers only
+        return f"was ended by signal {-exit_code}"

@@ -1,0 +1,81 @@
+"""What workers report of themselves, and what their generation makes of it.
+
+Refuses to know how a report arrives.
+"""
+
+import time
+
+from gateway.logs import lifecycle
+from gateway.supervisor.failures import describe_failure
+from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.process import ChildState, Process, Report, resident_bytes
+
+
+def take_report(generation: Generation, child: Process, report: Report) -> None:
+    """Take note of what a worker says of itself."""
+    event = report["event"]
+    if event == "loading":
+        child.loading = report["mount"]
+    elif event == "loaded":
+        _on_loaded(generation, child, report)
+    elif event == "prepared":
+        child.note_prepared(report["mounts"])
+    elif event == "applied":
+        child.note_applied()
+    elif event == "ready":
+        if child.state is ChildState.LOADED:
+            child.state = ChildState.READY
+            child.accepts = generation.was_asked = True
+        _tell_when_ready(generation)
+    elif event in ("paused", "retired"):
+        child.accepts = False
+    elif event == "drained" and report["cut"]:
+        lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
+    generation.note_change()
+
+
+def _on_loaded(generation: Generation, child: Process, report: Report) -> None:
+    child.loading = ""
+    child.loaded_bytes = resident_bytes(child.pid)
+    if child.is_spare and _has_objections(generation, child, report["mounts"]):
+        child.terminate()
+        return
+    _note_mounts(generation, report["mounts"])
+    if child.state is ChildState.LOADING:
+        child.state = ChildState.LOADED
+        if child.config is not generation.config:
+            child.apply(generation.config)  # which has changed in place while it was loading
+        if generation.state is State.SERVING:
+            child.accept()
+
+
+def _has_objections(generation: Generation, child: Process, reports: list[Report]) -> bool:
+    """Whether a spare worker failed to load what others have loaded."""
+    new = [report for report in reports if report["mount"] not in generation.failed]
+    child.objection = "\n".join(describe_failure(generation.config, report) for report in new)
+    return bool(new)
+
+
+def _tell_when_ready(generation: Generation) -> None:
+    states = {child.state for child in generation.children.values()}
+    if not generation.was_ready and states == {ChildState.READY}:
+        generation.was_ready = True
+        if generation.state is State.SERVING:
+            lifecycle.info("ready after %.2f s", time.monotonic() - generation.began)
+
+
+def _note_mounts(generation: Generation, reports: list[Report]) -> None:
+    """Each mount that did not load counts once, and not for every worker."""
+    for report in reports:
+        name = report["mount"]
+        known = generation.failed.get(name)
+        if known is not None and known["error"] == report["error"]:
+            continue
+        generation.failed[name] = report
+        if generation.may_fail is None or name in generation.may_fail:
+            is_loaded = report.get("is_loaded")
+            effect = "; it serves" if is_loaded else "; it answers 503, the others serve"
+            text = describe_failure(generation.config, report, effect)
+            lifecycle.error("%s", text, extra={"mount": name})
+        else:
+            generation.note_fault(describe_failure(generation.config, report))

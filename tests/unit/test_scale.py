@@ -1,0 +1,156 @@
+"""How many workers a pool has: another one joins the busy, and leaves when it is not needed."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from running import Running, wait_until
+
+from gateway.config.model import Config, Pool, Server, Workers
+from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.process import ChildState
+from gateway.supervisor.scale import DOWN_SECONDS, FULL_REQUESTS, REST_SECONDS, UP_SECONDS, Scaler
+
+Start = Callable[..., Running]
+WAITING = """
+import pathlib, time
+here = pathlib.Path(__file__).parent
+def app(environ, start_response):
+    while environ["PATH_INFO"] == "/slow" and not (here / "go").exists():
+        time.sleep(0.01)
+    start_response("200 OK", [])
+    return [b"done"]
+"""
+
+
+class Crew:
+    """A generation whose workers are none, with a clock to be set."""
+
+    def __init__(self, pool: Pool, size: int) -> None:
+        server = Server(workers=size)
+        config = Config(source="x", directory=Path(), server=server, mounts=(), pool=pool)
+        self.generation = Generation(1, config, lambda _: self._start())
+        self.generation.state = State.SERVING
+        self.now, self.started = 0.0, 0
+        self.fault = ""
+        for _ in range(size):
+            self._add(ChildState.READY)
+        self.scaler = Scaler(self.generation, lambda: self.now)
+
+    def _add(self, state: ChildState) -> Any:
+        self.started += 1
+        child = SimpleNamespace(
+            pid=self.started, started=self.started, state=state, in_flight=None, is_spare=False
+        )
+        child.exit_code, child.objection, child.load = None, "", 0
+        child.in_flight = SimpleNamespace(count=lambda: child.load)
+        child.retire = lambda: setattr(child, "state", ChildState.RETIRING)
+        self.generation.children[child.pid] = child
+        return child
+
+    def _start(self) -> Any:
+        child = self._add(ChildState.READY)
+        if self.fault:
+            child.exit_code, child.objection, child.state = 1, self.fault, ChildState.DEAD
+        return child
+
+    def pass_time(self, seconds: float, *loads: int) -> int:
+        """With so many requests in flight in each worker; how many workers are to stay then."""
+
+        async def look() -> None:
+            until = self.now + seconds
+            while self.now < until:
+                for child, load in zip(self.generation.crew, loads, strict=False):
+                    child.load = load  # type: ignore[attr-defined]
+                self.scaler.look()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                self.now += 1
+
+        asyncio.run(look())
+        assert len(self.generation.crew) == self.generation.size
+        return self.generation.size
+
+
+def crew(least: int = 1, most: int = 3, size: int = 1, **settings: Any) -> Crew:
+    return Crew(Pool(name="a", workers=Workers(min=least, max=most), **settings), size)
+
+
+BUSY = FULL_REQUESTS
+UP, DOWN = UP_SECONDS + 1, DOWN_SECONDS + 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "load", "size"), [(UP, BUSY, 2), (UP - 1, BUSY, 1), (UP, BUSY - 1, 1)]
+)
+def test_one_joins_once_all_have_been_busy_for_long_enough(
+    seconds: float, load: int, size: int
+) -> None:
+    assert crew().pass_time(seconds, load, load) == size
+
+
+def test_one_that_is_not_busy_keeps_others_from_joining() -> None:
+    assert crew(size=2).pass_time(2 * UP, BUSY, BUSY - 1) == 2
+
+
+def test_there_are_never_more_than_the_most() -> None:
+    assert crew(most=3).pass_time(10 * UP, BUSY, BUSY, BUSY, BUSY) == 3
+    assert crew(most=0).pass_time(10 * UP, BUSY) == 1
+
+
+def test_with_native_threads_busy_is_one_request_in_each() -> None:
+    threads = {"concurrency": "threads", "threads": 2}
+    assert crew(**threads).pass_time(UP, 2) == 2
+    assert crew(**threads).pass_time(UP, 1) == 1
+
+
+def test_the_youngest_leaves_when_it_is_not_needed() -> None:
+    few = crew(size=3)
+    assert few.pass_time(DOWN - 1, 0, 0, 0) == 3
+    assert few.pass_time(1, 0, 0, 0) == 2
+    assert few.generation.children[3].state is ChildState.RETIRING
+    assert few.pass_time(DOWN, 0, 0) == 1
+    assert few.pass_time(10 * DOWN, 0) == 1
+
+
+def test_one_that_is_needed_stays() -> None:
+    assert crew(size=2).pass_time(2 * DOWN, BUSY // 2 + 1, 0) == 2
+    assert crew(size=2).pass_time(2 * DOWN, BUSY // 2, 0) == 1
+
+
+def test_one_that_does_not_load_is_tried_again_later(caplog: pytest.LogCaptureFixture) -> None:
+    few = crew()
+    few.fault = "a.py does not parse"
+    assert few.pass_time(REST_SECONDS, BUSY) == 1
+    assert caplog.text.count("a.py does not parse") == 1
+    few.fault = ""
+    assert few.pass_time(2 * UP, BUSY) == 2
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.KEPT, State.RETIRING])
+def test_a_generation_that_does_not_serve_is_left_alone(state: State) -> None:
+    few = crew()
+    few.generation.state = state
+    assert few.pass_time(2 * UP, BUSY) == 1
+
+
+def test_a_busy_pool_gets_another_worker_of_its_own(start: Start) -> None:
+    table = "  reload_on_edit: false\npools: {a: {workers: {min: 1, max: 2}}}\n"
+    gateway = start("  /: good:app\n  /a: {app: 'waiting:app', pool: a}\n", table, waiting=WAITING)
+
+    def workers() -> list[Any]:
+        [generation] = [g for g in gateway.control("status")["generations"] if g["pool"] == "a"]
+        return [w for w in generation["workers"] if w["state"] == "ready"]
+
+    wait_until(lambda: len(workers()) == 1, "the worker is ready")
+    with ExitStack() as clients:
+        for _ in range(FULL_REQUESTS):
+            client = clients.enter_context(gateway.connect())
+            client.sendall(b"GET /a/slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: len(workers()) == 2, "another worker joins")
+        gateway.write("go", "")
+    assert "joins, since all were busy: 2 now" in gateway.log_text
