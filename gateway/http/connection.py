@@ -28,7 +28,7 @@ from gateway.http.head import CHUNKED, KnownHead, RequestHead
 from gateway.http.service import Service
 from gateway.http.stream import IDLE
 from gateway.logs import faults
-from gateway.wsgi import Environ
+from gateway.wsgi import KNOWN, Environ
 
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
@@ -151,12 +151,12 @@ class Connection(Deadlines):
         if not response.request_id:
             response.request_id = service.next_request_id()
         environ["gateway.request_id"] = response.request_id
-        found = service.table.match(head.host, head.path)
-        if found is None:
+        if (found := service.table.match(head.host, head.path)) is None:
             return None
         mount, environ["PATH_INFO"] = found
         environ["SCRIPT_NAME"] += mount.script_name
         if type(head) is KnownHead:
+            environ |= {KNOWN: []} if mount.kind == "upstream" else {}
             head.prepared = environ.copy(), mount
         return environ, mount
 

@@ -13,7 +13,6 @@ from gateway.upstream.answer import MAX_HEAD_BYTES, Answer, BadAnswerError, Pair
 from gateway.upstream.content import Content, open_answer
 from gateway.upstream.feeder import Feeder
 from gateway.upstream.link import Link
-from gateway.upstream.request import Request
 from gateway.wsgi import HEAD_NOW
 
 
@@ -51,11 +50,11 @@ class Hop:
         self._content: Content
         address.in_flight += 1
 
-    def send(self, request: Request, first: bytes, source: Any) -> None:
-        """Send the head, ``first`` of the content, and the rest of it as ``source`` gives it,
-        while the answer is read."""
-        unsent = self.link.offer(request.head + first if first else request.head)
-        left = CHUNKED if request.length == CHUNKED else request.length - len(first)
+    def send(self, head: bytes, first: bytes, length: int, source: Any) -> None:
+        """Send ``head``, ``first`` of the content, which has ``length``, and the rest of it as
+        ``source`` gives it, while the answer is read."""
+        unsent = self.link.offer(head + first if first else head)
+        left = CHUNKED if length == CHUNKED else length - len(first)
         if unsent or left:
             self._feeder = Feeder(self.link, unsent, source, left)
 

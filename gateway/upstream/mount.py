@@ -20,7 +20,7 @@ from gateway.upstream.answer import Answer, BadAnswerError
 from gateway.upstream.balance import Balance
 from gateway.upstream.hop import Hop, NoAnswerError
 from gateway.upstream.link import READ_BYTES
-from gateway.upstream.request import Request, Rules
+from gateway.upstream.request import Request, Rules, read_request
 from gateway.upstream.rewrite import Rewriter
 from gateway.upstream.tunnel import Tunnel
 from gateway.wsgi import Environ, StartResponse
@@ -61,7 +61,7 @@ class Upstream:
         self._sweeper: Any = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        request = Request(environ, self._rules)
+        request = read_request(environ, self._rules)
         if request.is_circular:
             why = "the request goes in circles: an address leads back here"
             raise self._fail(environ, "", "508 Loop Detected", why)
@@ -85,6 +85,7 @@ class Upstream:
 
     def _ask(self, environ: Environ, request: Request) -> tuple[Hop, Answer]:
         """The answer's head, and the hop that has the rest of it, which is to be ended."""
+        head = request.build_head(environ)
         first: bytes | None = None
         is_fresh = False
         while True:
@@ -92,7 +93,7 @@ class Upstream:
             try:
                 if first is None:
                     first = _read_first(environ, request)
-                hop.send(request, first, environ["wsgi.input"])
+                hop.send(head, first, request.length, environ["wsgi.input"])
                 return hop, hop.read_answer(request.method, environ["wsgi.early_hints"])
             except NoAnswerError as error:
                 self._end(hop)

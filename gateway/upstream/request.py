@@ -13,7 +13,7 @@ from gateway.http.environ import build_base_environ
 from gateway.http.forwarded import UNIX_PEER
 from gateway.http.head import CHUNKED
 from gateway.http.names import CACHE_ENTRIES, DROPPED
-from gateway.wsgi import Environ
+from gateway.wsgi import KNOWN, Environ
 
 # RFC 9110 §9.2.2, and by their own RFCs the safe ones of WebDAV and QUERY
 IDEMPOTENT = frozenset(
@@ -67,11 +67,14 @@ _names = _FieldNames()
 
 
 class Request:
-    """``head`` is whole, with the empty line. ``length`` is that of the content in bytes, or
-    CHUNKED; ``upgrade`` what the client wants to speak instead of HTTP, "" for nothing else.
-    ``is_circular`` is whether it has come through here too often."""
+    """``length`` is that of the content in bytes, or CHUNKED; ``upgrade`` what the client wants to
+    speak instead of HTTP, "" for nothing else. ``is_circular`` is whether it has come through here
+    too often."""
 
-    __slots__ = ("head", "is_circular", "is_idempotent", "length", "method", "upgrade")
+    __slots__ = (
+        *("_after_told", "_before_told"),
+        *("is_circular", "is_idempotent", "length", "method", "upgrade"),
+    )
 
     def __init__(self, environ: Environ, rules: Rules) -> None:
         self.method: str = environ["REQUEST_METHOD"]
@@ -99,10 +102,32 @@ class Request:
         self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
         fields += f"Via: {via}, {_VIA}\r\n" if via else f"Via: {_VIA}\r\n"
         target = build_target(environ, rules)
-        told = _tell_client(environ, rules)
-        self.head = f"{self.method} {target} HTTP/1.1\r\n{told}{fields}{framing}\r\n".encode(
-            "latin-1"
-        )
+        line = f"{self.method} {target} HTTP/1.1\r\n"
+        self._before_told = line + _tell_place(environ, rules)
+        self._after_told = f"{fields}{framing}\r\n"
+
+    def build_head(self, environ: Environ) -> bytes:
+        """The whole head, with the empty line, of this request or another with the same head.
+
+        What is of one request alone comes in two lines that follow each other: a gateway knows all
+        again but these.
+        """
+        client: str = environ["REMOTE_ADDR"]
+        told = f"X-Request-ID: {environ['gateway.request_id']}\r\n"
+        if client and client != UNIX_PEER:
+            told = f"X-Forwarded-For: {client}\r\n{told}"
+        return f"{self._before_told}{told}{self._after_told}".encode("latin-1")
+
+
+def read_request(environ: Environ, rules: Rules) -> Request:
+    """The request of ``environ``, read once where its head comes again."""
+    known: list[Request] | None = environ.get(KNOWN)
+    if known:
+        return known[0]
+    request = Request(environ, rules)
+    if known is not None:
+        known.append(request)
+    return request
 
 
 def _wanted_protocol(environ: Environ, length: int) -> str:
@@ -114,28 +139,24 @@ def _wanted_protocol(environ: Environ, length: int) -> str:
     return wanted
 
 
-def _tell_client(environ: Environ, rules: Rules) -> str:
-    """Host, and what only a hop knows of the client. All replace what the client sent itself."""
+def _tell_place(environ: Environ, rules: Rules) -> str:
+    """Host, and what only a hop knows of it. All replace what the client sent itself."""
     prefix: str = environ["SCRIPT_NAME"]
     if not rules.strips_prefix:
         prefix = prefix.removesuffix(rules.prefix)  # what a proxy before us has stripped
     port = environ["SERVER_PORT"] if "HTTP_X_FORWARDED_PORT" in environ else ""
     asked, scheme = environ.get("HTTP_HOST", ""), environ["wsgi.url_scheme"]
-    told = _build_told(rules, environ["REMOTE_ADDR"], asked, scheme, port, prefix)
-    return f"{told}X-Request-ID: {environ['gateway.request_id']}\r\n"
+    return _build_place(rules, asked, scheme, port, prefix)
 
 
 @lru_cache(CACHE_ENTRIES)
-def _build_told(rules: Rules, client: str, asked: str, scheme: str, port: str, prefix: str) -> str:
+def _build_place(rules: Rules, asked: str, scheme: str, port: str, prefix: str) -> str:
     lines = f"Host: {rules.host or asked or rules.authority}\r\n"
     if asked:
         lines += f"X-Forwarded-Host: {asked}\r\n"
     lines += f"X-Forwarded-Proto: {scheme}\r\n"
     lines += f"X-Forwarded-Port: {port or _port(asked, scheme)}\r\n"
-    if prefix:
-        lines += f"X-Forwarded-Prefix: {prefix}\r\n"
-    # the last, before the id: a gateway knows all again but these two lines
-    return f"{lines}X-Forwarded-For: {client}\r\n" if client and client != UNIX_PEER else lines
+    return f"{lines}X-Forwarded-Prefix: {prefix}\r\n" if prefix else lines
 
 
 def _port(host: str, scheme: str) -> str:

@@ -101,6 +101,22 @@ def test_client_and_request_id_cross_the_hop(start: Start) -> None:
     assert (a["wsgi.url_scheme"], a["gateway.request_id"], a["read"]) == ("https", "abc-7", 5)
 
 
+def test_each_request_of_a_head_that_comes_again_keeps_its_client_and_id(start: Start) -> None:
+    gateway = start_with(start, "  a: {}\n  b: {}\n", server="  trusted_proxies: ['unix:']\n")
+    with gateway.connect() as connection, connection.makefile("rb") as answers:
+        for number in range(6):
+            client, request_id = f"192.0.2.{number % 4}", f"id-{number}"
+            connection.sendall(
+                b"GET /a/x?q HTTP/1.1\r\nHost: example.com\r\nX-Forwarded-For: %b\r\n"
+                b"X-Request-ID: %b\r\n\r\n" % (client.encode(), request_id.encode())
+            )
+            lines = iter(answers.readline, b"\r\n")
+            [length] = [int(n[15:]) for n in lines if n.lower().startswith(b"content-length:")]
+            a = json.loads(answers.read(length))
+            assert (a["REMOTE_ADDR"], a["gateway.request_id"]) == (client, request_id)
+            assert (a["HTTP_HOST"], a["PATH_INFO"], a["QUERY_STRING"]) == ("example.com", "/x", "q")
+
+
 def test_a_worker_that_dies_in_a_pool_leaves_the_others_alone(start: Start) -> None:
     gateway = start_with(start, "  a: {}\n  b: {}\n")
     a, b = told(gateway, "/a")["pid"], told(gateway, "/b")["pid"]
