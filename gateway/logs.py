@@ -1,7 +1,8 @@
 """What is written down: lifecycle and faults on stderr, one access record a request on stdout.
 
 Owns logger names and formats; knows nothing of the rest. ``gateway`` is lifecycle,
-``gateway.error`` faults with the request id that the client was shown.
+``gateway.build`` what building environments tells meanwhile, ``gateway.error`` faults with the
+request id that the client was shown.
 """
 
 import json
@@ -9,12 +10,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import starmap
 from json.encoder import encode_basestring as quote
 from typing import Any
 
 lifecycle = logging.getLogger("gateway")
+builds = logging.getLogger("gateway.build")
 faults = logging.getLogger("gateway.error")
 
 # a write to a pipe is whole up to PIPE_BUF (4096 on Linux): workers share stdout
@@ -46,6 +49,25 @@ def choose_style(access_log: str) -> str:
     if access_log == "auto":
         return "text" if sys.stdout.isatty() else "json"
     return "text" if access_log == "text" else "json"
+
+
+@contextmanager
+def passing_on(logger: logging.Logger, tell: Callable[[str], object]) -> Iterator[None]:
+    """Have ``tell`` get what ``logger`` is told meanwhile, too."""
+    handler = _Teller()
+    handler.tell = tell
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Teller(logging.Handler):
+    tell: Callable[[str], object]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell(record.getMessage())
 
 
 class _JsonFormatter(logging.Formatter):

@@ -65,8 +65,9 @@ def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: P
 
 
 def ask_gateway(table: Path, command: str, **more: str) -> Answer:
-    """Ask the one that serves ``table``. Raises GatewayError where none does."""
-    return ask(locate_control(table), command, **more)
+    """Ask the one that serves ``table``, and show how far it has come. Raises GatewayError where
+    none does."""
+    return ask(locate_control(table), command, lambda line: print(line, file=sys.stderr), **more)
 
 
 def locate_control(table: Path) -> Path:

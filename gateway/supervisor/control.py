@@ -1,4 +1,5 @@
-"""The control socket: a line of JSON asks, a line of JSON answers, and the connection ends.
+"""The control socket: a line of JSON asks, a line of JSON answers, and the connection ends. Before
+the answer there may be lines that tell how far it has come, ``{"progress": ...}``.
 
 Both sides of it. Refuses to know what the commands do. Only the gateway's own user can connect; the
 file's mode sees to that.
@@ -16,7 +17,8 @@ from gateway.errors import GatewayError
 
 Question = dict[str, Any]
 Answer = dict[str, Any]
-Command = Callable[[Question], Awaitable[Answer]]
+Tell = Callable[[str], object]
+Command = Callable[[Question, Tell], Awaitable[Answer]]
 
 LONGEST_QUESTION_BYTES = 64 * 1024
 QUESTION_SECONDS = 5
@@ -33,7 +35,11 @@ async def serve_control(
         with contextlib.suppress(*refused, asyncio.CancelledError):
             async with asyncio.timeout(QUESTION_SECONDS):
                 line = await reader.readuntil(b"\n")
-            answer = await _answer(line, commands)
+
+            def tell(progress: str) -> None:
+                writer.write(json.dumps({"progress": progress}).encode() + b"\n")
+
+            answer = await _answer(line, commands, tell)
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
         writer.close()
@@ -43,29 +49,34 @@ async def serve_control(
     )
 
 
-async def _answer(line: bytes, commands: Mapping[str, Command]) -> Answer:
+async def _answer(line: bytes, commands: Mapping[str, Command], tell: Tell) -> Answer:
     try:
         asked = json.loads(line)
         command = commands[asked["command"]]
     except (ValueError, KeyError, TypeError):
         known = ", ".join(commands)
         return {"exit_code": 1, "messages": [f'expected {{"command": ...}}, one of: {known}']}
-    return await command(asked)
+    return await command(asked, tell)
 
 
-def ask(path: Path, command: str, **more: str) -> Answer:
+def ask(path: Path, command: str, on_progress: Tell = str, **more: str) -> Answer:
     """What the gateway whose control socket is at ``path`` answers, once it has done it; nothing
     where it ends instead. Raises GatewayError where there is none.
+
+    ``on_progress`` gets each line that it tells meanwhile.
     """
+    answer: Answer = {}
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(str(path))
             connection.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
             with connection.makefile("rb") as answers:
-                line = answers.readline()
+                for line in answers:
+                    answer = json.loads(line)
+                    if "progress" in answer:
+                        on_progress(answer.pop("progress"))
         except OSError as error:
             reason = error.strerror or str(error)
             hint = "is it running, from this table (-c FILE) and as this user?"
             raise GatewayError(f"no gateway answers at {path}: {reason}: {hint}") from error
-    answer: Answer = json.loads(line or b"{}")
     return answer

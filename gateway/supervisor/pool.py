@@ -18,7 +18,7 @@ from gateway.config.model import Config, Server
 from gateway.environments.cache import Environment
 from gateway.environments.client import find_or_build
 from gateway.errors import AppLoadError, BuildError
-from gateway.logs import lifecycle
+from gateway.logs import builds, lifecycle
 from gateway.supervisor import inplace
 from gateway.supervisor.deaths import replace
 from gateway.supervisor.doorman import Doorman
@@ -189,7 +189,7 @@ class Pool:
                 requirements=str(pool.requirements or ""),
                 directory=config.directory,
                 for_workers=not pool.command,
-                on_progress=lambda line: lifecycle.info("%s: %s", place, line),
+                on_progress=lambda line: builds.info("%s: %s", place, line),
                 timeout_seconds=config.server.limits.build_timeout_seconds,
             )
         except BuildError as error:

@@ -15,9 +15,9 @@ from typing import Any
 from gateway.config.model import Config
 from gateway.config.plan import build_plan
 from gateway.errors import ConfigError
-from gateway.logs import lifecycle
+from gateway.logs import builds, lifecycle, passing_on
 from gateway.supervisor.admin import AdminServer
-from gateway.supervisor.control import Answer, Question, serve_control
+from gateway.supervisor.control import Answer, Question, Tell, serve_control
 from gateway.supervisor.deaths import bury
 from gateway.supervisor.failures import describe_mounts
 from gateway.supervisor.launch import check_users
@@ -164,16 +164,18 @@ class Supervisor:
 
     # --- the control socket -------------------------------------------------------------------
 
-    async def _on_status(self, _: Question) -> Answer:
+    async def _on_status(self, _: Question, __: Tell) -> Answer:
         return self.report()
 
-    async def _on_reload(self, _: Question) -> Answer:
-        return (await self._reloader.reload("gateway reload")).describe()
+    async def _on_reload(self, _: Question, tell: Tell) -> Answer:
+        with passing_on(builds, tell):
+            return (await self._reloader.reload("gateway reload")).describe()
 
-    async def _on_rollback(self, _: Question) -> Answer:
-        return (await self._reloader.rollback("rollback")).describe()
+    async def _on_rollback(self, _: Question, tell: Tell) -> Answer:
+        with passing_on(builds, tell):
+            return (await self._reloader.rollback("rollback")).describe()
 
-    async def _on_plan(self, question: Question) -> Answer:
+    async def _on_plan(self, question: Question, _: Tell) -> Answer:
         running = self._pools.config
         path = Path(str(question.get("file") or running.source))
         try:
@@ -184,7 +186,7 @@ class Supervisor:
             return {"exit_code": 2, "messages": error.problems}
         return {"exit_code": 10 if plan else 0, "messages": plan.describe()}
 
-    async def _on_stop(self, _: Question) -> Answer:
+    async def _on_stop(self, _: Question, __: Tell) -> Answer:
         if not self._is_stopping:
             self._on_stop_signal()
         await asyncio.Event().wait()  # the end of the process is the answer

@@ -16,6 +16,7 @@ from running import Running, wait_until
 
 from gateway.config.model import Pool
 from gateway.remote import describe_status
+from gateway.supervisor.control import ask
 from gateway.supervisor.launch import build_command, read_env_file
 
 Start = Callable[..., Running]
@@ -296,6 +297,19 @@ def test_an_environment_that_could_never_be_built_holds_up_no_reload(start: Star
     again.server = again.server.replace("  b: {}", "  b: {requirements: wrong.txt}")
     again.write_table(TWO)
     assert again.control("reload")["exit_code"] == 3
+
+
+def test_a_reload_shows_what_is_built(start: Start) -> None:
+    gateway = start(telling=TELLING)
+    gateway.write("none.txt", "# nothing\n")
+    gateway.server += "  environments: built\npools: {a: {requirements: none.txt}}\n"
+    gateway.write_table("  /a: {app: 'telling:app', pool: a}\n")
+    told_meanwhile: list[str] = []
+    outcome = ask(gateway.folder / "control.sock", "reload", told_meanwhile.append)
+    assert (outcome["exit_code"], outcome["messages"]) == (0, [])
+    assert "builds Python" in told_meanwhile[0]
+    assert f"{gateway.folder}/mounts.yaml:7:9: pools.a: " in told_meanwhile[0]
+    assert told(gateway, "/a")["env"]["VIRTUAL_ENV"].startswith(f"{gateway.folder}/built/env-")
 
 
 # --- sleep ------------------------------------------------------------------------------------
