@@ -237,6 +237,14 @@ class Server:
         "own user alone (mode 0600). auto is one in /tmp, named after the table's path.",
         reads="control socket",
     )
+    user: str = setting(
+        "",
+        "The user that workers run as, by name, front workers and those of pools that name no "
+        "other (nginx's user). The gateway itself has to run as root for that, as it has to for "
+        "pools with a user. Without it, the gateway's own.",
+        reads="user",
+    )
+    group: str = setting("", "Their group; without it, the user's own.", reads="group")
     workers: int = setting(
         2,
         "Worker processes: a number, or auto for one per usable core, at least two.",
@@ -372,7 +380,7 @@ class Pool:
     user: str = setting(
         "",
         "The user that its workers run as, by name. The gateway itself has to run as root for "
-        "that. Without it, the gateway's own.",
+        "that. Without it, server.user.",
         reads="user",
     )
     group: str = setting("", "The group; without it, the user's own.", reads="group")

@@ -28,13 +28,15 @@ def cut(
             server=_server_of(config.server, pool, find_socket(pool.name)),
             mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if _pool_of(m) == pool.name),
             pools=(),
-            pool=replace(pool, admission=ANY),
+            pool=replace(_with_user(pool, config.server), admission=ANY),
         )
         for pool in config.pools
     }
     pools = {pool.name: pool for pool in config.pools}
     front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
-    return slices | {"main": redirect(replace(config, mounts=front, pools=()), find_addresses)}
+    main = _with_user(config.pool, config.server)
+    front_config = replace(config, mounts=front, pools=(), pool=main)
+    return slices | {"main": redirect(front_config, find_addresses)}
 
 
 def redirect(config: Config, find_addresses: FindAddresses) -> Config:
@@ -71,6 +73,12 @@ def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
         access_log="off",
         pool_limits=pool.limits,
     )
+
+
+def _with_user(pool: Pool, server: Server) -> Pool:
+    """With the workers' common user where it names none, and their group where it names neither."""
+    group = pool.group if pool.user or pool.group else server.group
+    return replace(pool, user=pool.user or server.user, group=group)
 
 
 def _as_seen_in_pool(mount: Mount) -> Mount:

@@ -7,7 +7,6 @@ Knows nothing of the table. A worker is a fresh interpreter, never a fork of the
 import asyncio
 import io
 import json
-import os
 import pickle
 import socket
 import subprocess
@@ -47,8 +46,6 @@ class Child(Process):
                 pass_fds=descriptors,
                 **build_surroundings(config.pool, environment),
             )
-        if config.pool.nice:
-            os.setpriority(os.PRIO_PROCESS, self.pid, config.pool.nice)
         self._control = ours
         self._writer: asyncio.StreamWriter | None = None
         self._listening = asyncio.create_task(self._listen())

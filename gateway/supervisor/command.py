@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.config.model import Config, UpstreamTarget
+from gateway.config.model import Config, Server, UpstreamTarget
 from gateway.environments.cache import Environment
-from gateway.supervisor.launch import build_server
+from gateway.supervisor.launch import build_server, find_ids
 from gateway.supervisor.process import ChildState, Process, Report
 from gateway.supervisor.reach import count_connections, find_fault
 
@@ -74,8 +74,7 @@ class Command(Process):
         self.address = f"http://127.0.0.1:{port}" if port else f"unix:{place}"
         told = build_server(self.config, environment, str(place), port)
         if "user" in told or "group" in told:
-            os.chown(self._folder, told.get("user", -1), told.get("group", -1))
-            self._folder.chmod(0o770)
+            self._share(told, self.config.server)
         self._process = subprocess.Popen(
             **told,
             stdin=subprocess.DEVNULL,
@@ -84,8 +83,14 @@ class Command(Process):
             # a signal from the terminal is the supervisor's to pass on
             process_group=0,
         )
-        if pool.nice:
-            os.setpriority(os.PRIO_PROCESS, self.pid, pool.nice)
+
+    def _share(self, told: dict[str, Any], server: Server) -> None:
+        """Have its user make a socket there that the front workers' group may connect to."""
+        user, group = find_ids(server.user, server.group)
+        self._folder.chmod(0o2770)  # what is made there is the directory's group's
+        os.chown(self._folder, told.get("user", -1), group if group >= 0 else os.getegid())
+        if told.get("user") != user:
+            told["umask"] = 0o007
 
     # --- starting -----------------------------------------------------------------------------
 

@@ -22,6 +22,12 @@ BOOT = Path(gateway.__file__).with_name("boot.py")
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
+def _give_way(pool: Pool) -> list[str]:
+    """What a command line begins with: a process may not be slowed down from outside where it is
+    another user's, unless by one that may do more than start it as that."""
+    return ["nice", "-n", str(pool.nice)] if pool.nice else []
+
+
 def build_command(
     pool: Pool, environment: Environment | None, arguments: Sequence[str]
 ) -> list[str]:
@@ -29,8 +35,9 @@ def build_command(
     gateway's own Python, with all that is installed there."""
     threads = ["--threads", str(pool.threads)] if pool.concurrency == "threads" else []
     if environment is None:
-        return [sys.executable, "-m", "gateway.worker", *threads, *arguments]
-    return [environment.python, str(BOOT), environment.runtime, *threads, *arguments]
+        return [*_give_way(pool), sys.executable, "-m", "gateway.worker", *threads, *arguments]
+    boot = [environment.python, str(BOOT), environment.runtime]
+    return [*_give_way(pool), *boot, *threads, *arguments]
 
 
 def build_server(
@@ -43,7 +50,7 @@ def build_server(
         # where there is no other one, "python" is the gateway's own, as for workers
         path = told["env"].get("PATH", os.defpath)
         told["env"]["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
-    words = [
+    words = _give_way(config.pool) + [
         word.replace("{socket}", socket).replace("{port}", port)
         for word in shlex.split(config.pool.command)
     ]
@@ -53,15 +60,24 @@ def build_server(
 def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str, Any]:
     """What ``subprocess.Popen`` is to be told beside the command. Raises OSError."""
     told: dict[str, Any] = {"env": build_environment(pool, environment), "cwd": pool.directory}
-    if pool.user or pool.group:
-        user = pwd.getpwnam(pool.user) if pool.user else None
-        group = grp.getgrnam(pool.group).gr_gid if pool.group else user.pw_gid if user else None
+    # who is not root is what the table asks for already
+    user, group = find_ids(pool.user, pool.group) if os.geteuid() == 0 else (-1, -1)
+    if group >= 0:
         told |= {"group": group, "extra_groups": []}
-        if user:
-            told |= {"user": user.pw_uid}
-            if not pool.group:
-                told["extra_groups"] = os.getgrouplist(user.pw_name, user.pw_gid)
+    if user >= 0:
+        told |= {"user": user}
+        if not pool.group:
+            told["extra_groups"] = os.getgrouplist(pool.user, group)
     return told
+
+
+def find_ids(user: str, group: str) -> tuple[int, int]:
+    """Their numbers, as chown(2) takes them: -1 for one that is not named; the group is the user's
+    own then. Raises KeyError."""
+    entry = pwd.getpwnam(user) if user else None
+    if group:
+        return entry.pw_uid if entry else -1, grp.getgrnam(group).gr_gid
+    return (entry.pw_uid, entry.pw_gid) if entry else (-1, -1)
 
 
 def build_environment(pool: Pool, environment: Environment | None) -> dict[str, str]:
@@ -99,14 +115,29 @@ def read_env_file(text: str) -> dict[str, str]:
 
 def check_users(config: Config) -> None:
     """Raises ConfigError where this process may not start workers as the table asks."""
-    if os.geteuid() == 0:
-        return
+    server = config.server
+    asked = [(" server", server.user, server.group)]
+    for pool in config.pools:
+        place = f"{pool.where.line}:{pool.where.column}: pools.{pool.name}"
+        asked.append((place, pool.user, pool.group))
     problems = [
-        f"{config.source}:{pool.where.line}:{pool.where.column}: pools.{pool.name}: only root may "
-        f'start workers as "{pool.user or pool.group}", and the gateway runs as '
-        f'"{pwd.getpwuid(os.geteuid()).pw_name}": run it as root, or leave out user and group'
-        for pool in config.pools
-        if pool.user or pool.group
+        f'{config.source}:{place}: only root may start workers as "{user or group}", and the '
+        f'gateway runs as "{_own_name()}": run it as root, or leave out '
+        "user and group"
+        for place, user, group in asked
+        if not _may_become(*find_ids(user, group))
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container may be given a number that has no name
+        return str(os.geteuid())
+
+
+def _may_become(user: int, group: int) -> bool:
+    own = os.geteuid()
+    return own == 0 or (user in (-1, own) and group in (-1, os.getegid()))

@@ -25,6 +25,7 @@ from gateway.supervisor.command import Command
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.guide import Guide
+from gateway.supervisor.launch import find_ids
 from gateway.supervisor.pool import Change, Pool, find_environments
 from gateway.supervisor.process import Process, Report
 from gateway.supervisor.reports import take_report
@@ -117,7 +118,8 @@ class Pools:
 
     def _find(self, name: str) -> Pool:
         if name not in self._pools:
-            listener = open_pool_listener(self._find_socket(name))
+            user, _ = find_ids(self.config.server.user, self.config.server.group)
+            listener = open_pool_listener(self._find_socket(name), user)
             self._pools[name] = self._open(listener, Doorman(listener))
         return self._pools[name]
 

@@ -17,8 +17,8 @@ from gateway.supervisor.launch import check_users
 from gateway.supervisor.pools import Pools, TableChange
 from gateway.supervisor.trial import Trial
 
-# the sockets are the gateway's own, opened once for all generations
-KEPT = ("listen", "admin", "control")
+# the sockets are the gateway's own, opened once for all generations; those of pools are this user's
+KEPT = ("listen", "admin", "control", "user", "group")
 EDIT = "edit"
 WATCH = "watch"
 

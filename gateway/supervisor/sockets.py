@@ -74,10 +74,13 @@ def make_folder(control: Path) -> Path:
     return folder
 
 
-def open_pool_listener(path: Path) -> socket.socket:
-    """A pool's listening socket, for the front workers."""
+def open_pool_listener(path: Path, user: int) -> socket.socket:
+    """A pool's listening socket, for the front workers alone: ``user``'s, -1 for this one."""
     try:
-        return _open_unix(path, 0o600)
+        listener = _open_unix(path, 0o600)
+        with _closing_on_error(listener):
+            os.chown(path, user, -1)
+        return listener
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError([f"pools: cannot listen on unix:{path}: {reason}"]) from error

@@ -21,10 +21,12 @@ POOLS = """\
   /hungry: {app: "hungry:app", pool: hungry, timeout: 60s}
   /swallow: {app: "hungry:app", pool: work, max_body: 2GiB}
   /drowsy: {app: "hungry:app", pool: drowsy}
+  /kin: {app: "teller:app", pool: kin}
 pools:
   work: {workers: 2}
   hungry: {max_memory: 200MiB}
   drowsy: {idle: 2s}
+  kin: {user: gateway, group: gateway}
 """
 
 
@@ -64,6 +66,10 @@ def test_client_scheme_and_request_id_cross_the_hop(pooled: Lab):
     assert passed_on["worker"] in workers(pooled, "work")
     record = pooled.record("nginx", passed_on["request_id"])
     assert record["target"] == "/pooled/echo/a%2Fb?c=d"
+
+
+def test_a_gateway_that_is_not_root_starts_workers_as_its_own_user(pooled: Lab):
+    assert pooled.fetch("/kin/?none").json()["user"] == "gateway"
 
 
 def test_an_app_that_computes_holds_up_no_other_pool(pooled: Lab):
