@@ -51,3 +51,11 @@ def long_download(environ, start_response):
     """1 GiB from a generator."""
     start_response("200 OK", [_TEXT, ("Content-Length", str(1024 * MIB))])
     return (PIECE for _ in range(1024 * MIB // len(PIECE)))
+
+
+def compute(environ, start_response):
+    """Computes for as many seconds as the query says."""
+    end = time.process_time() + float(environ["QUERY_STRING"])
+    while time.process_time() < end:
+        pass
+    return hello(environ, start_response)

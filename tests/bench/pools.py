@@ -1,8 +1,8 @@
 """Measures pools on loopback, after the servers: ``python3 tests/bench/pools.py [--quick]``.
 
-The hop to a pool beside nginx and Gunicorn; the memory of many apps, their starts and reloads; a
-large table's change in place. Rounds are interleaved as those of the servers. Figures go to
-.cache/bench, and those of a whole run into docs/performance.md.
+The hop to a pool beside nginx and Gunicorn; the memory of many apps, their starts and reloads; what
+an app notices of one that computes; a large table's change in place. Rounds are interleaved as
+those of the servers. Figures go to .cache/bench, and those of a whole run into docs/performance.md.
 """
 
 import argparse
@@ -16,17 +16,19 @@ from http.client import HTTPException
 from statistics import median
 from typing import Any
 
+import neighbour
 import report
 import twenty
 from hop import HOPS, describe_nginx, wait_until_served
 from servers import CACHE, NotMeasuredError, Running, Server, install
 from workloads import load
 
-HOP_PORT, TWENTY_PORT, MANY_PORT = 18700, 18724, 18746
+HOP_PORT, TWENTY_PORT, MANY_PORT, NEIGHBOUR_PORT = 18700, 18724, 18746, 18748
 HOP_PORTS = 4  # a server, its admin listener, and the same behind nginx
 TITLES = {
     "hop": "Hello on 64 kept-alive connections, with and without a hop",
     "twenty": "{apps} small Flask apps: memory, start and reload",
+    "neighbour": "A request each 5 ms, beside an app that computes",
     "in-place": f"A table of {twenty.MOUNTS:,} mounts, changed in place",
 }
 
@@ -45,7 +47,7 @@ def main() -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     machine = report.describe_machine()
     names = twenty.write_apps(options.apps)
-    arrangements = twenty.arrange(names)
+    arrangements, neighbours = twenty.arrange(names), neighbour.arrange()
     run = {
         "command": " ".join(["python3 tests/bench/pools.py", *sys.argv[1:]]),
         "machine": machine,
@@ -56,7 +58,8 @@ def main() -> int:
     }
     for server in (HOPS["gateway"], HOPS["nginx-gunicorn"], arrangements[0], twenty.MANY):
         run["versions"][server.name] = install(server)
-    run["setups"] = {s.name: s.setup for s in (*HOPS.values(), *arrangements, twenty.MANY)}
+    setups = (*HOPS.values(), *arrangements, *neighbours, twenty.MANY)
+    run["setups"] = {server.name: server.setup for server in setups}
     run["results"] = [
         *measure_rounds("hop", HOPS.values(), options.rounds, hop_measure(options.seconds)),
         *measure_rounds(
@@ -64,6 +67,12 @@ def main() -> int:
             arrangements,
             options.rounds,
             lambda server, number: twenty.measure(server, names, TWENTY_PORT),
+        ),
+        *measure_rounds(
+            "neighbour",
+            neighbours,
+            options.rounds,
+            lambda server, number: neighbour.measure(server, NEIGHBOUR_PORT, options.seconds),
         ),
         *measure_rounds(
             "in-place",
@@ -170,6 +179,11 @@ def targets(rounds: report.Rounds, apps: int) -> list[report.Target]:
         ("nginx, hop and pool worker, CPU ÷ nginx-gunicorn", "< 1.0", cpu("nginx-gateway-pool")),
         (f"{apps} apps in one worker, reload ÷ start", "≤ 1.0", swap("shared")),
         (f"{apps} apps in pools, reload ÷ start", "≤ 1.0", swap("own")),
+        (
+            "beside an app that computes in its own pool, p99 ÷ quiet",
+            "≤ 1.2",
+            rounds.ratio("neighbour", "p99_us", "computing", "quiet"),
+        ),
         (
             f"{twenty.MOUNTS:,} mounts in place, save to served, s",
             "< 2",
