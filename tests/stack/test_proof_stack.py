@@ -7,6 +7,7 @@ same in ``tests/unit/test_proof.py``.
 
 import json
 import os
+import time
 from pathlib import Path
 
 from clients import Load
@@ -51,6 +52,7 @@ def test_reloads_recycles_and_rollbacks_lose_nothing(disturbed_lab: Lab):
         for number in range(ROLLBACKS):
             assert lab.run_in("gateway", "gateway", "rollback", *TABLE).exit_code == 0
             version = RELOADS - 1 - (number + 1) % 2
+            app.write_text(VERSIONED % version)  # which a recycled worker loads
             wait_until(lambda version=version: shows(lab, version), "the code of before answers")
             go_on(load)
         wait_until(
@@ -61,6 +63,31 @@ def test_reloads_recycles_and_rollbacks_lose_nothing(disturbed_lab: Lab):
     app.unlink()
     assert (load.faults, load.resets) == ([], 0)
     print(f"{RELOADS} reloads, {ROLLBACKS} rollbacks, {RECYCLES} recycles: {load}")
+
+
+def test_of_a_kill_each_request_that_is_lost_has_a_record(disturbed_lab: Lab):
+    """In nginx's log: the gateway itself has one of what its workers had begun."""
+    lab = disturbed_lab
+    with Load(lab.address, CLIENTS) as load:
+        go_on(load)
+        workers = [process["Pid"] for process in lab.processes("gateway") if process["PPid"] == "1"]
+        began = time.monotonic()
+        assert lab.run_in("gateway", "bash", "-c", f"kill -9 {' '.join(workers)}").exit_code == 0
+        wait_until(lambda: lab.fetch("/echo").status == 200, "new workers answer")
+        took = time.monotonic() - began
+        for _ in range(3):
+            go_on(load)  # until each of them has noticed
+        lost = len(load.faults)
+        go_on(load)
+    assert len(load.faults) == lost <= CLIENTS
+    assert load.resets == 0, "nginx answers for what has gone"
+    targets = {fault.split(" ")[1].rstrip(":") for fault in load.faults}
+
+    def recorded() -> set[str]:
+        return {r["target"] for r in lab.records("nginx") if r["status"] == 502}
+
+    wait_until(lambda: targets <= recorded(), "each has its record")
+    print(f"all workers: served again after {took:.2f} s; {lost} lost, each recorded")
 
 
 def test_an_edit_in_place_reaches_every_worker_under_load(disturbed_lab: Lab):
