@@ -8,7 +8,6 @@ import argparse
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,6 @@ from gateway.config.parse import describe_clash
 from gateway.config.problems import BadValueError
 from gateway.config.problems import quote as shown
 from gateway.config.read import read_config
-from gateway.config.slices import find_foreign
 from gateway.development import check_extra, for_development
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
@@ -172,34 +170,10 @@ def parse_listen(text: str) -> str:
 
 
 def run_check(options: argparse.Namespace) -> int:
-    """``gateway check``: what ``serve`` does before it listens."""
-    from gateway.supervisor.children import pickled
-    from gateway.supervisor.failures import describe_failure
-    from gateway.supervisor.process import describe_exit
+    """``gateway check``"""
+    from gateway.check import check
 
-    config = read_config(options.config, os.environ)
-    foreign = find_foreign(config)
-    if not options.table_only:
-        own = tuple(mount for mount in config.mounts if mount not in foreign)
-        with pickled(dataclasses.replace(config, mounts=own)) as order:
-            loader = subprocess.run(
-                [sys.executable, "-m", "gateway.worker", "text"],
-                stdin=order,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-        if not loader.stdout:
-            ended = describe_exit(loader.returncode)
-            raise AppLoadError(f"{config.source}: the process that loads the apps {ended}")
-        failed = json.loads(loader.stdout)
-        if failed:
-            raise AppLoadError("\n".join(describe_failure(config, each) for each in failed))
-    print(f"{config.source}: {len(config.mounts)} mounts, no problems")
-    if foreign and not options.table_only:
-        names = ", ".join(mount.name for mount in foreign)
-        print(f"not loaded, since their pools have packages of their own: {names}")
-    return 0
+    return check(read_config(options.config, os.environ), loads=not options.table_only)
 
 
 def run_routes(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ Refuses to look into a directory. Source: RFC 3986 §2.1 (percent-encoding) and 
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config.addresses import is_address, is_host_name
@@ -55,7 +56,7 @@ def parse_directory(text: str, table_directory: Path) -> Path:
     try:
         is_directory = stat.S_ISDIR(found.stat().st_mode)
     except OSError as exc:
-        near = did_you_mean(found.name, _folders_in(found.parent))
+        near = did_you_mean(found.name, _names_in(found.parent, Path.is_dir))
         raise BadValueError(near or (exc.strerror or "").lower()) from exc
     if not is_directory:
         raise BadValueError("it is a file: name the directory that holds it")
@@ -71,7 +72,7 @@ def parse_folder(text: str, table_directory: Path) -> Path:
     """Absolute. Raises BadValueError unless it is an existing directory."""
     found = _absolute(text, table_directory)
     if not found.is_dir():
-        near = did_you_mean(found.name, _folders_in(found.parent))
+        near = did_you_mean(found.name, _names_in(found.parent, Path.is_dir))
         raise BadValueError(near or "there is none")
     return found
 
@@ -80,7 +81,8 @@ def parse_file(text: str, table_directory: Path) -> Path:
     """Absolute. Raises BadValueError unless it is an existing file."""
     found = _absolute(text, table_directory)
     if not found.is_file():
-        raise BadValueError("there is none")
+        near = did_you_mean(found.name, _names_in(found.parent, Path.is_file))
+        raise BadValueError(near or "there is none")
     return found
 
 
@@ -112,9 +114,9 @@ def _absolute(text: str, table_directory: Path) -> Path:
     return Path(os.path.normpath(table_directory / text))
 
 
-def _folders_in(folder: Path) -> list[str]:
+def _names_in(folder: Path, accept: Callable[[Path], bool]) -> list[str]:
     try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        return sorted(entry.name for entry in folder.iterdir() if accept(entry))
     except OSError:
         return []
 

@@ -130,7 +130,7 @@ def load_app(import_string: str) -> WSGIApp:
     except BaseException as error:  # a module may raise anything, SystemExit too
         raise AppLoadError(_explain(import_string, module_name, error)) from error
     if not callable(found):
-        raise AppLoadError(f"{import_string} is a {type(found).__name__}, not a WSGI callable")
+        raise AppLoadError(f"{import_string} is no WSGI callable ({type(found).__name__})")
     return found  # type: ignore[no-any-return]
 
 

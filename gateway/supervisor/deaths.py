@@ -16,8 +16,9 @@ BAD_GATEWAY = 502
 _STDOUT = 1
 
 
-async def bury(generation: Generation, child: Process) -> None:
-    """A worker has ended: tell what it leaves behind; replace it where its generation serves."""
+async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> None:
+    """A worker has ended: tell what it leaves behind; replace it where its generation serves, and
+    the gateway does not stop, of which a terminal tells all processes."""
     was, now = child.state, time.monotonic()
     await child.finish()
     generation.remove(child)
@@ -29,7 +30,7 @@ async def bury(generation: Generation, child: Process) -> None:
         if not generation.faults:
             ended = f"{ended} while it was loading"
             generation.note_fault(generation.locate(child.loading, ended + child.last_words))
-    elif generation.state is State.SERVING and generation.is_short:
+    elif generation.state is State.SERVING and generation.is_short and not is_stopping:
         has_served = was not in (ChildState.LOADING, ChildState.LOADED) and not child.reason
         delay = generation.backoff.note_death(child.started, now, has_served=has_served)
         when = f"in {delay:g} s" if delay else "now"

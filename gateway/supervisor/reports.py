@@ -61,7 +61,8 @@ def _tell_when_ready(generation: Generation) -> None:
     if not generation.was_ready and states == {ChildState.READY}:
         generation.was_ready = True
         if generation.state is State.SERVING:
-            lifecycle.info("ready after %.2f s", time.monotonic() - generation.began)
+            took, pool = time.monotonic() - generation.began, generation.config.pool.name
+            lifecycle.info("pool %s: ready after %.2f s", pool, took)
 
 
 def _note_mounts(generation: Generation, reports: list[Report]) -> None:

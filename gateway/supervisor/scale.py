@@ -36,6 +36,7 @@ class Scaler:
         """Begin to start another, or end one, where it is time for that."""
         generation, now = self._generation, self._clock()
         pool, size = generation.config.pool, generation.size
+        least = generation.config.server.workers
         ready = [child for child in generation.crew if child.state is ChildState.READY]
         is_changing = self._growing is not None and not self._growing.done()
         if is_changing or generation.state is not State.SERVING or len(ready) != size:
@@ -46,7 +47,7 @@ class Scaler:
         if min(counts) < full or size >= pool.workers.max or now < self._rest_until:
             self._busy_since = now
         # what they have would keep one fewer half busy at most
-        if sum(counts) > full * (size - 1) / 2 or size <= pool.workers.min:
+        if sum(counts) > full * (size - 1) / 2 or size <= least:
             self._spare_since = now
         if now - self._busy_since >= UP_SECONDS:
             self._growing = asyncio.create_task(self._grow())

@@ -145,7 +145,7 @@ class Supervisor:
                 if pid in generation.children:
                     child = generation.children[pid]
                     child.note_end(wait_status)
-                    self._start_task(bury(generation, child))
+                    self._start_task(bury(generation, child, is_stopping=self._is_stopping))
 
     # --- reloads ------------------------------------------------------------------------------
 

@@ -23,14 +23,14 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 COMPUTE_SECONDS = 1.0
 
 
-def beside(pool: str) -> Callable[[Path, str, int], list[str]]:
+def beside(pool: str, nice: int = 0) -> Callable[[Path, str, int], list[str]]:
     """``hello`` in the front worker, and ``compute`` in ``pool``."""
 
     def command(bin_: Path, app: str, port: int) -> list[str]:
         mounts = {"/": "apps:hello", "/compute": {"app": "apps:compute", "pool": pool}}
-        pools = {} if pool == "main" else {pool: {}}
+        pools = {} if pool == "main" else {pool: {"nice": nice}}
         cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        table = CACHE / f"neighbour-{pool}.yaml"
+        table = CACHE / f"neighbour-{pool}-{nice}.yaml"
         return ["taskset", "-c", cores, *serve(bin_, table, port, mounts, pools)]
 
     return command
@@ -38,10 +38,11 @@ def beside(pool: str) -> Callable[[Path, str, int], list[str]]:
 
 def arrange() -> list[Server]:
     """All in the gateway's own environment."""
-    own, main = beside("computing"), beside("main")
+    own, nice, main = beside("computing"), beside("computing", 10), beside("main")
     return [
         Server("quiet", "", GATEWAY_PACKAGES, own, "nobody computes"),
         Server("computing", "", GATEWAY_PACKAGES, own, "an app computes in a pool of its own"),
+        Server("nice", "", GATEWAY_PACKAGES, nice, "it computes there, with `nice: 10`"),
         Server("in-process", "", GATEWAY_PACKAGES, main, "it computes in the same worker"),
     ]
 

@@ -242,7 +242,12 @@ APPS = [
         module="from json import nothing",
         told="ImportError: cannot import name 'nothing' from 'json'",
     ),
-    BadEdit(name="no callable", adds=APP, module="app = 7", told="is a int, not a WSGI callable"),
+    BadEdit(
+        name="no callable",
+        adds=APP,
+        module="app = 7",
+        told="is no WSGI callable (int)",
+    ),
     BadEdit(name="no attribute", adds=APP, module="application = 7", told="has no attribute 'app'"),
     BadEdit(
         name="exception",

@@ -199,6 +199,28 @@ def test_an_app_that_does_not_load_is_3_with_its_traceback(run: Run, site: Path)
     )
 
 
+def test_check_tells_what_only_a_running_gateway_tries(run: Run, site: Path) -> None:
+    table = (site / "mounts.yaml").read_text()
+    more = """
+  /asked: {app: "welcome:app", probe: /healthz}
+  /own: {app: "welcome:app", pool: packed}
+  /served: {upstream: "pool:served"}
+pools:
+  packed: {requirements: packed.txt}
+  served: {command: "nothing {socket}"}
+"""
+    (site / "packed.txt").write_text("")
+    (site / "mounts.yaml").write_text(table + more)
+    assert run("check") == (
+        0,
+        "mounts.yaml: 9 mounts, no problems\n"
+        "not loaded, since their pools have packages of their own: /own\n"
+        "not started, the commands behind: /served\n"
+        "not asked, the probes of: /asked\n",
+        "",
+    )
+
+
 def test_check_can_leave_the_apps_alone(run: Run, site: Path) -> None:
     (site / "welcome.py").write_text("import flusk\n")
     assert run("check", "--table-only")[0] == 0

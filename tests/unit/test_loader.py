@@ -160,8 +160,8 @@ def test_what_led_to_a_failure_is_told_too(write: Write) -> None:
 )
 def test_what_is_not_callable(write: Write, value: str, kind: str) -> None:
     write("site_app.py", f"app = {value}\ndef create():\n    return app\n")
-    assert failure("site_app:app")[0] == f"site_app:app is a {kind}, not a WSGI callable"
-    assert failure("site_app:create()")[0] == f"site_app:create() is a {kind}, not a WSGI callable"
+    assert failure("site_app:app")[0] == f"site_app:app is no WSGI callable ({kind})"
+    assert failure("site_app:create()")[0] == f"site_app:create() is no WSGI callable ({kind})"
 
 
 def test_a_syntax_error_shows_its_line(write: Write, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ MORE = "  /: good:app\n  /more: more:app\n"
         (MORE, "import os; os.kill(os.getpid(), 11)", 3, "was ended by SIGSEGV"),
         (MORE, "import time; time.sleep(60)", 3, ":10:3: mounts./more: worker "),
         (MORE, "while True: pass", 3, "did not load within 5 s (server.start_timeout)"),
-        (MORE, "app = 7", 3, "is a int, not a WSGI callable"),
+        (MORE, "app = 7", 3, "is no WSGI callable (int)"),
     ],
 )
 def test_a_bad_edit_changes_nothing_and_tells_its_cause(
@@ -315,6 +315,20 @@ def test_a_stop_is_told_before_connections_are_refused(start: Start) -> None:
     gateway.process.send_signal(signal.SIGTERM)
     assert gateway.process.wait(10) == 0
     assert "second signal: ending at once" in gateway.log_text
+
+
+def test_a_stop_that_every_process_is_told_of_starts_no_workers(start: Start) -> None:
+    """As by a terminal, or a supervisor that signals the whole group."""
+    gateway = start(server="  drain_delay: 1h\n")
+    gateway.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "stopping in" in gateway.log_text, "it stops")
+    for pid in gateway.children():
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not gateway.children(), "its workers have ended")
+    gateway.process.send_signal(signal.SIGTERM)
+    assert gateway.process.wait(10) == 0
+    assert not {"ERROR", '"error"'} & set(gateway.log_text.split())
+    assert "a new one starts" not in gateway.log_text
 
 
 # --- the control socket -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from running import Running, wait_until
 
 from gateway.config.model import Config, Pool, Server, Workers
+from gateway.config.slices import cut
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState
 from gateway.supervisor.scale import DOWN_SECONDS, FULL_REQUESTS, REST_SECONDS, UP_SECONDS, Scaler
@@ -30,11 +31,9 @@ def app(environ, start_response):
 class Crew:
     """A generation whose workers are none, with a clock to be set."""
 
-    def __init__(self, pool: Pool, size: int) -> None:
-        server = Server(workers=size)
-        config = Config(source="x", directory=Path(), server=server, mounts=(), pool=pool)
+    def __init__(self, config: Config, size: int) -> None:
         self.generation = Generation(1, config, lambda _: self._start())
-        self.generation.state = State.SERVING
+        self.generation.state, self.generation.size = State.SERVING, size
         self.now, self.started = 0.0, 0
         self.fault = ""
         for _ in range(size):
@@ -77,7 +76,14 @@ class Crew:
 
 
 def crew(least: int = 1, most: int = 3, size: int = 1, **settings: Any) -> Crew:
-    return Crew(Pool(name="a", workers=Workers(min=least, max=most), **settings), size)
+    pool = Pool(name="a", workers=Workers(min=least, max=most), **settings)
+    return Crew(config_of(Server(), pool)["a"], size)
+
+
+def config_of(server: Server, *pools: Pool) -> dict[str, Config]:
+    """What each pool is to serve, of a table without mounts."""
+    config = Config(source="x", directory=Path(), server=server, mounts=(), pools=pools)
+    return cut(config, str, lambda _: ())
 
 
 BUSY = FULL_REQUESTS
@@ -115,6 +121,12 @@ def test_the_youngest_leaves_when_it_is_not_needed() -> None:
     assert few.generation.children[3].state is ChildState.RETIRING
     assert few.pass_time(DOWN, 0, 0) == 1
     assert few.pass_time(10 * DOWN, 0) == 1
+
+
+def test_as_many_as_the_table_says_stay_whether_needed_or_not() -> None:
+    assert crew(least=2, size=3).pass_time(10 * DOWN, 0, 0, 0) == 2
+    front = config_of(Server(workers=3))["main"]
+    assert Crew(front, 3).pass_time(10 * DOWN, 0, 0, 0) == 3
 
 
 def test_one_that_is_needed_stays() -> None:
