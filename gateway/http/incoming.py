@@ -47,7 +47,8 @@ class Incoming(Stream):
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         self._service = service
-        Stream.__init__(self, client_socket)  # super() takes longer, for each connection
+        # super() takes longer, for each connection
+        Stream.__init__(self, client_socket, service.pusher)
         self._peer = peer
         self._peer_port = peer_port
         self._trusts_peer = service.proxies.trusts(peer)

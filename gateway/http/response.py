@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sized
 from io import FileIO
-from typing import Any, Protocol
+from typing import Any
 
 from gateway.errors import AppError
 from gateway.http.app_head import check_field, known_heads, not_headers, read_head
 from gateway.http.head import RequestHead
 from gateway.http.names import CACHE_ENTRIES
+from gateway.http.sink import Sink
 from gateway.wsgi import HEAD_NOW, ExcInfo, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
@@ -22,14 +23,6 @@ COPY_BYTES = 16 * 1024
 
 # length, above 0 and up to COPY_BYTES, to the line before such a chunk
 _known_chunk_lines: dict[int, bytes] = {}
-
-
-class Sink(Protocol):
-    """Where a response goes. Each call may switch greenlets and raises ClientDisconnected."""
-
-    def send(self, data: bytes, /) -> None: ...
-    def send_pieces(self, pieces: list[bytes], /) -> None: ...
-    def send_file(self, head: bytes, file_descriptor: int, offset: int, size: int, /) -> None: ...
 
 
 class Response:
@@ -102,7 +95,9 @@ class Response:
         elif self._is_chunked:
             self._send_chunk(b"", data)
         else:
-            self._sink.send(self._within_length(data))
+            data = self._within_length(data)
+            send = self._sink.send_part if self.remaining else self._sink.send
+            send(data)
 
     def send_result(self, result: Iterable[bytes]) -> None:
         """Send what the app returned, to its end. Raises AppError, ClientDisconnected and whatever
@@ -144,7 +139,7 @@ class Response:
 
     def _send_chunks(self, pieces: Iterator[bytes]) -> None:
         """The rest of a body whose first chunk has gone out, each piece as the app gives it."""
-        send, join, get_line = self._sink.send, b"".join, _known_chunk_lines.get
+        send, join, get_line = self._sink.send_part, b"".join, _known_chunk_lines.get
         for data in pieces:
             if type(data) is bytes and (line := get_line(len(data))) is not None:
                 send(join((line, data, b"\r\n")))
@@ -225,7 +220,8 @@ class Response:
             if len(_known_chunk_lines) >= CACHE_ENTRIES:
                 _known_chunk_lines.clear()
             _known_chunk_lines[len(data)] = line
-            self._sink.send(b"%b%b%b\r\n" % (before, line, data))
+            send = self._sink.send if before else self._sink.send_part
+            send(b"%b%b%b\r\n" % (before, line, data))
         else:
             self._sink.send_pieces([b"%b%x\r\n" % (before, len(data)), data, b"\r\n"])
 

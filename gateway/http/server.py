@@ -16,6 +16,7 @@ from gateway.http.connection import Connection
 from gateway.http.environ import MountInfo
 from gateway.http.forwarded import UNIX_PEER
 from gateway.http.proxied import ProxiedConnection
+from gateway.http.push import Pusher
 from gateway.http.service import Service
 from gateway.http.stream import READ, State
 from gateway.limits import Limits
@@ -86,6 +87,7 @@ class Server:
             # a connection comes with its first request, or after this, in seconds: it is read at
             # once and, if that ends it, costs no watcher (Apache asks for the same)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+            self._service.pusher = Pusher()
         self._service.tell_time()
         self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)
@@ -205,5 +207,7 @@ class Server:
         self._timer.stop()
         service.in_flight.beat(time.monotonic())
         service.greenlets.close()
+        if service.pusher is not None:
+            service.pusher.close()
         service.access_log.flush()
         return len(self._cut.union(cut))

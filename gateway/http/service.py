@@ -18,6 +18,7 @@ from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.greenlets import GreenletPool
 from gateway.http.parser import HeadParser
+from gateway.http.push import Pusher
 from gateway.inflight import InFlight
 from gateway.limits import Limits
 from gateway.logs import AccessLog
@@ -62,6 +63,7 @@ class Service:
         self.tell_time()
         self.is_draining = False
         self.on_close: Callable[[], None] | None = None
+        self.pusher: Pusher | None = None  # a server on TCP brings one
         # of C throughout: without a Python frame for each request
         self.next_request_id: Callable[[], str] = map(
             f"{os.urandom(8).hex()}-%d".__mod__, count(1)

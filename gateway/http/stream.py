@@ -4,6 +4,8 @@ Refuses to know HTTP. A call that must wait hands its greenlet to the hub; the s
 and the sweep of the server ends what waits too long by throwing into the greenlet.
 """
 
+from __future__ import annotations
+
 import os
 from abc import abstractmethod
 from contextlib import suppress
@@ -18,6 +20,7 @@ from gevent import get_hub
 from greenlet import getcurrent
 
 from gateway.errors import AppError, ClientDisconnected
+from gateway.http.push import BURST_SECONDS, Pusher
 
 READ, WRITE = 1, 2
 # of FIONREAD, a C int
@@ -48,12 +51,14 @@ class Stream:
     """A non-blocking socket, its watcher for input, and what is known of its moment.
 
     ``since`` is the monotonic time of the last change of ``state``; ``sent_bytes`` counts what the
-    kernel has taken since the request began.
+    kernel has taken since the request began. Without a ``pusher`` every piece is sent by itself.
     """
 
     __slots__ = (
         "_buffer",
+        "_burst_ends",
         "_is_watching",
+        "_pusher",
         "_socket",
         "_waiter",
         "_watcher",
@@ -62,8 +67,10 @@ class Stream:
         "state",
     )
 
-    def __init__(self, client_socket: Any) -> None:
+    def __init__(self, client_socket: Any, pusher: Pusher | None) -> None:
         self._socket = client_socket
+        self._pusher = pusher
+        self._burst_ends = 0.0
         self._buffer = b""
         self.sent_bytes = 0
         self.state = IDLE
@@ -128,7 +135,7 @@ class Stream:
         return self._socket, data
 
     def send(self, data: bytes, /) -> None:
-        """See ``response.Sink``."""
+        """See ``sink.Sink``."""
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
@@ -139,8 +146,27 @@ class Stream:
         if sent != len(data):
             self._send_rest(memoryview(data)[sent:])
 
+    def send_part(self, data: bytes, /) -> None:
+        """See ``sink.Sink``."""
+        now = monotonic()
+        is_burst, self._burst_ends = now < self._burst_ends, now + BURST_SECONDS
+        if not is_burst or self._pusher is None:
+            self.send(data)
+            return
+        try:
+            sent = self._socket.send(data, MSG_MORE)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _left(error) from error
+        self.sent_bytes += sent
+        if sent != len(data):
+            self._send_rest(memoryview(data)[sent:])
+        else:
+            self._pusher.hold(self._socket)
+
     def send_pieces(self, pieces: list[bytes], /) -> None:
-        """See ``response.Sink``."""
+        """See ``sink.Sink``."""
         try:
             sent = self._socket.sendmsg(pieces)
         except BlockingIOError:
@@ -168,7 +194,7 @@ class Stream:
                 view = view[sent:]
 
     def send_file(self, head: bytes, file_descriptor: int, offset: int, size: int, /) -> None:
-        """See ``response.Sink``; ``size`` bytes from ``offset``, never through this process."""
+        """See ``sink.Sink``; ``size`` bytes from ``offset``, never through this process."""
         try:
             sent = self._socket.send(head, MSG_MORE)
         except BlockingIOError:

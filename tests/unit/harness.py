@@ -250,6 +250,21 @@ class Listener:
         self._backlog.close()
 
 
+class TcpListener(Listener):
+    """The same, of real TCP connections."""
+
+    def connect(self, peer: str, *, buffer_bytes: int = 0) -> socket.socket:
+        assert not buffer_bytes
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            ours = socket.create_connection(server.getsockname())
+            theirs, _ = server.accept()
+        with theirs:
+            # as what the real one accepts inherits it
+            theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            socket.send_fds(self._queue, [peer.encode()], [theirs.fileno()])
+        return ours
+
+
 class Gateway:
     """Serves ``mounts``, an app or apps by prefix ("/" is the root), until it is closed."""
 
@@ -263,6 +278,7 @@ class Gateway:
         access_log: str = "json",
         proxy_protocol: bool = False,
         in_flight: InFlight | None = None,
+        listener: Listener | None = None,
     ) -> None:
         if not isinstance(mounts, Mapping):
             mounts = {"/": mounts}
@@ -277,7 +293,7 @@ class Gateway:
             for key, app in mounts.items()
         )
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
-        self.listener = Listener()
+        self.listener = listener or Listener()
         self.service = Service(
             table=table,
             base_environ=build_base_environ("gateway.example", "80", ()),

@@ -33,6 +33,8 @@ class Wire:
     def send(self, data: bytes, /) -> None:
         self.calls.append(data)
 
+    send_part = send
+
     def send_pieces(self, pieces: list[bytes], /) -> None:
         self.calls.append(b"".join(pieces))
 
