@@ -23,7 +23,7 @@ from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, 
 from gateway.http.deadlines import Deadlines
 from gateway.http.environ import build_environ
 from gateway.http.error_page import build_error_page
-from gateway.http.exchange import Exchange, RequestEnded
+from gateway.http.exchange import Exchange, RequestEnded, name_asked
 from gateway.http.head import CHUNKED, KnownHead, RequestHead
 from gateway.http.service import Service
 from gateway.http.stream import IDLE
@@ -39,8 +39,8 @@ class Connection(Deadlines):
 
     __slots__ = ("_requests_left",)
 
-    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        Deadlines.__init__(self, service, client_socket, peer, peer_port)
+    def open(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+        Deadlines.open(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
         service.connections.add(self)
 
@@ -98,7 +98,7 @@ class Connection(Deadlines):
         if (told := self._told) is not None:
             response.client, response.request_id = told["REMOTE_ADDR"], told["gateway.request_id"]
         if type(head) is KnownHead and head.prepared is not None:
-            prepared, mount = head.prepared
+            prepared, mount, _ = head.prepared
             environ = prepared.copy()
             if told is None:
                 environ["REMOTE_ADDR"] = self._peer
@@ -157,7 +157,8 @@ class Connection(Deadlines):
         environ["SCRIPT_NAME"] += mount.script_name
         if type(head) is KnownHead:
             environ |= {KNOWN: []} if mount.kind == "upstream" else {}
-            head.prepared = environ.copy(), mount
+            described = service.access_log.describe(name_asked(head, mount))
+            head.prepared = environ.copy(), mount, described
         return environ, mount
 
     def _answer_unmatched(self, head: RequestHead, response: Exchange) -> None:
@@ -223,13 +224,14 @@ class Connection(Deadlines):
         in_flight.requests += 1
         if response.code >= 500:
             in_flight.failures += 1
+        now = monotonic()
         if service.access_log.is_on:
-            self._record(head, response, fault)
+            self._record(head, response, now, fault)
         self._exchange = self._head = None
         self.sent_bytes = 0
         if response.persistent and (self._buffer or not self.has_ended):
             self.state = IDLE
-            self.since = monotonic()
+            self.since = now
             if not self._is_watching and not self.has_ended:
                 self._watch(True)
             if self._buffer:
@@ -246,22 +248,21 @@ class Connection(Deadlines):
             return False
         return not self.has_input()
 
-    def _record(self, head: RequestHead, response: Exchange, fault: str) -> None:
-        content, mount = response.content, response.mount
-        self._service.access_log.record(
+    def _record(self, head: RequestHead, response: Exchange, now: float, fault: str) -> None:
+        log, content = self._service.access_log, response.content
+        if type(head) is KnownHead and head.prepared is not None:
+            described = head.prepared[2]
+        else:
+            described = log.describe(name_asked(head, response.mount))
+        log.record(
             response.request_id or self._service.next_request_id(),
-            "" if mount is None else mount.name,
             response.client or self._peer,
-            head.method,
-            head.target,
-            "HTTP/1.1" if head.is_http11 else "HTTP/1.0",
+            described,
             response.code if response.head_sent and self.sent_bytes else CLIENT_CLOSED_REQUEST,
             0 if content is None else content.received_bytes,
             self.sent_bytes,
-            (monotonic() - response.started) * 1000,
-            head.host,
-            head.fields.get("HTTP_REFERER", ""),
-            head.fields.get("HTTP_USER_AGENT", ""),
+            response.started,
+            now,
             fault,
         )
 

@@ -9,7 +9,9 @@ from typing import Any, cast
 
 from gateway.dispatch import Mount
 from gateway.http.body import Content
+from gateway.http.head import RequestHead
 from gateway.http.response import Response
+from gateway.logs import Asked
 from gateway.wsgi import Takeover
 
 
@@ -65,3 +67,17 @@ class Exchange(Response):
         # said in the head, so that nginx does not begin another request here
         if not content.is_complete:
             self.persistent &= content.is_worth_draining
+
+
+def name_asked(head: RequestHead, mount: Mount | None) -> Asked:
+    """What a request's record tells of its head."""
+    fields = head.fields.get
+    return Asked(
+        "" if mount is None else mount.name,
+        head.method,
+        head.target,
+        "HTTP/1.1" if head.is_http11 else "HTTP/1.0",
+        head.host,
+        fields("HTTP_REFERER", ""),
+        fields("HTTP_USER_AGENT", ""),
+    )

@@ -42,40 +42,44 @@ _PAIR = re.compile(
 )
 
 
-class TrustedProxies:
-    """The peers whose word counts. ``networks`` holds networks and, for Unix sockets, ``unix:``."""
+class Hops(dict[str, tuple[str, bool]]):
+    """Hops as they are told, to the address of each, "" if it tells none, and whether it is
+    trusted; learnt as they come, begun anew when there are too many."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
+        super().__init__()
         networks = tuple(networks)
         self._networks = tuple(n for n in networks if not isinstance(n, str))
         self._trusts_unix = UNIX_PEER in networks
-        self._known: dict[str, tuple[str, bool]] = {}
 
-    def trusts(self, peer: str) -> bool:
-        """Whether ``peer``, an address as text or UNIX_PEER, is one of them."""
-        if peer == UNIX_PEER:
-            return self._trusts_unix
-        return self._judge(peer)[1]
+    def __missing__(self, hop: str) -> tuple[str, bool]:
+        if hop == UNIX_PEER:
+            return "", self._trusts_unix
+        address = parse_hop(hop)
+        if address is None:
+            return "", False
+        if len(self) >= CACHE_ENTRIES:
+            self.clear()
+        judged = str(address), any(address in network for network in self._networks)
+        self[hop] = judged
+        return judged
 
-    def _judge(self, hop: str) -> tuple[str, bool]:
-        """The address of a hop, "" if it tells none, and whether it is trusted."""
-        known = self._known.get(hop)
-        if known is None:
-            address = parse_hop(hop)
-            if address is None:
-                return "", False
-            known = (str(address), any(address in network for network in self._networks))
-            if len(self._known) >= CACHE_ENTRIES:
-                self._known.clear()
-            self._known[hop] = known
-        return known
+
+class TrustedProxies:
+    """The peers whose word counts. ``networks`` holds networks and, for Unix sockets, ``unix:``.
+
+    ``hops`` tells of a peer, an address as text or UNIX_PEER, whether it is one of them.
+    """
+
+    def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
+        self.hops = Hops(networks)
 
     def client(self, hops: str) -> str:
         """The client of an X-Forwarded-For list: from the right, the first that is no trusted
         proxy, or the leftmost. "" where the rightmost is no address."""
         client = ""
         for hop in reversed(hops.split(",")):
-            address, is_trusted = self._judge(hop.strip(" \t"))
+            address, is_trusted = self.hops[hop.strip(" \t")]
             if not address:
                 break
             client = address
@@ -132,7 +136,7 @@ class TrustedProxies:
         if found is None:
             return raw, None
         hop, request_id = found[1].decode("ascii"), found[2].decode("ascii")
-        client, _ = self._judge(hop)
+        client, _ = self.hops[hop]
         if not client:
             return raw, None
         return raw[:start] + raw[found.end() :], {
@@ -152,7 +156,7 @@ class TrustedProxies:
         element: dict[str, str] = {}
         for element in reversed(parse_forwarded(value)):
             # unknown and _obfuscated hops (RFC 7239 §6.2, §6.3) tell no address: it ends there
-            address, is_trusted = self._judge(element.get("for", ""))
+            address, is_trusted = self.hops[element.get("for", "")]
             client = address or client
             if not is_trusted:
                 break

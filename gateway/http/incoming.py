@@ -45,13 +45,12 @@ class Incoming(Stream):
 
     _head: Any
 
-    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+    def open(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         self._service = service
-        # super() takes longer, for each connection
-        Stream.__init__(self, client_socket, service.pusher)
+        Stream.attach(self, client_socket, service.pusher)
         self._peer = peer
         self._peer_port = peer_port
-        self._trusts_peer = service.proxies.trusts(peer)
+        _, self._trusts_peer = service.proxies.hops[peer]
         self._told: Environ | None = None  # by a trusted peer, of this request alone
         self._refusal: RequestError | None = None
         self.has_ended = False

@@ -19,8 +19,8 @@ class ProxiedConnection(Connection):
 
     __slots__ = ("_has_header",)
 
-    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        super().__init__(service, client_socket, peer, peer_port)
+    def open(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+        super().open(service, client_socket, peer, peer_port)
         self._has_header = False
 
     def _advance(self, data: bytes) -> None:
@@ -51,7 +51,7 @@ class ProxiedConnection(Connection):
         if header.peer:
             self._peer = header.peer
             self._peer_port = header.port
-            self._trusts_peer = self._service.proxies.trusts(header.peer)
+            _, self._trusts_peer = self._service.proxies.hops[header.peer]
         elif not header.is_local:
             # a stranger's bytes under the proxy's address, which it can tell no other for
             self._trusts_peer = False

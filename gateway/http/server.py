@@ -124,10 +124,11 @@ class Server:
                 return False
             client = _socket.socket(family, kind, protocol, descriptor)
             client.setblocking(False)
+            connection = self._connection()
             if self._is_unix:
-                connection = self._connection(service, client, UNIX_PEER, "")
+                connection.open(service, client, UNIX_PEER, "")
             else:
-                connection = self._connection(service, client, address[0], str(address[1]))
+                connection.open(service, client, address[0], str(address[1]))
             connection.begin()
         return True
 

@@ -67,7 +67,8 @@ class Stream:
         "state",
     )
 
-    def __init__(self, client_socket: Any, pusher: Pusher | None) -> None:
+    def attach(self, client_socket: Any, pusher: Pusher | None) -> None:
+        """What ``__init__`` does elsewhere, which Python cannot call without a detour through C."""
         self._socket = client_socket
         self._pusher = pusher
         self._burst_ends = 0.0

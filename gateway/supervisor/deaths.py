@@ -7,7 +7,7 @@ The records are those that the worker would have written, in the same format and
 import asyncio
 import time
 
-from gateway.logs import AccessLog, choose_style, lifecycle
+from gateway.logs import AccessLog, Asked, choose_style, lifecycle
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
 
@@ -64,21 +64,17 @@ def record_lost(child: Process, style: str) -> int:
     now = time.monotonic()
     requests = child.in_flight.requests()
     for request in requests if log.is_on else ():
+        asked = Asked(request.mount, request.method, request.target, request.protocol, "", "", "")
         log.record(
-            request_id=request.request_id,
-            mount=request.mount,
-            client=request.client,
-            method=request.method,
-            target=request.target,
-            protocol=request.protocol,
-            status=BAD_GATEWAY,
-            bytes_in=0,
-            bytes_out=0,
-            duration_ms=(now - request.started) * 1000,
-            host="",
-            referer="",
-            user_agent="",
-            error=f"worker {child.pid} {child.describe_end()}",
+            request.request_id,
+            request.client,
+            log.describe(asked),
+            BAD_GATEWAY,
+            0,
+            0,
+            request.started,
+            now,
+            f"worker {child.pid} {child.describe_end()}",
         )
     log.flush()
     return len(requests)
