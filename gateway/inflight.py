@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 SLOT_BYTES = 512
 # The moment is big-endian: its first byte is 0 only where it is no moment.
-_SLOT = Struct(">d160s344s")
+_SLOT = Struct(">d136s48s320s")
+_MOUNT_BYTES = 128
 # heartbeat, requests, failures; behind them how many slots have ever been in use
 _HEADER = Struct(">dQQ")
 _USED = Struct(">Q")
@@ -25,10 +26,10 @@ class InFlight:
     """The worker's side. ``descriptor`` is a ``Board``'s; without one it is nobody else's to
     read.
 
-    A request begins with ``write(memory, slot, moment, text, line)``: the monotonic time; request
-    id, client and mount in lines of UTF-8; and the request line. What does not fit is cut off. It
-    ends with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and
-    above, are counted by connections and published by ``beat``, of which ``heartbeat`` is the last.
+    A request begins with ``write(memory, slot, moment, request_id, client, place)``: the monotonic
+    time, and bytes, of which ``name_place`` makes the last. What does not fit is cut off. It ends
+    with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and above,
+    are counted by connections and published by ``beat``, of which ``heartbeat`` is the last.
     """
 
     def __init__(self, descriptor: int = -1) -> None:
@@ -62,6 +63,11 @@ class InFlight:
         """The loop turns: tell it, and what was counted. ``now`` is monotonic."""
         self.heartbeat = now
         _HEADER.pack_into(self.memory, 0, now, self.requests, self.failures)
+
+
+def name_place(mount: str, line: bytes) -> bytes:
+    """Where a request goes: the mount's name and the request line."""
+    return mount.encode()[:_MOUNT_BYTES] + b"\n" + line
 
 
 class Pulse(NamedTuple):
@@ -110,18 +116,19 @@ class Board:
     def requests(self) -> list[Request]:
         """Those in flight, the oldest first."""
         found = []
-        for started, text, line in self._read_used():
-            found.append(Request(started, *_split(text, "\n"), *_split(line, " ")))
+        for started, *texts in self._read_used():
+            request_id, client, place = (_read(text) for text in texts)
+            mount, _, line = place.partition("\n")
+            method, target, protocol, *_ = (*line.split(" "), "", "")
+            found.append(Request(started, request_id, client, mount, method, target, protocol))
         return sorted(found)
 
-    def _read_used(self) -> list[tuple[float, bytes, bytes]]:
+    def _read_used(self) -> list[tuple[float, bytes, bytes, bytes]]:
         [count] = _USED.unpack(os.pread(self.descriptor, _USED.size, _HEADER.size))
         slots = os.pread(self.descriptor, count * SLOT_BYTES, _FIRST_SLOT)
         # a moment that was freed has lost its exponent
         return [slot for slot in _SLOT.iter_unpack(slots) if slot[0] > 1e-9]
 
 
-def _split(text: bytes, separator: str) -> tuple[str, str, str]:
-    parts = text.rstrip(b"\0").decode("utf-8", "replace").split(separator, 2)
-    first, second, third, *_ = (*parts, "", "")
-    return first, second, third
+def _read(text: bytes) -> str:
+    return text.rstrip(b"\0").decode("utf-8", "replace")

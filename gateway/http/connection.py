@@ -15,8 +15,6 @@ from time import monotonic
 from traceback import format_exception_only
 from typing import Any
 
-from greenlet import getcurrent
-
 from gateway.dispatch import Mount
 from gateway.errors import ClientDisconnected, RequestError
 from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, drain, open_content
@@ -27,6 +25,7 @@ from gateway.http.exchange import Exchange, RequestEnded, name_asked
 from gateway.http.head import CHUNKED, KnownHead, RequestHead
 from gateway.http.service import Service
 from gateway.http.stream import IDLE
+from gateway.inflight import name_place
 from gateway.logs import faults
 from gateway.wsgi import KNOWN, Environ
 
@@ -46,7 +45,7 @@ class Connection(Deadlines):
 
     # --- in a greenlet: the walk --------------------------------------------------------------
 
-    def run(self) -> None:
+    def run(self, runner: Any) -> None:
         """Answer one request. Nothing leaves here but bytes and an access record."""
         service = self._service
         head = self._head
@@ -58,10 +57,10 @@ class Connection(Deadlines):
             head.persistent and not service.is_draining and self._requests_left > 0,
             service.date_line,
         )
-        # attributes of the class take longer to find
         response.content = response.mount = None
+        response.moved = response.timeout = 0
         response.client = response.request_id = ""
-        response.greenlet = getcurrent()
+        response.greenlet = runner
         response.started = self.since = monotonic()
         fault = ""
         try:
@@ -97,8 +96,8 @@ class Connection(Deadlines):
     def _walk(self, service: Service, head: RequestHead, response: Exchange) -> None:
         if (told := self._told) is not None:
             response.client, response.request_id = told["REMOTE_ADDR"], told["gateway.request_id"]
-        if type(head) is KnownHead and head.prepared is not None:
-            prepared, mount, _ = head.prepared
+        if (known := head.prepared) is not None:
+            prepared, mount, place, _ = known
             environ = prepared.copy()
             if told is None:
                 environ["REMOTE_ADDR"] = self._peer
@@ -109,7 +108,7 @@ class Connection(Deadlines):
             if found is None:
                 self._answer_unmatched(head, response)
                 return
-            environ, mount = found
+            environ, mount, place = found
         if told is not None:
             environ.update(told)
         response.mount = mount
@@ -125,8 +124,9 @@ class Connection(Deadlines):
             in_flight.memory,
             self._slot,
             response.started,
-            f"{response.request_id}\n{response.client or self._peer}\n{mount.name}".encode(),
-            head.line,
+            response.request_id.encode(),
+            (response.client or self._peer).encode(),
+            place,
         )
         app = mount.app
         result = app(environ, response.start_response)
@@ -140,8 +140,8 @@ class Connection(Deadlines):
 
     def _prepare(
         self, service: Service, head: RequestHead, response: Exchange
-    ) -> tuple[Environ, Mount] | None:
-        """The environ but for ``_told``, and the mount; kept with a head that may come again."""
+    ) -> tuple[Environ, Mount, bytes] | None:
+        """Environ but for ``_told``, mount, place in flight; kept with a head that may recur."""
         environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
         if self._trusts_peer:
             service.proxies.apply(head, environ)
@@ -155,11 +155,12 @@ class Connection(Deadlines):
             return None
         mount, environ["PATH_INFO"] = found
         environ["SCRIPT_NAME"] += mount.script_name
+        place = name_place(mount.name, head.line)
         if type(head) is KnownHead:
             environ |= {KNOWN: []} if mount.kind == "upstream" else {}
             described = service.access_log.describe(name_asked(head, mount))
-            head.prepared = environ.copy(), mount, described
-        return environ, mount
+            head.prepared = environ.copy(), mount, place, described
+        return environ, mount, place
 
     def _answer_unmatched(self, head: RequestHead, response: Exchange) -> None:
         if head.content_length:
@@ -250,10 +251,8 @@ class Connection(Deadlines):
 
     def _record(self, head: RequestHead, response: Exchange, now: float, fault: str) -> None:
         log, content = self._service.access_log, response.content
-        if type(head) is KnownHead and head.prepared is not None:
-            described = head.prepared[2]
-        else:
-            described = log.describe(name_asked(head, response.mount))
+        known = head.prepared
+        described = known[3] if known else log.describe(name_asked(head, response.mount))
         log.record(
             response.request_id or self._service.next_request_id(),
             response.client or self._peer,

@@ -33,14 +33,18 @@ class Exchange(Response):
     moved when the sweep last looked.
     """
 
+    __slots__ = (
+        *("client", "content", "greenlet", "mount", "moved", "request_id", "started", "timeout"),
+    )
+
     client: str
     content: Content | None
     greenlet: Any
     mount: Mount | None
-    moved = 0
+    moved: int
     request_id: str
     started: float
-    timeout = 0.0
+    timeout: float
 
     __init__ = object.__init__  # ``begin`` is called instead
 

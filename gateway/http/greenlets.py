@@ -13,7 +13,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 
 class GreenletPool:
-    """Runs the jobs that are submitted, ``job.run()`` each, at the end of a turn of the event loop.
+    """Runs the jobs that are submitted, ``job.run(greenlet)`` each, at the end of a turn of the
+    event loop.
 
     One greenlet runs them one after the other; where a job waits, another greenlet takes the next.
     Each run begins in a fresh, empty ``contextvars`` context. At most ``max_parked`` greenlets are
@@ -50,7 +51,7 @@ class GreenletPool:
         while True:
             while queue:
                 me.gr_context = None
-                queue.popleft().run()
+                queue.popleft().run(me)
             if len(parked) >= self._max_parked:
                 return
             parked.append(me)

@@ -12,7 +12,8 @@ class RequestHead:
     encoded) and ``query`` are its parts.
     ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
     strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
-    ``content_length`` is in bytes, or CHUNKED.
+    ``content_length`` is in bytes, or CHUNKED. ``prepared`` is for what the reader of a KnownHead
+    has made of it and wants to find there the next time.
     """
 
     content_length: int = 0
@@ -24,14 +25,10 @@ class RequestHead:
     method: str
     path: str
     persistent: bool
+    prepared: Any = None
     query: str
     target: str
 
 
 class KnownHead(RequestHead):
-    """One that may come again, to the byte: the same object then, and nobody's to change.
-
-    ``prepared`` is for what its reader has made of it and wants to find there the next time.
-    """
-
-    prepared: Any
+    """One that may come again, to the byte: the same object then, and nobody's to change."""

@@ -56,8 +56,8 @@ class Incoming(Stream):
         self.has_ended = False
 
     @abstractmethod
-    def run(self) -> None:
-        """Answer ``_head``, or ``_refusal`` where that is set. In a greenlet."""
+    def run(self, runner: Any) -> None:
+        """Answer ``_head``, or ``_refusal`` where that is set. In the greenlet ``runner``."""
 
     @abstractmethod
     def _wants_input(self) -> bool:

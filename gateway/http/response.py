@@ -32,14 +32,12 @@ class Response:
     ``remaining`` counts the bytes that a Content-Length still promises, -1 where none does.
     """
 
-    code = 0
-    head_sent: bool
-    remaining = -1
-    _has_body = True
-    _has_date = False
-    _head_text: str
-    _is_chunked = False
-    _simple_head = b""
+    # without them CPython 3.11 gives some objects a dict, depending on which was the first to have
+    # an attribute
+    __slots__ = (
+        *("_date_line", "_has_body", "_has_date", "_head_text", "_is_chunked", "_request"),
+        *("_simple_head", "_sink", "code", "head_sent", "persistent", "remaining"),
+    )
 
     def __init__(self, sink: Sink, request: RequestHead, persistent: bool, date_line: str) -> None:
         self.begin(sink, request, persistent, date_line.encode("latin-1"))
@@ -50,9 +48,11 @@ class Response:
         self._request = request
         self._date_line = date_line
         self.persistent = persistent
-        # asked for each time, and an attribute of the class takes longer to find
-        self.head_sent = False
+        self.head_sent = self._is_chunked = False
+        self.code = 0
+        # the rest is told by start_response, without which there is no head
         self._head_text = ""
+        self._simple_head = b""
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /

@@ -8,7 +8,7 @@ import pytest
 from gevent.event import Event
 from harness import Gateway, wait_until
 
-from gateway.inflight import Board, InFlight, Request
+from gateway.inflight import Board, InFlight, Request, name_place
 
 LINE = b"GET /notes/7?a=1 HTTP/1.1"
 
@@ -18,7 +18,7 @@ def test_a_request_is_seen_until_it_ends() -> None:
     worker = InFlight(board.descriptor)
     slot = worker.take()
     assert (board.requests(), board.count()) == ([], 0)
-    worker.write(worker.memory, slot, 12.5, b"id-1\n192.0.2.7\n/notes", LINE)
+    worker.write(worker.memory, slot, 12.5, b"id-1", b"192.0.2.7", name_place("/notes", LINE))
     [request] = board.requests()
     assert request == Request(
         12.5, "id-1", "192.0.2.7", "/notes", "GET", "/notes/7?a=1", "HTTP/1.1"
@@ -33,7 +33,7 @@ def test_the_oldest_come_first_and_a_slot_is_used_again() -> None:
     worker = InFlight(board.descriptor)
     slots = [worker.take() for _ in range(3)]
     for slot, moment in zip(slots, (9.0, 7.0, 8.0), strict=True):
-        worker.write(worker.memory, slot, moment, b"%d" % moment, LINE)
+        worker.write(worker.memory, slot, moment, b"%d" % moment, b"", LINE)
     assert [request.request_id for request in board.requests()] == ["7", "8", "9"]
     worker.memory[slots[1]] = 0
     worker.give_back(slots[1])
@@ -44,14 +44,14 @@ def test_what_does_not_fit_is_cut_and_disturbs_no_other() -> None:
     board = Board(8)
     worker = InFlight(board.descriptor)
     first, second = worker.take(), worker.take()
-    worker.write(worker.memory, second, 2.0, b"second\nb\n/", LINE)
-    worker.write(
-        worker.memory, first, 1.0, b"first\na\n/" + b"\xc3\xa4" * 300, b"GET /" + b"x" * 9000
-    )
+    worker.write(worker.memory, second, 2.0, b"second", b"b", name_place("/", LINE))
+    place = name_place("/" + "ä" * 300, b"GET /" + b"x" * 9000)
+    worker.write(worker.memory, first, 1.0, b"first", b"a" * 100, place)
     one, other = board.requests()
     assert (one.request_id, one.protocol, other.request_id) == ("first", "", "second")
     assert one.mount.startswith("/ä")
-    assert 300 < len(one.target) < 400
+    assert 10 < len(one.client) < 100
+    assert 150 < len(one.target) < 400
 
 
 def test_a_request_too_many_has_no_slot() -> None:
@@ -59,7 +59,7 @@ def test_a_request_too_many_has_no_slot() -> None:
     worker = InFlight(board.descriptor)
     slots = [worker.take() for _ in range(4)]
     for slot in slots:
-        worker.write(worker.memory, slot, 1.0, b"x", LINE)
+        worker.write(worker.memory, slot, 1.0, b"x", b"", LINE)
     assert board.count() == 2
     for slot in slots:
         worker.give_back(slot)
