@@ -7,6 +7,7 @@ others never notice.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,7 @@ from gateway.config.model import (
     StaticTarget,
     UpstreamTarget,
 )
+from gateway.config.problems import did_you_mean
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
 from gateway.http.error_page import build_error_page
@@ -28,6 +30,8 @@ from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 # of what an exception says; its traceback follows
 MOST_CHARACTERS = 1000
+# of an app, and of a function that makes one
+USUAL_NAMES = ("app", "application", "create_app", "make_app")
 
 
 class Unavailable:
@@ -151,7 +155,21 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
     except Exception:  # noqa: BLE001  what an exception tells of itself is the app's own code
         told = "it does not tell why"
     name = type(error).__name__
-    return f"{import_string}: {name}: {told}" if told else f"{import_string}: {name}"
+    explained = f"{import_string}: {name}: {told}" if told else f"{import_string}: {name}"
+    meant = _guess_meant(import_string, module_name, error)
+    return f"{explained}; {meant}" if meant else explained
+
+
+def _guess_meant(import_string: str, module_name: str, error: BaseException) -> str:
+    """``did you mean "…"?`` where the module lacks the name, and has one like it or a usual one."""
+    module = sys.modules.get(module_name)
+    wanted = import_string.partition(":")[2].partition(".")[0].removesuffix("()")
+    if not isinstance(error, AttributeError) or module is None or hasattr(module, wanted):
+        return ""
+    names = [name for name, value in vars(module).items() if callable(value)]
+    meant = did_you_mean(wanted, names)
+    usual = [name for name in USUAL_NAMES if name in names]
+    return meant or (f'did you mean "{usual[0]}"?' if usual else "")
 
 
 def describe_cause(error: AppLoadError) -> str:

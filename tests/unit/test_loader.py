@@ -126,12 +126,28 @@ def test_a_module_whose_own_submodule_is_missing(write: Write) -> None:
     assert "import site_app.models" in cause
 
 
-def test_a_missing_attribute(write: Write) -> None:
-    write("site_app.py", APP)
-    assert failure("site_app:application") == (
-        "site_app:application: AttributeError: module 'site_app' has no attribute 'application'",
-        "",
-    )
+@pytest.mark.parametrize(
+    ("module", "wanted", "meant"),
+    [
+        ("def shop(e, s): ...", "shpo", "shop"),
+        ("def shop(e, s): ...", "shpo()", "shop"),
+        (APP, "application", "app"),
+        ("def create_app(): ...", "app", "create_app"),
+        ("def shop(e, s): ...", "wiki", ""),
+        ("shop = 7", "shpo", ""),
+    ],
+)
+def test_a_missing_attribute(write: Write, module: str, wanted: str, meant: str) -> None:
+    write("site_app.py", module)
+    told = f"module 'site_app' has no attribute '{wanted.removesuffix('()')}'"
+    hint = f'; did you mean "{meant}"?' if meant else ""
+    assert failure(f"site_app:{wanted}") == (f"site_app:{wanted}: AttributeError: {told}{hint}", "")
+
+
+def test_an_attribute_that_the_app_itself_lacks_is_not_guessed_at(write: Write) -> None:
+    write("site_app.py", "import os\ndef app(e, s): ...\nos.getpit()\n")
+    message, _ = failure("site_app:app")
+    assert message == "site_app:app: AttributeError: module 'os' has no attribute 'getpit'"
 
 
 def test_a_factory_that_fails(write: Write) -> None:
