@@ -157,7 +157,7 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
     name = type(error).__name__
     explained = f"{import_string}: {name}: {told}" if told else f"{import_string}: {name}"
     meant = _guess_meant(import_string, module_name, error)
-    return f"{explained}; {meant}" if meant else explained
+    return f"{explained} ({meant})" if meant else explained
 
 
 def _guess_meant(import_string: str, module_name: str, error: BaseException) -> str:

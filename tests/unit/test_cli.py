@@ -189,7 +189,7 @@ def test_an_app_that_does_not_load_is_3_with_its_traceback(run: Run, site: Path)
         "    import flusk\n"
         "ModuleNotFoundError: No module named 'flusk'\n"
         "mounts.yaml:5:3: mounts./notes: notes.wsgi:create(): AttributeError: "
-        "module 'notes.wsgi' has no attribute 'create'; did you mean \"app\"?\n"
+        "module 'notes.wsgi' has no attribute 'create' (did you mean \"app\"?)\n"
         "mounts.yaml:8:3: mounts.shop.example.com/: welcome:app: ModuleNotFoundError: "
         "No module named 'flusk'\n"
         "Traceback (most recent call last):\n"

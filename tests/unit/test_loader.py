@@ -140,7 +140,7 @@ def test_a_module_whose_own_submodule_is_missing(write: Write) -> None:
 def test_a_missing_attribute(write: Write, module: str, wanted: str, meant: str) -> None:
     write("site_app.py", module)
     told = f"module 'site_app' has no attribute '{wanted.removesuffix('()')}'"
-    hint = f'; did you mean "{meant}"?' if meant else ""
+    hint = f' (did you mean "{meant}"?)' if meant else ""
     assert failure(f"site_app:{wanted}") == (f"site_app:{wanted}: AttributeError: {told}{hint}", "")
 
 
