@@ -19,7 +19,6 @@ from gateway.config.model import (
     StaticTarget,
     UpstreamTarget,
 )
-from gateway.config.problems import did_you_mean
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
 from gateway.http.error_page import build_error_page
@@ -166,10 +165,11 @@ def _guess_meant(import_string: str, module_name: str, error: BaseException) -> 
     wanted = import_string.partition(":")[2].partition(".")[0].removesuffix("()")
     if not isinstance(error, AttributeError) or module is None or hasattr(module, wanted):
         return ""
+    from difflib import get_close_matches  # only who has misspelt it pays for the import
+
     names = [name for name, value in vars(module).items() if callable(value)]
-    meant = did_you_mean(wanted, names)
-    usual = [name for name in USUAL_NAMES if name in names]
-    return meant or (f'did you mean "{usual[0]}"?' if usual else "")
+    found = get_close_matches(wanted, names, n=1) or [n for n in USUAL_NAMES if n in names]
+    return f'did you mean "{found[0]}"?' if found else ""
 
 
 def describe_cause(error: AppLoadError) -> str:
