@@ -67,7 +67,8 @@ class InFlight:
 
 def name_place(mount: str, line: bytes) -> bytes:
     """Where a request goes: the mount's name and the request line."""
-    return mount.encode()[:_MOUNT_BYTES] + b"\n" + line
+    name = mount.encode()[:_MOUNT_BYTES].decode("utf-8", "ignore")
+    return name.encode() + b"\n" + line
 
 
 class Pulse(NamedTuple):

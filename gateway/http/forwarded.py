@@ -48,13 +48,9 @@ class Hops(dict[str, tuple[str, bool]]):
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
         super().__init__()
-        networks = tuple(networks)
         self._networks = tuple(n for n in networks if not isinstance(n, str))
-        self._trusts_unix = UNIX_PEER in networks
 
     def __missing__(self, hop: str) -> tuple[str, bool]:
-        if hop == UNIX_PEER:
-            return "", self._trusts_unix
         address = parse_hop(hop)
         if address is None:
             return "", False
@@ -65,21 +61,34 @@ class Hops(dict[str, tuple[str, bool]]):
         return judged
 
 
+class Peers(Hops):
+    """The same of peers, which may be UNIX_PEER: no hop that is told of can."""
+
+    def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
+        super().__init__(networks)
+        self._unix_peer = "", UNIX_PEER in networks
+
+    def __missing__(self, peer: str) -> tuple[str, bool]:
+        return self._unix_peer if peer == UNIX_PEER else super().__missing__(peer)
+
+
 class TrustedProxies:
     """The peers whose word counts. ``networks`` holds networks and, for Unix sockets, ``unix:``.
 
-    ``hops`` tells of a peer, an address as text or UNIX_PEER, whether it is one of them.
+    ``peers`` tells of a peer, an address as text or UNIX_PEER, whether it is one of them.
     """
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
-        self.hops = Hops(networks)
+        networks = tuple(networks)
+        self.peers = Peers(networks)
+        self._hops = Hops(networks)
 
     def client(self, hops: str) -> str:
         """The client of an X-Forwarded-For list: from the right, the first that is no trusted
         proxy, or the leftmost. "" where the rightmost is no address."""
         client = ""
         for hop in reversed(hops.split(",")):
-            address, is_trusted = self.hops[hop.strip(" \t")]
+            address, is_trusted = self._hops[hop.strip(" \t")]
             if not address:
                 break
             client = address
@@ -136,7 +145,7 @@ class TrustedProxies:
         if found is None:
             return raw, None
         hop, request_id = found[1].decode("ascii"), found[2].decode("ascii")
-        client, _ = self.hops[hop]
+        client, _ = self._hops[hop]
         if not client:
             return raw, None
         return raw[:start] + raw[found.end() :], {
@@ -156,7 +165,7 @@ class TrustedProxies:
         element: dict[str, str] = {}
         for element in reversed(parse_forwarded(value)):
             # unknown and _obfuscated hops (RFC 7239 §6.2, §6.3) tell no address: it ends there
-            address, is_trusted = self.hops[element.get("for", "")]
+            address, is_trusted = self._hops[element.get("for", "")]
             client = address or client
             if not is_trusted:
                 break

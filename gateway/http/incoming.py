@@ -50,7 +50,7 @@ class Incoming(Stream):
         Stream.attach(self, client_socket, service.pusher)
         self._peer = peer
         self._peer_port = peer_port
-        _, self._trusts_peer = service.proxies.hops[peer]
+        _, self._trusts_peer = service.proxies.peers[peer]
         self._told: Environ | None = None  # by a trusted peer, of this request alone
         self._refusal: RequestError | None = None
         self.has_ended = False

@@ -51,7 +51,7 @@ class ProxiedConnection(Connection):
         if header.peer:
             self._peer = header.peer
             self._peer_port = header.port
-            _, self._trusts_peer = self._service.proxies.hops[header.peer]
+            _, self._trusts_peer = self._service.proxies.peers[header.peer]
         elif not header.is_local:
             # a stranger's bytes under the proxy's address, which it can tell no other for
             self._trusts_peer = False

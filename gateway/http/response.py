@@ -96,7 +96,8 @@ class Response:
             self._send_chunk(b"", data)
         else:
             data = self._within_length(data)
-            send = self._sink.send_part if self.remaining else self._sink.send
+            is_part = self.remaining and len(data) <= COPY_BYTES
+            send = self._sink.send_part if is_part else self._sink.send
             send(data)
 
     def send_result(self, result: Iterable[bytes]) -> None:
@@ -163,7 +164,7 @@ class Response:
     def take_over(self, taker: Takeover) -> None:
         """Send a 101 and leave the connection to ``taker``; afterwards it cannot be used again."""
         self.code = 101
-        self.head_sent = True
+        self.head_sent = self._has_body = True
         self.remaining = 0
         self.persistent = False
         self._sink.send(taker.head)

@@ -29,8 +29,9 @@ from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 # of what an exception says; its traceback follows
 MOST_CHARACTERS = 1000
-# of an app, and of a function that makes one
-USUAL_NAMES = ("app", "application", "create_app", "make_app")
+# what apps, and functions that make one, are usually called
+APP_NAMES = ("app", "application")
+FACTORY_NAMES = ("create_app", "make_app")
 
 
 class Unavailable:
@@ -161,15 +162,20 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
 
 def _guess_meant(import_string: str, module_name: str, error: BaseException) -> str:
     """``did you mean "…"?`` where the module lacks the name, and has one like it or a usual one."""
-    module = sys.modules.get(module_name)
-    wanted = import_string.partition(":")[2].partition(".")[0].removesuffix("()")
-    if not isinstance(error, AttributeError) or module is None or hasattr(module, wanted):
-        return ""
     from difflib import get_close_matches  # only who has misspelt it pays for the import
 
-    names = [name for name, value in vars(module).items() if callable(value)]
-    found = get_close_matches(wanted, names, n=1) or [n for n in USUAL_NAMES if n in names]
-    return f'did you mean "{found[0]}"?' if found else ""
+    wanted, is_factory, _ = import_string.partition(":")[2].partition("()")
+    module = sys.modules.get(module_name)
+    if not isinstance(error, AttributeError) or hasattr(module, wanted):
+        return ""
+    had = getattr(module, "__dict__", {}).items()
+    names = [name for name, value in had if isinstance(name, str) and callable(value)]
+    usual = [name for name in APP_NAMES + FACTORY_NAMES if name in names]
+    found = get_close_matches(wanted, names, n=1) or usual
+    if not found:
+        return ""
+    is_called = found[0] in FACTORY_NAMES or (is_factory and found[0] not in APP_NAMES)
+    return f'did you mean "{found[0]}{"()" if is_called else ""}"?'
 
 
 def describe_cause(error: AppLoadError) -> str:

@@ -63,21 +63,25 @@ def client(*fields: str) -> str:
 )
 def test_peers_are_trusted_by_network(peer: str, is_trusted: bool) -> None:
     trusted = proxies()
-    assert trusted.hops[peer][1] is is_trusted
-    assert trusted.hops[peer][1] is is_trusted
+    assert trusted.peers[peer][1] is is_trusted
+    assert trusted.peers[peer][1] is is_trusted
 
 
 def test_unix_peers_are_trusted_by_name() -> None:
-    assert proxies(UNIX_PEER).hops[UNIX_PEER][1]
-    assert not proxies(UNIX_PEER).hops["127.0.0.1"][1]
+    assert proxies(UNIX_PEER).peers[UNIX_PEER][1]
+    assert not proxies(UNIX_PEER).peers["127.0.0.1"][1]
 
 
 def test_nobody_is_trusted_where_none_is_named() -> None:
-    assert not TrustedProxies([]).hops["127.0.0.1"][1]
+    assert not TrustedProxies([]).peers["127.0.0.1"][1]
 
 
 def test_a_client_cannot_pass_for_a_unix_peer() -> None:
-    assert proxies(UNIX_PEER).client("192.0.2.9, unix:") == ""
+    trusted = proxies(UNIX_PEER)
+    assert trusted.peers[UNIX_PEER][1]
+    assert trusted.client("192.0.2.9, unix:") == ""
+    told = 'for=192.0.2.9;proto=https;host=evil.example, for="unix:";proto=http'
+    assert trusted._read_forwarded(told) == ("", "http", "")
 
 
 def test_what_is_learnt_of_hops_does_not_pile_up() -> None:
@@ -86,9 +90,9 @@ def test_what_is_learnt_of_hops_does_not_pile_up() -> None:
         trusted.client(f"198.51.{number // 256}.{number % 256}")
         trusted.client("[::1]:" + "1" * number)
         trusted.client("1" * number)
-    assert len(trusted.hops) <= CACHE_ENTRIES
-    assert max(map(len, trusted.hops), default=0) < 100
-    assert trusted.hops[PEER][1]
+    assert len(trusted._hops) <= CACHE_ENTRIES
+    assert max(map(len, trusted._hops), default=0) < 100
+    assert trusted.peers[PEER][1]
 
 
 # --- X-Forwarded-For -----------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def test_what_does_not_fit_is_cut_and_disturbs_no_other() -> None:
     one, other = board.requests()
     assert (one.request_id, one.protocol, other.request_id) == ("first", "", "second")
     assert one.mount.startswith("/ä")
+    assert one.mount.endswith("ä")
     assert 10 < len(one.client) < 100
     assert 150 < len(one.target) < 400
 

@@ -130,16 +130,20 @@ def test_a_module_whose_own_submodule_is_missing(write: Write) -> None:
     ("module", "wanted", "meant"),
     [
         ("def shop(e, s): ...", "shpo", "shop"),
-        ("def shop(e, s): ...", "shpo()", "shop"),
+        ("def shop(): ...", "shpo()", "shop()"),
         (APP, "application", "app"),
-        ("def create_app(): ...", "app", "create_app"),
+        ("def create_app(): ...", "app", "create_app()"),
+        ("def create_app(): ...", "creat_app()", "create_app()"),
+        ("globals()[7] = shop = print", "shpo", "shop"),
+        ("import sys\nsys.modules[__name__] = object()", "app", ""),
         ("def shop(e, s): ...", "wiki", ""),
         ("shop = 7", "shpo", ""),
     ],
 )
 def test_a_missing_attribute(write: Write, module: str, wanted: str, meant: str) -> None:
     write("site_app.py", module)
-    told = f"module 'site_app' has no attribute '{wanted.removesuffix('()')}'"
+    owner = "'object' object" if "object()" in module else "module 'site_app'"
+    told = f"{owner} has no attribute '{wanted.removesuffix('()')}'"
     hint = f' (did you mean "{meant}"?)' if meant else ""
     assert failure(f"site_app:{wanted}") == (f"site_app:{wanted}: AttributeError: {told}{hint}", "")
 

@@ -13,6 +13,7 @@ import pytest
 from gevent.event import Event
 from harness import GET, WAIT_SECONDS, TcpListener, wait_until
 
+from gateway.http import push
 from gateway.http.push import BURST_SECONDS, Pusher
 
 PIECE = b"x" * 1024
@@ -70,6 +71,34 @@ def test_pieces_that_are_given_slowly_have_a_segment_each(serve: Any) -> None:
         wait_until(lambda count=count: count_segments(client) == count)  # type: ignore[misc]
         asked_for.set()
     assert client.read_answer().content == PIECE * 3
+
+
+def test_a_burst_leaves_as_soon_as_the_app_waits(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "PUSH_SECONDS", WAIT_SECONDS)  # the thread has no part in it
+    has_arrived = Event()
+    waited: list[float] = []
+
+    def give_and_wait(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield from (b"first", b"second", b"third")
+        began = time.monotonic()
+        assert has_arrived.wait(WAIT_SECONDS)
+        waited.append(time.monotonic() - began)
+
+    gateway = serve(give_and_wait, listener=TcpListener())
+    for _ in range(TRIES):
+        has_arrived.clear()
+        client = gateway.connect()
+        client.send(GET)
+        data = b""
+        while not data.endswith(b"third\r\n"):
+            data += client._socket.recv(4096)
+        has_arrived.set()
+        client.close()
+    assert len(waited) == TRIES
+    assert statistics.median(waited) < KERNEL_SECONDS
 
 
 def test_a_burst_has_left_while_the_app_computes(serve: Any) -> None:

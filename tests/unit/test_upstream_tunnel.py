@@ -6,10 +6,11 @@ from typing import Any
 
 import gevent
 import pytest
-from harness import Client, Gateway, wait_until
+from harness import GET, Client, Gateway, wait_until
 from scripted import OK, Peer, scripted
 
 from gateway.limits import MountLimits
+from gateway.wsgi import Takeover
 
 Serve = Callable[..., Gateway]
 Load = Callable[..., Any]
@@ -228,3 +229,19 @@ def test_app_cannot_switch_protocols(serve: Serve) -> None:
         return [b""]
 
     assert serve(app).ask(UPGRADE).status == 500
+
+
+def test_a_tunnel_that_fails_is_recorded_and_its_connection_closed(serve: Serve) -> None:
+    class Failing(Takeover):
+        head = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+        def run(self, connection: Any) -> None:
+            raise RuntimeError("broken")
+
+    gateway = serve(lambda *_: Failing())
+    client = gateway.connect()
+    client.send(GET)
+    assert read_head(client).startswith("HTTP/1.1 101 ")
+    client.expect_end()
+    [record] = gateway.records
+    assert (record["status"], record["error"]) == (101, "RuntimeError: broken")
