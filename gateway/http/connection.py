@@ -38,8 +38,8 @@ class Connection(Deadlines):
 
     __slots__ = ("_requests_left",)
 
-    def open(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        Deadlines.open(self, service, client_socket, peer, peer_port)
+    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+        Deadlines.__init__(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
         service.connections.add(self)
 

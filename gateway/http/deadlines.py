@@ -25,8 +25,8 @@ class Deadlines(Incoming):
 
     __slots__ = ("_exchange", "_slot")
 
-    def open(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        Incoming.open(self, service, client_socket, peer, peer_port)
+    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+        Incoming.__init__(self, service, client_socket, peer, peer_port)
         self._exchange: Exchange | None = None
         self._slot = service.in_flight.take()
 

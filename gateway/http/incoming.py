@@ -45,9 +45,10 @@ class Incoming(Stream):
 
     _head: Any
 
-    def open(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         self._service = service
-        Stream.attach(self, client_socket, service.pusher)
+        # super() takes longer, for each connection
+        Stream.__init__(self, client_socket, service.pusher)
         self._peer = peer
         self._peer_port = peer_port
         _, self._trusts_peer = service.proxies.peers[peer]

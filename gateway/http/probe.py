@@ -50,8 +50,7 @@ def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
     target = quote(mount.prefix) + probe.path
     client_side, server_side = _socket.socketpair()
     server_side.setblocking(False)
-    connection = Connection()
-    connection.open(service, server_side, UNIX_PEER, "")
+    connection = Connection(service, server_side, UNIX_PEER, "")
     seconds = probe.within_seconds or mount.limits.timeout_seconds
     # a watcher, not a callback: what it brings about runs in the same turn of the loop
     beginning: Any = get_hub().loop.timer(0)

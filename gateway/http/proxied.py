@@ -19,8 +19,8 @@ class ProxiedConnection(Connection):
 
     __slots__ = ("_has_header",)
 
-    def open(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        super().open(service, client_socket, peer, peer_port)
+    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
+        super().__init__(service, client_socket, peer, peer_port)
         self._has_header = False
 
     def _advance(self, data: bytes) -> None:

@@ -66,8 +66,9 @@ class Pusher:
                 self._push(tcp_socket)
 
     def _push(self, tcp_socket: Any) -> None:
-        # in this order: what is held back from here on is held anew
-        self._held.discard(tcp_socket)
-        with suppress(OSError):  # it may have been closed, which pushes too
-            # tcp(7): also where it was set before
-            tcp_socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        if tcp_socket in self._held:  # or the other thread has done it
+            # in this order: what is held back from here on is held anew
+            self._held.discard(tcp_socket)
+            with suppress(OSError):  # it may have been closed, which pushes too
+                # tcp(7): also where it was set before
+                tcp_socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)

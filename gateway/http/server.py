@@ -124,11 +124,10 @@ class Server:
                 return False
             client = _socket.socket(family, kind, protocol, descriptor)
             client.setblocking(False)
-            connection = self._connection()
             if self._is_unix:
-                connection.open(service, client, UNIX_PEER, "")
+                connection = self._connection(service, client, UNIX_PEER, "")
             else:
-                connection.open(service, client, address[0], str(address[1]))
+                connection = self._connection(service, client, address[0], str(address[1]))
             connection.begin()
         return True
 

@@ -67,8 +67,7 @@ class Stream:
         "state",
     )
 
-    def attach(self, client_socket: Any, pusher: Pusher | None) -> None:
-        """What ``__init__`` does elsewhere, which Python cannot call without a detour through C."""
+    def __init__(self, client_socket: Any, pusher: Pusher | None) -> None:
         self._socket = client_socket
         self._pusher = pusher
         self._burst_ends = 0.0
@@ -151,9 +150,14 @@ class Stream:
         """See ``sink.Sink``."""
         now = monotonic()
         is_burst, self._burst_ends = now < self._burst_ends, now + BURST_SECONDS
-        if not is_burst or self._pusher is None:
+        if is_burst and self._pusher is not None:
+            self._send_more(data)
+            self._pusher.hold(self._socket)
+        else:
             self.send(data)
-            return
+
+    def _send_more(self, data: bytes) -> None:
+        # not a flag of ``send``, which is most responses: it would cost them 200 instructions
         try:
             sent = self._socket.send(data, MSG_MORE)
         except BlockingIOError:
@@ -163,8 +167,6 @@ class Stream:
         self.sent_bytes += sent
         if sent != len(data):
             self._send_rest(memoryview(data)[sent:])
-        else:
-            self._pusher.hold(self._socket)
 
     def send_pieces(self, pieces: list[bytes], /) -> None:
         """See ``sink.Sink``."""
@@ -196,15 +198,7 @@ class Stream:
 
     def send_file(self, head: bytes, file_descriptor: int, offset: int, size: int, /) -> None:
         """See ``sink.Sink``; ``size`` bytes from ``offset``, never through this process."""
-        try:
-            sent = self._socket.send(head, MSG_MORE)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise _left(error) from error
-        self.sent_bytes += sent
-        if sent < len(head):
-            self._send_rest(memoryview(head)[sent:])
+        self._send_more(head)
         end = offset + size
         to = self._socket.fileno()
         while offset < end:

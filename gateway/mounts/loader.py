@@ -164,7 +164,8 @@ def _guess_meant(import_string: str, module_name: str, error: BaseException) -> 
     """``did you mean "…"?`` where the module lacks the name, and has one like it or a usual one."""
     from difflib import get_close_matches  # only who has misspelt it pays for the import
 
-    wanted, is_factory, _ = import_string.partition(":")[2].partition("()")
+    path, is_factory, _ = import_string.partition(":")[2].partition("()")
+    wanted, goes_on, _ = path.partition(".")
     module = sys.modules.get(module_name)
     if not isinstance(error, AttributeError) or hasattr(module, wanted):
         return ""
@@ -175,6 +176,7 @@ def _guess_meant(import_string: str, module_name: str, error: BaseException) -> 
     if not found:
         return ""
     is_called = found[0] in FACTORY_NAMES or (is_factory and found[0] not in APP_NAMES)
+    is_called = is_called and not goes_on
     return f'did you mean "{found[0]}{"()" if is_called else ""}"?'
 
 

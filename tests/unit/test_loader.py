@@ -136,6 +136,8 @@ def test_a_module_whose_own_submodule_is_missing(write: Write) -> None:
         ("def create_app(): ...", "creat_app()", "create_app()"),
         ("globals()[7] = shop = print", "shpo", "shop"),
         ("import sys\nsys.modules[__name__] = object()", "app", ""),
+        ("def shop(e, s): ...", "shpo.app", "shop"),
+        ("def shop(): ...", "shpo.app()", "shop"),
         ("def shop(e, s): ...", "wiki", ""),
         ("shop = 7", "shpo", ""),
     ],
@@ -143,9 +145,15 @@ def test_a_module_whose_own_submodule_is_missing(write: Write) -> None:
 def test_a_missing_attribute(write: Write, module: str, wanted: str, meant: str) -> None:
     write("site_app.py", module)
     owner = "'object' object" if "object()" in module else "module 'site_app'"
-    told = f"{owner} has no attribute '{wanted.removesuffix('()')}'"
+    told = f"{owner} has no attribute '{wanted.partition('.')[0].removesuffix('()')}'"
     hint = f' (did you mean "{meant}"?)' if meant else ""
     assert failure(f"site_app:{wanted}") == (f"site_app:{wanted}: AttributeError: {told}{hint}", "")
+
+
+def test_what_an_attribute_lacks_is_not_guessed_at(write: Write) -> None:
+    write("site_app.py", "class shop: ...\ndef app(e, s): ...\n")
+    message, _ = failure("site_app:shop.app")
+    assert message == "site_app:shop.app: AttributeError: type object 'shop' has no attribute 'app'"
 
 
 def test_an_attribute_that_the_app_itself_lacks_is_not_guessed_at(write: Write) -> None:
