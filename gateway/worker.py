@@ -35,6 +35,7 @@ from gevent import socket
 from gevent.queue import Empty, SimpleQueue
 from gevent.threadpool import ThreadPool
 
+from gateway.access_log import AccessLog, open_access_log
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo, build_base_environ
@@ -43,7 +44,7 @@ from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
 from gateway.inflight import InFlight
-from gateway.logs import AccessLog, configure_logs, faults
+from gateway.logs import configure_logs, faults
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
@@ -104,7 +105,7 @@ def work(
     )
     orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
-    access_log = AccessLog(
+    access_log = open_access_log(
         "off" if config.server.access_log == "off" else style,
         output,
         # before the loop waits, which is behind all that a turn has sent

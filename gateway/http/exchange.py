@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from gateway.access_log import Asked
 from gateway.dispatch import Mount
 from gateway.http.body import Content
 from gateway.http.head import RequestHead
 from gateway.http.response import Response
-from gateway.logs import Asked
 from gateway.wsgi import Takeover
 
 

@@ -13,6 +13,7 @@ from copy import copy
 from itertools import count
 from typing import Any
 
+from gateway.access_log import AccessLog
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
@@ -21,7 +22,6 @@ from gateway.http.parser import HeadParser
 from gateway.http.push import Pusher
 from gateway.inflight import InFlight
 from gateway.limits import Limits
-from gateway.logs import AccessLog
 from gateway.wsgi import Environ
 
 

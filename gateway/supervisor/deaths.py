@@ -7,7 +7,8 @@ The records are those that the worker would have written, in the same format and
 import asyncio
 import time
 
-from gateway.logs import AccessLog, Asked, choose_style, lifecycle
+from gateway.access_log import Asked, open_access_log
+from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
 
@@ -58,9 +59,9 @@ async def replace(generation: Generation, delay: float) -> None:
 
 
 def record_lost(child: Process, style: str) -> int:
-    """Write the access records of what a worker left behind; how many they are. ``style`` is as an
-    AccessLog's."""
-    log = AccessLog(style, _STDOUT, lambda _: None)
+    """Write the access records of what a worker left behind; how many they are. ``style`` is as
+    ``open_access_log``'s."""
+    log = open_access_log(style, _STDOUT, lambda _: None)
     now = time.monotonic()
     requests = child.in_flight.requests()
     for request in requests if log.is_on else ():

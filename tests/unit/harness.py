@@ -22,6 +22,7 @@ from gevent import get_hub
 from gevent import socket as gevent_socket
 from greenlet import getcurrent, greenlet
 
+from gateway.access_log import open_access_log
 from gateway.dispatch import Mount, MountTable
 from gateway.http.connection import Connection
 from gateway.http.environ import build_base_environ
@@ -30,7 +31,6 @@ from gateway.http.server import Server
 from gateway.http.service import Service
 from gateway.inflight import InFlight
 from gateway.limits import Limits, MountLimits
-from gateway.logs import AccessLog
 from gateway.wsgi import WSGIApp
 
 WAIT_SECONDS = 5.0
@@ -299,7 +299,7 @@ class Gateway:
             base_environ=build_base_environ("gateway.example", "80", ()),
             limits=limits or Limits(),
             proxies=TrustedProxies(trusted_proxies),
-            access_log=AccessLog(access_log, self._log.fileno(), get_hub().loop.run_callback),
+            access_log=open_access_log(access_log, self._log.fileno(), get_hub().loop.run_callback),
             in_flight=in_flight,
         )
         self.server = Server(

@@ -16,11 +16,9 @@ from harness import GET
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import logs
+from gateway import access_log
+from gateway.access_log import WHOLE_WRITE_BYTES, AccessLog, Asked, open_access_log
 from gateway.logs import (
-    WHOLE_WRITE_BYTES,
-    AccessLog,
-    Asked,
     choose_style,
     configure_logs,
     faults,
@@ -53,7 +51,7 @@ def render(style: str, **values: Any) -> str:
     values = {**PLAIN, **values}
     turns: list[Callable[[], None]] = []
     with tempfile.TemporaryFile() as file:
-        log = AccessLog(style, file.fileno(), turns.append)
+        log = open_access_log(style, file.fileno(), turns.append)
         record_values(log, **values)
         turns[0]()
         return os.pread(file.fileno(), 1 << 20, 0).decode()
@@ -169,7 +167,7 @@ class Output:
         self.calls: list[bytes] = []
         self.at_most = 1 << 20
         self.errors: list[OSError] = []
-        monkeypatch.setattr(logs.os, "write", self.write)
+        monkeypatch.setattr(access_log.os, "write", self.write)
 
     def write(self, descriptor: int, data: bytes) -> int:
         if self.errors:
@@ -185,7 +183,7 @@ def output(monkeypatch: pytest.MonkeyPatch) -> Output:
 
 def write_records(count: int) -> None:
     turns: list[Any] = []
-    log = AccessLog("json", 1, turns.append)
+    log = open_access_log("json", 1, turns.append)
     for number in range(count):
         record_values(log, **{**PLAIN, "status": number})
     [flush] = turns
@@ -217,7 +215,7 @@ def test_a_log_that_nobody_reads_stops_nothing(output: Output) -> None:
 
 
 def test_time_is_utc_in_milliseconds(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs.time, "time", lambda: 1_767_323_045.678)
+    monkeypatch.setattr(access_log.time, "time", lambda: 1_767_323_045.678)
     write_records(1)
     assert json.loads(output.calls[0])["time"] in (
         "2026-01-02T03:04:05.677Z",
