@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from json.encoder import encode_basestring as quote
 from typing import Any, NamedTuple
 
@@ -40,40 +41,36 @@ class Asked(NamedTuple):
     user_agent: str
 
 
-class AccessLog:
-    """Access records, kept until the end of a turn of the event loop and then written together.
+# request id, client, what was asked as ``describe`` gives it, status, bytes in and out (head and
+# content), monotonic times of begin and end, error ("" for none)
+Record = tuple[str, str, str, int, int, int, float, float, str]
 
-    This one is off; ``open_access_log`` chooses. ``schedule(flush)`` arranges for that end.
-    ``describe`` renders what was asked: a text that may be kept, for ``record``. A record holds:
-    time, request_id, what was ``Asked``, client, status, bytes_in, bytes_out (head and content,
-    both), duration in milliseconds, and error where there was a fault.
+
+class AccessLog:
+    """Access records, kept until ``flush`` and then written together: what is on the way of a
+    request is ``record``, a C method. ``style`` is json, text or off.
+
+    ``describe`` renders what was asked, in which what a client may have sent is made harmless and
+    cut: a text that may be kept. A record is written with the time, and what ``Record`` holds.
     """
 
-    is_on = False
-
-    def __init__(self, file_descriptor: int, schedule: Callable[..., object]) -> None:
+    def __init__(self, style: str, file_descriptor: int) -> None:
+        self.is_on = style != "off"
+        self.describe: Callable[[Asked], str]
+        self._render: Callable[[list[Record], float], str]
+        self.describe, self._render = TEXT if style == "text" else JSON
         self._descriptor = file_descriptor
-        self._schedule = schedule
-        self._texts: list[str] = []
-        self._second = 0
-        self._date = self._clock = ""
-        self._next = 0.0
-
-    def describe(self, asked: Asked) -> str:
-        """What a client may have sent is made harmless and cut."""
-        return ""
-
-    def record(
-        self, request_id: str, client: str, described: str, status: int, bytes_in: int,
-        bytes_out: int, started: float, ended: float, error: str,
-    ) -> None:  # fmt: skip
-        """Keep one request for the end of the turn. ``started`` and ``ended`` are monotonic, and
-        this is the moment of ``ended``."""
+        self._records: list[Record] = []
+        self.record: Callable[[Record], None] = self._records.append
 
     def flush(self) -> None:
         """Write all that is kept, in writes of whole records."""
-        texts, self._texts = self._texts, []
-        data = "".join(texts).encode("utf-8", "replace")
+        if not self._records:
+            return
+        records = self._records.copy()
+        self._records.clear()
+        text = self._render(records, time.time() - time.monotonic())
+        data = text.encode("utf-8", "replace")
         start = 0
         while len(data) - start > WHOLE_WRITE_BYTES:
             # each record ends with its only line break
@@ -82,21 +79,6 @@ class AccessLog:
             self._write(data[start:end])
             start = end
         self._write(data[start:])
-
-    def _tell_time(self, moment: float) -> None:
-        """Told anew only when a millisecond has passed."""
-        now = time.time()
-        second = int(now)
-        millisecond = int((now - second) * 1000)
-        if second != self._second:
-            self._second = second
-            self._date = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        self._clock = self._render_clock(self._date, millisecond)
-        self._next = moment + second + (millisecond + 1) / 1000 - now
-
-    def _render_clock(self, date: str, millisecond: int) -> str:
-        """ISO 8601 in UTC."""
-        raise NotImplementedError
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -108,69 +90,9 @@ class AccessLog:
                 return  # nobody reads the log any more; serving goes on
 
 
-class _JsonLog(AccessLog):
-    """An object a line, of which each text begins and ends within a string or a number: six to a
-    record, since nothing is as quick as to join them."""
-
-    is_on = True
-
-    def describe(self, asked: Asked) -> str:
-        return (
-            f'","mount":{_mounts[asked.mount]},{_questions[asked[1:4]]},{_clients[asked[4:]]},'
-            f'"client":"'
-        )
-
-    def record(
-        self, request_id: str, client: str, described: str, status: int, bytes_in: int,
-        bytes_out: int, started: float, ended: float, error: str,
-    ) -> None:  # fmt: skip
-        if not self._texts:
-            self._schedule(self.flush)
-        if ended >= self._next:
-            self._tell_time(ended)
-        end = _ends[int((ended - started) * 1e6 + 0.5)]
-        if error:
-            end = f'{end[:-2]},"error":{quote(printable(error[:_MAX_ERROR]))}}}\n'
-        self._texts += (
-            self._clock, request_id, described, client, _counts[status, bytes_in, bytes_out], end,
-        )  # fmt: skip
-
-    def _render_clock(self, date: str, millisecond: int) -> str:
-        return f'{{"time":"{date}.{millisecond:03d}Z","request_id":"'
-
-
-class _TextLog(AccessLog):
-    """For a person: when, status, how long, how much, what, and who."""
-
-    is_on = True
-
-    def describe(self, asked: Asked) -> str:
-        return f"{asked.method[:32]} {asked.target[:_MAX_TARGET]}  <- {asked.mount or '-'}"
-
-    def record(
-        self, request_id: str, client: str, described: str, status: int, bytes_in: int,
-        bytes_out: int, started: float, ended: float, error: str,
-    ) -> None:  # fmt: skip
-        if not self._texts:
-            self._schedule(self.flush)
-        if ended >= self._next:
-            self._tell_time(ended)
-        line = (
-            f"{self._clock} {status} {(ended - started) * 1000:8.1f} ms {bytes_out:>9} B  "
-            f"{described}  {client}"
-        )
-        if error:
-            line += f"  [{error[:_MAX_ERROR]}]"
-        self._texts.append(printable(line) + "\n")
-
-    def _render_clock(self, date: str, millisecond: int) -> str:
-        return date[11:]
-
-
-def open_access_log(style: str, file_descriptor: int, schedule: Callable[..., object]) -> AccessLog:
-    """One of ``style``: json, text or off."""
-    kind = {"json": _JsonLog, "text": _TextLog, "off": AccessLog}[style]
-    return kind(file_descriptor, schedule)
+@lru_cache(maxsize=2)
+def _tell_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 class _Remembered(dict[Any, str]):
@@ -222,3 +144,46 @@ _questions = _Remembered(_quote_question)
 _clients = _Remembered(_quote_client)
 _counts = _Remembered(_render_counts)
 _ends = _Ends()
+
+
+def _describe_json(asked: Asked) -> str:
+    question, client = _questions[asked[1:4]], _clients[asked[4:]]
+    return f'","mount":{_mounts[asked.mount]},{question},{client},"client":"'
+
+
+def _render_json(records: list[Record], epoch: float) -> str:
+    """An object a line, joined of six texts that begin and end within a string or a number: most
+    were rendered before. ``epoch`` is when the monotonic clock was 0, in Unix time."""
+    texts: list[str] = []
+    clock, next_clock = "", 0.0
+    for request_id, client, asked, status, bytes_in, bytes_out, started, ended, error in records:
+        if ended >= next_clock:
+            millisecond = int((ended + epoch) * 1000)
+            next_clock = (millisecond + 1) / 1000 - epoch
+            date = _tell_second(millisecond // 1000)
+            clock = f'{{"time":"{date}.{millisecond % 1000:03d}Z","request_id":"'
+        end = _ends[int((ended - started) * 1e6 + 0.5)]
+        if error:
+            end = f'{end[:-2]},"error":{quote(printable(error[:_MAX_ERROR]))}}}\n'
+        texts += clock, request_id, asked, client, _counts[status, bytes_in, bytes_out], end
+    return "".join(texts)
+
+
+def _describe_text(asked: Asked) -> str:
+    return f"{asked.method[:32]} {asked.target[:_MAX_TARGET]}  <- {asked.mount or '-'}"
+
+
+def _render_text(records: list[Record], epoch: float) -> str:
+    """For a person: when, status, how long, how much, what, and who."""
+    lines = []
+    for _, client, asked, status, _, bytes_out, started, ended, error in records:
+        clock = _tell_second(int(ended + epoch))[11:]
+        duration = f"{(ended - started) * 1000:8.1f} ms"
+        line = f"{clock} {status} {duration} {bytes_out:>9} B  {asked}  {client}"
+        lines.append(printable(f"{line}  [{error[:_MAX_ERROR]}]" if error else line) + "\n")
+    return "".join(lines)
+
+
+# how what was asked, and records, are written
+JSON = _describe_json, _render_json
+TEXT = _describe_text, _render_text

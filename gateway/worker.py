@@ -35,7 +35,7 @@ from gevent import socket
 from gevent.queue import Empty, SimpleQueue
 from gevent.threadpool import ThreadPool
 
-from gateway.access_log import AccessLog, open_access_log
+from gateway.access_log import AccessLog
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo, build_base_environ
@@ -105,12 +105,7 @@ def work(
     )
     orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
-    access_log = open_access_log(
-        "off" if config.server.access_log == "off" else style,
-        output,
-        # before the loop waits, which is behind all that a turn has sent
-        gevent.get_hub().loop.prepare(ref=False, priority=-2).start,
-    )
+    access_log = AccessLog("off" if config.server.access_log == "off" else style, output)
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)
     Watchdog(service).start()

@@ -5,7 +5,6 @@ Refuses to know requests and bodies. Source: PEP 3333 "The start_response() Call
 """
 
 import re
-from typing import Any
 
 from gateway.errors import AppError
 from gateway.http.names import CACHE_ENTRIES
@@ -22,26 +21,27 @@ _HOP_BY_HOP = frozenset(
         *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
-# lines; code; Content-Length, or -1; all these as bytes where there is a body, else b"";
+# lines; code; Content-Length, or -1; all these as bytes where there is a body and no Date,
+# else b"";
 # whether there is a body; whether there is a Date
 CheckedHead = tuple[str, int, int, bytes, bool, bool]
 # what was checked once: status to its line and code, (name, value) to its line, and both to all
 # that is known of a head; bounded
 _known_statuses: dict[str, tuple[str, int, bool]] = {}
 known_lines: dict[tuple[str, str], str] = {}
-known_heads: dict[tuple[Any, ...], CheckedHead] = {}
+known_heads: dict[tuple[str, tuple[tuple[str, str], ...]], CheckedHead] = {}
 _LONGEST_KNOWN_HEAD = 512
 _LONGEST_KNOWN_LINE = 128
 # two have a meaning beside their line; a cookie is somebody's
 _NEVER_KNOWN = frozenset(("content-length", "date", "set-cookie"))
 
 
-def read_head(key: tuple[Any, ...]) -> CheckedHead:
-    """Check a status and the headers that follow it in ``key``; remembered within a bound.
+def read_head(key: tuple[str, tuple[tuple[str, str], ...]]) -> CheckedHead:
+    """Check a status and its headers; remembered within a bound.
 
     Raises AppError for what may not be sent, and TypeError for what is no pair.
     """
-    status, *headers = key
+    status, headers = key
     length, has_date = -1, False
     try:
         text, code, has_body = _known_statuses.get(status) or _check_status(status)
@@ -58,7 +58,7 @@ def read_head(key: tuple[Any, ...]) -> CheckedHead:
     except ValueError as error:
         raise not_headers(headers) from error
     simple = b""
-    if has_body:
+    if has_body and not has_date:
         simple = (text + (f"Content-Length: {length}\r\n" if length >= 0 else "")).encode("latin-1")
     known = text, code, length, simple, has_body, has_date
     if len(text) <= _LONGEST_KNOWN_HEAD and "\r\nset-cookie:" not in text.lower():

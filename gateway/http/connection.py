@@ -45,7 +45,7 @@ class Connection(Deadlines):
 
     # --- in a greenlet: the walk --------------------------------------------------------------
 
-    def run(self, runner: Any) -> None:
+    def run(self, runner: Any, now: float) -> float:
         """Answer one request. Nothing leaves here but bytes and an access record."""
         service = self._service
         head = self._head
@@ -61,7 +61,7 @@ class Connection(Deadlines):
         response.moved = response.timeout = 0
         response.client = response.request_id = ""
         response.greenlet = runner
-        response.started = self.since = monotonic()
+        response.started = self.since = now
         fault = ""
         try:
             if self._refusal is not None:
@@ -91,7 +91,7 @@ class Connection(Deadlines):
                     "The app failed; its log tells why.",
                     traceback=service.tell_fault(error),
                 )
-        self._end(service, head, response, fault)
+        return self._end(service, head, response, fault)
 
     def _walk(self, service: Service, head: RequestHead, response: Exchange) -> None:
         if (told := self._told) is not None:
@@ -102,7 +102,8 @@ class Connection(Deadlines):
             if told is None:
                 environ["REMOTE_ADDR"] = self._peer
                 environ["REMOTE_PORT"] = self._peer_port
-                environ["gateway.request_id"] = response.request_id = service.next_request_id()
+                next_request_id = service.next_request_id
+                environ["gateway.request_id"] = response.request_id = next_request_id()
         else:
             found = self._prepare(service, head, response)
             if found is None:
@@ -118,9 +119,10 @@ class Connection(Deadlines):
             content = self._open_content(head, mount.limits.max_body_bytes, response)
             environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
         environ["wsgi.early_hints"] = response.send_early_hints
-        environ["gateway.client_disconnected"] = self.client_disconnected
+        environ["gateway.client_disconnected"] = self
         in_flight = service.in_flight
-        in_flight.write(
+        write = in_flight.write
+        write(
             in_flight.memory,
             self._slot,
             response.started,
@@ -172,7 +174,7 @@ class Connection(Deadlines):
         else:
             self._answer(response, "404 Not Found", "Nothing is mounted here.")
 
-    def client_disconnected(self) -> bool:
+    def __call__(self) -> bool:
         """``gateway.client_disconnected``: whether the client has closed (at least its side)."""
         return self.has_ended
 
@@ -212,8 +214,8 @@ class Connection(Deadlines):
             extra={"mount": mount, "request_id": request_id},
         )
 
-    def _end(self, service: Service, head: RequestHead, response: Exchange, fault: str) -> None:
-        """Make ready for the next request, or close; then write the record."""
+    def _end(self, service: Service, head: RequestHead, response: Exchange, fault: str) -> float:
+        """Make ready for the next request, or close; then write the record. Returns its moment."""
         content = response.content
         if content is not None and not content.is_complete:
             try:
@@ -226,8 +228,25 @@ class Connection(Deadlines):
         if response.code >= 500:
             in_flight.failures += 1
         now = monotonic()
-        if service.access_log.is_on:
-            self._record(head, response, now, fault)
+        log = service.access_log
+        if log.is_on:
+            known = head.prepared
+            record = log.record
+            record(
+                (
+                    response.request_id or service.next_request_id(),
+                    response.client or self._peer,
+                    known[3] if known else log.describe(name_asked(head, response.mount)),
+                    response.code
+                    if response.head_sent and self.sent_bytes
+                    else CLIENT_CLOSED_REQUEST,
+                    content.received_bytes if content is not None else 0,
+                    self.sent_bytes,
+                    response.started,
+                    now,
+                    fault,
+                )
+            )
         self._exchange = self._head = None
         self.sent_bytes = 0
         if response.persistent and (self._buffer or not self.has_ended):
@@ -241,6 +260,7 @@ class Connection(Deadlines):
             self.close()
         else:
             self._linger()
+        return now
 
     def _has_read_all(self, head: RequestHead, content: Content | None) -> bool:
         """Whether a close leaves no input unread, which would reset the connection."""
@@ -248,22 +268,6 @@ class Connection(Deadlines):
         if not is_complete or self._buffer or self._refusal is not None:
             return False
         return not self.has_input()
-
-    def _record(self, head: RequestHead, response: Exchange, now: float, fault: str) -> None:
-        log, content = self._service.access_log, response.content
-        known = head.prepared
-        described = known[3] if known else log.describe(name_asked(head, response.mount))
-        log.record(
-            response.request_id or self._service.next_request_id(),
-            response.client or self._peer,
-            described,
-            response.code if response.head_sent and self.sent_bytes else CLIENT_CLOSED_REQUEST,
-            0 if content is None else content.received_bytes,
-            self.sent_bytes,
-            response.started,
-            now,
-            fault,
-        )
 
     # --- in a greenlet: content ---------------------------------------------------------------
 

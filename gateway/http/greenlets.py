@@ -6,6 +6,7 @@ at its end; a parked one keeps its chunk.
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from gevent import get_hub
@@ -13,8 +14,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 
 class GreenletPool:
-    """Runs the jobs that are submitted, ``job.run(greenlet)`` each, at the end of a turn of the
-    event loop.
+    """Runs the jobs that are submitted at the end of a turn of the event loop, by
+    ``job.run(greenlet, now)``: ``now`` is the monotonic time, and a job returns that of its end.
 
     One greenlet runs them one after the other; where a job waits, another greenlet takes the next.
     Each run begins in a fresh, empty ``contextvars`` context. At most ``max_parked`` greenlets are
@@ -49,9 +50,10 @@ class GreenletPool:
         parked, to_hub, queue = self._parked, self._to_hub, self._queue
         me = getcurrent()
         while True:
+            now = monotonic()
             while queue:
                 me.gr_context = None
-                queue.popleft().run(me)
+                now = queue.popleft().run(me, now)
             if len(parked) >= self._max_parked:
                 return
             parked.append(me)

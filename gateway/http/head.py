@@ -27,6 +27,7 @@ class RequestHead:
     persistent: bool
     prepared: Any = None
     query: str
+    takes_simple_head: bool = False
     target: str
 
 

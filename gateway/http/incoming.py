@@ -57,8 +57,9 @@ class Incoming(Stream):
         self.has_ended = False
 
     @abstractmethod
-    def run(self, runner: Any) -> None:
-        """Answer ``_head``, or ``_refusal`` where that is set. In the greenlet ``runner``."""
+    def run(self, runner: Any, now: float) -> float:
+        """Answer ``_head``, or ``_refusal`` where that is set. In the greenlet ``runner``, from
+        ``now`` on, to the moment that is returned."""
 
     @abstractmethod
     def _wants_input(self) -> bool:
@@ -112,10 +113,11 @@ class Incoming(Stream):
         """Take the next request out of ``data`` and run it, or wait for the rest of its head."""
         service = self._service
         if len(data) <= LONGEST_KNOWN_HEAD:
-            trusts_peer, lasting = self._trusts_peer, data
-            if trusts_peer:
+            known, lasting = service.parser.known_heads, data
+            if self._trusts_peer:
+                known = service.parser.known_told_heads
                 lasting, self._told = service.proxies.take_told(data)
-            head = service.parser.known_heads[trusts_peer].get(lasting)
+            head = known.get(lasting)
             if head is not None:
                 self._buffer = b""
                 self._head = head

@@ -60,7 +60,8 @@ _DECIDING_FIELDS = frozenset(
 class HeadParser:
     """Parses whole request heads, one after the other, for all connections of a worker.
 
-    ``trusts_peer``: forwarding fields are kept. ``known_heads``: what came lately, by trust."""
+    ``trusts_peer``: forwarding fields are kept. ``known_heads``: what came lately, the
+    others from a trusted peer."""
 
     def __init__(self, limits: Limits) -> None:
         self._max_line = limits.max_request_line_bytes
@@ -69,7 +70,8 @@ class HeadParser:
         self._known_lines: dict[bytes, RequestLine] = {}
         # by whether the peer is trusted
         self._known_fields: tuple[dict[bytes, KnownFields], ...] = {}, {}
-        self.known_heads: tuple[dict[bytes, KnownHead], ...] = {}, {}
+        self.known_heads: dict[bytes, KnownHead] = {}
+        self.known_told_heads: dict[bytes, KnownHead] = {}
         # a line and fields that were met apart are within the limit together
         half = limits.max_head_bytes // 2
         self._longest_line = min(_LONGEST_KNOWN_LINE, half)
@@ -98,7 +100,8 @@ class HeadParser:
             known_fields = self._known_fields[trusts_peer].get(raw[line_end:])
             if known_fields is not None:
                 joined = _join(line, known, known_fields)
-                return _keep(self.known_heads[trusts_peer], raw, joined)
+                known_heads = self.known_told_heads if trusts_peer else self.known_heads
+                return _keep(known_heads, raw, joined)
         return self._parse_anew(raw, line, trusts_peer)
 
     def _parse_anew(self, raw: bytes, line: bytes, trusts_peer: bool) -> RequestHead:
@@ -113,6 +116,7 @@ class HeadParser:
         head = RequestHead()
         head.line = line
         head.method, head.target, head.path, head.query, head.is_http11 = known
+        head.takes_simple_head = head.is_http11 and head.method != "HEAD"
         try:
             fields = head.fields = self._read_fields(raw, line_count - 2, trusts_peer)
             host = fields.get("HTTP_HOST")
@@ -260,6 +264,7 @@ def _join(line: bytes, known: RequestLine, fields: KnownFields) -> KnownHead:
     head.line, (head.method, head.target, head.path, head.query, head.is_http11) = line, known
     head.fields, head.host, keep_alive = fields
     head.persistent = head.is_http11 if keep_alive is None else keep_alive
+    head.takes_simple_head = head.is_http11 and head.method != "HEAD"
     # attributes of the class take longer to find
     head.content_length, head.prepared = 0, None
     return head

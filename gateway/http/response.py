@@ -20,6 +20,7 @@ from gateway.wsgi import HEAD_NOW, ExcInfo, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
+_get_known_head = known_heads.get
 
 # length, above 0 and up to COPY_BYTES, to the line before such a chunk
 _known_chunk_lines: dict[int, bytes] = {}
@@ -68,17 +69,18 @@ class Response:
                 exc_info = None  # no reference cycle through the traceback
         elif self._head_text:
             raise AppError("start_response was called a second time without exc_info")
-        key = (status, *headers)
         try:
-            known = known_heads.get(key) or read_head(key)
+            key = status, tuple(headers)
+            known = _get_known_head(key) or read_head(key)
         except TypeError as error:
             raise not_headers(headers) from error
         (self._head_text, self.code, self.remaining, self._simple_head,
          self._has_body, self._has_date) = known  # fmt: skip
-        return self.write
+        return self
 
-    def write(self, data: bytes, /) -> None:
-        """Send ``data`` now. Raises AppError, ClientDisconnected. May switch greenlets."""
+    def __call__(self, data: bytes, /) -> None:
+        """PEP 3333's ``write()``, which is asked for with each response and hardly ever used: no
+        object of its own. Raises AppError, ClientDisconnected. May switch greenlets."""
         self._write(data, False)
 
     def _write(self, data: bytes, is_whole: bool) -> None:
@@ -105,24 +107,21 @@ class Response:
         the iterable raises. May switch greenlets."""
         if type(result) is list:
             # the shortest way, for most responses
-            if len(result) == 1 and self._simple_head and type(result[0]) is bytes:
+            if len(result) == 1 and (head := self._simple_head) and type(result[0]) is bytes:
                 data: bytes = result[0]
                 request, length, remaining = self._request, len(data), self.remaining
                 if (
                     (remaining == length or remaining < 0)
                     and length <= COPY_BYTES
-                    and request.is_http11
-                    and request.method != "HEAD"
-                    and not self.head_sent
+                    and request.takes_simple_head
                 ):
-                    head = self._simple_head
                     if remaining < 0:
                         head += b"Content-Length: %d\r\n" % length
                     if not self.persistent:
                         head += b"Connection: close\r\n"
                     self.head_sent = True
                     self.remaining = 0
-                    self._sink.send(head + (b"\r\n" if self._has_date else self._date_line) + data)
+                    self._sink.send(head + self._date_line + data)
                     return
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
             return
@@ -199,6 +198,7 @@ class Response:
         """Head and first piece; ``length`` is that of the whole body where it is known."""
         head = self._build_head(length)
         self.head_sent = True
+        self._simple_head = b""
         if not data or self._is_bodiless:
             self._sink.send(head)
         elif self._is_chunked:

@@ -65,6 +65,9 @@ class Server:
         self._cut: set[Connection] = set()
         self._loop: Any = get_hub().loop
         self._watcher = self._loop.io(listener.fileno(), READ)
+        # before the loop waits, which is behind all that a turn has sent; also after a drain, for
+        # what ignores its end
+        self._turn_end = self._loop.prepare(ref=False, priority=-2)
         seconds = find_sweep_seconds(service)
         self._timer = self._loop.timer(seconds, seconds)
 
@@ -91,6 +94,8 @@ class Server:
         self._service.tell_time()
         self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)
+        if self._service.access_log.is_on:
+            self._turn_end.start(self._service.access_log.flush)
         self._accept_more(True)
 
     def _accept_more(self, wanted: bool) -> None:

@@ -7,7 +7,7 @@ The records are those that the worker would have written, in the same format and
 import asyncio
 import time
 
-from gateway.access_log import Asked, open_access_log
+from gateway.access_log import AccessLog, Asked
 from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
@@ -59,23 +59,25 @@ async def replace(generation: Generation, delay: float) -> None:
 
 
 def record_lost(child: Process, style: str) -> int:
-    """Write the access records of what a worker left behind; how many they are. ``style`` is as
-    ``open_access_log``'s."""
-    log = open_access_log(style, _STDOUT, lambda _: None)
+    """Write the access records of what a worker left behind; how many they are. ``style`` is as an
+    AccessLog's."""
+    log = AccessLog(style, _STDOUT)
     now = time.monotonic()
     requests = child.in_flight.requests()
     for request in requests if log.is_on else ():
         asked = Asked(request.mount, request.method, request.target, request.protocol, "", "", "")
         log.record(
-            request.request_id,
-            request.client,
-            log.describe(asked),
-            BAD_GATEWAY,
-            0,
-            0,
-            request.started,
-            now,
-            f"worker {child.pid} {child.describe_end()}",
+            (
+                request.request_id,
+                request.client,
+                log.describe(asked),
+                BAD_GATEWAY,
+                0,
+                0,
+                request.started,
+                now,
+                f"worker {child.pid} {child.describe_end()}",
+            )
         )
     log.flush()
     return len(requests)

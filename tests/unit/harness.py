@@ -22,7 +22,7 @@ from gevent import get_hub
 from gevent import socket as gevent_socket
 from greenlet import getcurrent, greenlet
 
-from gateway.access_log import open_access_log
+from gateway.access_log import AccessLog
 from gateway.dispatch import Mount, MountTable
 from gateway.http.connection import Connection
 from gateway.http.environ import build_base_environ
@@ -299,7 +299,7 @@ class Gateway:
             base_environ=build_base_environ("gateway.example", "80", ()),
             limits=limits or Limits(),
             proxies=TrustedProxies(trusted_proxies),
-            access_log=open_access_log(access_log, self._log.fileno(), get_hub().loop.run_callback),
+            access_log=AccessLog(access_log, self._log.fileno()),
             in_flight=in_flight,
         )
         self.server = Server(
@@ -363,6 +363,7 @@ class Gateway:
             assert not self._hub_errors
         finally:
             self.server.drain(0)
+            self.server._turn_end.stop()
             self._end_parked()
             self.listener.close()
             self._log.close()

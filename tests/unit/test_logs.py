@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import access_log
-from gateway.access_log import WHOLE_WRITE_BYTES, AccessLog, Asked, open_access_log
+from gateway.access_log import WHOLE_WRITE_BYTES, AccessLog, Asked
 from gateway.logs import (
     choose_style,
     configure_logs,
@@ -49,23 +49,24 @@ SENDABLE = "".join(chr(code) for code in (9, *range(0x20, 0x7F), *range(0x80, 0x
 def render(style: str, **values: Any) -> str:
     """A record of ``PLAIN`` with other ``values`` as it is written."""
     values = {**PLAIN, **values}
-    turns: list[Callable[[], None]] = []
     with tempfile.TemporaryFile() as file:
-        log = open_access_log(style, file.fileno(), turns.append)
+        log = AccessLog(style, file.fileno())
         record_values(log, **values)
-        turns[0]()
+        log.flush()
         return os.pread(file.fileno(), 1 << 20, 0).decode()
 
 
 def record_values(log: AccessLog, **values: Any) -> None:
     log.record(
-        values["request_id"],
-        values["client"],
-        log.describe(Asked(*(values[name] for name in Asked._fields))),
-        *(values[name] for name in ("status", "bytes_in", "bytes_out")),
-        1.0,
-        1.0 + values["duration_ms"] / 1000,
-        values["error"],
+        (
+            values["request_id"],
+            values["client"],
+            log.describe(Asked(*(values[name] for name in Asked._fields))),
+            *(values[name] for name in ("status", "bytes_in", "bytes_out")),
+            1.0,
+            1.0 + values["duration_ms"] / 1000,
+            values["error"],
+        )
     )
 
 
@@ -182,14 +183,11 @@ def output(monkeypatch: pytest.MonkeyPatch) -> Output:
 
 
 def write_records(count: int) -> None:
-    turns: list[Any] = []
-    log = open_access_log("json", 1, turns.append)
+    log = AccessLog("json", 1)
     for number in range(count):
         record_values(log, **{**PLAIN, "status": number})
-    [flush] = turns
-    flush()
-    record_values(log, **PLAIN)
-    assert len(turns) == 2
+    log.flush()
+    log.flush()
 
 
 def test_records_of_a_turn_are_written_together_in_whole_lines(output: Output) -> None:
@@ -216,6 +214,7 @@ def test_a_log_that_nobody_reads_stops_nothing(output: Output) -> None:
 
 def test_time_is_utc_in_milliseconds(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log.time, "time", lambda: 1_767_323_045.678)
+    monkeypatch.setattr(access_log.time, "monotonic", lambda: 1.0 + PLAIN["duration_ms"] / 1000)
     write_records(1)
     assert json.loads(output.calls[0])["time"] in (
         "2026-01-02T03:04:05.677Z",

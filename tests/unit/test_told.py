@@ -32,7 +32,8 @@ def ask(serve: Any) -> Any:
         values = client.read_answer().content.decode().split("|")
         return {key: value for key, value in zip(KEYS, values, strict=True) if value != "None"}
 
-    ask.known = gateway.service.parser.known_heads  # type: ignore[attr-defined]
+    parser = gateway.service.parser
+    ask.known = parser.known_heads, parser.known_told_heads  # type: ignore[attr-defined]
     return ask
 
 
