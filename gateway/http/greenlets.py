@@ -12,6 +12,8 @@ from typing import Any
 from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
+from gateway.http.lookout import Lookout
+
 
 class GreenletPool:
     """Runs the jobs that are submitted at the end of a turn of the event loop, by
@@ -30,6 +32,7 @@ class GreenletPool:
         # called: a callback's turn ends in a wait.
         self.submit: Callable[[Any], None] = self._queue.append
         self._hub = get_hub()
+        self._lookout = Lookout()
         # called once a turn of the loop; of lowest priority, so behind all input it has brought
         self._turn_end = self._hub.loop.check(ref=False, priority=-2)
         self._turn_end.start(self._run_queued)
@@ -39,12 +42,19 @@ class GreenletPool:
     def close(self) -> None:
         """Run nothing any more."""
         self._turn_end.stop()
+        self._lookout.close()
 
     def _run_queued(self) -> None:
+        queue = self._queue
+        if not queue:
+            return
+        began = monotonic() if len(queue) == 1 else 0.0
         parked = self._parked
-        while self._queue:
+        while queue:
             runner = parked.pop() if parked else greenlet(self._work, self._hub)
             runner.switch(self)
+        if began:
+            self._lookout.note_turn(began, monotonic())
 
     def _work(self, _: Any) -> None:
         parked, to_hub, queue = self._parked, self._to_hub, self._queue
