@@ -14,6 +14,7 @@ from typing import NamedTuple
 SLOT_BYTES = 512
 # The moment is big-endian: its first byte is 0 only where it is no moment.
 _SLOT = Struct(">d136s48s320s")
+_SLOT_BEGIN = Struct(">d136s")
 _MOUNT_BYTES = 128
 # heartbeat, requests, failures; behind them how many slots have ever been in use
 _HEADER = Struct(">dQQ")
@@ -27,8 +28,9 @@ class InFlight:
     read.
 
     A request begins with ``write(memory, slot, moment, request_id, client, place)``: the monotonic
-    time, and bytes, of which ``name_place`` makes the last. What does not fit is cut off. It ends
-    with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and above,
+    time, and bytes, of which ``name_place`` makes the last; or with
+    ``write_again``, without the two last, where these are as they were. What does not fit is cut
+    off. It ends with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and above,
     are counted by connections and published by ``beat``, of which ``heartbeat`` is the last.
     """
 
@@ -36,6 +38,7 @@ class InFlight:
         size = 0 if descriptor >= 0 else _PRIVATE_SLOTS * SLOT_BYTES  # 0 is all of it
         self.memory = mmap.mmap(descriptor, size)
         self.write = _SLOT.pack_into
+        self.write_again = _SLOT_BEGIN.pack_into
         self.heartbeat = 0.0
         self.requests = 0
         self.failures = 0

@@ -36,11 +36,12 @@ CLIENT_CLOSED_REQUEST = 499
 class Connection(Deadlines):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_requests_left",)
+    __slots__ = ("_place", "_requests_left")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         Deadlines.__init__(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
+        self._place = b""  # what is written of it in flight
         service.connections.add(self)
 
     # --- in a greenlet: the walk --------------------------------------------------------------
@@ -120,16 +121,16 @@ class Connection(Deadlines):
             environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self
-        in_flight = service.in_flight
-        write = in_flight.write
-        write(
-            in_flight.memory,
-            self._slot,
-            response.started,
-            response.request_id.encode(),
-            (response.client or self._peer).encode(),
-            place,
-        )
+        in_flight, request_id = service.in_flight, response.request_id.encode()
+        if place is self._place:  # of a head that came here before, from the same client
+            write = in_flight.write_again
+            write(in_flight.memory, self._slot, response.started, request_id)
+        else:
+            client = (response.client or self._peer).encode()
+            in_flight.write(
+                in_flight.memory, self._slot, response.started, request_id, client, place
+            )
+            self._place = place if told is None else b""
         app = mount.app
         result = app(environ, response.start_response)
         try:
