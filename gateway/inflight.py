@@ -30,8 +30,9 @@ class InFlight:
     A request begins with ``write(memory, slot, moment, request_id, client, place)``: the monotonic
     time, and bytes, of which ``name_place`` makes the last; or with
     ``write_again``, without the two last, where these are as they were. What does not fit is cut
-    off. It ends with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and above,
-    are counted by connections and published by ``beat``, of which ``heartbeat`` is the last.
+    off. It ends with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500
+    and above, are counted by connections and published by ``beat``, of which ``heartbeat`` is the
+    last.
     """
 
     def __init__(self, descriptor: int = -1) -> None:

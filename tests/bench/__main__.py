@@ -105,7 +105,7 @@ def measure_rounds(
         for name in (name for name in workload.servers if name in names):
             figures: dict[str, Any]
             try:
-                with Running(SERVERS[name], workload.app, next(ports)) as running:
+                with Running(SERVERS[name], workload.app, next(ports), workload.cores) as running:
                     figures = workload.measure(running, seconds)
             except (NotMeasuredError, OSError, HTTPException) as error:
                 figures = {"failed": f"{error}" or type(error).__name__}

@@ -23,8 +23,9 @@ ROOT = HERE.parent.parent
 CACHE = ROOT / ".cache" / "bench"
 START_SECONDS = 60.0
 STOP_SECONDS = 3.0
-# the load has the first core, the server the last one to itself
-LOAD_CORE, *_, SERVER_CORE = sorted(os.sched_getaffinity(0)) * 2
+# the load has the first core; a server uses all, or the last one to itself
+LOAD_CORE, *_, LAST_CORE = map(str, sorted(os.sched_getaffinity(0)) * 2)
+ALL_CORES = ",".join(map(str, sorted(os.sched_getaffinity(0))))
 
 
 class NotMeasuredError(Exception):
@@ -169,7 +170,7 @@ def install(server: Server) -> str:
 class Running:
     """A started server: ``session`` names its processes. Ended at the end of a ``with``."""
 
-    def __init__(self, server: Server, app: str, port: int) -> None:
+    def __init__(self, server: Server, app: str, port: int, cores: str = LAST_CORE) -> None:
         self.server = server
         self.port = port
         command = server.command(server.venv / "bin", app, port)
@@ -177,7 +178,7 @@ class Running:
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["taskset", "-c", str(SERVER_CORE), *command],
+                ["taskset", "-c", cores, *command],
                 cwd=CACHE,
                 env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"},
                 stdout=subprocess.PIPE,
@@ -186,7 +187,7 @@ class Running:
             )
         # what is logged is read, as a log collector would
         self._reader = subprocess.Popen(
-            ["taskset", "-c", str(LOAD_CORE), "cat"],
+            ["taskset", "-c", LOAD_CORE, "cat"],
             stdin=self._process.stdout,
             stdout=subprocess.DEVNULL,
         )

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import processes
-from servers import GATEWAYS, HERE, LOAD_CORE, PEERS, NotMeasuredError, Running
+from servers import (
+    ALL_CORES,
+    GATEWAYS,
+    HERE,
+    LAST_CORE,
+    LOAD_CORE,
+    PEERS,
+    NotMeasuredError,
+    Running,
+)
 
 import apps
 
@@ -33,6 +42,7 @@ class Workload:
     app: str
     measure: Callable[[Running, float], Figures]
     servers: tuple[str, ...] = (*GATEWAYS, *PEERS)
+    cores: str = ALL_CORES
 
 
 def load(
@@ -85,7 +95,7 @@ def run_wrk(port: int, path: str, connections: int, seconds: float, options: lis
     """One run of wrk; its summary."""
     done = subprocess.run(
         [
-            *("taskset", "-c", str(LOAD_CORE), "wrk", "--threads", "1", "--timeout", "10s"),
+            *("taskset", "-c", LOAD_CORE, "wrk", "--threads", "1", "--timeout", "10s"),
             *("--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"),
             *("--script", str(HERE / "wrk.lua"), f"http://127.0.0.1:{port}{path}", "--", *options),
         ],
@@ -196,6 +206,13 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("hello-64", "Hello on 64 kept-alive connections", "hello", load(64)),
+        Workload(
+            "hello-64-core",
+            "The same, each server held to one core",
+            "hello",
+            load(64),
+            cores=LAST_CORE,
+        ),
         Workload("hello-1", "Hello on one kept-alive connection", "hello", load(1)),
         Workload(
             "wait", "A wait of 50 ms in the app, 500 connections", "wait", load(500, warm=False)
