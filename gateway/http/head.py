@@ -12,8 +12,9 @@ class RequestHead:
     encoded) and ``query`` are its parts.
     ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
     strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
-    ``content_length`` is in bytes, or CHUNKED. ``prepared`` is for what the reader of a KnownHead
-    has made of it and wants to find there the next time.
+    ``content_length`` is in bytes, or CHUNKED. ``takes_simple_head`` is whether the framing of what
+    answers it has no exception: it is of HTTP/1.1, and not a HEAD. ``prepared`` is for what the
+    reader of a KnownHead has made of it and wants to find there the next time.
     """
 
     content_length: int = 0

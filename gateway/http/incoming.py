@@ -92,6 +92,24 @@ class Incoming(Stream):
         except OSError:
             data = b""
         state = self.state
+        if state is IDLE and len(data) <= LONGEST_KNOWN_HEAD:
+            # the shortest way, for most requests
+            service = self._service
+            known, lasting = service.parser.known_heads, data
+            if self._trusts_peer:
+                known = service.parser.known_told_heads
+                lasting, self._told = service.proxies.take_told(data)
+            head = known.get(lasting)
+            if head is not None:
+                self._head = head
+                self.state = RUNNING
+                submit = service.submit
+                submit(self)
+                return
+        self._take_input(data, state)
+
+    def _take_input(self, data: bytes, state: State) -> None:
+        """What was read, or b"" for the end of input."""
         if state is IDLE or state is State.HEAD:
             if data:
                 self._advance(self._buffer + data if self._buffer else data)
@@ -111,20 +129,6 @@ class Incoming(Stream):
 
     def _advance(self, data: bytes) -> None:
         """Take the next request out of ``data`` and run it, or wait for the rest of its head."""
-        service = self._service
-        if len(data) <= LONGEST_KNOWN_HEAD:
-            known, lasting = service.parser.known_heads, data
-            if self._trusts_peer:
-                known = service.parser.known_told_heads
-                lasting, self._told = service.proxies.take_told(data)
-            head = known.get(lasting)
-            if head is not None:
-                self._buffer = b""
-                self._head = head
-                self.state = RUNNING
-                submit = service.submit
-                submit(self)
-                return
         if data[:2] == b"\r\n":
             data = _without_empty_lines(data)
         end = data.find(b"\r\n\r\n") + 4
@@ -139,7 +143,7 @@ class Incoming(Stream):
             self._refuse(error, data)
             return
         self.state = RUNNING
-        service.submit(self)
+        self._service.submit(self)
 
     def _parse(self, raw: bytes) -> RequestHead:
         parser = self._service.parser

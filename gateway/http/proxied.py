@@ -23,6 +23,17 @@ class ProxiedConnection(Connection):
         super().__init__(service, client_socket, peer, peer_port)
         self._has_header = False
 
+    def _on_readable(self) -> None:
+        if self._has_header or self.state is not IDLE:
+            super()._on_readable()
+            return
+        # no request, however well known it looks
+        self.state = State.HEAD
+        self.since = monotonic()
+        super()._on_readable()
+        if self.state is State.HEAD and not self._buffer:
+            self.state = IDLE  # nothing had come
+
     def _advance(self, data: bytes) -> None:
         if self._has_header:
             super()._advance(data)
@@ -36,9 +47,6 @@ class ProxiedConnection(Connection):
             return
         if header is None:
             self._buffer = data
-            if self.state is IDLE:
-                self.state = State.HEAD
-                self.since = monotonic()
             return
         self._take(header)
         self.state = IDLE

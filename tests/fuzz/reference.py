@@ -52,6 +52,10 @@ class Head:
     persistent: bool
     expects_continue: bool
 
+    @property
+    def takes_simple_head(self) -> bool:
+        return self.is_http11 and self.method != "HEAD"
+
 
 def read_head(raw: bytes, *, trusts_peer: bool, max_line: int, max_fields: int) -> Head:
     """The head in ``raw``, which ends with the first empty line. Raises RefusedError."""

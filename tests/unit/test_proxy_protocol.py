@@ -314,6 +314,15 @@ def test_connection_without_a_header_is_refused(proxied: Any, name: str) -> None
     assert "PROXY" in record["error"]
 
 
+def test_a_head_that_is_well_known_needs_a_header_before_it_as_any(proxied: Any) -> None:
+    gateway = proxied(answers.one_piece)
+    known = gateway.connect()
+    known.send(binary(LOCAL, 0))
+    assert {known.ask(GET).status for _ in range(4)} == {200}
+    assert gateway.service.parser.known_told_heads
+    assert gateway.connect().ask(GET).status == 400
+
+
 def test_second_header_is_a_bad_request(proxied: Any) -> None:
     client = proxied(never_called).connect()
     assert client.ask(V1 + V1 + GET).status == 400
