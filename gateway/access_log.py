@@ -18,6 +18,7 @@ from gateway.logs import printable
 # a write to a pipe is whole up to PIPE_BUF (4096 on Linux): workers share stdout
 WHOLE_WRITE_BYTES = 4096
 # longest text a client can put into a record, so that a record stays below WHOLE_WRITE_BYTES
+_MAX_METHOD = 32
 _MAX_TARGET = 800
 _MAX_TEXT = 200
 _MAX_ERROR = 150
@@ -112,17 +113,11 @@ class _Remembered(dict[Any, str]):
 
 
 def _quote_question(method: str, target: str, protocol: str) -> str:
-    return (
-        f'"method":{quote(method[:32])},"target":{quote(target[:_MAX_TARGET])},'
-        f'"protocol":"{protocol}"'
-    )
+    return f'"method":{quote(method)},"target":{quote(target)},"protocol":"{protocol}"'
 
 
 def _quote_client(host: str, referer: str, user_agent: str) -> str:
-    return (
-        f'"host":{quote(host[:_MAX_TEXT])},"referer":{quote(referer[:_MAX_TEXT])},'
-        f'"user_agent":{quote(user_agent[:_MAX_TEXT])}'
-    )
+    return f'"host":{quote(host)},"referer":{quote(referer)},"user_agent":{quote(user_agent)}'
 
 
 def _render_counts(status: int, bytes_in: int, bytes_out: int) -> str:
@@ -147,7 +142,11 @@ _ends = _Ends()
 
 
 def _describe_json(asked: Asked) -> str:
-    question, client = _questions[asked[1:4]], _clients[asked[4:]]
+    # cut before it is looked for: what is remembered keeps its key, too
+    question = _questions[asked.method[:_MAX_METHOD], asked.target[:_MAX_TARGET], asked.protocol]
+    client = _clients[
+        asked.host[:_MAX_TEXT], asked.referer[:_MAX_TEXT], asked.user_agent[:_MAX_TEXT]
+    ]
     return f'","mount":{_mounts[asked.mount]},{question},{client},"client":"'
 
 
@@ -170,7 +169,7 @@ def _render_json(records: list[Record], epoch: float) -> str:
 
 
 def _describe_text(asked: Asked) -> str:
-    return f"{asked.method[:32]} {asked.target[:_MAX_TARGET]}  <- {asked.mount or '-'}"
+    return f"{asked.method[:_MAX_METHOD]} {asked.target[:_MAX_TARGET]}  <- {asked.mount or '-'}"
 
 
 def _render_text(records: list[Record], epoch: float) -> str:

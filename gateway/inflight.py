@@ -132,7 +132,8 @@ class Board:
         [count] = _USED.unpack(os.pread(self.descriptor, _USED.size, _HEADER.size))
         slots = os.pread(self.descriptor, count * SLOT_BYTES, _FIRST_SLOT)
         # a moment that was freed has lost its exponent
-        return [slot for slot in _SLOT.iter_unpack(slots) if slot[0] > 1e-9]
+        # (and what was scribbled over may be anything)
+        return [slot for slot in _SLOT.iter_unpack(slots) if 1e-9 < slot[0] < 1e12]
 
 
 def _read(text: bytes) -> str:

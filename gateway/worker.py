@@ -108,6 +108,7 @@ def work(
     access_log = AccessLog("off" if config.server.access_log == "off" else style, output)
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report += ask_probes(config.mounts, service)
+    access_log.flush()  # the server, which does, may never start: for what a probe says
     Watchdog(service).start()
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})

@@ -122,7 +122,7 @@ class Connection(Deadlines):
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self
         in_flight, request_id = service.in_flight, response.request_id.encode()
-        if place is self._place:  # of a head that came here before, from the same client
+        if told is None and place is self._place:  # the same head as the last one's, and client
             write = in_flight.write_again
             write(in_flight.memory, self._slot, response.started, request_id)
         else:

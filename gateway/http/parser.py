@@ -60,8 +60,8 @@ _DECIDING_FIELDS = frozenset(
 class HeadParser:
     """Parses whole request heads, one after the other, for all connections of a worker.
 
-    ``trusts_peer``: forwarding fields are kept. ``known_heads``: what came lately, the
-    others from a trusted peer."""
+    ``trusts_peer``: forwarding fields are kept. ``known_heads``: what came lately;
+    ``known_told_heads``, from trusted peers."""
 
     def __init__(self, limits: Limits) -> None:
         self._max_line = limits.max_request_line_bytes
@@ -93,6 +93,9 @@ class HeadParser:
 
         Raises a RequestError of the kind and status that the fault asks for.
         """
+        known_heads = self.known_told_heads if trusts_peer else self.known_heads
+        if (head := known_heads.get(raw)) is not None:
+            return head
         line_end = raw.find(b"\r\n")
         line = raw[:line_end]
         known = self._known_lines.get(line)
@@ -100,7 +103,6 @@ class HeadParser:
             known_fields = self._known_fields[trusts_peer].get(raw[line_end:])
             if known_fields is not None:
                 joined = _join(line, known, known_fields)
-                known_heads = self.known_told_heads if trusts_peer else self.known_heads
                 return _keep(known_heads, raw, joined)
         return self._parse_anew(raw, line, trusts_peer)
 

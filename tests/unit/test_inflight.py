@@ -2,11 +2,12 @@
 
 import os
 import time
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from gevent.event import Event
-from harness import Gateway, wait_until
+from harness import PEER, Gateway, wait_until
 
 from gateway.inflight import Board, InFlight, Request, name_place
 
@@ -114,6 +115,40 @@ def test_a_connection_tells_what_it_runs(serve: Any) -> None:
     may_go.set()
     assert client.read_answer().content.decode() == request.request_id
     wait_until(lambda: board.count() == 0)
+
+
+def test_each_request_of_a_connection_is_told_with_its_own_client(serve: Any) -> None:
+    """The same head, which a trusted proxy sends with a word on the client, and without."""
+    board = Board(8)
+    seen: list[Request] = []
+
+    def app(_: Any, start_response: Any) -> list[bytes]:
+        seen.extend(board.requests())
+        start_response("200 OK", [])
+        return [b"x"]
+
+    trusted = (ip_network(PEER),)
+    gateway: Gateway = serve(app, in_flight=InFlight(board.descriptor), trusted_proxies=trusted)
+    client = gateway.connect()
+    told = b"X-Forwarded-For: 198.51.100.%d\r\nX-Request-ID: told-%d\r\n"
+    for line in (b"",) * 3 + (told % (1, 1), told % (2, 2), b"", b"", told % (3, 3)):
+        client.ask(b"GET / HTTP/1.1\r\nHost: a\r\n%bAccept: b\r\n\r\n" % line)
+    proxy, first, second, third = PEER, "198.51.100.1", "198.51.100.2", "198.51.100.3"
+    clients = [proxy, proxy, proxy, first, second, proxy, proxy, third]
+    assert [request.client for request in seen] == clients
+    assert [request.request_id for request in seen if request.client != PEER] == [
+        *("told-1", "told-2", "told-3")
+    ]
+    assert len({request.request_id for request in seen}) == len(seen)
+    assert {request.target for request in seen} == {"/"}
+
+
+def test_a_moment_that_can_be_none_is_no_request() -> None:
+    board = Board(8)
+    worker = InFlight(board.descriptor)
+    for moment in (float("inf"), float("nan"), -1.0, 1e300, 5.0):
+        worker.write(worker.memory, worker.take(), moment, b"id", b"a", LINE)
+    assert [request.started for request in board.requests()] == [5.0]
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,17 @@ def test_any_text_stays_one_line_that_a_terminal_only_shows(values: dict[str, st
     assert line[-1] == "\n"
 
 
+def test_what_is_remembered_for_records_is_short() -> None:
+    log = AccessLog("json", -1)
+    tables = (access_log._questions, access_log._clients)
+    for number in range(100):
+        long = f"{number:05d}" * 6000
+        log.describe(Asked("/", long, "/", "HTTP/1.1", "a", "", long))
+        log.describe(Asked("/", "GET", long, "HTTP/1.1", long, long, ""))
+    assert all(tables)
+    assert all(sum(map(len, key)) < 512 for table in tables for key in table)
+
+
 @pytest.mark.parametrize("worst", ['"', "\\", "\xff", "\t", "a"])
 @pytest.mark.parametrize("fault", ["\0", '"', "\U0001f600", "\ud800"])
 @pytest.mark.parametrize("style", ["json", "text"])

@@ -281,6 +281,14 @@ def test_100_is_expected_where_content_follows(line: bytes, fields: bytes, expec
     assert parse(line + b"\r\n" + HOST + fields + b"\r\n").expects_continue is expects
 
 
+def test_a_head_that_comes_again_is_the_same_object() -> None:
+    parser = HeadParser(Limits())
+    raw = b"GET /known HTTP/1.1\r\n" + HOST + b"\r\n"
+    known = [parser.parse(raw, False) for _ in range(4)][1:]
+    assert known[0] is known[1] is known[2] is parser.known_heads[raw]
+    assert parser.parse(raw, True) is not known[0]
+
+
 def test_fields_that_are_known_are_read_as_when_they_were_new() -> None:
     parser = HeadParser(Limits())
     rest = b" HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-For: 192.0.2.1\r\nAccept: b\r\n\r\n"

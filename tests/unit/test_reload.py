@@ -269,6 +269,10 @@ def test_a_mount_that_is_not_well_fails_a_reload(
         [message] = outcome["messages"]
         assert message.endswith(f":9:3: mounts./more: its probe /more/well? {told}")
         assert gateway.generation() == "g1"
+        if "answered 4" in told or "answered 5" in told:
+            # of a worker that is never told to accept
+            [record] = [r for r in gateway.records if r["user_agent"] == "gateway-probe"]
+            assert str(record["status"]) in told
     else:
         assert outcome["exit_code"] == 0
         assert gateway.generation() == "g2"
