@@ -33,4 +33,5 @@ class RequestHead:
 
 
 class KnownHead(RequestHead):
-    """One that may come again, to the byte: the same object then, and nobody's to change."""
+    """One that may come again, to the byte: the same object then, and nobody's to change, save for
+    the host that a trusted peer tells in it, which is the same each time."""

@@ -2,6 +2,7 @@
 than the reference, or raises what is no RequestError."""
 
 import io
+from copy import copy
 from ipaddress import ip_network
 from typing import Any
 
@@ -96,7 +97,7 @@ def _build_environ(found: RequestHead, trusts_peer: bool) -> None:
     assert all(key.startswith(("HTTP_", "CONTENT_")) for key in added)
     if trusts_peer:
         try:
-            PROXIES.apply(found, environ)
+            PROXIES.apply(copy(found), environ)  # the parser may give this very head again
         except MalformedRequest:
             return
         PROXIES.request_id(found)
