@@ -4,6 +4,8 @@ Refuses to know what they run. CPython maps a 16 KiB stack chunk for each new gr
 at its end; a parked one keeps its chunk.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -32,7 +34,7 @@ class GreenletPool:
         # called: a callback's turn ends in a wait.
         self.submit: Callable[[Any], None] = self._queue.append
         self._hub = get_hub()
-        self._lookout = Lookout()
+        self.lookout: Lookout | None = None  # a server on TCP brings one
         # called once a turn of the loop; of lowest priority, so behind all input it has brought
         self._turn_end = self._hub.loop.check(ref=False, priority=-2)
         self._turn_end.start(self._run_queued)
@@ -42,19 +44,20 @@ class GreenletPool:
     def close(self) -> None:
         """Run nothing any more."""
         self._turn_end.stop()
-        self._lookout.close()
+        if self.lookout is not None:
+            self.lookout.close()
 
     def _run_queued(self) -> None:
         queue = self._queue
         if not queue:
             return
-        began = monotonic() if len(queue) == 1 else 0.0
+        began = monotonic() if self.lookout is not None and len(queue) == 1 else 0.0
         parked = self._parked
         while queue:
             runner = parked.pop() if parked else greenlet(self._work, self._hub)
             runner.switch(self)
-        if began:
-            self._lookout.note_turn(began, monotonic())
+        if began and self.lookout is not None and parked and parked[-1] is runner:
+            self.lookout.note_turn(began, monotonic())  # it has been answered
 
     def _work(self, _: Any) -> None:
         parked, to_hub, queue = self._parked, self._to_hub, self._queue

@@ -17,7 +17,11 @@ REST_SECONDS = 0.01
 
 
 class Lookout:
-    """``note_turn`` is told of each turn of the event loop that had one request, in the hub."""
+    """``note_turn`` is told of each turn of the event loop that had one request, in the hub.
+
+    Not for the workers of pools, nor where an answer comes from one: what others need to answer is
+    the processor.
+    """
 
     def __init__(self) -> None:
         # as long as it is active, the loop polls instead of waiting
@@ -31,7 +35,7 @@ class Lookout:
         return bool(self._watcher.active)
 
     def note_turn(self, began: float, ended: float) -> None:
-        """A request was run between these moments (monotonic), and has been answered or waits."""
+        """A request was begun and answered between these moments (monotonic)."""
         is_expected = self._rests_until <= began < self._until
         self._until = ended + LOOK_SECONDS
         if is_expected and not self._watcher.active:

@@ -15,6 +15,7 @@ from gateway.dispatch import MountTable
 from gateway.http.connection import Connection
 from gateway.http.environ import MountInfo
 from gateway.http.forwarded import UNIX_PEER
+from gateway.http.lookout import Lookout
 from gateway.http.proxied import ProxiedConnection
 from gateway.http.push import Pusher
 from gateway.http.service import Service
@@ -91,6 +92,7 @@ class Server:
             # once and, if that ends it, costs no watcher (Apache asks for the same)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
             self._service.pusher = Pusher()
+            self._service.greenlets.lookout = Lookout()
         self._service.tell_time()
         self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)

@@ -6,6 +6,7 @@ from typing import Any
 
 import answers
 import pytest
+from gevent.event import Event
 from harness import GET, wait_until
 
 from gateway.http.lookout import LOOK_SECONDS, REST_SECONDS, Lookout
@@ -51,7 +52,7 @@ def test_a_look_in_vain_ends_and_a_rest_follows(lookout: Lookout) -> None:
 
 def test_a_server_looks_on_after_one_request_and_not_after_several(serve: Any) -> None:
     gateway = serve(answers.one_piece)
-    lookout = gateway.service.greenlets._lookout
+    lookout = gateway.service.greenlets.lookout
     turns: list[float] = []
     lookout.note_turn = lambda began, _: turns.append(began)
     first, second = gateway.connect(), gateway.connect()
@@ -60,4 +61,25 @@ def test_a_server_looks_on_after_one_request_and_not_after_several(serve: Any) -
     for client in (first, second):
         client._socket.sendall(GET)  # the loop does not turn in between
     assert first.read_answer().status == second.read_answer().status == 200
+    assert len(turns) == 1
+
+
+def test_a_request_that_waits_for_others_leaves_them_the_processor(serve: Any) -> None:
+    may_go = Event()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/wait":
+            may_go.wait(5)
+        start_response("200 OK", [])
+        return [b"x"]
+
+    gateway = serve(app)
+    turns: list[float] = []
+    gateway.service.greenlets.lookout.note_turn = lambda began, _: turns.append(began)
+    client = gateway.connect()
+    client.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+    may_go.set()
+    assert client.read_answer().status == 200
+    assert not turns
+    assert client.ask(GET).status == 200
     assert len(turns) == 1
