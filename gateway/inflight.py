@@ -28,11 +28,10 @@ class InFlight:
     read.
 
     A request begins with ``write(memory, slot, moment, request_id, client, place)``: the monotonic
-    time, and bytes, of which ``name_place`` makes the last; or with
-    ``write_again``, without the two last, where these are as they were. What does not fit is cut
-    off. It ends with ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500
-    and above, are counted by connections and published by ``beat``, of which ``heartbeat`` is the
-    last.
+    time, and bytes, of which ``name_place`` makes the last; or with ``write_again``,
+    without the two last, where these are as they were. What does not fit is cut off. It ends with
+    ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and above, are
+    counted by connections and published by ``beat``, of which ``heartbeat`` is the last.
     """
 
     def __init__(self, descriptor: int = -1) -> None:
@@ -131,8 +130,7 @@ class Board:
     def _read_used(self) -> list[tuple[float, bytes, bytes, bytes]]:
         [count] = _USED.unpack(os.pread(self.descriptor, _USED.size, _HEADER.size))
         slots = os.pread(self.descriptor, count * SLOT_BYTES, _FIRST_SLOT)
-        # a moment that was freed has lost its exponent
-        # (and what was scribbled over may be anything)
+        # a moment that was freed has lost its exponent; what was scribbled over may be anything
         return [slot for slot in _SLOT.iter_unpack(slots) if 1e-9 < slot[0] < 1e12]
 
 

@@ -21,9 +21,8 @@ _HOP_BY_HOP = frozenset(
         *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
-# lines; code; Content-Length, or -1; all these as bytes where there is a body and no Date,
-# else b"";
-# whether there is a body; whether there is a Date
+# lines; code; Content-Length, or -1; all these as bytes where there is a body and no Date, else
+# b""; whether there is a body; whether there is a Date
 CheckedHead = tuple[str, int, int, bytes, bool, bool]
 # what was checked once: status to its line and code, (name, value) to its line, and both to all
 # that is known of a head; bounded

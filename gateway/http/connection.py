@@ -216,7 +216,7 @@ class Connection(Deadlines):
         )
 
     def _end(self, service: Service, head: RequestHead, response: Exchange, fault: str) -> float:
-        """Make ready for the next request, or close; then write the record. Returns its moment."""
+        """Keep the record, then make ready for the next request, or close. Returns the moment."""
         content = response.content
         if content is not None and not content.is_complete:
             try:

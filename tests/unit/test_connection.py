@@ -865,6 +865,8 @@ def test_request_ids_are_never_the_same(serve: Any) -> None:
         for _ in range(5):
             client.ask(GET)
     assert len({record["request_id"] for record in gateway.records}) == 10
+    # they are made in blocks
+    assert len({gateway.service.next_request_id() for _ in range(10_000)}) == 10_000
 
 
 def test_nothing_mounted_is_404_and_has_a_record(serve: Any) -> None:
