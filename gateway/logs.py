@@ -11,24 +11,51 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 lifecycle = logging.getLogger("gateway")
 builds = logging.getLogger("gateway.build")
 faults = logging.getLogger("gateway.error")
+_LEVELS = {level: logging.getLevelName(level) for level in range(10, 60, 10)}
 
 
-def configure_logs(style: str, generation: str = "") -> None:
-    """Send the gateway's loggers to stderr, as ``json`` or ``text``; leave others alone.
+def configure_logs(style: str, generation: str = "", stream: TextIO | None = None) -> None:
+    """Send the gateway's loggers to ``stream``, or stderr, as ``json`` or ``text``; leave others
+    alone.
 
     ``generation`` is that of a worker, and told by each JSON entry.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter(generation) if style == "json" else _TextFormatter())
     lifecycle.handlers = [handler]
     lifecycle.setLevel(logging.INFO)
     lifecycle.propagate = False
+
+
+def keep_from_apps() -> None:
+    """Take the gateway's loggers out of those that apps can see: whatever an app configures,
+    disables or shuts down, the gateway's own records are written."""
+    private = logging.Manager(logging.RootLogger(logging.WARNING))
+    for logger in (lifecycle, builds, faults):
+        logging.root.manager.loggerDict.pop(logger.name, None)
+        private.loggerDict[logger.name] = logger
+        logger.manager = private
+        # an app's record factory may need what only its own requests have
+        logger.makeRecord = _make_record  # type: ignore[assignment,method-assign]
+
+
+def _make_record(*usual: Any) -> logging.LogRecord:
+    """What ``Logger.makeRecord`` does, with logging's own kind of record."""
+    name, level, path, line, message, arguments, exc_info, function, extra, stack = usual
+    record = logging.LogRecord(
+        name, level, path, line, message, arguments, exc_info, function, stack
+    )
+    record.levelname = _LEVELS[record.levelno]  # which an app may have renamed
+    record.__dict__.update(extra or {})
+    return record
 
 
 def choose_style(access_log: str) -> str:
@@ -55,6 +82,13 @@ class _Teller(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.tell(record.getMessage())
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A record that cannot be written costs nobody an answer."""
+        with suppress(Exception):
+            traceback.print_exc(file=self.stream)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -32,16 +32,16 @@ _TARGET = 200
 
 
 class Watchdog:
-    """Watches the loop of ``service``, from this thread, the loop's own."""
+    """Watches the loop of ``service``, from this thread, the loop's own; what it finds is written
+    to ``descriptor``."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, descriptor: int) -> None:
         self._service = service
+        self._descriptor = descriptor
         self._sleep = monkey.get_original("time", "sleep")
         self._watched = monkey.get_original("_thread", "get_ident")()
         # a record made by logging itself asks for the current thread, and so for a lock
-        self._template = logging.makeLogRecord({
-            "name": lifecycle.name, "levelno": logging.WARNING, "levelname": "WARNING"
-        })  # fmt: skip
+        self._template = logging.LogRecord(lifecycle.name, logging.WARNING, "", 0, "", (), None)
         self._formatter: Any = lifecycle.handlers[0].formatter
         self._format("")  # what this imports is imported now
 
@@ -92,7 +92,9 @@ class Watchdog:
 
     def _write(self, message: str, **extra: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads the log any more
-            os.write(2, (self._format(message, **extra) + "\n").encode("utf-8", "replace"))
+            os.write(
+                self._descriptor, (self._format(message, **extra) + "\n").encode("utf-8", "replace")
+            )
 
 
 def find_request(frame: FrameType | None) -> tuple[str, Exchange | None, str]:

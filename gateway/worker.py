@@ -44,11 +44,12 @@ from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
 from gateway.inflight import InFlight
-from gateway.logs import configure_logs, faults
+from gateway.logs import configure_logs, faults, keep_from_apps
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threads import InThreads
+from gateway.streams import Stream, duplicate, set_standard_streams
 from gateway.tracebacks import describe_fault
 from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
@@ -67,17 +68,18 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # stdout holds access records, or the report, alone: what apps print goes with their errors
-    output = os.dup(1)
+    output, errors = duplicate(1), duplicate(2)
     os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    faulthandler.enable()  # a crash in C, or SIGABRT, tells the stack
+    set_standard_streams(errors)
+    faulthandler.enable(errors)  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
     style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]
+    keep_from_apps()
     if rest:
-        return work(config, style, output, *rest)
-    configure_logs(style)
+        return work(config, style, output, errors, *rest)
+    configure_logs(style, stream=Stream(errors, errors))
     _, _, report = load(config, lambda _: None)
     with open(output, "w") as file:
         json.dump(report, file)
@@ -89,13 +91,15 @@ def work(
     config: Config,
     style: str,
     output: int,
+    errors: int,
     generation: str,
     control_descriptor: str,
     listener_descriptor: str,
     in_flight_descriptor: str,
 ) -> int:
-    """Load, and serve when told to; the exit code. Access records go to ``output``."""
-    configure_logs(style, generation)
+    """Load, and serve when told to; the exit code. Access records go to ``output``, all else that
+    is written to ``errors``."""
+    configure_logs(style, generation, Stream(errors, errors))
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
     in_flight = InFlight(int(in_flight_descriptor))
@@ -107,9 +111,10 @@ def work(
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog("off" if config.server.access_log == "off" else style, output)
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
+    service.base_environ["wsgi.errors"] = Stream(errors, 2)
     report += ask_probes(config.mounts, service)
     access_log.flush()  # the server, which does, may never start: for what a probe says
-    Watchdog(service).start()
+    Watchdog(service, errors).start()
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
     return Worker(config, service, listener, control).run(orders)

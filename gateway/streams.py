@@ -1,0 +1,91 @@
+"""The streams of a worker: one of the gateway's own for its log, and those that apps write to.
+
+Owns where each leads. Apps share ``sys.stdout`` and ``sys.stderr``, and any of them may close or
+detach these, or close descriptors 1 and 2, whose numbers the next socket then takes. So nothing is
+written to those numbers: all streams share one descriptor that apps do not know, none of them can
+be closed, and a write never fails. Refuses to know what is written. Source: the io module.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import sys
+from typing import Any
+
+
+def duplicate(descriptor: int) -> int:
+    """A further descriptor of the same file, which no process inherits; never one of 0 to 2."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+class _Raw(io.RawIOBase):
+    """Writes to ``descriptor``; ``number`` is what it says its descriptor is."""
+
+    def __init__(self, descriptor: int, number: int) -> None:
+        self._descriptor = descriptor
+        self._number = number
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any, /) -> int:
+        while True:
+            try:
+                return os.write(self._descriptor, data)
+            except BlockingIOError:
+                os.set_blocking(self._descriptor, True)
+            except OSError:
+                return len(data)  # nobody reads it any more; what was written for costs no answer
+
+    def close(self) -> None:
+        """Stay open: it is everybody's."""
+
+
+class _Buffer(io.BufferedWriter):
+    """Keeps no whole line: who writes here without a ``Stream`` may never flush it."""
+
+    def write(self, data: Any, /) -> int:
+        written = super().write(data)
+        if b"\n" in data:
+            self.flush()
+        return written
+
+    def close(self) -> None:
+        """Stay open, see ``Stream``."""
+        self.flush()
+
+    def detach(self) -> _Raw:
+        self.flush()
+        return self.raw  # type: ignore[return-value]
+
+
+class Stream(io.TextIOWrapper):
+    """Text to ``descriptor``, a whole line at once; ``number`` is what ``fileno()`` gives.
+
+    It cannot be closed; what ``detach`` gives writes there as well.
+    """
+
+    def __init__(self, descriptor: int, number: int) -> None:
+        buffer: Any = _Buffer(_Raw(descriptor, number))
+        super().__init__(buffer, "utf-8", "backslashreplace", line_buffering=True)
+
+    def close(self) -> None:
+        self.flush()
+
+    def detach(self) -> _Buffer:
+        self.flush()
+        return _Buffer(self.buffer.raw)  # type: ignore[attr-defined]
+
+
+def set_standard_streams(descriptor: int) -> None:
+    """Have ``sys.stdout`` and ``sys.stderr`` write to ``descriptor``."""
+    sys.stdout = sys.__stdout__ = Stream(descriptor, 1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = Stream(descriptor, 2)  # type: ignore[misc]
