@@ -131,7 +131,12 @@ class Worker:
     ) -> None:
         self._config = config
         self._service = service
-        self._server = Server(listener, service, proxy_protocol=config.server.proxy_protocol)
+        self._server = Server(
+            listener,
+            service,
+            proxy_protocol=config.server.proxy_protocol,
+            is_shared=config.pool.sticky == "off",
+        )
         self._control = control
         self._has_accepted = False
         self._fairness = Fairness()

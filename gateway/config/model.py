@@ -14,6 +14,7 @@ from typing import Union
 from gateway.limits import Admission, Limits, MountLimits, PoolLimits, setting
 
 Network = Union[IPv4Network, IPv6Network]
+STICKY = ("off", "cookie", "address")
 
 
 def as_path(text: str) -> Path:
@@ -181,6 +182,13 @@ class UpstreamTarget:
         reads="health path",
     )
     health_interval_seconds: float = setting(10.0, "Between two of these questions.")
+    sticky: str = setting(
+        "off",
+        "Which of several addresses a client is sent to again: cookie is the one that a cookie of "
+        "the gateway's names, address the one that the client's IP address leads to. A client "
+        "whose address is down is sent to another.",
+        choices=STICKY,
+    )
     pool: str = ""
 
 
@@ -392,6 +400,13 @@ class Pool:
         "How long nobody has to ask for it before its workers are stopped; the next request "
         "starts them again and waits. 0 is for ever.",
         least=0,
+    )
+    sticky: str = setting(
+        "off",
+        "Which worker a client is sent to again, for apps that keep sessions in their memory, as "
+        "Socket.IO does: cookie is the one that a cookie of the gateway's names, address the one "
+        "that the client's IP address leads to. A client whose worker has left gets another one.",
+        choices=STICKY,
     )
     limits: PoolLimits = field(default_factory=PoolLimits)
     admission: Admission = field(default_factory=Admission)

@@ -57,6 +57,9 @@ def _check_together(reader: Reader, own: Pairs, path: str, pool: Pool) -> None:
         wrong["threads"] = 'only counts with "concurrency: threads": add that or remove this'
     if pool.command:
         wrong |= dict.fromkeys(_OF_WORKERS, "does not count for a command: remove it")
+    if pool.sticky != "off" and pool.idle_seconds:
+        message = "workers that stop when idle forget their sessions"
+        wrong["idle"] = f'{message}: remove this, or "sticky"'
     most = pool.workers.max
     if 0 < most < pool.workers.min:
         wrong["workers"] = "max is less than min: raise it, or leave it out"

@@ -93,12 +93,20 @@ def _as_seen_in_front(
         return mount
     pool = pools[name]
     if isinstance(mount.target, UpstreamTarget):
-        return replace(mount, pool=name, pool_admission=pool.admission)
+        sticky = pool.sticky if mount.target.sticky == "off" else mount.target.sticky
+        target = replace(mount.target, sticky=sticky)
+        return replace(mount, target=target, pool=name, pool_admission=pool.admission)
     # its workers keep a connection for longer; and none is open any more when they fall asleep
     seconds = config.server.limits.keep_alive_seconds / 2
     if pool.idle_seconds:
         seconds = min(seconds, pool.idle_seconds / 2)
+    # its workers have an address each where clients come back to one: see ``redirect``
+    is_sticky = pool.sticky != "off"
     target = UpstreamTarget(
-        addresses=(f"unix:{find_socket(name)}",), prefix="keep", keep_alive_seconds=seconds
+        addresses=() if is_sticky else (f"unix:{find_socket(name)}",),
+        prefix="keep",
+        keep_alive_seconds=seconds,
+        sticky=pool.sticky,
+        pool=name if is_sticky else "",
     )
     return replace(mount, target=target, pool=name, pool_admission=pool.admission)

@@ -27,6 +27,8 @@ ACCEPTS_PER_TURN = 8
 SWEEP_SECONDS = (0.05, 1.0)
 # how long a drain leaves idle connections open; a proxy hears of the drain by Connection: close
 IDLE_GRACE_SECONDS = 0.5
+# how long a worker that has retired is still asked at a listener of its own, at most
+UNSHARED_GRACE_SECONDS = 3.0
 IN_FLIGHT = frozenset((State.RUNNING, State.READING, State.WRITING))
 
 
@@ -49,17 +51,24 @@ def find_sweep_seconds(service: Service) -> float:
 class Server:
     """Serves ``service`` on ``listener`` (bound and listening) until it is drained.
 
-    With ``proxy_protocol`` every connection has to begin with a PROXY header.
+    With ``proxy_protocol`` every connection has to begin with a PROXY header. Others accept on the
+    listener too where it ``is_shared``; else nobody would answer what comes after a pause.
     """
 
     def __init__(
-        self, listener: socket.socket, service: Service, *, proxy_protocol: bool = False
+        self,
+        listener: socket.socket,
+        service: Service,
+        *,
+        proxy_protocol: bool = False,
+        is_shared: bool = True,
     ) -> None:
         self._connection = ProxiedConnection if proxy_protocol else Connection
         self._listener = listener
         self._service = service
         self._kind = (listener.family, listener.type, listener.proto)
         self._is_unix = listener.family == socket.AF_UNIX
+        self._is_shared = is_shared
         self._is_accepting = False
         self._is_retired = False
         self._retired = 0.0
@@ -157,11 +166,12 @@ class Server:
         self._make_room()
 
     def pause(self) -> None:
-        """Accept no more: others do, on the same socket. Kept-alive connections hear of it with
-        their next response, and idle ones are left open until ``keep_alive`` has passed, so that
-        nginx never finds one closed that it is about to use."""
+        """Accept no more where others do, on the same socket. Kept-alive connections hear of it
+        with their next response, and idle ones are left open until ``keep_alive`` has passed, so
+        that nginx never finds one closed that it is about to use."""
         self._service.is_draining = True
-        self._accept_more(False)
+        if self._is_shared:
+            self._accept_more(False)
 
     def resume(self) -> None:
         """Accept again, after ``pause``."""
@@ -176,7 +186,10 @@ class Server:
 
     def has_retired(self) -> bool:
         """Whether it was retired, and the last connection has gone."""
-        return self._is_retired and not self._service.connections
+        # those who ask here alone have to hear first that another worker serves
+        grace = 0.0 if self._is_shared else UNSHARED_GRACE_SECONDS
+        is_over = self._is_retired and time.monotonic() - self._retired >= grace
+        return is_over and not self._service.connections
 
     def _cut_overdue(self, now: float) -> None:
         """A request has ``drain_timeout`` from the retirement on, or from its own begin."""
@@ -194,7 +207,7 @@ class Server:
         service = self._service
         was_paused, service.is_draining = service.is_draining, True
         self._accept_more(False)
-        if not was_paused:
+        if not was_paused or not self._is_shared:
             accept = self._loop.timer(0)
             accept.start(self._accept_queued)
             gevent.sleep(0.001)  # behind that timer

@@ -11,6 +11,7 @@ from gateway.upstream.health import watch_health
 from gateway.upstream.mount import Upstream
 from gateway.upstream.request import Rules
 from gateway.upstream.rewrite import Rewriter
+from gateway.upstream.sticky import Sticky
 
 
 def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
@@ -38,5 +39,6 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
         keep_alive_seconds=target.keep_alive_seconds,
         tunnel_timeout_seconds=target.tunnel_timeout_seconds,
         rewriter=Rewriter(own_names, adds_prefix=strips_prefix) if target.rewrite else None,
+        sticky=Sticky(target.sticky) if target.sticky != "off" else None,
         checks=checks,
     )

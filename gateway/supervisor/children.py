@@ -23,18 +23,22 @@ from gateway.supervisor.process import ChildState, Process, Report
 
 
 class Child(Process):
-    """A worker on ``listener``; ``style`` is its log's."""
+    """A worker on ``listener``, which is its own where it has a ``place`` in the file system;
+    ``style`` is its log's."""
 
     def __init__(
         self,
         config: Config,
         style: str,
         generation: str,
-        listener: socket.socket,
         environment: Environment | None,
         on_report: Callable[[Process, Report], None],
+        listener: socket.socket,
+        place: Path | None = None,
     ) -> None:
         super().__init__(config, config.server.limits.max_connections, on_report)
+        self._place = place
+        self.address = f"unix:{place}" if place else ""
         ours, theirs = socket.socketpair()
         descriptors = theirs.fileno(), listener.fileno(), self.in_flight.descriptor
         with theirs, pickled(config) as order:
@@ -70,6 +74,8 @@ class Child(Process):
         # what it had sent is there already; the end is not where a child of its own has the socket
         await asyncio.wait([self._listening], timeout=0.2)
         self._listening.cancel()
+        if self._place is not None:
+            self._place.unlink(missing_ok=True)
         self.state = ChildState.DEAD
 
 

@@ -64,6 +64,7 @@ class Pools:
     ) -> None:
         numbers = count(1)
         self._next_number = lambda: next(numbers)
+        self._own_sockets = count(1)
         self._folder = folder
         self._start_task = start_task
         self._pools: dict[str, Pool] = {}
@@ -118,10 +119,13 @@ class Pools:
 
     def _find(self, name: str) -> Pool:
         if name not in self._pools:
-            user, _ = find_ids(self.config.server.user, self.config.server.group)
-            listener = open_pool_listener(self._find_socket(name), user)
+            listener = self._listen(self._find_socket(name))
             self._pools[name] = self._open(listener, Doorman(listener))
         return self._pools[name]
+
+    def _listen(self, place: Path) -> socket.socket:
+        user, _ = find_ids(self.config.server.user, self.config.server.group)
+        return open_pool_listener(place, user)
 
     def _open(self, listener: socket.socket, doorman: Doorman | None) -> Pool:
         guide, start_task = self._guide, self._start_task
@@ -136,7 +140,12 @@ class Pools:
         if config.pool.command:
             return Command(config, self._folder, environment, self._guide.is_asked, take)
         style = choose_style(config.server.access_log)
-        return Child(config, style, generation.id, listener, environment, take)
+        if config.pool.sticky == "off":
+            return Child(config, style, generation.id, environment, take, listener)
+        # a worker that clients come back to has a socket of its own
+        place = self._folder / f"worker-{next(self._own_sockets)}.sock"
+        with self._listen(place) as own:
+            return Child(config, style, generation.id, environment, take, own, place)
 
     # --- changing -----------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""Which of several addresses is asked: of those that are up the one with the fewest requests.
+"""Which of several addresses is asked: of those that are up the client's own, where clients have
+one, else the one with the fewest requests.
 
 Refuses to know HTTP and how an address is found to be down.
 """
@@ -7,16 +8,19 @@ from collections.abc import Iterable
 from time import monotonic
 
 from gateway.upstream.address import Address
+from gateway.upstream.sticky import Sticky
+from gateway.wsgi import Environ
 
 
 class Balance:
     """The addresses of one mount, as one worker sees them."""
 
-    def __init__(self, addresses: Iterable[Address]) -> None:
+    def __init__(self, addresses: Iterable[Address], sticky: Sticky | None = None) -> None:
         self.addresses = tuple(addresses)
+        self._sticky = sticky
         self._turn = 0
 
-    def choose(self, tried: list[Address]) -> Address | None:
+    def choose(self, tried: list[Address], environ: Environ) -> Address | None:
         """The next to be asked, none of ``tried``; None where no other is left.
 
         One that could not be connected to lately comes after the others, one that failed its health
@@ -27,6 +31,8 @@ class Balance:
             [address] = self.addresses
             return None if tried or not address.is_healthy else address
         now = monotonic()
+        if self._sticky is not None and (own := self._find_own(self._sticky, tried, environ, now)):
+            return own
         best: Address | None = None
         for i in range(count):
             address = self.addresses[(self._turn + i) % count]
@@ -36,6 +42,13 @@ class Balance:
         if best is not None:
             self._turn = (self.addresses.index(best) + 1) % count
         return best
+
+    def _find_own(
+        self, sticky: Sticky, tried: list[Address], environ: Environ, now: float
+    ) -> Address | None:
+        """The client's own address, while it is up."""
+        up = (a for a in self.addresses if a.is_healthy and a.down_until <= now)
+        return sticky.choose(environ, [address for address in up if address not in tried])
 
 
 def _load(address: Address, now: float) -> tuple[bool, int]:

@@ -22,6 +22,7 @@ from gateway.upstream.hop import Hop, NoAnswerError
 from gateway.upstream.link import READ_BYTES
 from gateway.upstream.request import Request, Rules, read_request
 from gateway.upstream.rewrite import Rewriter
+from gateway.upstream.sticky import Sticky
 from gateway.upstream.tunnel import Tunnel
 from gateway.wsgi import Environ, StartResponse
 
@@ -33,8 +34,8 @@ RETRY_AFTER = ("Retry-After", "5")
 class Upstream:
     """WSGI app: each request goes to one of ``addresses``, and its answer back to the client.
 
-    ``rewriter`` changes the fields of an answer, None where they stay as they are; ``checks`` run
-    until the app is closed.
+    ``rewriter`` changes the fields of an answer, None where they stay as they are; ``sticky`` has
+    clients come back to one address; ``checks`` run until the app is closed.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Upstream:
         keep_alive_seconds: float,
         tunnel_timeout_seconds: float,
         rewriter: Rewriter | None = None,
+        sticky: Sticky | None = None,
         checks: Iterable[Any] = (),
     ) -> None:
         self._name = name
-        self._balance = Balance(addresses)
+        self._balance = Balance(addresses, sticky)
+        self._sticky = sticky
         self._rules = rules
         self._connect_timeout_seconds = connect_timeout_seconds
         self._keep_alive_seconds = keep_alive_seconds
@@ -72,6 +75,8 @@ class Upstream:
             fields = answer.fields
             if self._rewriter is not None:
                 fields = self._rewriter.rewrite(fields, environ)
+            if self._sticky is not None:
+                fields = fields + self._sticky.mark(environ, hop.address)
             start_response(answer.status, fields)
         except BaseException as error:  # noqa: BLE001  raised again, perhaps as another
             self._end(hop)
@@ -109,7 +114,7 @@ class Upstream:
         must_live = not request.is_idempotent or request.length != 0
         tried: list[Address] = []
         failure: OSError | None = None
-        while (address := self._balance.choose(tried)) is not None:
+        while (address := self._balance.choose(tried, environ)) is not None:
             try:
                 link = None if is_fresh else address.take(must_live)
                 hop = Hop(address, link or address.connect(self._connect_timeout_seconds))
