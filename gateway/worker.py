@@ -33,7 +33,6 @@ from typing import Any
 import gevent
 from gevent import socket
 from gevent.queue import Empty, SimpleQueue
-from gevent.threadpool import ThreadPool
 
 from gateway.access_log import AccessLog
 from gateway.config.model import AppTarget, Config, Mount
@@ -48,6 +47,7 @@ from gateway.logs import configure_logs, faults, keep_from_apps
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.reuse import reuse_apps
+from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
 from gateway.streams import Stream, duplicate, set_standard_streams
 from gateway.tracebacks import describe_fault
@@ -73,6 +73,8 @@ def main() -> int:
     set_standard_streams(errors)
     faulthandler.enable(errors)  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
+    if app_threads is not None:
+        app_threads.name = config.pool.name.strip("/") or "app"
     sys.stdin.close()
     sys.stdin = open(os.devnull)  # noqa: SIM115
     style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]

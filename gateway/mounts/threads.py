@@ -21,11 +21,11 @@ from typing import Any
 
 from gevent import get_hub
 from gevent.hub import Waiter
-from gevent.threadpool import ThreadPool
 
 from gateway.errors import ClientDisconnected
 from gateway.http.body import READ_BYTES
 from gateway.logs import faults
+from gateway.mounts.threadpool import ThreadPool
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Write, WSGIApp
 
 

@@ -1,10 +1,12 @@
 """Apps in native threads, over real sockets; nothing here is monkey-patched."""
 
+import contextlib
 import gc
 import io
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -12,23 +14,55 @@ from typing import Any
 import gevent
 import pytest
 from gevent import get_hub
-from gevent.threadpool import ThreadPool
 from harness import GET, Cut, Gateway, wait_until
 
 from gateway.errors import AppError, ClientDisconnected
 from gateway.limits import MountLimits
+from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
 
 HUB_THREAD = threading.get_ident()
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+class CountedPool(ThreadPool):
+    """``len`` is how many of its threads are at work or asked for."""
+
+    def __init__(self, most: int, name: str = "app") -> None:
+        super().__init__(most, name)
+        self._lock = threading.Lock()
+        self._most_threads = most
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def spawn(self, call: Callable[[], object]) -> None:
+        def counted() -> None:
+            call()
+            with self._lock:
+                self._count -= 1
+
+        with self._lock:
+            self._count += 1
+        super().spawn(counted)
+
+    def _run(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super()._run()
+
+    def end(self) -> None:
+        """Have all its threads end: a gateway takes them for left behind."""
+        for _ in range(self._most_threads):
+            super().spawn(sys.exit)
+
+
 @pytest.fixture
 def threads() -> Iterator[ThreadPool]:
-    pool = ThreadPool(2)
+    pool = CountedPool(2)
     yield pool
     wait_until(lambda: not len(pool), "no thread is at work")
-    pool.kill()
+    pool.end()
 
 
 class Rendezvous:
@@ -65,6 +99,54 @@ def test_an_app_runs_in_a_thread_of_its_own(serve: Any, threads: ThreadPool) -> 
     assert (found.status, found.content, found["content-length"]) == (200, b"hello", "5")
     assert seen[0][0] != HUB_THREAD
     assert seen[0][1] is True
+
+
+def test_its_threads_are_those_of_the_threading_module_and_have_names(
+    serve: Any,
+) -> None:
+    seen: list[threading.Thread] = []
+    meeting = Rendezvous()
+    local = threading.local()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        local.count = getattr(local, "count", 0) + 1
+        seen.append(threading.current_thread())
+        meeting.wait()
+        start_response("200 OK", [])
+        return [b"%d" % local.count]
+
+    pool = CountedPool(2, "shop")
+    gateway = serve(InThreads(app, pool))
+    clients = [gateway.connect() for _ in range(2)]
+    for client in clients:
+        client.send(GET)
+    wait_until(lambda: meeting.inside == 2, "two requests are in threads")
+    assert {thread.name for thread in seen} == {"shop-1", "shop-2"}
+    assert set(seen) <= set(threading.enumerate())
+    assert {type(thread) for thread in seen} == {threading.Thread}
+    meeting.open.set()
+    assert [client.read_answer().content for client in clients] == [b"1", b"1"]
+    assert gateway.ask().content == b"2"  # which a thread kept from the request before
+    pool.end()
+    wait_until(lambda: not set(seen) & set(threading.enumerate()), "they have ended")
+
+
+def test_a_thread_is_started_only_where_none_is_free_and_never_one_too_many() -> None:
+    pool = CountedPool(3)
+    seen: set[str] = set()
+    for _ in range(20):
+        pool.spawn(lambda: seen.add(threading.current_thread().name))
+        wait_until(lambda: not len(pool), "the call has ended")
+        wait_until(lambda: len(pool._free) == 1, "its thread is free again")
+    assert seen == {"app-1"}
+    meeting = Rendezvous()
+    for _ in range(20):
+        pool.spawn(meeting.wait)
+    wait_until(lambda: meeting.inside == 3, "all threads are at work")
+    meeting.open.set()
+    wait_until(lambda: not len(pool), "all calls have ended")
+    assert meeting.most == 3
+    pool.end()
 
 
 def test_as_many_block_at_a_time_as_there_are_threads(serve: Any, threads: ThreadPool) -> None:
@@ -376,12 +458,12 @@ def test_each_request_begins_in_an_empty_context(serve: Any) -> None:
         yield b"one"
         found.append(marked.get())
 
-    pool = ThreadPool(1)
+    pool = CountedPool(1)
     gateway = serve(InThreads(app, pool))
     for _ in range(2):
         gateway.ask()
     assert found == ["no", "yes", "no", "yes"]
-    pool.kill()
+    pool.end()
 
 
 def test_a_file_goes_out_by_sendfile(serve: Any, threads: ThreadPool, tmp_path: Path) -> None:
@@ -417,7 +499,7 @@ def test_many_threads_and_many_requests_never_mix(serve: Any) -> None:
         for _ in range(5):
             yield environ["QUERY_STRING"].encode()
 
-    pool = ThreadPool(8)
+    pool = CountedPool(8)
     gateway: Gateway = serve(InThreads(app, pool))
 
     def ask(number: int) -> None:
@@ -426,4 +508,4 @@ def test_many_threads_and_many_requests_never_mix(serve: Any) -> None:
             assert gateway.ask(b"GET /?%b HTTP/1.1\r\nHost: a\r\n\r\n" % name).content == name * 5
 
     gevent.joinall([gevent.spawn(ask, number) for number in range(20)], raise_error=True)
-    pool.kill()
+    pool.end()

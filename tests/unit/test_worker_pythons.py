@@ -40,6 +40,7 @@ def app(environ, start_response):
     return [json.dumps({
         "version": "%d.%d" % sys.version_info[:2],
         "read": len(body),
+        "thread": threading.current_thread().name,
         "in main thread": threading.current_thread() is threading.main_thread(),
         "patched": "gevent.monkey" in sys.modules and bool(sys.modules["gevent.monkey"].saved),
         "path": sys.path,
@@ -207,6 +208,7 @@ def test_a_worker_serves_in_a_python_as_it_is(
     assert status == "HTTP/1.1 200 OK"
     assert (told["version"], told["read"]) == (version, 100_000)
     assert told["patched"] is (not options)
+    assert told["thread"].startswith("main-") is bool(options)
     assert worker.end() == 0
 
 
