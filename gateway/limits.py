@@ -149,3 +149,8 @@ class MountLimits(Admission):
         "has begun, cut after. A stream lives as long as it sends something in time.",
     )
     max_body_bytes: int = setting(16 * MIB, "Largest request body (413 beyond it).", least=0)
+    tunnel_timeout_seconds: float = setting(
+        300.0,
+        "How long an upgraded connection (WebSocket) may go without a byte in either direction, "
+        "whoever answers it: timeout does not count there.",
+    )

@@ -64,12 +64,11 @@ class Takeover:
     (RFC 9110 §15.2.2).
 
     ``head`` is the whole 101; ``run`` then has the client's connection to itself. Until it returns
-    the connection is given up where no byte has moved for ``timeout_seconds``; ``received_bytes``
-    counts what came from the client.
+    the connection is given up where no byte has moved for the mount's ``tunnel_timeout``;
+    ``received_bytes`` counts what came from the client.
     """
 
     head = b""
-    timeout_seconds = 0.0
     received_bytes = 0
     # it is the content of its request, and never at its end: the connection ends with it
     is_complete = False

@@ -171,10 +171,6 @@ class UpstreamTarget:
         "server keeps it: Node.js and Uvicorn close it after 5 s, Gunicorn after 2 s.",
         least=0,
     )
-    tunnel_timeout_seconds: float = setting(
-        300.0,
-        "How long an upgraded connection (WebSocket) may go without a byte in either direction.",
-    )
     health: str = setting(
         "",
         "A path of the server, such as /healthz, that each worker asks each address for. One that "

@@ -25,6 +25,7 @@ from gateway.http.exchange import Exchange, RequestEnded, name_asked
 from gateway.http.head import CHUNKED, KnownHead, RequestHead
 from gateway.http.service import Service
 from gateway.http.stream import IDLE
+from gateway.http.upgrade import asks_to_upgrade, offer_connection
 from gateway.inflight import name_place
 from gateway.logs import faults
 from gateway.wsgi import KNOWN, Environ
@@ -159,7 +160,9 @@ class Connection(Deadlines):
         mount, environ["PATH_INFO"] = found
         environ["SCRIPT_NAME"] += mount.script_name
         place = name_place(mount.name, head.line)
-        if type(head) is KnownHead:
+        if mount.kind == "app" and asks_to_upgrade(head):
+            mount = offer_connection(mount, self, response)
+        elif type(head) is KnownHead:
             environ |= {KNOWN: []} if mount.kind == "upstream" else {}
             described = service.access_log.describe(name_asked(head, mount))
             head.prepared = environ.copy(), mount, place, described

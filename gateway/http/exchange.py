@@ -49,10 +49,24 @@ class Exchange(Response):
     __init__ = object.__init__  # ``begin`` is called instead
 
     def take_over(self, taker: Takeover) -> None:
-        """See ``Response``. The bytes of a tunnel count as those of content do."""
-        self.content = cast(Content, taker)
-        self.timeout = taker.timeout_seconds
+        """See ``Response``."""
+        self._be_taken_by(taker)
         super().take_over(taker)
+
+    def leave_to(self, taker: Takeover) -> None:
+        """The app has the connection: what goes out is what it writes, and until it has written a
+        status, the status is that of an answer which was none."""
+        self._be_taken_by(taker)
+        self.code = 502
+        self.head_sent = self._has_body = True
+        self.remaining = -1
+        self.persistent = False
+
+    def _be_taken_by(self, taker: Takeover) -> None:
+        # the bytes of a tunnel count as those of content do
+        self.content = cast(Content, taker)
+        if self.mount is not None:
+            self.timeout = self.mount.limits.tunnel_timeout_seconds
 
     def look_at_content(self, content: Content, result: object) -> None:
         """Before ``result`` is sent: what the app has made of the request's content."""

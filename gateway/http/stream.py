@@ -270,5 +270,17 @@ class Stream:
         self._socket.close()
 
 
+def wait_for(waited_for: Any, events: int) -> None:
+    """Until the socket is ready. May switch greenlets."""
+    hub: Any = get_hub()
+    watcher = hub.loop.io(waited_for.fileno(), events)
+    watcher.start(getcurrent().switch)
+    try:
+        hub.switch()
+    finally:
+        watcher.stop()
+        watcher.close()
+
+
 def _left(error: OSError) -> ClientDisconnected:
     return ClientDisconnected(f"the client left: {error.strerror}")

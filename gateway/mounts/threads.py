@@ -12,8 +12,10 @@ returns, or next turns to its request; its place stays taken until then.
 from __future__ import annotations
 
 import io
+import socket
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextvars import Context
 from enum import Enum
 from functools import partial
@@ -24,6 +26,7 @@ from gevent.hub import Waiter
 
 from gateway.errors import ClientDisconnected
 from gateway.http.body import READ_BYTES
+from gateway.http.upgrade import SOCKET_KEYS, OfferedSocket
 from gateway.logs import faults
 from gateway.mounts.threadpool import ThreadPool
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Write, WSGIApp
@@ -79,6 +82,12 @@ class _Call:
             # detached: it would close what it reads from when it goes
             handed = _HandedContent(partial(self._call, content.detach().readinto))
             environ["wsgi.input"] = io.BufferedReader(handed, READ_BYTES)
+        offered = environ.get(SOCKET_KEYS[0])
+        if offered is not None:
+            take = partial(self._take, offered.take)
+            native = OfferedSocket(take, _make_socket, offered.peer)
+            environ.update(dict.fromkeys(SOCKET_KEYS, native))
+            environ.pop("wsgi.websocket", None)  # its object is for greenlets
         early_hints = environ.get("wsgi.early_hints")
         if early_hints is not None:
             environ["wsgi.early_hints"] = partial(self._call, early_hints)
@@ -118,6 +127,12 @@ class _Call:
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._ask(_Says.CALL, partial(function, *arguments))
 
+    def _take(self, take: Callable[[], int]) -> int:
+        """See ``OfferedSocket``; in whichever thread uses the connection first."""
+        taken: Future[int] = Future()
+        self._loop.run_callback_threadsafe(_fulfil, taken, take)
+        return taken.result()
+
     def _ask(self, says: _Says, value: Any) -> Any:
         self._loop.run_callback_threadsafe(self._hear, says, value)
         self._answered.acquire()
@@ -142,7 +157,7 @@ class _Call:
         elif says is _Says.RETURNED:
             if isinstance(value, FileWrapper):
                 value.close()
-        elif not isinstance(value, ClientDisconnected):
+        elif not isinstance(value, (ClientDisconnected, ConnectionError, StopIteration)):
             request_id = self._environ.get("gateway.request_id", "")
             faults.error("an app failed after request %s had ended", request_id, exc_info=value)
 
@@ -224,6 +239,19 @@ class _HandedContent(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         """See ``http.body.Content``."""
         return self._readinto(buffer)
+
+
+def _fulfil(future: Future[int], function: Callable[[], int]) -> None:
+    try:
+        future.set_result(function())
+    except Exception as error:  # noqa: BLE001  it is raised where the result is asked for
+        future.set_exception(error)
+
+
+def _make_socket(descriptor: int) -> socket.socket:
+    made = socket.socket(fileno=descriptor)
+    made.settimeout(None)  # whatever the process's default is
+    return made
 
 
 def _is_file(result: object) -> bool:

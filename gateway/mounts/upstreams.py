@@ -37,7 +37,6 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
         ),
         connect_timeout_seconds=target.connect_timeout_seconds,
         keep_alive_seconds=target.keep_alive_seconds,
-        tunnel_timeout_seconds=target.tunnel_timeout_seconds,
         rewriter=Rewriter(own_names, adds_prefix=strips_prefix) if target.rewrite else None,
         sticky=Sticky(target.sticky) if target.sticky != "off" else None,
         checks=checks,

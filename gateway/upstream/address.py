@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import gevent
 
-from gateway.http.stream import WRITE
-from gateway.upstream.link import Link, wait_for
+from gateway.http.stream import WRITE, wait_for
+from gateway.upstream.link import Link
 
 # idle connections to one address that one worker keeps
 MAX_IDLE = 128

@@ -10,7 +10,7 @@ from typing import Any
 from gevent import get_hub
 from greenlet import getcurrent
 
-from gateway.http.stream import READ, WRITE
+from gateway.http.stream import READ, WRITE, wait_for
 
 READ_BYTES = 64 * 1024
 
@@ -162,15 +162,3 @@ class Link:
         """Close the socket; safe to call twice. Nobody may be waiting for it."""
         self.release()
         self._socket.close()
-
-
-def wait_for(waited_for: Any, events: int) -> None:
-    """Until the socket is ready. May switch greenlets."""
-    hub: Any = get_hub()
-    watcher = hub.loop.io(waited_for.fileno(), events)
-    watcher.start(getcurrent().switch)
-    try:
-        hub.switch()
-    finally:
-        watcher.stop()
-        watcher.close()

@@ -46,7 +46,6 @@ class Upstream:
         *,
         connect_timeout_seconds: float,
         keep_alive_seconds: float,
-        tunnel_timeout_seconds: float,
         rewriter: Rewriter | None = None,
         sticky: Sticky | None = None,
         checks: Iterable[Any] = (),
@@ -57,7 +56,6 @@ class Upstream:
         self._rules = rules
         self._connect_timeout_seconds = connect_timeout_seconds
         self._keep_alive_seconds = keep_alive_seconds
-        self._tunnel_timeout_seconds = tunnel_timeout_seconds
         self._rewriter = rewriter
         self._checks = tuple(checks)
         self._clients: dict[Hop, Callable[[], bool]] = {}  # whether each has left
@@ -173,7 +171,7 @@ class Upstream:
         if not request.upgrade:
             raise BadAnswerError("it switched protocols without being asked to")
         self._clients.pop(hop)  # whether a client has left is the tunnel's to see
-        return Tunnel(hop, answer, self._tunnel_timeout_seconds)
+        return Tunnel(hop, answer)
 
     def _explain(self, environ: Environ, hop: Hop, error: BaseException) -> BaseException:
         """What is to be raised for ``error``; the log is told where it is the server's."""

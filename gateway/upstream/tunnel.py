@@ -18,13 +18,12 @@ from gateway.wsgi import Takeover
 class Tunnel(Takeover):
     """Runs in two greenlets: the request's own brings what the server sends, another the rest."""
 
-    def __init__(self, hop: Hop, answer: Answer, timeout_seconds: float) -> None:
+    def __init__(self, hop: Hop, answer: Answer) -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in answer.fields)
         self.head = (
             f"HTTP/1.1 {answer.status}\r\nConnection: Upgrade\r\nUpgrade: {answer.upgrade}\r\n"
             f"{lines}\r\n"
         ).encode("latin-1")
-        self.timeout_seconds = timeout_seconds
         self._hop = hop
         self._waiting: Any = None
         self._client: Link

@@ -309,11 +309,11 @@ def test_address_that_was_down_comes_after_the_others() -> None:
         down.connect(1.0)
     balance = Balance([down, up])
     up.in_flight = 5
-    assert [balance.choose([]) for _ in range(3)] == [up] * 3
-    assert balance.choose([up]) is down
-    assert balance.choose([up, down]) is None
+    assert [balance.choose([], {}) for _ in range(3)] == [up] * 3
+    assert balance.choose([up], {}) is down
+    assert balance.choose([up, down], {}) is None
     down.down_until = 0.0
-    assert balance.choose([]) is down
+    assert balance.choose([], {}) is down
 
 
 def test_nobody_listens_is_503_to_be_tried_again_later(

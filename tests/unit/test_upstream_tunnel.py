@@ -152,8 +152,9 @@ def test_silent_tunnel_ends_after_its_own_time(serve: Serve, upstream: Load) -> 
         peer.wait_for_end()
 
     with scripted(script) as server:
-        app = upstream(server.address, tunnel_timeout_seconds=60.0)
-        gateway = serve(app, mount_limits=MountLimits(timeout_seconds=1.0))
+        app = upstream(server.address)
+        limits = MountLimits(timeout_seconds=1.0, tunnel_timeout_seconds=60.0)
+        gateway = serve(app, mount_limits=limits)
         client = gateway.connect()
         client.send(UPGRADE)
         read_head(client)

@@ -1,0 +1,102 @@
+"""``environ["wsgi.websocket"]``, as gevent-websocket's server gives it to apps, where that package
+is installed: its own object, on a connection that the app takes over by using it.
+
+Refuses to know how a connection is taken over. Source: RFC 6455 §4.2.2 (the server's handshake) and
+the handler of gevent-websocket 0.10.
+"""
+
+from __future__ import annotations
+
+import binascii
+import logging
+from base64 import b64decode, b64encode
+from functools import cache
+from hashlib import sha1
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+from gateway.wsgi import Environ
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_VERSIONS = ("13", "8", "7")
+
+
+def open_websocket(environ: Environ, connected: Any) -> Any:
+    """The object, also put into ``environ``; None where the client asks for something else, or
+    the package is missing. ``connected`` is first used when the app uses the object."""
+    key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
+    version = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
+    is_one = environ["REQUEST_METHOD"] == "GET" and environ["HTTP_UPGRADE"].lower() == "websocket"
+    if not is_one or version not in _VERSIONS or not _is_key(key):
+        return None
+    if (kind := _find_class()) is None:
+        return None
+    websocket = kind(environ, Stream(connected, key.encode("latin-1")), _HANDLER)
+    environ["wsgi.websocket"] = websocket
+    environ["wsgi.websocket_version"] = version
+    return websocket
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(b64decode(key)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+@cache
+def _find_class() -> Any:
+    try:
+        base: Any = import_module("geventwebsocket.websocket").WebSocket
+    except ImportError:
+        return None
+
+    class Quiet(base):  # type: ignore[misc]
+        """One that nobody has used says nothing when it goes."""
+
+        __slots__ = ()
+
+        def __del__(self) -> None:
+            pass
+
+    return Quiet
+
+
+class Stream:
+    """What the object reads from and writes to; the first use sends the handshake."""
+
+    def __init__(self, connected: Any, key: bytes) -> None:
+        self._connected = connected
+        self._key = key
+        self._file: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake has been sent."""
+        return self._file is not None
+
+    def read(self, size: int) -> bytes:
+        """``size`` bytes, fewer at the end. Raises OSError."""
+        self._shake_hands()
+        return self._file.read(size)  # type: ignore[no-any-return]
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError."""
+        self._shake_hands()
+        self._connected.sendall(data)
+
+    def _shake_hands(self) -> None:
+        if self._file is None:
+            self._file = self._connected.makefile("rb")
+            accept = b64encode(sha1(self._key + _GUID).digest())
+            self._connected.sendall(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n" % accept
+            )
+
+
+# what such an object asks its server for
+_HANDLER = SimpleNamespace(
+    logger=logging.getLogger("geventwebsocket"), server=SimpleNamespace(application=None)
+)

@@ -1,0 +1,364 @@
+"""Apps that take a request's connection over to speak another protocol on it, such as a WebSocket.
+
+Owns what such an app finds in its environ, and the bytes between its socket and the client's
+connection. Refuses to know what they mean. Source: RFC 9110 §7.8 (Upgrade); the keys of the environ
+are those of Werkzeug and Gunicorn, which simple-websocket looks for, and of gevent-websocket.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import suppress
+from copy import copy
+from socket import SHUT_RD, SHUT_RDWR, SHUT_WR
+from threading import Lock
+from typing import Any
+
+from gevent import get_hub
+from gevent import socket as gevent_socket
+from gevent.lock import RLock
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from gateway.dispatch import Mount
+from gateway.errors import AppError, ClientDisconnected
+from gateway.http.exchange import Exchange
+from gateway.http.gevent_websocket import open_websocket
+from gateway.http.head import RequestHead
+from gateway.http.stream import READ, WRITE, wait_for
+from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Takeover, Write, WSGIApp
+
+READ_BYTES = 64 * 1024
+# where simple-websocket, and with it flask-sock and Flask-SocketIO, looks for the connection
+SOCKET_KEYS = ("werkzeug.socket", "gunicorn.socket")
+# simple-websocket wakes its app before another thread has answered the client's close
+GRACE_SECONDS = 0.5
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r]")
+_STATUS_BYTES = 13
+# what tells that the client, or the app's own use of the connection, has ended: Gunicorn's and
+# Werkzeug's servers expect these of simple-websocket
+_ENDS = (StopIteration, ConnectionError)
+
+
+def asks_to_upgrade(head: RequestHead) -> bool:
+    """Whether the client would speak something else on this connection (RFC 9110 §7.8). Never h2c:
+    see ``upstream.request``."""
+    fields = head.fields
+    if "HTTP_UPGRADE" not in fields or not head.is_http11 or head.content_length:
+        return False
+    options = fields.get("HTTP_CONNECTION", "").lower().split(",")
+    has_option = any(option.strip(" \t") == "upgrade" for option in options)
+    return has_option and "h2c" not in fields["HTTP_UPGRADE"].lower()
+
+
+def offer_connection(mount: Mount, connection: Any, exchange: Exchange) -> Mount:
+    """``mount`` for this one request, with an app that may take the connection over."""
+    offering = copy(mount)
+    offering.app = Upgradable(mount.app, connection, exchange)
+    return offering
+
+
+class OfferedSocket:
+    """Stands in an environ for the connection, which its first use takes over.
+
+    ``take`` returns the descriptor of the app's end of it, once, and ``make`` a socket of that
+    kind. To look at this object, or to print it, is no use.
+    """
+
+    def __init__(
+        self, take: Callable[[], int], make: Callable[[int], Any], peer: tuple[str, str]
+    ) -> None:
+        self.take = take
+        self._make = make
+        self.peer = peer
+        self._lock = Lock()
+        self._taken: Any = None
+
+    def getpeername(self) -> tuple[str, int]:
+        """The client, as in the environ."""
+        host, port = self.peer
+        return host, int(port or 0)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copy, pickle and others ask whether there is such a method
+            raise AttributeError(name)
+        with self._lock:
+            if self._taken is None:
+                self._taken = self._make(self.take())
+        return getattr(self._taken, name)
+
+    def __enter__(self) -> OfferedSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.__getattr__("close")()
+
+
+class _Socket(gevent_socket.socket):
+    """One whose ``send`` sends all, one greenlet's after another's, as the kernel has it with a
+    socket that blocks: simple-websocket relies on that."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(fileno=descriptor)
+        self.settimeout(None)  # whatever the process's default is
+        self._sending = RLock()
+
+    def send(self, data: Any, *how: Any, **more: Any) -> int:
+        if self.gettimeout() is not None:
+            return super().send(data, *how, **more)
+        view = memoryview(data).cast("B")
+        with self._sending:
+            sent = super().send(view, *how)
+            while sent < len(view):
+                sent += super().send(view[sent:], *how)
+        return len(view)
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        if self.gettimeout() is not None:
+            super().sendall(data, flags)
+        else:
+            self.send(data, flags)
+
+
+class Upgradable:
+    """``app`` for one request, whose environ offers it the connection.
+
+    Once it has taken that, what it returns is not sent, and neither is a 500: all that the client
+    gets is what the app writes to its socket. The connection is closed when the app is done.
+    """
+
+    def __init__(self, app: WSGIApp, connection: Any, exchange: Exchange) -> None:
+        self._app = app
+        self._connection = connection
+        self._exchange = exchange
+        self._tunnel: AppTunnel | None = None
+        self._socket: OfferedSocket
+        self._start: StartResponse
+        self._is_over = False
+        self._websocket: Any = None
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        self._start = start_response
+        peer = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
+        self._socket = OfferedSocket(self._take, _Socket, peer)
+        environ.update(dict.fromkeys(SOCKET_KEYS, self._socket))
+        self._websocket = open_websocket(environ, self._socket)
+        try:
+            result = self._app(environ, self._start_response)
+        except BaseException as error:  # noqa: BLE001  raised again where it is a fault
+            self.end(error)
+            return ()
+        if self._tunnel is None and isinstance(result, (Sized, FileWrapper, Takeover)):
+            self._is_over = True  # nothing of the app runs when this is sent
+            return result
+        return _Result(result, self)
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+    ) -> Write:
+        if self._tunnel is not None:
+            return len  # what the app gives it goes nowhere
+        return self._start(status, headers, exc_info)
+
+    def _take(self) -> int:
+        """The descriptor of the app's end. In the hub's thread; does not switch greenlets."""
+        if self._is_over or self._tunnel is not None:
+            raise OSError(errno.EBADF, "the request has ended")
+        if self._exchange.head_sent:
+            raise RuntimeError("the response has begun: its connection cannot be taken over")
+        ours, theirs = _socket.socketpair()
+        self._tunnel = AppTunnel(self._connection, self._exchange, ours)
+        return theirs.detach()
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the connection is the app's."""
+        return self._tunnel is not None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The app is done, or has raised ``error``, which is raised again unless it is the usual
+        end of a WebSocket. May switch greenlets."""
+        tunnel, is_over, self._is_over = self._tunnel, self._is_over, True
+        if tunnel is not None and not is_over:
+            is_cut = isinstance(error, ClientDisconnected) or not isinstance(error, Exception)
+            if error is not None and is_cut:
+                tunnel.stop()
+            else:
+                self._say_goodbye()
+                tunnel.finish()
+            self._close_socket()
+            if isinstance(error, _ENDS):
+                error = None
+            if error is None and not tunnel.has_sent and not self._connection.has_ended:
+                error = AppError("the app took the connection over and sent nothing")
+        if error is not None:
+            raise error
+
+    def _say_goodbye(self) -> None:
+        # gevent-websocket's server closes what its app has left open
+        websocket = self._websocket
+        if websocket is not None and websocket.stream is not None and websocket.stream.is_open:
+            websocket.close()
+
+    def _close_socket(self) -> None:
+        # one that a native thread may still read from is left to that thread: it sees the end
+        taken = self._socket._taken
+        if isinstance(taken, gevent_socket.socket):
+            taken.close()
+
+
+class _Result:
+    """What an app returned that may still take the connection over, piece by piece."""
+
+    def __init__(self, result: Iterable[bytes], upgradable: Upgradable) -> None:
+        self._result = result
+        self._pieces = iter(()) if upgradable.is_taken else iter(result)
+        self._upgradable = upgradable
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            for piece in self._pieces:
+                if not self._upgradable.is_taken:
+                    return piece
+        except BaseException as error:  # noqa: BLE001  raised again where it is a fault
+            self._upgradable.end(error)
+        else:
+            self._upgradable.end()
+        raise StopIteration
+
+    def close(self) -> None:
+        """As PEP 3333 has it."""
+        try:
+            close = getattr(self._result, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._upgradable.end()
+
+
+class AppTunnel(Takeover):
+    """Between a client's connection and ``ours``, whose other end the app has: two greenlets, each
+    for one way. One side's end is passed on to the other, which may still send."""
+
+    def __init__(self, connection: Any, exchange: Exchange, ours: Any) -> None:
+        ours.setblocking(False)
+        self._connection = connection
+        self._exchange = exchange
+        self._ours = ours
+        self._client, begun = connection.hand_over()
+        # a descriptor of its own: the connection may be closed while this is waited for
+        self._reading = _socket.socket(fileno=os.dup(self._client.fileno()))
+        self._start = b""  # of what the app has sent
+        self._waiting: Any = None
+        self._hub: Any = get_hub()
+        exchange.leave_to(self)
+        self._to_client = greenlet(self._run_to_client, self._hub)
+        self._to_app = greenlet(self._run_to_app, self._hub)
+        run_callback = self._hub.loop.run_callback
+        self._begins = (
+            run_callback(self._to_client.switch),
+            run_callback(self._to_app.switch, begun),
+        )
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether the app has sent anything."""
+        return bool(self._start)
+
+    def _run_to_client(self) -> None:
+        try:
+            while data := _receive(self._ours):
+                self._note_status(data)
+                self._connection.send(data)
+            _shut(self._client, SHUT_WR)
+        except ClientDisconnected:
+            self._connection.has_ended = True
+            _shut(self._ours, SHUT_RDWR)
+        except (OSError, GreenletExit):
+            pass
+        self._hub.loop.run_callback(self._wake)
+
+    def _note_status(self, data: bytes) -> None:
+        if len(self._start) < _STATUS_BYTES:
+            self._start += data[:_STATUS_BYTES]
+            found = _STATUS.match(self._start)
+            if found is not None:
+                self._exchange.code = int(found[1])
+
+    def _run_to_app(self, begun: bytes) -> None:
+        with suppress(GreenletExit):
+            data = begun or self._receive_from_client()
+            while data:
+                self.received_bytes += len(data)
+                if not _send(self._ours, data):
+                    return  # the app reads no more
+                data = self._receive_from_client()
+            self._connection.has_ended = True
+            _shut(self._ours, SHUT_WR)
+
+    def _receive_from_client(self) -> bytes:
+        try:
+            return _receive(self._reading)
+        except OSError:
+            return b""
+
+    def _wake(self) -> None:
+        if self._waiting is not None:
+            self._waiting.switch()
+
+    def finish(self) -> None:
+        """Have what the app has written sent, then ``stop``. May switch greenlets."""
+        self._waiting = getcurrent()
+        grace = self._hub.loop.timer(GRACE_SECONDS)
+        # the app can write no more then; what it has written can still be read
+        grace.start(_shut, self._ours, SHUT_RD)
+        try:
+            while not self._to_client.dead:
+                self._hub.switch()
+        finally:
+            self._waiting = None
+            grace.close()
+            self.stop()
+
+    def stop(self) -> None:
+        """Pass nothing on any more."""
+        for begin, running in zip(self._begins, (self._to_client, self._to_app)):
+            begin.stop()
+            if not running.dead:
+                running.parent = getcurrent()
+                running.throw()
+        self._reading.close()
+        self._ours.close()
+
+
+def _receive(source: Any) -> bytes:
+    """What has come, b"" at the end. Raises OSError. Always waits for the loop, so that one who
+    sends fast leaves others their turn."""
+    while True:
+        wait_for(source, READ)
+        with suppress(BlockingIOError):
+            return source.recv(READ_BYTES)  # type: ignore[no-any-return]
+
+
+def _send(to: Any, data: bytes) -> bool:
+    """Send all of ``data``; whether that was possible. May switch greenlets."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[to.send(view) :]
+        except BlockingIOError:
+            wait_for(to, WRITE)
+        except OSError:
+            return False
+    return True
+
+
+def _shut(connected: Any, how: int) -> None:
+    with suppress(OSError):  # it has ended already
+        connected.shutdown(how)

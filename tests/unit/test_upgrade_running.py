@@ -1,0 +1,167 @@
+"""WebSockets in apps of a whole gateway: every kind of worker, over the hop, drain, records."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from running import Running, wait_until
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, Message, Ping, Pong, Request
+
+APP = """
+import sys
+from simple_websocket import ConnectionClosed, Server
+
+def app(environ, start_response):
+    websocket = Server.accept(environ)
+    try:
+        while True:
+            message = websocket.receive()
+            if message == "where?":
+                patched = "gevent.monkey" in sys.modules and socket_is_patched()
+                websocket.send("greenlets" if patched else "threads")
+            elif message == "end":
+                break
+            else:
+                websocket.send(message)
+        websocket.close(4001, "as you wish")
+    except ConnectionClosed:
+        pass
+    start_response("200 OK", [])
+    return [b""]
+
+def socket_is_patched():
+    from gevent.monkey import is_module_patched
+    return is_module_patched("socket")
+"""
+MOUNTS = """\
+  /main: talk:app
+  /pool: {app: "talk:app", pool: greenlets}
+  /threads: {app: "talk:app", pool: threads, timeout: 1s}
+pools:
+  greenlets: {}
+  threads: {concurrency: threads, threads: 4}
+"""
+KINDS = {"/main": "greenlets", "/pool": "greenlets", "/threads": "threads"}
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: Any) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("gateway"), MOUNTS, "  drain_timeout: 1s\n", talk=APP)
+    yield running
+    running.end()
+
+
+class Peer:
+    """A WebSocket client, by wsproto."""
+
+    def __init__(self, gateway: Running, path: str) -> None:
+        self.socket = gateway.connect()
+        self._speaker = WSConnection(ConnectionType.CLIENT)
+        self.send(Request(host="a.example", target=path))
+        assert isinstance(self.next(), AcceptConnection)
+
+    def send(self, event: Any) -> None:
+        self.socket.sendall(self._speaker.send(event))
+
+    def next(self) -> Any:
+        while True:
+            for event in self._speaker.events():
+                return event
+            self._speaker.receive_data(self.socket.recv(65536) or None)
+
+    def message(self) -> Any:
+        """The next whole one."""
+        parts = [self.next()]
+        while not parts[-1].message_finished:
+            parts.append(self.next())
+        return type(parts[0].data)().join(part.data for part in parts)
+
+    def ask(self, message: str) -> Any:
+        self.send(Message(message))
+        return self.message()
+
+    def expect_end(self) -> None:
+        assert self.socket.recv(1) == b""
+        self.socket.close()
+
+
+def record_of(gateway: Running, target: str) -> dict[str, Any]:
+    def find() -> Any:
+        return [record for record in gateway.records if record["target"] == target]
+
+    [record] = wait_until(find, f"the record of {target}")
+    return record
+
+
+@pytest.mark.parametrize("mount", KINDS)
+def test_a_websocket_of_every_kind_of_worker(gateway: Running, mount: str) -> None:
+    peer = Peer(gateway, f"{mount}/talk")
+    assert peer.ask("where?") == KINDS[mount]
+    peer.send(Message("grüße", message_finished=False))
+    peer.send(Ping(b"?"))
+    assert peer.next() == Pong(b"?")
+    peer.send(Message(" an alle"))
+    assert peer.message() == "grüße an alle"
+    peer.send(Message(os.urandom(256) * (MIB // 256)))
+    assert len(peer.message()) == MIB
+    peer.send(Message("end"))
+    closed = peer.next()
+    assert (closed.code, closed.reason) == (4001, "as you wish")
+    peer.expect_end()
+    record = record_of(gateway, f"{mount}/talk")
+    assert (record["status"], record["mount"], record.get("error")) == (101, mount, None)
+    assert record["bytes_in"] > MIB
+    assert record["bytes_out"] > MIB
+
+
+@pytest.mark.parametrize("mount", KINDS)
+def test_a_client_that_leaves_ends_its_websocket(gateway: Running, mount: str) -> None:
+    peer = Peer(gateway, f"{mount}/left")
+    assert peer.ask("hello") == "hello"
+    peer.socket.close()
+    assert record_of(gateway, f"{mount}/left")["status"] == 101
+
+
+@pytest.mark.parametrize("mount", KINDS)
+def test_many_at_a_time(gateway: Running, mount: str) -> None:
+    peers = [Peer(gateway, f"{mount}/many") for _ in range(4)]
+    for number, peer in enumerate(peers):
+        peer.send(Message(str(number)))
+    assert [peer.message() for peer in reversed(peers)] == ["3", "2", "1", "0"]
+    for peer in peers:
+        peer.send(CloseConnection(1000))
+        assert peer.next().code == 1000
+        peer.expect_end()
+
+
+@pytest.mark.parametrize("mount", KINDS)
+def test_what_is_in_flight_is_shown(gateway: Running, mount: str) -> None:
+    peer = Peer(gateway, f"{mount}/shown")
+    assert peer.ask("hello") == "hello"
+    pool = {"/main": "main", "/pool": "greenlets", "/threads": "threads"}[mount]
+    shown = repr(gateway.control("status"))
+    assert f"{mount}/shown" in shown or f"'{pool}'" in shown
+    peer.send(CloseConnection(1000))
+    assert peer.next().code == 1000
+    peer.expect_end()
+
+
+def test_a_reload_leaves_a_websocket_its_time(start: Callable[..., Running]) -> None:
+    gateway = start(MOUNTS, "  drain_timeout: 1s\n  reload_on_edit: false\n", talk=APP)
+    peers = {mount: Peer(gateway, f"{mount}/kept") for mount in KINDS}
+    gateway.write("talk.py", APP.replace('"end"', '"over"'))
+    assert "generation" in gateway.control("reload")
+    for peer in peers.values():
+        assert peer.ask("still here?") == "still here?"
+    new = Peer(gateway, "/main/new")
+    new.send(Message("over"))
+    assert new.next().code == 4001
+    new.expect_end()
+    assert gateway.end() == 0
+    for mount, peer in peers.items():
+        assert peer.socket.recv(65536) == b""
+        peer.socket.close()
+        assert record_of(gateway, f"{mount}/kept")["status"] == 101
