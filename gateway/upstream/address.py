@@ -62,15 +62,18 @@ class Address:
         self._resolved_until = float("inf")
 
     def take(self, must_live: bool) -> Link | None:
-        """The idle connection that was used last, None where there is none; with ``must_live`` one
-        that the server has not closed, as far as the kernel knows."""
+        """The idle connection that was used last, None where there is none; never one on which
+        something has come, and with ``must_live`` one that the server has not closed either, as far
+        as the kernel knows."""
         while self._idle:
             link = self._idle.pop()
-            if must_live and not link.is_closed and link.has_input():
+            if link.is_closed:
+                continue
+            if link.has_bytes() or (must_live and link.has_input()):
                 link.close()
-            if not link.is_closed:
-                link.is_idle = False
-                return link
+                continue
+            link.is_idle = False
+            return link
         return None
 
     def give_back(self, link: Link) -> None:
@@ -78,8 +81,7 @@ class Address:
         if not link.is_reusable or len(self._idle) >= self._max_idle:
             link.close()
             return
-        link.is_idle = True
-        link.parked = monotonic()
+        link.park()
         self._idle.append(link)
 
     def close_idle(self, parked_before: float) -> bool:

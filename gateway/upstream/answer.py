@@ -137,7 +137,12 @@ def _decide(answer: Answer, special: dict[str, str], method: str, is_http11: boo
     if answer.code < 200:
         answer.length = 0
         answer.upgrade = special.get("upgrade", "")
-    elif method == "HEAD" or answer.code in (204, 304):
+        answer.persistent = False  # whatever ends a tunnel, what follows there is not HTTP
+    elif method == "HEAD":
+        answer.length = 0
+        # some servers send content all the same, which could look like the next answer
+        answer.persistent = False
+    elif answer.code in (204, 304):
         answer.length = 0
     elif coding is not None:
         answer.length = CHUNKED

@@ -52,7 +52,7 @@ def ask(address: Address, path: str, host: str, timeout_seconds: float) -> str:
                 hop.link.offer(build_check(path, host))
                 status = hop.read_answer("GET", None).status
             finally:
-                hop.end()
+                hop.abandon()  # RFC 9112 §9.6: nothing follows a request that says close
     except (OSError, BadAnswerError, NoAnswerError) as error:
         return f"{path} failed: {error}"
     return "" if status[0] in "23" else f"{path} was answered {status}"

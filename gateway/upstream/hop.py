@@ -133,3 +133,8 @@ class Hop:
             self.address.give_back(self.link)
         else:
             self.link.close()
+
+    def abandon(self) -> None:
+        """Close the connection, however complete its answer; safe to call twice."""
+        self._is_persistent = False
+        self.end()

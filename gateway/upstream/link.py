@@ -4,7 +4,10 @@ Refuses to know HTTP and who is to be asked. The watcher for input stays on from
 next, so that a connection which the server closes while nobody uses it is known at once.
 """
 
+from fcntl import ioctl
 from socket import MSG_PEEK, SHUT_WR
+from termios import FIONREAD
+from time import monotonic
 from typing import Any
 
 from gevent import get_hub
@@ -13,6 +16,8 @@ from greenlet import getcurrent
 from gateway.http.stream import READ, WRITE, wait_for
 
 READ_BYTES = 64 * 1024
+# of FIONREAD, a C int
+_NONE = bytes(4)
 
 
 class Link:
@@ -24,6 +29,7 @@ class Link:
 
     __slots__ = (
         "_fault",
+        "_has_lost",
         "_hub",
         "_is_watching",
         "_reader",
@@ -42,6 +48,7 @@ class Link:
         self._received = b""
         self._reader: Any = None
         self._fault: BaseException | None = None
+        self._has_lost = False  # something of what was to be sent
         self.has_ended = False
         self.is_closed = False
         self.is_idle = False
@@ -102,7 +109,13 @@ class Link:
     @property
     def is_reusable(self) -> bool:
         """Whether nothing speaks against another request."""
-        return not (self.has_ended or self._received or self._fault)
+        return not (self.has_ended or self._received or self._fault or self._has_lost)
+
+    def park(self) -> None:
+        """No request uses it from now on. What comes now, or its end, closes it."""
+        self.is_idle = True
+        self.parked = monotonic()
+        self._watch(True)  # reading ahead may have ended that
 
     def interrupt(self, fault: BaseException) -> None:
         """Have the one who reads, now or the next time, get ``fault`` instead of input."""
@@ -121,6 +134,7 @@ class Link:
         except BlockingIOError:
             return data
         except OSError:
+            self._has_lost = True
             return b""
 
     def send(self, data: bytes) -> None:
@@ -132,6 +146,7 @@ class Link:
             except BlockingIOError:
                 wait_for(self._socket, WRITE)
             except OSError as error:
+                self._has_lost = True
                 raise ConnectionError(error.strerror) from error
 
     def end(self) -> None:
@@ -140,6 +155,11 @@ class Link:
             self._socket.shutdown(SHUT_WR)
         except OSError:
             self.has_ended = True
+
+    def has_bytes(self) -> bool:
+        """Whether something has come since it was last looked at."""
+        # a read that only looks would raise an exception where there is nothing, at most requests
+        return ioctl(self._socket.fileno(), FIONREAD, _NONE) != _NONE
 
     def has_input(self) -> bool:
         """Whether something has come, or the server has closed, since it was last looked at."""

@@ -34,6 +34,23 @@ def test_upgraded_connection_is_a_tunnel_through_nginx_and_gateway(lab: Lab) -> 
             assert got == message
 
 
+def test_requests_never_reach_the_session_of_an_ended_tunnel(lab: Lab) -> None:
+    with Connection(lab.address) as client:
+        client.send(
+            b"GET /session/x HTTP/1.1\r\nHost: here\r\n"
+            b"Connection: Upgrade\r\nUpgrade: session\r\n\r\n"
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.socket.recv(1)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert client.has_closed()  # after the mount's tunnel_timeout
+    # either worker may answer
+    for _ in range(12):
+        seen = lab.fetch("/session/login").json()
+        assert seen["line"] == "GET /login HTTP/1.1"
+
+
 def test_container_that_is_away_is_503_until_it_is_back(disturbed_lab: Lab) -> None:
     lab = disturbed_lab
     assert lab.compose("stop", "--timeout", "1", "other").returncode == 0
