@@ -17,6 +17,10 @@ if not THREADS:
     from gevent import monkey
 
     monkey.patch_all()
+    # before any app is imported, too
+    from gateway.coroutines import keep_apart
+
+    keep_apart()
 
 # ruff: noqa: E402
 import contextlib

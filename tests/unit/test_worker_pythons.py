@@ -13,10 +13,13 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import coroutine_app
 import pytest
+from coroutine_app import CASES
 
 import gateway
 from gateway.config.model import Config
@@ -27,6 +30,7 @@ from gateway.inflight import Board
 from gateway.supervisor.children import pickled, to_bytes
 
 BOOT = Path(gateway.__file__).with_name("boot.py")
+COROUTINES = Path(coroutine_app.__file__)
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 FLASK_2 = "Flask==2.0.3\nWerkzeug<2.1\n"
 FLASK_3 = "Flask>=3.1\n"
@@ -209,6 +213,21 @@ def test_a_worker_serves_in_a_python_as_it_is(
     assert (told["version"], told["read"]) == (version, 100_000)
     assert told["patched"] is (not options)
     assert told["thread"].startswith("main-") is bool(options)
+    assert worker.end() == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_request_has_a_loop_of_its_own_in_every_python(
+    version: str, cache: Cache, start: Callable[..., Worker], tmp_path: Path
+) -> None:
+    python = find_python(version)
+    (tmp_path / "plain.py").write_text(COROUTINES.read_text())
+    worker = start(cache.find_or_build(python.path, "", tmp_path))
+    worker.accept()
+    targets = [f"/{case}?key={case}&most=3" for case in CASES for _ in range(3)]
+    with ThreadPoolExecutor(len(targets)) as clients:
+        answers = list(clients.map(worker.ask, targets))
+    assert answers == [("HTTP/1.1 200 OK", b"ok")] * len(targets)
     assert worker.end() == 0
 
 
