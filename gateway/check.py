@@ -5,7 +5,6 @@ Refuses to know how a table is read. The apps are loaded in a process of their o
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -13,9 +12,9 @@ from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
 from gateway.config.slices import find_foreign
 from gateway.errors import AppLoadError, ConfigError
 from gateway.supervisor.children import pickled
-from gateway.supervisor.failures import describe_failure
-from gateway.supervisor.launch import check_users
-from gateway.supervisor.process import describe_exit
+from gateway.supervisor.failures import describe_failure, describe_pool
+from gateway.supervisor.launch import build_command, build_surroundings, check_users
+from gateway.supervisor.process import Report, describe_exit
 
 
 def check(config: Config, *, loads: bool) -> int:
@@ -31,21 +30,53 @@ def check(config: Config, *, loads: bool) -> int:
 
 
 def load(config: Config) -> None:
-    """Raises AppLoadError where an app does not load."""
+    """Raises AppLoadError where an app does not load. The apps of each pool share a process, as
+    they do in service, with the pool's directory and environment."""
+    failed = [report for each in split(config) for report in load_pool(each)]
+    places = [mount.name for mount in config.mounts]
+    failed.sort(key=lambda report: places.index(report["mount"]))
+    if failed:
+        raise AppLoadError("\n".join(describe_failure(config, each) for each in failed))
+
+
+def split(config: Config) -> list[Config]:
+    """What each pool is to load; what is not an app is the front workers'."""
+    mounts_of: dict[str, list[Mount]] = {}
+    for mount in config.mounts:
+        name = mount.target.pool if isinstance(mount.target, AppTarget) else config.pool.name
+        mounts_of.setdefault(name, []).append(mount)
+    return [
+        replace(
+            config,
+            directory=pool.directory or config.directory,
+            mounts=tuple(mounts_of[pool.name]),
+            pool=pool,
+        )
+        for pool in (config.pool, *config.pools)
+        if pool.name in mounts_of
+    ]
+
+
+def load_pool(config: Config) -> list[Report]:
+    """The failures among a pool's mounts. Raises AppLoadError where the process ends early."""
+    try:
+        surroundings = build_surroundings(config.pool, None)
+    except OSError as error:
+        raise AppLoadError(f"{describe_pool(config)}: {error}") from error
     with pickled(config) as order:
         loader = subprocess.run(
-            [sys.executable, "-m", "gateway.worker", "text"],
+            build_command(config.pool, None, ["text"]),
             stdin=order,
             stdout=subprocess.PIPE,
             text=True,
             check=False,
+            **surroundings,
         )
     if not loader.stdout:
         ended = describe_exit(loader.returncode)
         raise AppLoadError(f"{config.source}: the process that loads the apps {ended}")
-    failed = json.loads(loader.stdout)
-    if failed:
-        raise AppLoadError("\n".join(describe_failure(config, each) for each in failed))
+    failed: list[Report] = json.loads(loader.stdout)
+    return failed
 
 
 def tell_untried(config: Config, foreign: Iterable[Mount]) -> None:

@@ -50,6 +50,7 @@ from gateway.inflight import InFlight
 from gateway.logs import configure_logs, faults, keep_from_apps
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
+from gateway.mounts.projects import VARIABLE
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
@@ -89,7 +90,9 @@ def main() -> int:
     _, _, report = load(config, lambda _: None)
     with open(output, "w") as file:
         json.dump(report, file)
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # an app may have put anything there
+            stream.flush()
     os._exit(0)  # threads that apps have started need not end for that
 
 
@@ -225,7 +228,8 @@ def load(
     sys.path.insert(0, str(config.directory))
     for mount in config.mounts:
         if isinstance(mount.target, AppTarget):
-            os.environ.update(mount.target.env)
+            # Django's variable is set while its own mount is loaded
+            os.environ.update((k, v) for k, v in mount.target.env.items() if k != VARIABLE)
     made = build_table(config, announce, {})
     # what the apps have built stays: no collection needs to walk it again
     gc.collect()

@@ -83,6 +83,8 @@ CSRF_COOKIE_NAME = "polls_csrf"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 
 USE_TZ = True
+# Django makes it the time zone of the whole process, whose clock other apps may share.
+TIME_ZONE = "UTC"
 USE_I18N = False
 # The process belongs to the gateway, and so does its logging; Django's records join it.
 LOGGING_CONFIG = None

@@ -12,7 +12,7 @@ import django
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 
-# Assigned, not a default: the process may hold another Django's choice from its environment.
+# Assigned, not a default: the environment may hold another Django's choice.
 os.environ["DJANGO_SETTINGS_MODULE"] = "polls.settings"
 
 

@@ -131,6 +131,13 @@ def _kind_of(reader: Reader, pair: Pair, pairs: Pairs) -> str:
     return given[0] if len(given) == 1 else ""
 
 
+_RENAME = "the mounts of a pool share one environment, so rename one of the two"
+_ADVICE = {
+    "DJANGO_SETTINGS_MODULE": "two Django projects cannot share a process: give one of them "
+    '"pool: own"',
+}
+
+
 def _check_environment(reader: Reader, read: list[_Read]) -> None:
     """The mounts of a pool share processes, and so one environment."""
     first_of: dict[tuple[str, str], _Read] = {}
@@ -146,8 +153,7 @@ def _check_environment(reader: Reader, read: list[_Read]) -> None:
                 place = _variable_place(first, name)
                 message = (
                     f'"{first.mount.name}" gives it another value in line {place.line}, column '
-                    f"{place.column}: the mounts of a pool share one environment, so rename one of "
-                    "the two"
+                    f"{place.column}: {_ADVICE.get(name, _RENAME)}"
                 )
                 reader.problems.add(_variable_place(one, name), path, message)
 

@@ -22,6 +22,7 @@ from gateway.config.model import (
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
 from gateway.http.error_page import build_error_page
+from gateway.mounts.projects import VARIABLE, DjangoProject
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
 from gateway.tracebacks import describe_error, shorten
@@ -73,6 +74,7 @@ def load_mounts(
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
+    project = DjangoProject()
     for mount in mounts:
         announce(mount.name)
         app: WSGIApp
@@ -85,6 +87,8 @@ def load_mounts(
                 from gateway.mounts.upstreams import load_upstream
 
                 app, kind = load_upstream(mount, mount.target), "upstream"
+            elif isinstance(mount.target, AppTarget):
+                app, kind = _load_mounted(mount.name, mount.target, project), "app"
             else:
                 app, kind = load_target(mount.target)
         except AppLoadError as error:
@@ -104,20 +108,25 @@ def load_mounts(
     return loaded, errors
 
 
-def load_target(target: AppTarget | StaticTarget | RedirectTarget) -> tuple[WSGIApp, str]:
+def _load_mounted(name: str, target: AppTarget, project: DjangoProject) -> WSGIApp:
+    """Raises AppLoadError."""
+    module = target.import_string.partition(":")[0]
+    with project.loading(name, module, target.env.get(VARIABLE, "")):
+        return load_app(target.import_string)
+
+
+def load_target(target: StaticTarget | RedirectTarget) -> tuple[WSGIApp, str]:
     """The WSGI callable and the kind of a target. Raises AppLoadError."""
     if isinstance(target, StaticTarget):
         static = StaticDirectory(
             target.directory, index=target.index, cache_seconds=target.cache_seconds
         )
         return static, "static"
-    if isinstance(target, RedirectTarget):
-        try:
-            return Redirect(target.location, target.status), "redirect"
-        except ValueError as error:
-            # not from it: a traceback is shown for an app's own fault alone
-            raise AppLoadError(f"the redirect: {error}") from None
-    return load_app(target.import_string), "app"
+    try:
+        return Redirect(target.location, target.status), "redirect"
+    except ValueError as error:
+        # not from it: a traceback is shown for an app's own fault alone
+        raise AppLoadError(f"the redirect: {error}") from None
 
 
 def load_app(import_string: str) -> WSGIApp:

@@ -4,7 +4,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from compose_stack import Stack
+from compose_stack import Stack, wait_for
 
 APPS = Path(__file__).resolve().parent / "apps"
 
@@ -15,6 +15,11 @@ class Example(Stack):
     def __init__(self) -> None:
         self.admin_password = secrets.token_urlsafe(12)
         super().__init__("example", "example.yml", TEST_ADMIN_PASSWORD=self.admin_password)
+
+    def build_and_up(self) -> None:
+        """The front workers do not wait for a pool's."""
+        super().build_and_up()
+        wait_for(self, "/polls/", lambda answer: answer.status == 200)
 
 
 class Lab(Stack):

@@ -221,6 +221,33 @@ pools:
     )
 
 
+def test_check_loads_the_apps_of_a_pool_as_its_workers_do(run: Run, site: Path) -> None:
+    (site / "inner").mkdir()
+    (site / "inner/nested.py").write_text(
+        f"import os, socket\n{APP}assert os.environ['SIZE'] == 'big'\n"
+        "assert 'gevent' not in socket.socket.__module__\n"
+    )
+    (site / "welcome.py").write_text(
+        f"import os, sys\n{APP}assert 'SIZE' not in os.environ\n"
+        "assert 'nested' not in sys.modules\n"
+    )
+    table = (site / "mounts.yaml").read_text()
+    more = """
+  /nested: {app: "nested:app", pool: apart}
+pools:
+  apart: {directory: inner, env: {SIZE: big}, concurrency: threads}
+"""
+    (site / "mounts.yaml").write_text(table + more)
+    assert run("check") == (0, "mounts.yaml: 7 mounts, no problems\n", "")
+
+    (site / "inner/nested.py").write_text("1 / 0")
+    (site / "welcome.py").write_text("1 / 0")
+    code, _, err = run("check")
+    lines = [int(line.split(":")[1]) for line in err.splitlines() if ": mounts." in line]
+    assert (code, lines) == (3, sorted(lines))
+    assert "mounts./nested: nested:app: ZeroDivisionError" in err
+
+
 def test_check_can_leave_the_apps_alone(run: Run, site: Path) -> None:
     (site / "welcome.py").write_text("import flusk\n")
     assert run("check", "--table-only")[0] == 0
