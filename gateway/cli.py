@@ -35,6 +35,7 @@ from gateway.dispatch import MountTable
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import choose_style, configure_logs
 from gateway.remote import add_commands
+from gateway.uncaught import report_uncaught
 
 DEFAULT_TABLE = Path("apps/mounts.yaml")
 EXIT_OTHER, EXIT_CONFIG, EXIT_APP_LOAD = 1, 2, 3
@@ -155,6 +156,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
     config = read(options.config)
     configure_logs(choose_style(config.server.access_log))
+    report_uncaught()
     return Supervisor(config, read).run()
 
 

@@ -32,6 +32,7 @@ import pickle
 import signal
 from base64 import b64decode
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -41,6 +42,7 @@ from gevent.queue import Empty, SimpleQueue
 from gateway.access_log import AccessLog
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.dispatch import MountTable
+from gateway.http.connection import find_request
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
@@ -56,6 +58,7 @@ from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
 from gateway.streams import Stream, duplicate, set_standard_streams
 from gateway.tracebacks import describe_fault
+from gateway.uncaught import report_apps, report_hub, report_uncaught
 from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
@@ -109,6 +112,7 @@ def work(
     """Load, and serve when told to; the exit code. Access records go to ``output``, all else that
     is written to ``errors``."""
     configure_logs(style, generation, Stream(errors, errors))
+    report_uncaught()
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
     in_flight = InFlight(int(in_flight_descriptor))
@@ -121,12 +125,25 @@ def work(
     access_log = AccessLog("off" if config.server.access_log == "off" else style, output)
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     service.base_environ["wsgi.errors"] = Stream(errors, 2)
+    report_hub(gevent.get_hub(), partial(find_request, service.connections))
     report += ask_probes(config.mounts, service)
     access_log.flush()  # the server, which does, may never start: for what a probe says
     Watchdog(service, errors).start()
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
-    return Worker(config, service, listener, control).run(orders)
+    return outlast(gevent.spawn(Worker(config, service, listener, control).run, orders))
+
+
+def outlast(running: Any) -> int:
+    """Wait for its result, whatever apps have left running as they were imported, in this very
+    greenlet: a ``gevent.Timeout`` that goes off here ends no worker."""
+    while not running.ready():
+        try:
+            running.join()
+        except BaseException as error:  # noqa: BLE001  whatever it is
+            report_apps("an app, as it was imported, has left running what has failed", error)
+    code: int = running.get()
+    return code
 
 
 class Worker:

@@ -10,9 +10,10 @@ head is answered in a greenlet at the end of the turn that brought it.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
-from traceback import format_exception_only
 from typing import Any
 
 from gateway.dispatch import Mount
@@ -28,10 +29,12 @@ from gateway.http.stream import IDLE
 from gateway.http.upgrade import asks_to_upgrade, offer_connection
 from gateway.inflight import name_place
 from gateway.logs import faults
+from gateway.uncaught import explain, report_own
 from gateway.wsgi import KNOWN, Environ
 
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
+APP_FAILED = "500 Internal Server Error", "The app failed; its log tells why."
 
 
 class Connection(Deadlines):
@@ -69,31 +72,74 @@ class Connection(Deadlines):
             if self._refusal is not None:
                 raise self._refusal
             self._walk(service, head, response)
-        except RequestError as error:
-            self._refusal = error
-            fault = str(error)
-            response.persistent = False
-            self._answer(response, error.status, fault)
-        except ClientDisconnected as error:
-            fault = str(error)
-            response.persistent = False
-        except RequestEnded as error:
-            fault = str(error)
-            response.persistent = False
-            self._answer(response, error.status, error.detail, *error.fields)
         except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
-            fault = _explain(error)
-            self._report(response, error)
-            if not response.is_complete:
-                # before the head: a whole 500; after it: the cut connection is the only sign left
-                response.persistent &= not response.head_sent
-                self._answer(
-                    response,
-                    "500 Internal Server Error",
-                    "The app failed; its log tells why.",
-                    traceback=service.tell_fault(error),
-                )
+            fault = self._answer_fault(response, error)
+        content = response.content
+        if content is not None and not content.is_complete:
+            fault = self._drain(response, content, fault)
         return self._end(service, head, response, fault)
+
+    def _answer_fault(self, response: Exchange, error: BaseException) -> str:
+        """Answer for a walk that has ended by ``error``. Returns the record's fault."""
+        fault = explain(error)
+        try:
+            if isinstance(error, RequestError):
+                self._refusal = error
+                fault = str(error)
+                response.persistent = False
+                self._answer(response, error.status, fault)
+            elif isinstance(error, ClientDisconnected):
+                fault = str(error)
+                response.persistent = False
+            elif isinstance(error, RequestEnded):
+                fault = str(error)
+                response.persistent = False
+                self._answer(response, error.status, error.detail, *error.fields)
+            else:
+                self._report(response, error)
+                if not response.is_complete:
+                    # before the head: a whole 500; after it: the cut connection is the only sign
+                    response.persistent &= not response.head_sent
+                    traceback = self._service.tell_fault(error)
+                    self._answer(response, *APP_FAILED, traceback=traceback)
+        except BaseException as late:  # noqa: BLE001  see _break_off
+            self._break_off(response, late)
+        return fault
+
+    def _drain(self, response: Exchange, content: Content, fault: str) -> str:
+        """Take what the app left of the request's content. Returns the record's fault."""
+        try:
+            response.persistent = response.persistent and drain(content)
+        except BaseException as late:  # noqa: BLE001  see _break_off
+            self._break_off(response, late)
+            return str(late) if isinstance(late, RequestEnded) else explain(late)
+        return fault
+
+    def _break_off(self, response: Exchange, error: BaseException) -> None:
+        """The gateway's own part of a request was hit: by a deadline, or by what the app has left
+        running, such as a ``gevent.Timeout`` or a ``kill``."""
+        response.persistent = False
+        if isinstance(error, RequestEnded):
+            self._answer(response, error.status, error.detail, *error.fields)
+        else:
+            self._report(response, error, ", raised by what the app has left running")
+            self._answer(response, *APP_FAILED)
+
+    def abandon(self, error: BaseException) -> float:
+        """``run`` was left all the same, or a sweep: close and record, without a wait in which it
+        could happen again. Returns the moment."""
+        exchange = self._exchange
+        try:
+            report_own("a request was given up", error)
+            if exchange is not None:
+                exchange.persistent = False
+                self._end(self._service, self._head, exchange, explain(error))
+        except BaseException as again:  # noqa: BLE001  others wait for who has called this
+            report_own("a request that was given up has no record", again)
+        finally:
+            self._exchange = None
+            self.close()
+        return monotonic()
 
     def _walk(self, service: Service, head: RequestHead, response: Exchange) -> None:
         if (told := self._told) is not None:
@@ -210,28 +256,29 @@ class Connection(Deadlines):
         except (ClientDisconnected, RequestEnded):
             response.persistent = False
 
-    def _report(self, response: Exchange, error: BaseException) -> None:
+    def _report(self, response: Exchange, error: BaseException, how: str = "") -> None:
         mount, request_id = response.mount.name if response.mount else "-", response.request_id
-        faults.error(
-            *("%s: %s (request %s)", mount, _explain(error), request_id),
-            exc_info=error,
-            extra={"mount": mount, "request_id": request_id},
-        )
+        # an error log that cannot be written costs nobody an answer
+        with suppress(Exception):
+            faults.error(
+                *("%s: %s%s (request %s)", mount, explain(error), how, request_id),
+                exc_info=error,
+                extra={"mount": mount, "request_id": request_id},
+            )
 
     def _end(self, service: Service, head: RequestHead, response: Exchange, fault: str) -> float:
-        """Keep the record, then make ready for the next request, or close. Returns the moment."""
-        content = response.content
-        if content is not None and not content.is_complete:
-            try:
-                response.persistent = response.persistent and drain(content)
-            except RequestEnded as error:
-                response.persistent, fault = False, str(error)
-        in_flight = service.in_flight
+        """Keep the record, then make ready for the next request, or close. Returns the moment.
+
+        Nothing here waits, so nothing that an app has left running can come in between.
+        """
+        if self._exchange is not response:
+            return monotonic()  # it was given up
+        now = monotonic()
+        content, in_flight = response.content, service.in_flight
         in_flight.memory[self._slot] = 0
         in_flight.requests += 1
         if response.code >= 500:
             in_flight.failures += 1
-        now = monotonic()
         log = service.access_log
         if log.is_on:
             known = head.prepared
@@ -302,7 +349,10 @@ class Connection(Deadlines):
         return content is None or content.is_complete
 
 
-def _explain(error: BaseException) -> str:
-    """One line for a fault; an exception may fail to print itself."""
-    line = format_exception_only(type(error), error)[-1].strip()
-    return line.removeprefix(f"{type(error).__module__}.")
+def find_request(connections: Iterable[Connection], runner: Any) -> tuple[str, str]:
+    """Mount and id of the request that runs in the greenlet ``runner``; "" and "" for none."""
+    for connection in connections:
+        exchange = connection._exchange
+        if exchange is not None and exchange.greenlet is runner and exchange.mount is not None:
+            return exchange.mount.name, exchange.request_id
+    return "", ""

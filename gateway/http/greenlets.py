@@ -20,6 +20,7 @@ from gateway.http.lookout import Lookout
 class GreenletPool:
     """Runs the jobs that are submitted at the end of a turn of the event loop, by
     ``job.run(greenlet, now)``: ``now`` is the monotonic time, and a job returns that of its end.
+    Where that raises, ``job.abandon(error)`` is called, which returns the same and may not wait.
 
     One greenlet runs them one after the other; where a job waits, another greenlet takes the next.
     Each run begins in a fresh, empty ``contextvars`` context. At most ``max_parked`` greenlets are
@@ -66,7 +67,11 @@ class GreenletPool:
             now = monotonic()
             while queue:
                 me.gr_context = None
-                now = queue.popleft().run(me, now)
+                job = queue.popleft()
+                try:
+                    now = job.run(me, now)
+                except BaseException as error:  # noqa: BLE001  the jobs behind it are to be run
+                    now = job.abandon(error)
             if len(parked) >= self._max_parked:
                 return
             parked.append(me)

@@ -144,7 +144,10 @@ class Server:
                 connection = self._connection(service, client, UNIX_PEER, "")
             else:
                 connection = self._connection(service, client, address[0], str(address[1]))
-            connection.begin()
+            try:
+                connection.begin()
+            except BaseException as error:  # noqa: BLE001  the others are to be accepted
+                connection.abandon(error)
         return True
 
     def _accept_queued(self) -> None:
@@ -160,7 +163,10 @@ class Server:
         now = time.monotonic()
         self._service.in_flight.beat(now)
         for connection in tuple(self._service.connections):
-            connection.sweep(now, self._service.limits)
+            try:
+                connection.sweep(now, self._service.limits)
+            except BaseException as error:  # noqa: BLE001  the others are to be swept
+                connection.abandon(error)
         if self._is_retired:
             self._cut_overdue(now)
         self._make_room()
@@ -195,8 +201,11 @@ class Server:
         """A request has ``drain_timeout`` from the retirement on, or from its own begin."""
         latest = now - self._service.limits.drain_timeout_seconds
         for connection in self._service.connections - self._cut if latest > self._retired else ():
-            if connection.cut_overdue(latest):
-                self._cut.add(connection)
+            try:
+                if connection.cut_overdue(latest):
+                    self._cut.add(connection)
+            except BaseException as error:  # noqa: BLE001  the others are to be cut
+                connection.abandon(error)
 
     def drain(self, timeout_seconds: float) -> int:
         """Accept no more, let what is in flight finish, close the rest. May switch greenlets.

@@ -60,7 +60,7 @@ class Stream:
         "_is_watching",
         "_pusher",
         "_socket",
-        "_waiter",
+        "_waiting",
         "_watcher",
         "sent_bytes",
         "since",
@@ -77,7 +77,8 @@ class Stream:
         self.since = monotonic()
         self._is_watching = False
         self._watcher: Any = None
-        self._waiter: Any = None
+        # watcher and greenlet of each that waits: a request's own, and what it has started
+        self._waiting: tuple[tuple[Any, Any], ...] = ()
 
     @abstractmethod
     def _on_readable(self) -> None:
@@ -218,17 +219,18 @@ class Stream:
 
     def _wait(self, events: int, state: State) -> None:
         """Until the socket is ready, or the sweep throws the deadline's exception in here."""
-        hub = get_hub()
-        waiter = self._waiter = hub.loop.io(self._socket.fileno(), events)
+        hub, me = get_hub(), getcurrent()
+        waiter = hub.loop.io(self._socket.fileno(), events)
+        self._waiting += ((waiter, me),)
         self.state = state
         self.since = monotonic()
-        waiter.start(getcurrent().switch)
+        waiter.start(me.switch)
         try:
             hub.switch()
         finally:
             waiter.stop()
             waiter.close()
-            self._waiter = None
+            self._waiting = tuple(one for one in self._waiting if one[0] is not waiter)
             if self.state is state:
                 self.state = RUNNING
             self.since = monotonic()
@@ -264,10 +266,16 @@ class Stream:
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()
-        if self._waiter is not None:
-            self._waiter.stop()
-            self._waiter.close()
+        for waiting in self._waiting:
+            waiting[0].stop()
+            waiting[0].close()
+            # what an app has started may wait here still, and would for ever
+            get_hub().loop.run_callback(self._end_wait, waiting)
         self._socket.close()
+
+    def _end_wait(self, waiting: tuple[Any, Any]) -> None:
+        if waiting in self._waiting:
+            waiting[1].throw(ClientDisconnected("the connection was closed"))
 
 
 def wait_for(waited_for: Any, events: int) -> None:

@@ -6,10 +6,13 @@ Answers from a thread of its own, whatever the workers do. Knows nothing of how 
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from gateway.uncaught import report_own
 
 KNOWN = ["/healthz", "/readyz", "/status"]
 
@@ -35,7 +38,10 @@ class AdminServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, name="admin", daemon=True).start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A health checker that hangs up is no news."""
+        """A health checker that hangs up is no news; all else is a fault of the gateway's own."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            report_own("the admin listener", error)
 
 
 class AdminHandler(BaseHTTPRequestHandler):
@@ -47,15 +53,23 @@ class AdminHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a probe."""
+        try:
+            self._answer(*self._find_answer())
+        except OSError:
+            raise  # it has hung up
+        except Exception as error:  # noqa: BLE001  whatever it is
+            report_own(f"the admin listener cannot answer {self.path}", error)
+            self._answer(500, {"status": "a fault of the gateway's own; its log has the cause"})
+
+    def _find_answer(self) -> tuple[int, dict[str, Any]]:
         is_ready, report = self.server.status()
         if self.path == "/healthz":
-            self._answer(200, {"status": "alive"})
-        elif self.path == "/readyz":
-            self._answer(200 if is_ready else 503, report)
-        elif self.path == "/status":
-            self._answer(200, self.server.report())
-        else:
-            self._answer(404, {"status": "unknown path", "known": KNOWN})
+            return 200, {"status": "alive"}
+        if self.path == "/readyz":
+            return 200 if is_ready else 503, report
+        if self.path == "/status":
+            return 200, self.server.report()
+        return 404, {"status": "unknown path", "known": KNOWN}
 
     do_HEAD = do_GET  # noqa: N815
 

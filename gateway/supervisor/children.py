@@ -20,6 +20,8 @@ from gateway.config.model import Config, as_path
 from gateway.environments.cache import Environment
 from gateway.supervisor.launch import build_command, build_surroundings
 from gateway.supervisor.process import ChildState, Process, Report
+from gateway.supervisor.tasks import start
+from gateway.uncaught import report_own
 
 
 class Child(Process):
@@ -52,14 +54,17 @@ class Child(Process):
             )
         self._control = ours
         self._writer: asyncio.StreamWriter | None = None
-        self._listening = asyncio.create_task(self._listen())
+        self._listening = start(self._listen())
 
     async def _listen(self) -> None:
         reader, writer = await asyncio.open_connection(sock=self._control, limit=2**24)
         self._writer = writer
         try:
             while line := await reader.readline():
-                self.on_report(self, json.loads(line))
+                try:
+                    self.on_report(self, json.loads(line))
+                except Exception as error:  # noqa: BLE001  the next one is to be heard
+                    report_own(f"a report of worker {self.pid}", error)
         except OSError:
             pass  # it died with a report on its way; its exit says the rest
         finally:

@@ -24,6 +24,7 @@ from gateway.environments.cache import Environment
 from gateway.supervisor.launch import build_server, find_ids
 from gateway.supervisor.process import ChildState, Process, Report
 from gateway.supervisor.reach import count_connections, find_fault
+from gateway.supervisor.tasks import start
 
 # between two questions whether it answers, or whether somebody is still connected
 LOOK_SECONDS = 0.05
@@ -64,8 +65,8 @@ class Command(Process):
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        self._relaying = asyncio.create_task(self._relay())
-        self._knocking = asyncio.create_task(self._knock())
+        self._relaying = start(self._relay())
+        self._knocking = start(self._knock())
 
     def _start(self, environment: Environment | None) -> None:
         pool, place, port = self.config.pool, self._folder / "s", ""
@@ -160,7 +161,7 @@ class Command(Process):
 
     def _leave(self) -> None:
         if self._leaving is None:
-            self._leaving = asyncio.create_task(self._end_unused())
+            self._leaving = start(self._end_unused())
 
     async def _end_unused(self) -> None:
         """Not every server finishes its requests when it is told to end, so they end first."""

@@ -11,6 +11,7 @@ from gateway.access_log import AccessLog, Asked
 from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
+from gateway.uncaught import report_own
 
 # what a client is told by nginx, since no answer came
 BAD_GATEWAY = 502
@@ -24,7 +25,11 @@ async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> 
     await child.finish()
     generation.remove(child)
     style = generation.config.server.access_log
-    lost = record_lost(child, style if style == "off" else choose_style(style))
+    lost = 0
+    try:
+        lost = record_lost(child, style if style == "off" else choose_style(style))
+    except Exception as error:  # noqa: BLE001  it is replaced all the same
+        report_own(f"the records of worker {child.pid}", error)
     ended = f"worker {child.pid} ({was.value}) {child.describe_end()}"
     ended += f", with requests in flight: {lost}," if lost else ""
     if generation.state is State.STARTING:

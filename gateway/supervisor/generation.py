@@ -156,8 +156,10 @@ class Generation:
             return
         seconds = self.config.server.limits.start_timeout_seconds
         what = f"worker {child.pid} did not load within {seconds:g} s (server.start_timeout)"
-        self.note_fault(self.locate(child.loading, what + child.last_words))
-        child.kill()
+        try:
+            self.note_fault(self.locate(child.loading, what + child.last_words))
+        finally:
+            child.kill()
 
     def locate(self, mount: str, what: str) -> str:
         """``what`` with the place in the table of the mount that was being loaded, or the pool."""
@@ -285,5 +287,5 @@ class Generation:
             "age": round(time.monotonic() - self.began, 3),
             "crashes": self.backoff.rounds,
             "delay": self.backoff.seconds,
-            "workers": [child.describe() for child in self.children.values()],
+            "workers": [child.describe() for child in list(self.children.values())],
         }

@@ -27,6 +27,7 @@ from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.patrol import patrol
 from gateway.supervisor.process import Process
 from gateway.supervisor.sleep import Alarm, fall_asleep
+from gateway.supervisor.tasks import keep_up
 
 # Retired workers keep their memory until nginx has closed its idle connections to them, for up to
 # a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
@@ -157,7 +158,7 @@ class Pool:
             self._note_change,
         )
         self.generations.append(generation)
-        self._start_task(patrol(generation))
+        self._start_task(keep_up(lambda: patrol(generation)))
         return generation
 
     def _note_change(self, generation: Generation) -> None:

@@ -11,6 +11,7 @@ from gateway.limits import PoolLimits
 from gateway.logs import lifecycle
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process, resident_bytes
+from gateway.supervisor.tasks import start
 
 # after a replacement that did not load: 5 s, 10 s, 20 s ... but no longer than this
 FIRST_RETRY_SECONDS = 5.0
@@ -50,7 +51,7 @@ class Recycler:
         for child in generation.crew:
             reason = self._find_reason(child, limits)
             if reason:
-                self._replacing = asyncio.create_task(self._replace(child, reason))
+                self._replacing = start(self._replace(child, reason))
                 return
 
     def _find_reason(self, child: Process, limits: PoolLimits) -> str:

@@ -15,6 +15,7 @@ from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
 from gateway.supervisor.launch import check_users
 from gateway.supervisor.pools import Pools, TableChange
+from gateway.supervisor.tasks import start
 from gateway.supervisor.trial import Trial
 
 # the sockets are the gateway's own, opened once for all generations; those of pools are this user's
@@ -66,7 +67,7 @@ class Reloader:
         if self._waiting is None:
             since = time.time() if since is None else since
             self._trigger = trigger
-            self._waiting = asyncio.create_task(self._run_next(since))
+            self._waiting = start(self._run_next(since))
         elif trigger != EDIT:
             self._trigger = trigger  # it asks for the code of now, too
         return await asyncio.shield(self._waiting)
@@ -135,7 +136,7 @@ class Reloader:
             self._trial = None
         watch = change.after.server.watch
         if watch is not None and not is_undo:
-            self._trial = asyncio.create_task(self._try(Trial(change.changes, watch)))
+            self._trial = start(self._try(Trial(change.changes, watch)))
 
     async def _try(self, trial: Trial) -> None:
         fault = await trial.judge()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from gateway.logs import lifecycle
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
+from gateway.supervisor.tasks import start
 
 # Requests in flight of a worker that is busy; with native threads it is one in each. Fewer would be
 # a few clients that wait for something, of which a worker can have any number.
@@ -50,7 +51,7 @@ class Scaler:
         if sum(counts) > full * (size - 1) / 2 or size <= least:
             self._spare_since = now
         if now - self._busy_since >= UP_SECONDS:
-            self._growing = asyncio.create_task(self._grow())
+            self._growing = start(self._grow())
         elif now - self._spare_since >= DOWN_SECONDS:
             self._spare_since = now
             self._shrink(ready)

@@ -32,8 +32,10 @@ from gateway.supervisor.sockets import (
     open_listener,
     raise_descriptor_limit,
 )
+from gateway.supervisor.tasks import keep_up, start
 from gateway.supervisor.watch import Mark, look, watch_file
 from gateway.supervisor.watch_code import watch_code
+from gateway.uncaught import report_asyncio
 
 
 class Supervisor:
@@ -97,6 +99,7 @@ class Supervisor:
         self._stop, self._second = asyncio.Event(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         loop = asyncio.get_running_loop()
+        report_asyncio(loop)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         loop.add_signal_handler(signal.SIGTERM, self._on_stop_signal)
         loop.add_signal_handler(signal.SIGINT, self._on_stop_signal)
@@ -119,18 +122,24 @@ class Supervisor:
             "stop": self._on_stop,
         }
         control = await serve_control(self._control_listener, commands)
-        self._start_task(watch_file(self._config.source, self._on_edit))
+        self._start_task(keep_up(self._watch_table))
         if self._config.is_dev:
-            self._start_task(watch_code(lambda: self._pools.config, self._on_code))
+            self._start_task(keep_up(self._watch_code))
         await self._stop.wait()
         await self._drain()
         control.close()
         return 0
 
     def _start_task(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.create_task(work)
+        task = start(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _watch_table(self) -> None:
+        await watch_file(self._config.source, self._on_edit)
+
+    async def _watch_code(self) -> None:
+        await watch_code(lambda: self._pools.config, self._on_code)
 
     def _reap(self) -> None:
         """All that ended: workers, and orphans that an app left to process 1."""

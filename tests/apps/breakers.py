@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
+from greenlet import getcurrent
+
 from gateway.wsgi import Environ, StartResponse
 
 TEXT = [("Content-Type", "text/plain")]
@@ -122,3 +125,39 @@ class WritesAtClose:
 
     def close(self) -> None:
         self.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+class LeavesRunning:
+    """Answers at once, and leaves something running that hits its greenlet ``seconds`` later."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
+        self.begin()
+        start_response("200 OK", [*TEXT, ("Content-Length", "2")])
+        return [b"ok"]
+
+    def begin(self) -> None:
+        raise NotImplementedError
+
+
+class late_timeout(LeavesRunning):  # noqa: N801  an app
+    """A timer that is never cancelled."""
+
+    def begin(self) -> None:
+        gevent.Timeout(self.seconds).start()
+
+
+class late_kill(LeavesRunning):  # noqa: N801
+    """A greenlet that ends the one that has started it."""
+
+    def begin(self) -> None:
+        gevent.spawn_later(self.seconds, gevent.kill, getcurrent())
+
+
+class late_interrupt(LeavesRunning):  # noqa: N801
+    """A greenlet that raises what a signal would in the one that has started it."""
+
+    def begin(self) -> None:
+        gevent.spawn_later(self.seconds, gevent.kill, getcurrent(), KeyboardInterrupt("late"))
