@@ -29,11 +29,12 @@ class Mount:
 
     ``host`` is lower-case or None for any host; ``prefix`` is "" for the root, else a decoded path
     that begins with a slash and does not end with one. ``script_name`` is the prefix as PEP 3333
-    wants it: the latin-1 reading of its UTF-8 bytes.
+    wants it: the latin-1 reading of its UTF-8 bytes. ``scopes_cookies`` is whether cookies for the
+    whole host are for what is below the prefix alone.
     """
 
     __slots__ = (
-        *("app", "host", "kind", "limits", "name", "prefix", "script_name"),
+        *("app", "host", "kind", "limits", "name", "prefix", "scopes_cookies", "script_name"),
         "timeout_seconds",  # that of ``limits``, once more, for the walk of every request
     )
 
@@ -46,6 +47,7 @@ class Mount:
         app: WSGIApp,
         limits: MountLimits,
         kind: str = "app",
+        scopes_cookies: bool = False,
     ) -> None:
         self.name = name
         self.host = host
@@ -55,6 +57,7 @@ class Mount:
         self.limits = limits
         self.timeout_seconds = limits.timeout_seconds
         self.kind = kind
+        self.scopes_cookies = scopes_cookies
 
 
 class PrefixTable:

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import Any, Optional, Protocol
 
 Environ = dict[str, Any]
+# names and values of an answer
+Fields = tuple[tuple[str, str], ...]
 # environ key of an upstream mount's requests whose head comes again: a list for what it keeps of it
 KNOWN = "gateway.known"
 ExcInfo = tuple[type[BaseException], BaseException, Optional[TracebackType]]

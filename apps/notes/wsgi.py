@@ -1,8 +1,8 @@
 """The Flask app: pages, forms, and the session that remembers a writer's name.
 
-Owns the HTTP side and knows no SQL. Every address is made by ``url_for`` and every cookie is
-scoped to ``SCRIPT_NAME``, so it works under any prefix. Set by the environment: NOTES_DB, the
-SQLite file; NOTES_SECRET_KEY, which signs the session (left empty, one is made and kept).
+Owns the HTTP side and knows no SQL. Every address is made by ``url_for``, so it works under any
+prefix. Set by the environment: NOTES_DB, the SQLite file; NOTES_SECRET_KEY, which signs the session
+(left empty, one is made and kept).
 """
 
 import os
@@ -30,11 +30,8 @@ MAX_AUTHOR = 40
 NOTE = "<int(max=999999999):note_id>"  # SQLite cannot look up a number of any size
 
 
-class PrefixSession(SecureCookieSessionInterface):
-    """A session cookie that other mounts never see, and that is Secure whenever the request was."""
-
-    def get_cookie_path(self, app):
-        return request.script_root or "/"
+class Session(SecureCookieSessionInterface):
+    """A session cookie that is Secure whenever the request was."""
 
     def get_cookie_secure(self, app):
         return request.is_secure
@@ -45,7 +42,7 @@ def create_app():
     app = Flask(__name__)
     app.secret_key = os.environ.get("NOTES_SECRET_KEY") or store.secret_key()
     app.config.update(SESSION_COOKIE_NAME="notes", SESSION_COOKIE_SAMESITE="Lax")
-    app.session_interface = PrefixSession()
+    app.session_interface = Session()
     app.before_request(refuse_foreign_forms)
     app.register_error_handler(HTTPException, explain)
     app.add_template_filter(readable_time)

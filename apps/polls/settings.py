@@ -29,7 +29,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
 ]
 MIDDLEWARE = [
-    "polls.cookies.scope_cookies",
+    "polls.cookies.secure_cookies",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

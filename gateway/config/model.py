@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 from gateway.limits import Admission, Limits, MountLimits, PoolLimits, setting
 
@@ -20,6 +20,17 @@ STICKY = ("off", "cookie", "address")
 def as_path(text: str) -> Path:
     """A path that was pickled: Python 3.13 gives the class a name that no other version knows."""
     return Path(text)
+
+
+def _cookie_path() -> Any:
+    return setting(
+        "auto",
+        "What becomes of cookies for the whole host (Path=/). prefix: they are for the mount's "
+        "prefix alone, so that two apps that both have a session cookie do not log each other "
+        "out. keep: they stay, for an app that signs in for others. auto is prefix for apps and "
+        "`pool:NAME`, keep for other servers.",
+        choices=("auto", "prefix", "keep"),
+    )
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,11 @@ class AppTarget:
             "short": "path",
         },
     )
+    cookie_path: str = _cookie_path()
+
+    @property
+    def scopes_cookies(self) -> bool:
+        return self.cookie_path != "keep"
 
 
 @dataclass(frozen=True)
@@ -155,6 +171,7 @@ class UpstreamTarget:
         "changed to lead below the mount's prefix, for a server that knows nothing of it.",
         reads="boolean",
     )
+    cookie_path: str = _cookie_path()
     host: str = setting(
         "keep",
         "The Host that the server is asked for: keep is the client's own, else a name.",
@@ -186,6 +203,10 @@ class UpstreamTarget:
         choices=STICKY,
     )
     pool: str = ""
+
+    @property
+    def scopes_cookies(self) -> bool:
+        return self.cookie_path == "prefix" or (self.cookie_path == "auto" and self.pool != "")
 
 
 Target = Union[AppTarget, StaticTarget, RedirectTarget, UpstreamTarget]

@@ -8,6 +8,7 @@ import re
 
 from gateway.errors import AppError
 from gateway.http.names import CACHE_ENTRIES
+from gateway.wsgi import Fields
 
 _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
@@ -28,14 +29,14 @@ CheckedHead = tuple[str, int, int, bytes, bool, bool]
 # that is known of a head; bounded
 _known_statuses: dict[str, tuple[str, int, bool]] = {}
 known_lines: dict[tuple[str, str], str] = {}
-known_heads: dict[tuple[str, tuple[tuple[str, str], ...]], CheckedHead] = {}
+known_heads: dict[tuple[str, Fields], CheckedHead] = {}
 _LONGEST_KNOWN_HEAD = 512
 _LONGEST_KNOWN_LINE = 128
 # two have a meaning beside their line; a cookie is somebody's
 _NEVER_KNOWN = frozenset(("content-length", "date", "set-cookie"))
 
 
-def read_head(key: tuple[str, tuple[tuple[str, str], ...]]) -> CheckedHead:
+def read_head(key: tuple[str, Fields]) -> CheckedHead:
     """Check a status and its headers; remembered within a bound.
 
     Raises AppError for what may not be sent, and TypeError for what is no pair.

@@ -19,6 +19,7 @@ from typing import Any
 from gateway.dispatch import Mount
 from gateway.errors import ClientDisconnected, RequestError
 from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, drain, open_content
+from gateway.http.cookies import keep_first
 from gateway.http.deadlines import Deadlines
 from gateway.http.environ import build_environ
 from gateway.http.error_page import build_error_page
@@ -161,6 +162,7 @@ class Connection(Deadlines):
         if told is not None:
             environ.update(told)
         response.mount = mount
+        response.script_name = environ["SCRIPT_NAME"]
         response.timeout = mount.timeout_seconds
 
         if head.content_length:
@@ -205,6 +207,8 @@ class Connection(Deadlines):
             return None
         mount, environ["PATH_INFO"] = found
         environ["SCRIPT_NAME"] += mount.script_name
+        if mount.scopes_cookies and environ["SCRIPT_NAME"] and "HTTP_COOKIE" in environ:
+            environ["HTTP_COOKIE"] = keep_first(environ["HTTP_COOKIE"])
         place = name_place(mount.name, head.line)
         if mount.kind == "app" and asks_to_upgrade(head):
             mount = offer_connection(mount, self, response)

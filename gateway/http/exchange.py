@@ -9,10 +9,12 @@ from typing import Any, cast
 
 from gateway.access_log import Asked
 from gateway.dispatch import Mount
+from gateway.http.app_head import CheckedHead, read_head
 from gateway.http.body import Content
+from gateway.http.cookies import scope_cookies
 from gateway.http.head import RequestHead
 from gateway.http.response import Response
-from gateway.wsgi import Takeover
+from gateway.wsgi import Fields, Takeover
 
 
 class RequestEnded(BaseException):
@@ -30,11 +32,13 @@ class Exchange(Response):
     """One request and its response, with what only this connection wants to know of them.
 
     ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` is how many bytes had
-    moved when the sweep last looked.
+    moved when the sweep last looked. ``script_name`` is that of the environ that the app was given,
+    set where there is a mount.
     """
 
     __slots__ = (
-        *("client", "content", "greenlet", "mount", "moved", "request_id", "started", "timeout"),
+        *("client", "content", "greenlet", "mount", "moved", "request_id", "script_name"),
+        *("started", "timeout"),
     )
 
     client: str
@@ -43,10 +47,18 @@ class Exchange(Response):
     mount: Mount | None
     moved: int
     request_id: str
+    script_name: str
     started: float
     timeout: float
 
     __init__ = object.__init__  # ``begin`` is called instead
+
+    def _read_head(self, key: tuple[str, Fields]) -> CheckedHead:
+        # what is known already has no cookies
+        known, mount = read_head(key), self.mount
+        if mount is None or not mount.scopes_cookies or "\r\nset-cookie:" not in known[0].lower():
+            return known
+        return read_head((key[0], scope_cookies(key[1], self.script_name)))
 
     def take_over(self, taker: Takeover) -> None:
         """See ``Response``."""

@@ -12,11 +12,11 @@ from io import FileIO
 from typing import Any
 
 from gateway.errors import AppError
-from gateway.http.app_head import check_field, known_heads, not_headers, read_head
+from gateway.http.app_head import CheckedHead, check_field, known_heads, not_headers, read_head
 from gateway.http.head import RequestHead
 from gateway.http.names import CACHE_ENTRIES
 from gateway.http.sink import Sink
-from gateway.wsgi import HEAD_NOW, ExcInfo, FileWrapper, Takeover, Write
+from gateway.wsgi import HEAD_NOW, ExcInfo, Fields, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined
 COPY_BYTES = 16 * 1024
@@ -71,12 +71,15 @@ class Response:
             raise AppError("start_response was called a second time without exc_info")
         try:
             key = status, tuple(headers)
-            known = _get_known_head(key) or read_head(key)
+            known = _get_known_head(key) or self._read_head(key)
         except TypeError as error:
             raise not_headers(headers) from error
         (self._head_text, self.code, self.remaining, self._simple_head,
          self._has_body, self._has_date) = known  # fmt: skip
         return self
+
+    def _read_head(self, key: tuple[str, Fields]) -> CheckedHead:
+        return read_head(key)
 
     def __call__(self, data: bytes, /) -> None:
         """PEP 3333's ``write()``, which is asked for with each response and hardly ever used: no

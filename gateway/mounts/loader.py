@@ -103,6 +103,7 @@ def load_mounts(
                 app=app,
                 limits=mount.limits,
                 kind=kind,
+                scopes_cookies=getattr(mount.target, "scopes_cookies", False),
             )
         )
     return loaded, errors

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from gateway.http.cookies import is_of_the_host
 from gateway.upstream.answer import Pair
 from gateway.wsgi import Environ
 
@@ -33,7 +34,7 @@ class Rewriter:
             return self._url(value, environ)
         if name == "refresh":
             return _REFRESH.sub(lambda found: found[1] + self._url(found[2], environ), value)
-        if name == "set-cookie":
+        if name == "set-cookie" and not is_of_the_host(value):
             return _COOKIE_PATH.sub(lambda found: found[1] + self._scope(found[2], environ), value)
         return value
 

@@ -60,6 +60,7 @@ def test_url_is_led_below_the_prefix(name: str, url: str, below: str, kept: str)
         (("Set-Cookie", "a=/b; Path=/; HttpOnly"), "a=/b; Path=/reports; HttpOnly"),
         (("set-cookie", "a=1;path=/x;Secure"), "a=1;path=/reports/x;Secure"),
         (("Set-Cookie", "a=1; Path=/reports"), "a=1; Path=/reports"),
+        (("Set-Cookie", "__Host-a=1; Secure; Path=/"), "__Host-a=1; Secure; Path=/"),
         (("Set-Cookie", "a=1"), "a=1"),
         (("Set-Cookie", "a=1; Path"), "a=1; Path"),
         (("Link", "</a>; rel=next"), "</a>; rel=next"),
