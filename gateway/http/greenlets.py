@@ -6,6 +6,7 @@ at its end; a parked one keeps its chunk.
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -16,6 +17,12 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from gateway.http.lookout import Lookout
 
+# a parked greenlet that has run nothing for so long ends, within as long again: what apps keep for
+# each thread, such as database connections, goes with it
+UNUSED_SECONDS = 10.0
+# a parked greenlet that is called by this answers whether it is unused
+_TELL = object()
+
 
 class GreenletPool:
     """Runs the jobs that are submitted at the end of a turn of the event loop, by
@@ -24,12 +31,13 @@ class GreenletPool:
 
     One greenlet runs them one after the other; where a job waits, another greenlet takes the next.
     Each run begins in a fresh, empty ``contextvars`` context. At most ``max_parked`` greenlets are
-    kept; more run at the same time when more wait.
+    kept, the last parked is used first, and those unused end; more run when more wait.
     """
 
     def __init__(self, max_parked: int = 256) -> None:
         self._max_parked = max_parked
-        self._parked: list[greenlet] = []
+        self._parked: list[greenlet] = []  # in the order of their parking
+        self._swept = monotonic()
         self._queue: deque[Any] = deque()
         # Have a job run at the end of this turn. Only while an io or timer watcher, or a job, is
         # called: a callback's turn ends in a wait.
@@ -40,13 +48,32 @@ class GreenletPool:
         self._turn_end = self._hub.loop.check(ref=False, priority=-2)
         self._turn_end.start(self._run_queued)
         # the hub's own switch() would look after the event loop first, which is running here
-        self._to_hub: Callable[[], Any] = greenlet.switch.__get__(self._hub)
+        self._to_hub: Callable[..., Any] = greenlet.switch.__get__(self._hub)
 
     def close(self) -> None:
         """Run nothing any more."""
         self._turn_end.stop()
         if self.lookout is not None:
             self.lookout.close()
+
+    def sweep(self, now: float) -> None:
+        """End what is unused. To be called in the hub, now and then."""
+        if now - self._swept < UNUSED_SECONDS:
+            return
+        self._swept = now
+        parked, count = self._parked, 0
+        while count < len(parked) and parked[count].switch(_TELL):
+            count += 1
+        if count:
+            # in a greenlet, where finalizers may wait
+            greenlet(self._end, self._hub).switch(parked[:count])
+
+    def _end(self, unused: list[greenlet]) -> None:
+        del self._parked[: len(unused)]
+        while unused:
+            unused[-1].parent = getcurrent()
+            unused.pop().throw()
+        gc.collect()  # what apps keep for each thread is mostly part of a cycle
 
     def _run_queued(self) -> None:
         queue = self._queue
@@ -80,8 +107,11 @@ class GreenletPool:
                 # anything else is a late wake-up, meant for the request that ran here before
                 try:
                     called_by = to_hub()
+                    while called_by is _TELL:
+                        called_by = to_hub(now <= self._swept - UNUSED_SECONDS)
                 except GreenletExit:
-                    parked.remove(me)
+                    if me in parked:
+                        parked.remove(me)
                     return
                 except BaseException:  # noqa: BLE001  a late gevent.Timeout, for one
                     continue

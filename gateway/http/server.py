@@ -167,6 +167,7 @@ class Server:
                 connection.sweep(now, self._service.limits)
             except BaseException as error:  # noqa: BLE001  the others are to be swept
                 connection.abandon(error)
+        self._service.greenlets.sweep(now)
         if self._is_retired:
             self._cut_overdue(now)
         self._make_room()
