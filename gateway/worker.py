@@ -258,7 +258,7 @@ def build_table(
     config: Config, announce: Callable[[str], None], apps: dict[str, WSGIApp]
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
-    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev)
+    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev, config.pool)
     if app_threads is not None:
         for mount in loaded:
             if mount.kind == "app" and not isinstance(mount.app, InThreads):

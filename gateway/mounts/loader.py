@@ -15,6 +15,7 @@ from typing import Any
 from gateway.config.model import (
     AppTarget,
     Mount,
+    Pool,
     RedirectTarget,
     StaticTarget,
     UpstreamTarget,
@@ -22,6 +23,8 @@ from gateway.config.model import (
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
 from gateway.http.error_page import build_error_page
+from gateway.mounts.callables import APP_NAMES, find_fault, guess_in
+from gateway.mounts.packages import advise_package
 from gateway.mounts.projects import VARIABLE, DjangoProject
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
@@ -30,8 +33,7 @@ from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 # of what an exception says; its traceback follows
 MOST_CHARACTERS = 1000
-# what apps, and functions that make one, are usually called
-APP_NAMES = ("app", "application")
+# what functions that make an app are usually called
 FACTORY_NAMES = ("create_app", "make_app")
 
 
@@ -65,12 +67,14 @@ def load_mounts(
     announce: Callable[[str], object] = str,
     loaded_apps: Mapping[str, WSGIApp] = MappingProxyType({}),
     tells_cause: bool = False,
+    pool: Pool = Pool(name="main"),  # noqa: B008  frozen
 ) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
     """Every mount, and the errors of those that did not load, by mount name.
 
     ``announce`` is called with a mount's name before it is loaded. Apps are imported here, with the
     environment and ``sys.path`` as they are, but for those that ``loaded_apps`` has by mount name.
-    ``tells_cause`` is whether the page of one that did not load tells why.
+    ``tells_cause`` is whether the page of one that did not load tells why. ``pool`` is whose worker
+    this is.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
@@ -88,7 +92,7 @@ def load_mounts(
 
                 app, kind = load_upstream(mount, mount.target), "upstream"
             elif isinstance(mount.target, AppTarget):
-                app, kind = _load_mounted(mount.name, mount.target, project), "app"
+                app, kind = _load_mounted(mount.name, mount.target, project, pool), "app"
             else:
                 app, kind = load_target(mount.target)
         except AppLoadError as error:
@@ -109,11 +113,11 @@ def load_mounts(
     return loaded, errors
 
 
-def _load_mounted(name: str, target: AppTarget, project: DjangoProject) -> WSGIApp:
+def _load_mounted(name: str, target: AppTarget, project: DjangoProject, pool: Pool) -> WSGIApp:
     """Raises AppLoadError."""
     module = target.import_string.partition(":")[0]
     with project.loading(name, module, target.env.get(VARIABLE, "")):
-        return load_app(target.import_string)
+        return load_app(target.import_string, pool)
 
 
 def load_target(target: StaticTarget | RedirectTarget) -> tuple[WSGIApp, str]:
@@ -130,9 +134,12 @@ def load_target(target: StaticTarget | RedirectTarget) -> tuple[WSGIApp, str]:
         raise AppLoadError(f"the redirect: {error}") from None
 
 
-def load_app(import_string: str) -> WSGIApp:
-    """``module:callable`` or ``module:factory()``; raises AppLoadError, from the app's own error
-    where the app has one, which then carries its traceback."""
+def load_app(
+    import_string: str,
+    pool: Pool = Pool(name="main"),  # noqa: B008  frozen
+) -> WSGIApp:
+    """``module:callable`` or ``module:factory()``, in a worker of ``pool``; raises AppLoadError,
+    from the app's own error where the app has one, which then carries its traceback."""
     module_name, _, attribute_path = import_string.partition(":")
     is_factory = attribute_path.endswith("()")
     try:
@@ -142,14 +149,14 @@ def load_app(import_string: str) -> WSGIApp:
         if is_factory:
             found = found()
     except BaseException as error:  # a module may raise anything, SystemExit too
-        raise AppLoadError(_explain(import_string, module_name, error)) from error
-    if not callable(found):
-        raise AppLoadError(f"{import_string} is no WSGI callable ({type(found).__name__})")
+        raise AppLoadError(_explain(import_string, module_name, error, pool)) from error
+    if fault := find_fault(import_string, found):
+        raise AppLoadError(f"{import_string}: {fault}")
     return found  # type: ignore[no-any-return]
 
 
-def _explain(import_string: str, module_name: str, error: BaseException) -> str:
-    """Tell "no such module" from "the module failed"."""
+def _explain(import_string: str, module_name: str, error: BaseException, pool: Pool) -> str:
+    """Distinguish "no such module" from "the module failed"."""
     if (
         isinstance(error, ModuleNotFoundError)
         and error.name
@@ -166,8 +173,10 @@ def _explain(import_string: str, module_name: str, error: BaseException) -> str:
         told = "it does not tell why"
     name = type(error).__name__
     explained = f"{import_string}: {name}: {told}" if told else f"{import_string}: {name}"
-    meant = _guess_meant(import_string, module_name, error)
-    return f"{explained} ({meant})" if meant else explained
+    hint = _guess_meant(import_string, module_name, error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        hint = advise_package(error.name, pool)
+    return f"{explained} ({hint})" if hint else explained
 
 
 def _guess_meant(import_string: str, module_name: str, error: BaseException) -> str:
@@ -184,7 +193,8 @@ def _guess_meant(import_string: str, module_name: str, error: BaseException) -> 
     usual = [name for name in APP_NAMES + FACTORY_NAMES if name in names]
     found = get_close_matches(wanted, names, n=1) or usual
     if not found:
-        return ""
+        named = guess_in(module)
+        return f'did you mean "{named}"?' if named else ""
     is_called = found[0] in FACTORY_NAMES or (is_factory and found[0] not in APP_NAMES)
     is_called = is_called and not goes_on
     return f'did you mean "{found[0]}{"()" if is_called else ""}"?'

@@ -13,6 +13,8 @@ import pytest
 
 from gateway import __version__
 from gateway.cli import main
+from gateway.config.model import Pool
+from gateway.mounts.packages import advise_package
 
 TABLE = """\
 server: {admin: "127.0.0.1:0"}
@@ -182,8 +184,10 @@ def test_an_app_that_does_not_load_is_3_with_its_traceback(run: Run, site: Path)
     (site / "notes/wsgi.py").write_text(APP.replace("create", "make"))
     code, out, err = run("check")
     assert (code, out) == (3, "")
+    advice = advise_package("flusk", Pool(name="main"))
     assert err == (
-        "mounts.yaml:4:3: mounts./: welcome:app: ModuleNotFoundError: No module named 'flusk'\n"
+        "mounts.yaml:4:3: mounts./: welcome:app: ModuleNotFoundError: "
+        f"No module named 'flusk' ({advice})\n"
         "Traceback (most recent call last):\n"
         f'  File "{site}/welcome.py", line 1, in <module>\n'
         "    import flusk\n"
@@ -191,7 +195,7 @@ def test_an_app_that_does_not_load_is_3_with_its_traceback(run: Run, site: Path)
         "mounts.yaml:5:3: mounts./notes: notes.wsgi:create(): AttributeError: "
         "module 'notes.wsgi' has no attribute 'create' (did you mean \"app\"?)\n"
         "mounts.yaml:8:3: mounts.shop.example.com/: welcome:app: ModuleNotFoundError: "
-        "No module named 'flusk'\n"
+        f"No module named 'flusk' ({advice})\n"
         "Traceback (most recent call last):\n"
         f'  File "{site}/welcome.py", line 1, in <module>\n'
         "    import flusk\n"

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from wsgi_caller import ask
 
-from gateway.config.model import AppTarget, Mount, RedirectTarget, StaticTarget, Where
+from gateway.config.model import AppTarget, Mount, Pool, RedirectTarget, StaticTarget, Where
 from gateway.errors import AppLoadError
 from gateway.limits import MountLimits
 from gateway.mounts.loader import describe_cause, load_app, load_mounts
+from gateway.mounts.packages import advise_package
 
 APP = """
 def app(environ, start_response):
@@ -110,7 +111,8 @@ def test_a_package_that_another_module_hides() -> None:
 def test_a_module_whose_own_import_is_missing(write: Write, tmp_path: Path) -> None:
     write("site_app.py", "import flusk\n")
     message, cause = failure("site_app:app")
-    assert message == "site_app:app: ModuleNotFoundError: No module named 'flusk'"
+    told = "site_app:app: ModuleNotFoundError: No module named 'flusk'"
+    assert message == f"{told} ({advise_package('flusk', Pool(name='main'))})"
     assert cause == (
         "Traceback (most recent call last):\n"
         f'  File "{tmp_path}/site_app.py", line 1, in <module>\n'
@@ -140,6 +142,7 @@ def test_a_module_whose_own_submodule_is_missing(write: Write) -> None:
         ("def shop(): ...", "shpo.app()", "shop"),
         ("def shop(e, s): ...", "wiki", ""),
         ("shop = 7", "shpo", ""),
+        ("WSGI_APPLICATION = 'shop.wsgi.application'", "wsgi", "shop.wsgi:application"),
     ],
 )
 def test_a_missing_attribute(write: Write, module: str, wanted: str, meant: str) -> None:
@@ -188,8 +191,10 @@ def test_what_led_to_a_failure_is_told_too(write: Write) -> None:
 )
 def test_what_is_not_callable(write: Write, value: str, kind: str) -> None:
     write("site_app.py", f"app = {value}\ndef create():\n    return app\n")
-    assert failure("site_app:app")[0] == f"site_app:app is no WSGI callable ({kind})"
-    assert failure("site_app:create()")[0] == f"site_app:create() is no WSGI callable ({kind})"
+    told = f"it is not a WSGI callable ({kind})"
+    hint = ': end the factory with "return app"' if value == "None" else ""
+    assert failure("site_app:app")[0] == f"site_app:app: {told}"
+    assert failure("site_app:create()")[0] == f"site_app:create(): {told}{hint}"
 
 
 def test_a_syntax_error_shows_its_line(write: Write, tmp_path: Path) -> None:

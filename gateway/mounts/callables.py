@@ -1,0 +1,164 @@
+"""Whether what an import string leads to can be a WSGI app, and what to write where it cannot.
+
+Refuses only what would certainly fail (PEP 3333 "The Application/Framework Side"): whatever may
+take ``environ`` and ``start_response`` is accepted. So only plain functions are looked into; what C
+code, a proxy or a signature set by hand takes is not known. Refuses to know how apps are imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
+
+# what apps are usually called
+APP_NAMES = ("app", "application")
+_FACTORY = re.compile(r"(create|make|build|get|new)(_.*)?|.*_?factory", re.IGNORECASE)
+_ASGI_NAMES = ["scope", "receive", "send"]
+
+
+def find_fault(import_string: str, found: object) -> str:
+    """Why ``found`` is not a WSGI app and what to write instead; "" where it may be one."""
+    if not callable(found):
+        return _explain_uncallable(import_string, found)
+    if isinstance(found, type):
+        return _explain_class(import_string, found)
+    plain = _find_plain(found)
+    if plain is None:
+        return ""
+    if _is_asgi(plain):
+        return _explain_asgi(import_string)
+    if _is_coroutine(plain.function):
+        return 'it is a coroutine function, which WSGI cannot call: write "def", not "async def"'
+    if _takes(plain, 2) and (import_string.endswith("()") or not _looks_like_factory(plain)):
+        return ""
+    return _explain_parameters(import_string, plain)
+
+
+def guess_in(module: object) -> str:
+    """The import string of the app that ``module`` has, or names as Django's settings do; "" for
+    none."""
+    own = getattr(module, "__dict__", {})
+    for name in APP_NAMES:
+        if callable(own.get(name)):
+            return f"{own['__name__']}:{name}"
+    named = own.get("WSGI_APPLICATION")
+    return ":".join(named.rsplit(".", 1)) if isinstance(named, str) else ""
+
+
+class _Plain(NamedTuple):
+    """A plain function that a call runs, and the arguments that it is given beforehand."""
+
+    function: FunctionType
+    arguments: tuple[object, ...]
+    keywords: dict[str, object]
+
+
+def _find_plain(found: Any) -> _Plain | None:
+    """What a call of ``found`` runs; None where that is not certain."""
+    arguments: tuple[object, ...] = ()
+    keywords: dict[str, object] = {}
+    while isinstance(found, partial):
+        arguments = found.args + arguments
+        keywords = found.keywords | keywords
+        found = found.func
+    if isinstance(found, MethodType):
+        arguments = (found.__self__, *arguments)
+        found = found.__func__
+    elif not isinstance(found, (FunctionType, type)):
+        arguments = (found, *arguments)
+        found = inspect.getattr_static(type(found), "__call__", None)
+    if not isinstance(found, FunctionType) or "__signature__" in vars(found):
+        return None
+    return _Plain(found, arguments, keywords)
+
+
+def _takes(plain: _Plain, count: int) -> bool:
+    signature = inspect.signature(plain.function, follow_wrapped=False)
+    try:
+        signature.bind(*plain.arguments, *range(count), **plain.keywords)
+    except TypeError:
+        return False
+    return True
+
+
+def _names(plain: _Plain) -> list[str]:
+    """Of the parameters that a call gives, by their place."""
+    code = plain.function.__code__
+    return list(code.co_varnames[len(plain.arguments) : code.co_argcount])
+
+
+def _is_coroutine(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _is_asgi(plain: _Plain) -> bool:
+    """ASGI 3 has three arguments, whatever a coroutine function calls them; ASGI 2 the scope."""
+    names = _names(plain)
+    is_three = _is_coroutine(plain.function) and len(names) == 3
+    return is_three or names in (_ASGI_NAMES, _ASGI_NAMES[:1])
+
+
+def _looks_like_factory(plain: _Plain) -> bool:
+    names, function = _names(plain), plain.function
+    is_open = bool(function.__code__.co_flags & inspect.CO_VARARGS)  # a decorator's, often
+    is_named = bool(_FACTORY.fullmatch(function.__name__))
+    return is_named and not is_open and not names[0].startswith("env") and _takes(plain, 0)
+
+
+def _explain_uncallable(import_string: str, found: object) -> str:
+    if isinstance(found, ModuleType):
+        return f"it is a module, not a WSGI app{_hint(guess_in(found))}"
+    if inspect.iscoroutine(found):
+        found.close()
+        return 'its factory is a coroutine function: write "def", not "async def"'
+    if any(kind.__name__ == "Blueprint" for kind in type(found).__mro__):
+        return "it is a Blueprint, a part of an app: mount the Flask app that registers it"
+    is_forgotten = found is None and import_string.endswith("()")
+    hint = ': end the factory with "return app"' if is_forgotten else ""
+    return f"it is not a WSGI callable ({type(found).__name__}){hint}"
+
+
+def _explain_class(import_string: str, found: Any) -> str:
+    """PEP 3333 allows a class whose instances are the responses; one that makes its instances in
+    the usual way, and of which they cannot be that, is refused."""
+    is_usual = type(found).__call__ is type.__call__ and found.__new__ is object.__new__
+    if not is_usual or hasattr(found, "__iter__") or hasattr(found, "__getitem__"):
+        return ""
+    if not any("__call__" in vars(kind) for kind in found.__mro__):
+        return "it is a class whose instances can be neither apps nor responses"
+    init = found.__init__
+    if not isinstance(init, FunctionType) or _takes(_Plain(init, (None,), {}), 0):
+        return f"it is a class, and its instances are the apps{_hint(f'{import_string}()')}"
+    return f"it is a class, and its instances are the apps: {_in_module(found.__name__)}"
+
+
+def _explain_asgi(import_string: str) -> str:
+    server = f"--factory {import_string[:-2]}" if import_string.endswith("()") else import_string
+    return (
+        "it is an ASGI app, which workers do not run: give it a pool with Uvicorn, "
+        f'api: {{command: "uvicorn {server} --uds {{socket}}", requirements: FILE}}, '
+        'and mount that by upstream: "pool:api"'
+    )
+
+
+def _explain_parameters(import_string: str, plain: _Plain) -> str:
+    name = plain.function.__name__
+    text = f"{name}({', '.join(_names(plain))}) does not take environ and start_response"
+    if import_string.endswith("()"):
+        return f"what it makes is not a WSGI app: {text}"
+    if _takes(plain, 0):
+        return f"it looks like a factory{_hint(f'{import_string}()')}"
+    if _takes(plain, 1):
+        return f"{text}; if it makes the app, {_in_module(name)}"
+    return text
+
+
+def _in_module(maker: str) -> str:
+    return f'write "app = {maker}(...)" in its module, and mount that'
+
+
+def _hint(meant: str) -> str:
+    return f' (did you mean "{meant}"?)' if meant else ""

@@ -1,0 +1,62 @@
+"""How a package that an app lacks is added, which depends on where its pool's packages are from.
+
+Owns that advice. Refuses to know why it is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import gateway
+from gateway.config.model import Pool
+
+# those whose name is not the module's
+_DISTRIBUTIONS = {
+    "bs4": "beautifulsoup4",
+    "corsheaders": "django-cors-headers",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "decouple": "python-decouple",
+    "dotenv": "python-dotenv",
+    "environ": "django-environ",
+    "jose": "python-jose",
+    "jwt": "PyJWT",
+    "multipart": "python-multipart",
+    "MySQLdb": "mysqlclient",
+    "PIL": "Pillow",
+    "psycopg2": "psycopg2-binary",
+    "rest_framework": "djangorestframework",
+    "sklearn": "scikit-learn",
+    "socketio": "python-socketio",
+    "yaml": "PyYAML",
+}
+
+
+def advise_package(module: str, pool: Pool) -> str:
+    """What to do where ``module`` is missing; "" where that is not for lack of a package."""
+    is_standard = module in getattr(sys, "stdlib_module_names", ())  # from Python 3.10 on
+    if "." in module or is_standard or _is_there(module):
+        return ""
+    package = _DISTRIBUTIONS.get(module, module.replace("_", "-"))
+    if pool.requirements:
+        return f'add {package} to {pool.requirements} and run "gateway reload"'
+    install = f'run "{sys.executable} -m pip install {package}" and "gateway reload"'
+    if pool.venv or pool.python:
+        return install
+    root = Path(gateway.__file__).parent.parent
+    if not (root / "apps/requirements.txt").is_file():
+        return install
+    if (Path(sys.prefix) / "run.stamp").is_file():  # the Makefile's environment
+        return f'add {package} to apps/requirements.txt and run "make run" again'
+    if not (root / "Makefile").is_file():  # the image
+        return f'add {package} to apps/requirements.txt and run "make up"'
+    return install
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return True
