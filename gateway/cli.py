@@ -233,7 +233,7 @@ def run_match(options: argparse.Namespace) -> int:
     if found is None:
         print(f"nothing is mounted at {options.url}: 404", file=sys.stderr)
         return EXIT_OTHER
-    mounted, path_info = found
+    mounted, path_info, _ = found
     mount = by_name[mounted.name]
     answer = {
         **describe_mount(mount),

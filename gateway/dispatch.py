@@ -1,14 +1,17 @@
 """Host and path to mount, and the SCRIPT_NAME/PATH_INFO split.
 
-Refuses to know how apps were loaded. Source: PEP 3333 (environ variables), RFC 3986 §5.2.4 and
-§6.2.2 (dot segments, percent-encoding).
+A path has one meaning here and at whoever is asked next: its segments, each as the client encoded
+it. They are decoded to find the mount, and passed on as they are. Refuses to know how apps were
+loaded. Source: PEP 3333 (environ variables), RFC 3986 §3.3, §5.2.4 and §6.2.2 (dot segments,
+percent-encoding).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import unquote_to_bytes
+from typing import NamedTuple
+from urllib.parse import quote, unquote_to_bytes
 
 from gateway.errors import MalformedRequest
 from gateway.limits import MountLimits
@@ -19,6 +22,10 @@ _MAX_KNOWN = 1024
 _LONGEST_KNOWN_PATH = 256
 # Stands for an encoded slash while a path is matched; no latin-1 string holds it.
 ENCODED_SLASH = "\u2215"
+
+# RFC 3986 §3.3: what a path may hold as it is. The rest is encoded before it is passed on: some
+# servers take a backslash for a slash.
+PATH_SAFE = "/:@!$&'()*+,;="
 
 # RFC 3986 §2.1; and a NUL would end the name of a file early. nginx refuses both.
 _BAD_ESCAPE = re.compile(r"%(?:00|(?![0-9A-Fa-f]{2}))")
@@ -60,6 +67,15 @@ class Mount:
         self.scopes_cookies = scopes_cookies
 
 
+class Match(NamedTuple):
+    """A mount, and what of a path is below it: decoded (PEP 3333's PATH_INFO), and as a URL has it,
+    with every escape of the client's, so that an encoded slash stays one."""
+
+    mount: Mount
+    path_info: str
+    raw_path_info: str
+
+
 class PrefixTable:
     """The mounts of one host. A look-up costs as many dict probes as the deepest prefix has
     segments, however many mounts there are."""
@@ -99,59 +115,71 @@ class MountTable:
         for mount in self.mounts:
             by_host.setdefault(mount.host, []).append(mount)
         self._any_host = PrefixTable(by_host.pop(None, []))
-        self._known: dict[object, tuple[Mount, str]] = {}
+        self._known: dict[object, Match] = {}
         self._hosts = {host: PrefixTable(group) for host, group in by_host.items() if host}
 
-    def match(self, host: str, raw_path: str) -> tuple[Mount, str] | None:
-        """The mount for a lower-case ``host`` without port and a path as the client sent it, with
-        its PATH_INFO; None if nothing is mounted there.
+    def match(self, host: str, raw_path: str) -> Match | None:
+        """The mount for a lower-case ``host`` without port and a path as the client sent it; None
+        if nothing is mounted there.
 
         A named host's own mounts come first, then those of any host. Raises MalformedRequest.
         """
         key = (host, raw_path) if self._hosts else raw_path
         return self._known.get(key) or self._find(host, raw_path, key)
 
-    def _find(self, host: str, raw_path: str, key: object) -> tuple[Mount, str] | None:
-        if "%" in raw_path or "/." in raw_path:
-            path = resolve_path(raw_path)
-        else:
-            path = raw_path
+    def _find(self, host: str, raw_path: str, key: object) -> Match | None:
+        path, raw_path = resolve_path(key_path := raw_path)
         mount = self._hosts[host].longest(path) if host in self._hosts else None
         if mount is None:
             mount = self._any_host.longest(path)
             if mount is None:
                 return None
-        found = mount, path[len(mount.script_name) :].replace(ENCODED_SLASH, "/")
-        if len(raw_path) <= _LONGEST_KNOWN_PATH:
+        found = _split(mount, path, raw_path)
+        if len(key_path) <= _LONGEST_KNOWN_PATH:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[key] = found
         return found
 
 
-def resolve_path(raw_path: str) -> str:
-    """A path percent-decoded (latin-1 of its bytes) with its dot segments resolved; encoded
-    slashes stand as ``ENCODED_SLASH``, since they are data and never a separator.
+def _split(mount: Mount, path: str, raw_path: str) -> Match:
+    """What is below ``mount`` of a path that ``resolve_path`` has given."""
+    path_info = path[len(mount.script_name) :].replace(ENCODED_SLASH, "/")
+    # its prefix has as many segments in both: an encoded slash never separates two
+    below = raw_path.split("/")[mount.script_name.count("/") + 1 :]
+    return Match(mount, path_info, "".join([f"/{segment}" for segment in below]))
 
-    Decoding comes first: ``%2e%2e`` is ``..`` (RFC 3986 §6.2.2.2, unreserved characters).
-    Raises MalformedRequest.
+
+def resolve_path(raw_path: str) -> tuple[str, str]:
+    """A path with its dot segments resolved, twice: percent-decoded (latin-1 of its bytes), where
+    encoded slashes stand as ``ENCODED_SLASH``, since they are data and never a separator; and as a
+    URL has it, where what the client encoded stays so, and what may not stand bare is encoded.
+
+    Segments are decoded before they are looked at: ``%2e%2e`` is ``..`` (RFC 3986 §6.2.2.2,
+    unreserved characters). Raises MalformedRequest.
     """
     if _BAD_ESCAPE.search(raw_path):
         raise MalformedRequest("path has %00, or a % without two hexadecimal digits")
+    raw_path = quote(raw_path.encode("latin-1"), safe=PATH_SAFE + "%")
+    if "%" not in raw_path and "/." not in raw_path:
+        return raw_path, raw_path
+    segments: list[tuple[str, str]] = []
+    decoded = ""
+    for raw in raw_path.split("/")[1:]:
+        decoded = _decode(raw)
+        if decoded == "..":
+            del segments[-1:]
+        elif decoded != ".":
+            segments.append((decoded, raw))
+    if decoded in (".", ".."):
+        segments.append(("", ""))  # RFC 3986 §5.2.4: /a/b/.. is /a/
+    path, raw_path = ("/" + "/".join(texts) for texts in zip(*segments))
+    return path, raw_path
+
+
+def _decode(segment: str) -> str:
     # RFC 3986 §2.1: the digits A to F are case-insensitive, so %2f is %2F
-    pieces = raw_path.replace("%2f", "%2F").split("%2F")
-    path = ENCODED_SLASH.join(
-        unquote_to_bytes(p.encode("latin-1")).decode("latin-1") for p in pieces
+    pieces = segment.replace("%2f", "%2F").split("%2F")
+    return ENCODED_SLASH.join(
+        unquote_to_bytes(piece.encode("latin-1")).decode("latin-1") for piece in pieces
     )
-    if "/." not in path:
-        return path
-    segments: list[str] = []
-    for segment in path.split("/")[1:]:
-        if segment == "..":
-            if segments:
-                segments.pop()
-        elif segment != ".":
-            segments.append(segment)
-    if path.endswith(("/.", "/..")):
-        segments.append("")  # RFC 3986 §5.2.4: /a/b/.. is /a/
-    return "/" + "/".join(segments)

@@ -11,6 +11,8 @@ Environ = dict[str, Any]
 Fields = tuple[tuple[str, str], ...]
 # environ key of an upstream mount's requests whose head comes again: a list for what it keeps of it
 KNOWN = "gateway.known"
+# environ key: PATH_INFO as the client encoded it, with dot segments resolved
+RAW_PATH_INFO = "gateway.raw_path_info"
 ExcInfo = tuple[type[BaseException], BaseException, Optional[TracebackType]]
 Write = Callable[[bytes], object]
 

@@ -31,7 +31,7 @@ from gateway.http.upgrade import asks_to_upgrade, offer_connection
 from gateway.inflight import name_place
 from gateway.logs import faults
 from gateway.uncaught import explain, report_own
-from gateway.wsgi import KNOWN, Environ
+from gateway.wsgi import KNOWN, RAW_PATH_INFO, Environ
 
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
@@ -205,7 +205,7 @@ class Connection(Deadlines):
         environ["gateway.request_id"] = response.request_id
         if (found := service.table.match(head.host, head.path)) is None:
             return None
-        mount, environ["PATH_INFO"] = found
+        mount, environ["PATH_INFO"], environ[RAW_PATH_INFO] = found
         environ["SCRIPT_NAME"] += mount.script_name
         if mount.scopes_cookies and environ["SCRIPT_NAME"] and "HTTP_COOKIE" in environ:
             environ["HTTP_COOKIE"] = keep_first(environ["HTTP_COOKIE"])

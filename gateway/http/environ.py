@@ -7,7 +7,7 @@ import sys
 
 from gateway import __version__
 from gateway.http.head import RequestHead
-from gateway.wsgi import Environ, FileWrapper
+from gateway.wsgi import RAW_PATH_INFO, Environ, FileWrapper
 
 MountInfo = tuple[tuple[str, str, bool], ...]
 
@@ -69,6 +69,7 @@ def build_base_environ(
         "gateway.generation": generation,
         "gateway.is_draining": None,
         "gateway.mounts": mounts,
+        RAW_PATH_INFO: "",
         "gateway.request_id": "",
     }
 

@@ -9,20 +9,17 @@ import re
 from collections.abc import Iterable
 from html import escape
 from http import HTTPStatus
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
-from gateway.wsgi import Environ, StartResponse
+from gateway.dispatch import PATH_SAFE
+from gateway.wsgi import RAW_PATH_INFO, Environ, StartResponse
 
 STATUSES = (301, 302, 303, 307, 308)
 
-# RFC 3986 §3.3: what a path may hold as it is (pchar and the slash). What the client has encoded
-# stays so, and what it had no right to send bare (a control character, a backslash that browsers
-# take for a slash) is encoded.
-_PATH = "/:@!$&'()*+,;="
-_RAW_PATH = _PATH + "%"
+# What is encoded already stays so, and what may not stand bare is encoded.
+_RAW_PATH = PATH_SAFE + "%"
 _RAW_QUERY = _RAW_PATH + "?"
 
-_AUTHORITY_AND_BEFORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _HTTP_URL = re.compile(r"(?i:https?)://[A-Za-z0-9.:\[\]_~%-]+(?=/|\Z)")
 _NEVER_IN_LOCATION = re.compile(r"[\x00-\x20\x7f\\?#]")
 
@@ -90,24 +87,13 @@ def answer_redirect(
 
 def quote_path(path: str) -> str:
     """Percent-encode a decoded path of PEP 3333 (bytes as latin-1)."""
-    return quote(path.encode("latin-1"), safe=_PATH)
+    return quote(path.encode("latin-1"), safe=PATH_SAFE)
 
 
 def _raw_path_info(environ: Environ) -> str:
-    """PATH_INFO as the client encoded it where that can be had, else encoded anew.
-
-    ``REQUEST_URI`` counts only if its tail decodes to just PATH_INFO: dot segments, an encoded
-    prefix or a server that rewrites would otherwise put the cut in the wrong place.
-    """
+    """PATH_INFO as the client encoded it, where the server says that, else encoded anew."""
     path_info: str = environ.get("PATH_INFO", "")
     if not path_info.startswith("/"):
         return ""
-    raw_path = environ.get("REQUEST_URI", "").partition("?")[0]
-    # RFC 9112 §3.2.2: the target may be a whole URL.
-    if whole := _AUTHORITY_AND_BEFORE.match(raw_path):
-        raw_path = raw_path[whole.end() :]
-    segments = raw_path.split("/", environ.get("SCRIPT_NAME", "").count("/") + 1)
-    rest = "/" + segments[-1]
-    if unquote_to_bytes(rest.encode("latin-1")) == path_info.encode("latin-1"):
-        return quote(rest.encode("latin-1"), safe=_RAW_PATH)
-    return quote_path(path_info)
+    raw: str | None = environ.get(RAW_PATH_INFO)
+    return quote_path(path_info) if raw is None else raw

@@ -27,7 +27,7 @@ from gateway.mounts.conditional import (
 from gateway.mounts.files import OpenFile, is_current, open_below
 from gateway.mounts.media_types import media_type_of
 from gateway.mounts.redirect import answer_redirect, quote_path
-from gateway.wsgi import Environ, StartResponse
+from gateway.wsgi import RAW_PATH_INFO, Environ, StartResponse
 
 _ALLOW = ("Allow", "GET, HEAD, OPTIONS")
 _VARY = ("Vary", "Accept-Encoding")
@@ -92,7 +92,9 @@ class StaticDirectory:
             return _refuse(environ, start_response, 405, _ALLOW)
         # RFC 9110 §4.2.3: an empty path is the root's. Below a prefix it is the prefix itself.
         path_info = environ.get("PATH_INFO") or ("" if environ.get("SCRIPT_NAME") else "/")
-        if _REFUSED_PATH.search(path_info):
+        # no name has a slash: one that is encoded must not lead below another mount's prefix
+        has_slash = "%2f" in environ.get(RAW_PATH_INFO, "").lower()
+        if has_slash or _REFUSED_PATH.search(path_info):
             return _refuse(environ, start_response, 404)
         names_directory = path_info.endswith("/")
         path = path_info + self._index if names_directory else path_info

@@ -7,13 +7,14 @@ RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
+from gateway.dispatch import PATH_SAFE
 from gateway.http.environ import build_base_environ
 from gateway.http.forwarded import UNIX_PEER
 from gateway.http.head import CHUNKED
 from gateway.http.names import CACHE_ENTRIES, DROPPED
-from gateway.wsgi import KNOWN, Environ
+from gateway.wsgi import KNOWN, RAW_PATH_INFO, Environ
 
 # RFC 9110 §9.2.2, and by their own RFCs the safe ones of WebDAV and QUERY
 IDEMPOTENT = frozenset(
@@ -35,8 +36,6 @@ _NEVER_UPGRADED_TO = "h2c"
 # RFC 9110 §7.6.3: how this hop is called, and how often before a request is taken to go in circles
 _VIA = "1.1 gateway"
 _MOST_HOPS = 8
-# RFC 3986 §3.3: what a path may hold as it is
-_PATH = "/:@!$&'()*+,;="
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -168,28 +167,15 @@ def _port(host: str, scheme: str) -> str:
 
 
 def build_target(environ: Environ, rules: Rules) -> str:
-    """Path and query for the server, as the client encoded them where that leads to the place that
-    was dispatched; with dot segments or an encoded prefix the path is encoded anew."""
-    path: str = environ["PATH_INFO"]
-    prefix = rules.prefix
-    asked, mark, query = environ["REQUEST_URI"].partition("?")
-    if "%" not in asked and asked == prefix + path:
-        target = path if rules.strips_prefix else asked
-    else:
-        target = _raw_path(asked, prefix, path)
-        if not rules.strips_prefix:
-            target = quote(prefix.encode("latin-1"), safe=_PATH) + target
+    """Path and query for the server. The path is the one that was dispatched: what the client
+    encoded stays so, as an encoded slash would be another path's separator, and of dot segments
+    none is left that could lead out of the mount there."""
+    target: str = environ[RAW_PATH_INFO]
+    if not rules.strips_prefix:
+        target = quote(rules.prefix.encode("latin-1"), safe=PATH_SAFE) + target
+    _, mark, query = environ["REQUEST_URI"].partition("?")
     # RFC 9112 §3.2.1: an empty path is sent as a slash
     return f"{target or '/'}{mark}{query}"
-
-
-def _raw_path(asked: str, prefix: str, path: str) -> str:
-    if asked[:1] != "/":  # RFC 9112 §3.2.2: a whole URL
-        asked = "/" + asked.partition("://")[2].partition("/")[2]
-    rest = "/".join(["", *asked.split("/")[prefix.count("/") + 1 :]])
-    if path and unquote_to_bytes(rest.encode("latin-1")) == path.encode("latin-1"):
-        return rest
-    return quote(path.encode("latin-1"), safe=_PATH)
 
 
 def build_check(path: str, host: str) -> bytes:

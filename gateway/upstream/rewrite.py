@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from gateway.dispatch import PATH_SAFE
 from gateway.http.cookies import is_of_the_host
 from gateway.upstream.answer import Pair
 from gateway.wsgi import Environ
@@ -60,7 +61,7 @@ class Rewriter:
 
     def _path(self, path: str, environ: Environ) -> str:
         """Below the prefix, where the server has not put it already."""
-        prefix = quote(environ["SCRIPT_NAME"].encode("latin-1"), safe="/:@!$&'()*+,;=")
+        prefix = quote(environ["SCRIPT_NAME"].encode("latin-1"), safe=PATH_SAFE)
         if not self._adds_prefix or not prefix or path == prefix:
             return path
         return path if path.startswith((f"{prefix}/", f"{prefix}?")) else prefix + path

@@ -5,6 +5,7 @@ import io
 from copy import copy
 from ipaddress import ip_network
 from typing import Any
+from urllib.parse import quote
 
 import reference
 
@@ -75,6 +76,15 @@ def _dispatch(found: RequestHead) -> None:
     matched = TABLE.match(found.host, found.path)
     ours = matched and (matched[0].name, matched[1])
     assert ours == expected, f"matched {ours}, the reference {expected}"
+    if matched:
+        # what is passed on means the same to whoever dispatches it next
+        below = quote(matched.mount.script_name.encode("latin-1")) + matched.raw_path_info
+        again = TABLE.match(found.host, below or "/")
+        assert again is not None
+        assert (again.mount, again.raw_path_info or "/") == (
+            matched.mount,
+            matched.raw_path_info or "/",
+        )
 
 
 def _find_mount(host: str, path: str) -> tuple[str, str] | None:

@@ -156,7 +156,7 @@ def test_other_escapes_are_not(path: str) -> None:
 def test_a_character_for_encoded_slashes_is_not_in_a_path() -> None:
     path = "".join(map(chr, range(256)))
     assert ENCODED_SLASH not in path
-    assert ENCODED_SLASH.encode().decode("latin-1") in resolve_path("/%E2%88%95")
+    assert ENCODED_SLASH.encode().decode("latin-1") in resolve_path("/%E2%88%95")[0]
 
 
 def reference(path: str) -> str:
@@ -186,7 +186,31 @@ def test_dot_segments_are_removed_as_rfc_3986_says() -> None:
     for _ in range(5000):
         parts = generator.choices(["..", ".", "", "a", "b", "...", ".a"], k=generator.randint(1, 7))
         path = "/" + "/".join(parts)
-        assert resolve_path(path) == reference(path)
+        assert resolve_path(path) == (reference(path), reference(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "raw_path_info"),
+    [
+        ("/shop", ""),
+        ("/shop/", "/"),
+        ("/shop/a%2Fb%2fc", "/a%2Fb%2fc"),
+        ("/%73hop/%7Ex/%e9%25", "/%7Ex/%e9%25"),
+        ("/x/../shop/./a%20b", "/a%20b"),
+        ("/shop/b/%2e%2E/a", "/a"),
+        ("/shop/./..%2fadmin", "/..%2fadmin"),
+        ("/shop/%2e/%2e%2e%2fadmin", "/%2e%2e%2fadmin"),
+        ("/shop/a/..", "/"),
+        ("/shop//a//", "//a//"),
+        # what may not stand bare
+        ('/shop/..\\a"<\xe9', "/..%5Ca%22%3C%E9"),
+        ("/shop/a;b=c,d!$&'()*+@:~", "/a;b=c,d!$&'()*+@:~"),
+    ],
+)
+def test_what_the_client_encoded_stays_so_below_the_mount(path: str, raw_path_info: str) -> None:
+    found = build("/", "/shop").match("", path)
+    assert found is not None
+    assert (found.mount.name, found.raw_path_info) == ("/shop", raw_path_info)
 
 
 def test_every_mount_of_many_is_found() -> None:

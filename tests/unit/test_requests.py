@@ -92,7 +92,8 @@ def parse_all(case: Valid | Invalid, pieces: list[bytes]) -> Iterator[tuple[Requ
     source = Pieces(pieces)
     while raw := source.receive_head():
         head = parser.parse(raw, case.trusted)
-        _, path_info = TABLE.match(head.host, head.path) or (None, head.path)
+        found = TABLE.match(head.host, head.path)
+        path_info = found.path_info if found else head.path
         yield head, path_info, read_content(head, source, max_body)
 
 

@@ -16,6 +16,7 @@ from wsgi_caller import ask
 
 from gateway.mounts import files
 from gateway.mounts.static import StaticDirectory
+from gateway.wsgi import RAW_PATH_INFO
 
 SECRET = b"the secret outside"
 
@@ -49,6 +50,18 @@ def _every_descriptor_is_closed() -> Iterator[None]:
     before = os.listdir("/proc/self/fd")  # noqa: PTH208
     yield
     assert len(os.listdir("/proc/self/fd")) <= len(before)  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("raw_path_info", "status"),
+    [("/docs/index.html", 200), ("/docs%2Findex.html", 404), ("/docs%2findex.html", 404)],
+)
+def test_an_encoded_slash_separates_no_directories(
+    app: StaticDirectory, raw_path_info: str, status: int
+) -> None:
+    """Otherwise it would lead below another mount, whose prefix it does not end."""
+    environ = {RAW_PATH_INFO: raw_path_info}
+    assert ask(app, "/docs/index.html", environ=environ).status == status
 
 
 @pytest.mark.parametrize("script_name", ["", "/files"])
