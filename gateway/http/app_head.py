@@ -7,6 +7,7 @@ Refuses to know requests and bodies. Source: PEP 3333 "The start_response() Call
 import re
 
 from gateway.errors import AppError
+from gateway.http.advice import describe_headers, describe_name, describe_status, describe_value
 from gateway.http.names import CACHE_ENTRIES
 from gateway.wsgi import Fields
 
@@ -39,24 +40,21 @@ _NEVER_KNOWN = frozenset(("content-length", "date", "set-cookie"))
 def read_head(key: tuple[str, Fields]) -> CheckedHead:
     """Check a status and its headers; remembered within a bound.
 
-    Raises AppError for what may not be sent, and TypeError for what is no pair.
+    Raises AppError for what may not be sent, and TypeError or ValueError for what is no pair.
     """
     status, headers = key
     length, has_date = -1, False
-    try:
-        text, code, has_body = _known_statuses.get(status) or _check_status(status)
-        for pair in headers:
-            name, value = pair
-            lower = name.lower() if isinstance(name, str) else ""
-            if lower == "content-length" and isinstance(value, str):
-                if length >= 0 or not _DIGITS.fullmatch(value):
-                    raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
-                length = int(value)
-                continue  # the head is given its own
-            has_date |= lower == "date"
-            text += known_lines.get(pair) or check_field(name, value)
-    except ValueError as error:
-        raise not_headers(headers) from error
+    text, code, has_body = _known_statuses.get(status) or _check_status(status)
+    for pair in headers:
+        name, value = pair
+        lower = name.lower() if isinstance(name, str) else ""
+        if lower == "content-length" and isinstance(value, str):
+            if length >= 0 or not _DIGITS.fullmatch(value):
+                raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
+            length = int(value)
+            continue  # the head is given its own
+        has_date |= lower == "date"
+        text += known_lines.get(pair) or check_field(name, value)
     simple = b""
     if has_body and not has_date:
         simple = (text + (f"Content-Length: {length}\r\n" if length >= 0 else "")).encode("latin-1")
@@ -69,13 +67,13 @@ def read_head(key: tuple[str, Fields]) -> CheckedHead:
 
 
 def not_headers(headers: object) -> AppError:
-    return AppError(f"headers are not a list of (str, str): {headers!r:.200}")
+    return AppError(describe_headers(headers))
 
 
 def _check_status(status: str) -> tuple[str, int, bool]:
     """The line of a status, its code, and whether such a response has a body."""
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
-        raise AppError(f"status is not a code, a space and a reason: {status!r:.80}")
+        raise AppError(describe_status(status))
     line = f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n"
     code = int(status[:3])
     known = line, code, code >= 200 and code not in (204, 304)
@@ -87,12 +85,12 @@ def _check_status(status: str) -> tuple[str, int, bool]:
 def check_field(name: str, value: str) -> str:
     """The line of a field that an app may send. Raises AppError for one it may not."""
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-        raise AppError(f"header name is no token: {name!r:.80}")
+        raise AppError(describe_name(name))
     lower = name.lower()
     if lower in _HOP_BY_HOP:
-        raise AppError(f"{name} is the server's to send, not an app's (PEP 3333)")
+        raise AppError(f"{name} is the server's to send, not an app's (PEP 3333): leave it out")
     if not isinstance(value, str) or _UNSENDABLE.search(value):
-        raise AppError(f"{name} has no latin-1 string without line breaks and NUL: {value!r:.80}")
+        raise AppError(describe_value(name, value))
     line = f"{name}: {value}\r\n"
     if len(line) <= _LONGEST_KNOWN_LINE and lower not in _NEVER_KNOWN:
         if len(known_lines) >= CACHE_ENTRIES:

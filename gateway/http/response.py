@@ -12,6 +12,14 @@ from io import FileIO
 from typing import Any
 
 from gateway.errors import AppError
+from gateway.http.advice import (
+    NO_START,
+    SECOND_START,
+    WHOLE_LENGTH,
+    describe_no_result,
+    describe_piece,
+    describe_result,
+)
 from gateway.http.app_head import CheckedHead, check_field, known_heads, not_headers, read_head
 from gateway.http.head import RequestHead
 from gateway.http.names import CACHE_ENTRIES
@@ -24,6 +32,16 @@ _get_known_head = known_heads.get
 
 # length, above 0 and up to COPY_BYTES, to the line before such a chunk
 _known_chunk_lines: dict[int, bytes] = {}
+
+
+def _iterate(result: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        return iter(result)
+    except TypeError as error:
+        made = getattr(result, "held", result)
+        if hasattr(type(made), "__iter__"):
+            raise  # it can be iterated, and failed
+        raise AppError(describe_no_result(made)) from error
 
 
 class Response:
@@ -68,11 +86,11 @@ class Response:
             finally:
                 exc_info = None  # no reference cycle through the traceback
         elif self._head_text:
-            raise AppError("start_response was called a second time without exc_info")
+            raise AppError(SECOND_START)
         try:
             key = status, tuple(headers)
             known = _get_known_head(key) or self._read_head(key)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise not_headers(headers) from error
         (self._head_text, self.code, self.remaining, self._simple_head,
          self._has_body, self._has_date) = known  # fmt: skip
@@ -88,7 +106,7 @@ class Response:
 
     def _write(self, data: bytes, is_whole: bool) -> None:
         if not isinstance(data, bytes):
-            raise AppError(f"the app gave {type(data).__name__} instead of bytes")
+            raise AppError(describe_piece(data))
         if not data:
             if data is HEAD_NOW and not self.head_sent:
                 self._send_first(b"", None)
@@ -131,8 +149,10 @@ class Response:
         elif isinstance(result, Takeover):
             self.take_over(result)
             return
-        pieces = iter(result)
+        pieces = _iterate(result)
         for data in pieces:
+            if not isinstance(data, bytes):
+                raise AppError(describe_result(result, data))
             # PEP 3333 "Handling the Content-Length Header"
             is_only = not self.head_sent and isinstance(result, Sized) and len(result) == 1
             self._write(data, is_only)
@@ -157,7 +177,10 @@ class Response:
             return
         if self.remaining > 0:
             self.persistent = False
-            raise AppError(f"the body is {self.remaining} bytes shorter than its Content-Length")
+            raise AppError(
+                f"the body is {self.remaining} bytes shorter than its Content-Length: "
+                f"{WHOLE_LENGTH}"
+            )
         self.remaining = 0  # a late write would be read as the next response
         if self._is_chunked:
             self._is_chunked = False
@@ -232,13 +255,14 @@ class Response:
     def _build_head(self, length: int | None) -> bytes:
         text = self._head_text
         if not text:
-            raise AppError("the app gave a body or ended without calling start_response")
+            raise AppError(NO_START)
         if self.code < 200:
-            raise AppError(f"{self.code} is no final status")
+            raise AppError(f"{self.code} is no final status: write for example 200")
         if self.remaining >= 0:
             if length is not None and length < self.remaining and not self._is_bodiless:
                 raise AppError(
-                    f"the body has {length} bytes, its Content-Length says {self.remaining}"
+                    f"the body has {length} bytes, its Content-Length says {self.remaining}: "
+                    f"{WHOLE_LENGTH}"
                 )
         elif self.code != 204 and self.code != 304:
             text += self._decide_framing(length)
@@ -273,7 +297,9 @@ class Response:
         cut, self.remaining = data[: self.remaining], 0
         if cut:
             self._sink.send(cut)
-        raise AppError("the body is longer than its Content-Length; the surplus was cut")
+        raise AppError(
+            f"the body is longer than its Content-Length; the surplus was cut: {WHOLE_LENGTH}"
+        )
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
         """Send a regular file from its position by sendfile; False where it is something else."""

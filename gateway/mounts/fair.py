@@ -194,21 +194,21 @@ class _Turn:
 
 
 class _Held:
-    """What an app returned; ``close`` as PEP 3333 has it."""
+    """What an app returned, ``held``; ``close`` as PEP 3333 has it."""
 
     def __init__(self, result: Iterable[bytes], close: Callable[[], None]) -> None:
-        self._result = result
+        self.held = result
         self.close = close
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._result)
+        return iter(self.held)
 
 
 class _HeldSized(_Held):
     """One that tells how many pieces there are: the length of a single one is the content's."""
 
     def __len__(self) -> int:
-        return len(self._result)  # type: ignore[arg-type]
+        return len(self.held)  # type: ignore[arg-type]
 
 
 def _with_end(result: Any, on_end: Callable[[], None]) -> Iterable[bytes]:

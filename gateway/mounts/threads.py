@@ -108,8 +108,8 @@ class _Call:
 
     def _run(self) -> Any:
         result: Any = self._app(self._environ, self._start_response)
-        if type(result) in (list, tuple) or _is_file(result):
-            return result  # nothing of the app runs when this is sent
+        if type(result) in (list, tuple) or _is_file(result) or _is_mistaken(result):
+            return result  # nothing of the app runs when this is sent, or refused
         try:
             for piece in result:
                 self._ask(_Says.PIECE, piece)
@@ -260,3 +260,9 @@ def _is_file(result: object) -> bool:
         return False
     file = result.file
     return isinstance(getattr(file, "raw", file), io.FileIO)
+
+
+def _is_mistaken(result: object) -> bool:
+    """Whether it is no response for certain, which the greenlet has the words for."""
+    can_iterate = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
+    return isinstance(result, (str, bytes, dict)) or not can_iterate

@@ -1,0 +1,104 @@
+"""What an app did that PEP 3333 does not allow, and the line to write instead.
+
+Owns these texts; they are made where a request has failed already. Refuses to know who shows them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from http import HTTPStatus
+from typing import Any
+
+NO_START = (
+    "the app gave a body or ended without calling start_response: call "
+    'start_response("200 OK", [("Content-Type", "text/plain")]) first'
+)
+SECOND_START = (
+    "start_response was called a second time without exc_info: call it once, or pass "
+    "sys.exc_info() to replace what was begun"
+)
+WHOLE_LENGTH = "count bytes, as len(body) does, or leave Content-Length out: the server sets it"
+
+
+def describe_piece(piece: object) -> str:
+    """Of what should have been a part of the body."""
+    name = type(piece).__name__
+    text = f"the app gave {name} instead of bytes"
+    if isinstance(piece, str):
+        return f"{text}: return [text.encode()]"
+    if isinstance(piece, (bytearray, memoryview)):
+        return f"{text}: return [bytes(data)]"
+    return f"{text}: return a list of bytes"
+
+
+def describe_result(result: Any, piece: object) -> str:
+    """Of what the app returned, whose first piece is ``piece``."""
+    result = getattr(result, "held", result)
+    if isinstance(result, str):
+        return "the app returned str, not a list of bytes: return [text.encode()]"
+    if isinstance(result, (bytes, bytearray, memoryview)):
+        return f"the app returned {type(result).__name__}, not a list of bytes: return [data]"
+    if isinstance(result, dict):
+        return "the app returned a dict: return [json.dumps(data).encode()]"
+    return describe_piece(piece)
+
+
+def describe_no_result(result: Any) -> str:
+    """Of what the app returned, which cannot be iterated."""
+    result = getattr(result, "held", result)
+    if result is None:
+        return 'the app returned None: end it with "return [body]", where body is bytes'
+    if inspect.iscoroutine(result):
+        result.close()
+        return 'the app returned a coroutine: run it with asyncio.run(), or write "def"'
+    if hasattr(type(result), "__aiter__"):
+        return 'the app returned an async generator: write "def", not "async def"'
+    return (
+        f"the app returned {type(result).__name__}, which is not iterable: return a list of bytes"
+    )
+
+
+def describe_status(status: object) -> str:
+    """Of a status that is none."""
+    if isinstance(status, int):
+        return f"the status is a number, {int(status)}: write {_quote_status(int(status))}"
+    if isinstance(status, (bytes, bytearray)):
+        return f"the status is {type(status).__name__}, {status!r:.80}: write it as str"
+    text = f"status is not a code, a space and a reason: {status!r:.80}"
+    return f'{text}; write for example "200 OK"'
+
+
+def _quote_status(code: int) -> str:
+    try:
+        return f'"{code} {HTTPStatus(code).phrase}"'
+    except ValueError:
+        return f'"{code} " and a reason'
+
+
+def describe_headers(headers: object) -> str:
+    """Of headers that are not pairs."""
+    if isinstance(headers, dict):
+        return "headers are a dict, not a list of (str, str): write list(headers.items())"
+    text = f"headers are not a list of (str, str): {headers!r:.200}"
+    return f'{text}; write [("Content-Type", "text/plain")]'
+
+
+def describe_name(name: object) -> str:
+    """Of a name that no field has (RFC 9110 §5.1)."""
+    if not isinstance(name, str):
+        return f"header name is {type(name).__name__}, {name!r:.80}: write it as str"
+    return f"header name is no token: {name!r:.80}; it has letters, digits and dashes alone"
+
+
+def describe_value(name: str, value: object) -> str:
+    """Of a value that may not be sent."""
+    if isinstance(value, int):
+        return f'{name} has the number {value!r:.80} as its value: write "{value!s:.80}"'
+    if isinstance(value, (bytes, bytearray)):
+        return f"{name} has bytes as its value: write value.decode()"
+    if not isinstance(value, str):
+        return f"{name} has {type(value).__name__} as its value: write it as str"
+    text = f"{name} has no latin-1 string without line breaks and NUL: {value!r:.80}"
+    if any(character in value for character in "\r\n\0"):
+        return f"{text}; take them out"
+    return f"{text}; percent-encode it with urllib.parse.quote()"
