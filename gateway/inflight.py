@@ -16,9 +16,12 @@ SLOT_BYTES = 512
 _SLOT = Struct(">d136s48s320s")
 _SLOT_BEGIN = Struct(">d136s")
 _MOUNT_BYTES = 128
-# heartbeat, requests, failures; behind them how many slots have ever been in use
+# heartbeat, requests, failures; behind them how many slots have ever been in use, and the id of the
+# request that keeps the loop from turning
 _HEADER = Struct(">dQQ")
 _USED = Struct(">Q")
+_HOLDER = Struct(">136s")
+_HOLDER_PLACE = _HEADER.size + _USED.size
 _FIRST_SLOT = SLOT_BYTES
 _PRIVATE_SLOTS = 64
 
@@ -66,6 +69,10 @@ class InFlight:
         """The loop turns: tell it, and what was counted. ``now`` is monotonic."""
         self.heartbeat = now
         _HEADER.pack_into(self.memory, 0, now, self.requests, self.failures)
+
+    def note_holder(self, request_id: str) -> None:
+        """This request keeps the loop from turning; "" is none."""
+        _HOLDER.pack_into(self.memory, _HOLDER_PLACE, request_id.encode())
 
 
 def name_place(mount: str, line: bytes) -> bytes:
@@ -126,6 +133,10 @@ class Board:
             method, target, protocol, *_ = (*line.split(" "), "", "")
             found.append(Request(started, request_id, client, mount, method, target, protocol))
         return sorted(found)
+
+    def holder(self) -> str:
+        """The id of the request that was seen to keep the loop from turning; "" for none."""
+        return _read(os.pread(self.descriptor, _HOLDER.size, _HOLDER_PLACE))
 
     def _read_used(self) -> list[tuple[float, bytes, bytes, bytes]]:
         [count] = _USED.unpack(os.pread(self.descriptor, _USED.size, _HEADER.size))

@@ -154,6 +154,7 @@ def describe_status(report: Answer) -> list[str]:
         f"mounts       {len(report['mounts'])}, failed: {len(failed)}",
     ]
     lines += [f"  {mount['place']}: mounts.{mount['mount']}: {mount['error']}" for mount in failed]
+    lines += [describe_quarantine(mount) for mount in report["mounts"] if mount["quarantine"]]
     lines += describe_reload(report["last_reload"])
     for generation in report["generations"]:
         age = describe_age(generation["age"])
@@ -163,6 +164,16 @@ def describe_status(report: Answer) -> list[str]:
         for worker in generation["workers"]:
             lines.append(f"  worker {worker['pid']:<7} {describe_worker(worker)}")
     return lines
+
+
+def describe_quarantine(mount: Answer) -> str:
+    """Why it answers 503, and for how long."""
+    known = mount["quarantine"]
+    return (
+        f"  {mount['place']}: mounts.{mount['mount']}: in quarantine for {known['for']:.0f} s "
+        f"more, since its requests have ended {known['deaths']} workers, the last of them with "
+        f"{known['request']} (request {known['request_id']}): {known['ended']}"
+    )
 
 
 def describe_crashes(generation: Answer) -> str:

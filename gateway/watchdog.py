@@ -57,6 +57,7 @@ class Watchdog:
             silent += self._pause(limit)
             if in_flight.heartbeat != heartbeat:
                 if is_told:
+                    in_flight.note_holder("")
                     self._write(f"the event loop turns again, after {silent:.1f} s")
                 heartbeat, silent, is_told = in_flight.heartbeat, 0.0, False
             elif heartbeat and 0 < limit <= silent and not is_told:
@@ -77,6 +78,7 @@ class Watchdog:
         extra, what = {}, "what keeps it is no request"
         if exchange is not None and exchange.mount is not None:
             extra = {"mount": exchange.mount.name, "request_id": exchange.request_id}
+            self._service.in_flight.note_holder(exchange.request_id)
             what = f"mount {exchange.mount.name} keeps it with {line}"
             what += f" (request {exchange.request_id})"
         text = f"the event loop has been silent for {silent:.1f} s: {what}, in\n{stack}"

@@ -53,6 +53,7 @@ from gateway.logs import configure_logs, faults, keep_from_apps
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.projects import VARIABLE
+from gateway.mounts.quarantine import confine
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
@@ -147,9 +148,10 @@ def outlast(running: Any) -> int:
 
 
 class Worker:
-    """Obeys: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration and ``apply`` it.
+    """Obeys: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration and ``apply`` it,
+    ``quarantine`` mounts.
 
-    Each order is answered when it is done, by an event.
+    Each order but the last is answered when it is done, by an event.
     """
 
     def __init__(
@@ -167,6 +169,7 @@ class Worker:
         self._has_accepted = False
         self._fairness = Fairness()
         self._fairness.fit(service.table.mounts, config.mounts)
+        self._quarantines: dict[str, float] = {}
         self._prepared: tuple[Config, MountTable, MountInfo] | None = None
 
     def run(self, orders: SimpleQueue[str]) -> int:
@@ -177,6 +180,7 @@ class Worker:
             "retire": self._retire,
             "prepare": self._prepare,
             "apply": self._apply,
+            "quarantine": self._quarantine,
         }
         seconds: float | None = None
         while not self._server.has_retired():
@@ -230,9 +234,15 @@ class Worker:
                 if mount.kind == "upstream" and id(unwrap(mount.app)) not in used:
                     unwrap(mount.app).close()
             self._fairness.fit(table.mounts, self._config.mounts)
+            confine(table.mounts, self._quarantines)
             self._server.adjust(table, self._config.server.limits, mounts)
             self._prepared = None
         send(self._control, {"event": "applied"})
+
+    def _quarantine(self, pickled: str) -> None:
+        """Answer 503 for these mounts, and no others, from the next request on."""
+        self._quarantines = pickle.loads(b64decode(pickled))
+        confine(self._service.table.mounts, self._quarantines)
 
 
 def load(

@@ -70,9 +70,9 @@ class Child(Process):
         finally:
             writer.close()
 
-    def order(self, word: str, config: Config | None = None) -> None:
+    def order(self, word: str, value: object = None) -> None:
         if self._writer is not None:
-            rest = b" " + b64encode(to_bytes(config)) if config else b""
+            rest = b" " + b64encode(to_bytes(value)) if value is not None else b""
             self._writer.write(word.encode() + rest + b"\n")
 
     async def finish(self) -> None:
@@ -89,10 +89,10 @@ class _Pickler(pickle.Pickler):
         return (as_path, (str(value),)) if isinstance(value, Path) else NotImplemented
 
 
-def to_bytes(config: Config) -> bytes:
+def to_bytes(value: object) -> bytes:
     """Pickled so that any Python that a worker may run can read it."""
     buffer = io.BytesIO()
-    _Pickler(buffer, protocol=4).dump(config)
+    _Pickler(buffer, protocol=4).dump(value)
     return buffer.getvalue()
 
 

@@ -146,7 +146,7 @@ class Command(Process):
 
     # --- changing -----------------------------------------------------------------------------
 
-    def order(self, word: str, config: Config | None = None) -> None:
+    def order(self, word: str, value: object = None) -> None:
         report = {"event": _ANSWERS[word], "mounts": []}
         asyncio.get_running_loop().call_soon(self.on_report, self, report)
         if word == "retire":
@@ -179,8 +179,8 @@ class Command(Process):
         if self.exit_code is None:
             os.killpg(self.pid, signal.SIGKILL)
 
-    def note_end(self, wait_status: int) -> None:
-        super().note_end(wait_status)
+    def note_end(self, wait_status: int, *, is_out_of_memory: bool = False) -> None:
+        super().note_end(wait_status, is_out_of_memory=is_out_of_memory)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # what it has started goes with it
 

@@ -3,6 +3,7 @@
 Knows nothing of workers but what they report.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from gateway.config.model import AppTarget, Config, UpstreamTarget
@@ -28,9 +29,13 @@ def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
 
 
 def describe_mounts(
-    config: Config, generations: dict[str, str], failed: dict[str, Report]
+    config: Config,
+    generations: dict[str, str],
+    failed: dict[str, Report],
+    describe_quarantine: Callable[[str], dict[str, Any] | None],
 ) -> list[dict[str, Any]]:
-    """Each mount for ``gateway status``: serving, or failed with its error and traceback.
+    """Each mount for ``gateway status``: serving, in quarantine, or failed with its error and
+    traceback.
 
     ``generations`` are those that serve, by pool; "" for a pool that could not be started.
     """
@@ -40,15 +45,18 @@ def describe_mounts(
         target = mount.target
         pool = (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
         report = failed.get(mount.name, nothing)
+        quarantine = describe_quarantine(mount.name)
+        state = "failed" if mount.name in failed else "quarantine" if quarantine else "serving"
         described.append(
             {
                 "mount": mount.name,
-                "state": "failed" if mount.name in failed else "serving",
+                "state": state,
                 "pool": pool,
                 "generation": generations.get(pool, ""),
                 "place": f"{config.source}:{mount.where.line}:{mount.where.column}",
                 "error": report["error"],
                 "traceback": report["traceback"],
+                "quarantine": quarantine,
             }
         )
     return described

@@ -13,7 +13,7 @@ from pathlib import Path
 from gateway.inflight import Request
 from gateway.logs import lifecycle
 from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.process import ChildState, Process
+from gateway.supervisor.process import Cause, ChildState, Process
 from gateway.supervisor.recycle import Recycler
 from gateway.supervisor.scale import Scaler
 
@@ -60,7 +60,8 @@ def end_silent(child: Process, limit: float) -> None:
         "with requests in flight: %s",
         *(child.pid, child.silent, describe_requests(requests)),
     )
-    child.end(f"its event loop was silent for {child.silent:.1f} s", signal.SIGABRT)
+    reason = f"its event loop was silent for {child.silent:.1f} s"
+    child.end(reason, Cause.BLOCKED, signal.SIGABRT)
     asyncio.get_running_loop().call_later(ABORT_SECONDS, child.kill)
 
 

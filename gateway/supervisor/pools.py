@@ -26,12 +26,16 @@ from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.guide import Guide
 from gateway.supervisor.launch import find_ids
+from gateway.supervisor.memory_kills import MemoryKills
 from gateway.supervisor.pool import Change, Pool, find_environments
 from gateway.supervisor.process import Process, Report
+from gateway.supervisor.quarantine import Quarantines
 from gateway.supervisor.reports import take_report
 from gateway.supervisor.sockets import open_pool_listener
 
 MAIN = "main"
+# how often it is looked at what is in flight
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class Pools:
         self._guide = Guide(self._pools, MAIN, start_task)
         self._pools[MAIN] = self._open(listener, None)
         self._closing: list[Pool] = []
+        self.quarantines = Quarantines(self._publish_quarantines)
+        self._memory_kills = MemoryKills()
         self.is_stopping = False
 
     @property
@@ -100,6 +106,7 @@ class Pools:
     def serve(self, config: Config) -> None:
         """Start all for the first time."""
         self.config = config
+        self._start_task(self._watch())
         for name, own in self._cut(config).items():
             self._start_task(self._serve(self._find(name), own))
 
@@ -136,7 +143,7 @@ class Pools:
     def _start(self, listener: socket.socket, generation: Generation) -> Process:
         """A process of a generation: a worker on its pool's socket, or its command."""
         config, environment = generation.config, generation.environment
-        take = partial(take_report, generation)
+        take = partial(self._take_report, generation)
         if config.pool.command:
             return Command(config, self._folder, environment, self._guide.is_asked, take)
         style = choose_style(config.server.access_log)
@@ -146,6 +153,31 @@ class Pools:
         place = self._folder / f"worker-{next(self._own_sockets)}.sock"
         with self._listen(place) as own:
             return Child(config, style, generation.id, environment, take, own, place)
+
+    # --- watching -----------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._memory_kills.look()
+            self.quarantines.look(self.generations)
+
+    def note_end(self, generation: Generation, child: Process, wait_status: int) -> None:
+        """A process of a generation was reaped; ``wait_status`` as waitpid's."""
+        child.note_end(wait_status, is_out_of_memory=self._memory_kills.is_recent())
+        if not self.is_stopping:
+            self.quarantines.note_death(generation, child)
+
+    def _take_report(self, generation: Generation, child: Process, report: Report) -> None:
+        if report["event"] == "loaded" and generation.config.pool.name == MAIN:
+            child.quarantine(self.quarantines.ends)  # before it accepts
+        take_report(generation, child, report)
+
+    def _publish_quarantines(self, ends: dict[str, float]) -> None:
+        """The front workers answer for the mounts of all pools, those that are kept too."""
+        for generation in self.main.generations:
+            for child in generation.children.values():
+                child.quarantine(ends)
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -214,6 +246,9 @@ class Pools:
             await self.drop(change)
             raise
         self.config = change.after
+        for name, own in change.changes.items():
+            if own.old is not own.new:
+                self.quarantines.forget(name)
         await self._guide.lead()
         self._end_unused(self._cut(change.after))
         self._start_task(self._collect())

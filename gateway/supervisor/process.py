@@ -36,6 +36,22 @@ class ChildState(Enum):
     DEAD = "dead"
 
 
+class Cause(Enum):
+    """Why a process has ended that should not have."""
+
+    CRASH = "crash"
+    MEMORY = "memory"
+    BLOCKED = "blocked"
+
+
+# signals that come of what the process itself has done
+FATAL_SIGNALS = frozenset(
+    -number
+    for number in (
+        *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV),
+        *(signal.SIGSYS, signal.SIGTRAP),
+    )
+)
 # a loop tells of itself once a second at least
 NORMAL_SILENCE_SECONDS = 1.5
 # a worker that is in one of these is not to come back
@@ -46,7 +62,8 @@ class Process:
     """``on_report(process, report)`` is called with each object that it reports.
 
     ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``reason`` is
-    why the supervisor has ended it. ``loading`` is the mount that it loads now, "" for none;
+    why the supervisor has ended it. ``cause`` is known once it has ended by no order: None also
+    for one that somebody else has ended. ``loading`` is the mount that it loads now, "" for none;
     ``loaded_bytes`` the memory that it took with all of them loaded. ``accepts``: whether it may
     still take connections. ``address`` is where the front workers are to ask it, "" where that is
     its pool's socket.
@@ -71,6 +88,7 @@ class Process:
         self.address = ""
         self.config = self.applied = config
         self.reason = ""
+        self.cause: Cause | None = None
         self.silent = self.excused = 0.0
         self.is_spare = False
         self.objection = ""
@@ -87,9 +105,10 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    def order(self, word: str, config: Config | None = None) -> None:
+    def order(self, word: str, value: object = None) -> None:
         """Tell it to ``accept``, ``pause``, ``retire``, ``prepare`` a configuration, or ``apply``
-        that. It answers each, in their order, with a report; one that has ended does not hear."""
+        that. It answers each, in their order, with a report; one that has ended does not hear. Or
+        to ``quarantine`` mounts, which it does not answer."""
         raise NotImplementedError
 
     def prepare(self, config: Config) -> "asyncio.Future[list[Report]]":
@@ -149,16 +168,22 @@ class Process:
         if self.exit_code is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def end(self, reason: str, signal_number: int = signal.SIGKILL) -> None:
+    def quarantine(self, ends: dict[str, float]) -> None:
+        """Have it answer 503 for these mounts alone, until a monotonic moment each."""
+        self.order("quarantine", ends)
+
+    def end(self, reason: str, cause: Cause, signal_number: int = signal.SIGKILL) -> None:
         """End it at once, for a reason that whoever asks after it is told."""
         if self.exit_code is None:
-            self.reason = reason
+            self.reason, self.cause = reason, cause
             os.kill(self.pid, signal_number)
 
     def describe_end(self) -> str:
         """How it ended, and why, for a person."""
-        ended = describe_exit(self.exit_code)
-        return f"{ended} ({self.reason})" if self.reason else ended
+        ended, reason = describe_exit(self.exit_code), self.reason
+        if not reason and self.cause is Cause.MEMORY:
+            reason = "the kernel killed it, since memory had run out"
+        return f"{ended} ({reason})" if reason else ended
 
     @property
     def last_words(self) -> str:
@@ -174,9 +199,16 @@ class Process:
             self.silent = self.excused = 0.0
         self._heartbeat = heartbeat
 
-    def note_end(self, wait_status: int) -> None:
-        """It was reaped: its pid may be another's from now on. ``wait_status`` as waitpid's."""
-        self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(wait_status)
+    def note_end(self, wait_status: int, *, is_out_of_memory: bool = False) -> None:
+        """It was reaped: its pid may be another's from now on. ``wait_status`` as waitpid's;
+        ``is_out_of_memory`` tells whether the kernel kills for memory just now."""
+        code = self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(wait_status)
+        if self.cause is not None:
+            return
+        if code == -signal.SIGKILL and is_out_of_memory:
+            self.cause = Cause.MEMORY
+        elif self.state is not ChildState.DRAINING and (code >= 0 or code in FATAL_SIGNALS):
+            self.cause = Cause.CRASH
 
     async def finish(self) -> None:
         """Read what it had still sent, and let go of it."""

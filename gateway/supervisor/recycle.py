@@ -10,7 +10,7 @@ import time
 from gateway.limits import PoolLimits
 from gateway.logs import lifecycle
 from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.process import ChildState, Process, resident_bytes
+from gateway.supervisor.process import Cause, ChildState, Process, resident_bytes
 from gateway.supervisor.tasks import start
 
 # after a replacement that did not load: 5 s, 10 s, 20 s ... but no longer than this
@@ -127,4 +127,4 @@ def end_oversized(child: Process, most: int) -> None:
     if memory >= most and not child.reason:
         told = (child.pid, memory // MIB, most // MIB)
         lifecycle.error("worker %d is killed: it takes %d MiB (max_memory_hard is %d MiB)", *told)
-        child.end(f"it took {memory // MIB} MiB of memory")
+        child.end(f"it took {memory // MIB} MiB of memory", Cause.MEMORY)

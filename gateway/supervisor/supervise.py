@@ -89,7 +89,9 @@ class Supervisor:
             "table": config.source,
             "generation": main.id if main else "",
             "generations": generations,
-            "mounts": describe_mounts(config, self._pools.current, self._pools.failed),
+            "mounts": describe_mounts(
+                config, self._pools.current, self._pools.failed, self._pools.quarantines.describe
+            ),
             "last_reload": last.describe() if last else None,
         }
 
@@ -153,7 +155,7 @@ class Supervisor:
             for generation in self._pools.generations:
                 if pid in generation.children:
                     child = generation.children[pid]
-                    child.note_end(wait_status)
+                    self._pools.note_end(generation, child, wait_status)
                     self._start_task(bury(generation, child, is_stopping=self._is_stopping))
 
     # --- reloads ------------------------------------------------------------------------------

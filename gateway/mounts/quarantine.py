@@ -1,0 +1,43 @@
+"""Mounts that are answered with 503 for a while, since their requests have ended workers.
+
+Refuses to know how that was found. Source: RFC 9110 §10.2.3 (Retry-After), §15.6.4 (503).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import ceil
+from time import monotonic
+
+from gateway.dispatch import Mount
+from gateway.http.exchange import RequestEnded
+from gateway.wsgi import Environ, StartResponse, WSGIApp
+
+
+class Quarantined:
+    """``app``, which is not called before ``until``, a monotonic moment."""
+
+    def __init__(self, app: WSGIApp, name: str, until: float) -> None:
+        self.app = app
+        self._name = name
+        self._until = until
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        seconds = self._until - monotonic()
+        if seconds <= 0:
+            return self.app(environ, start_response)
+        raise RequestEnded(
+            f"mount {self._name} is in quarantine, since its requests have ended workers",
+            "503 Service Unavailable",
+            "Requests to the app mounted here have ended its workers. It answers again later.",
+            ("Retry-After", str(ceil(seconds))),
+        )
+
+
+def confine(mounts: Iterable[Mount], ends: Mapping[str, float]) -> None:
+    """Put those named in ``ends`` in quarantine until then, and none of the others."""
+    for mount in mounts:
+        if isinstance(mount.app, Quarantined):
+            mount.app = mount.app.app
+        if mount.name in ends:
+            mount.app = Quarantined(mount.app, mount.name, ends[mount.name])

@@ -1,0 +1,142 @@
+"""Whose requests end workers: what was in flight at their deaths, and at other moments.
+
+Owns the rule; refuses to know processes, and what follows from a verdict. A death alone proves
+nothing, since requests of several mounts may be in flight, and a busy mount is in flight at every
+death. A mount is held responsible in two cases:
+
+- at ``LEAST_DEATHS`` deaths it was the only one that could be
+- it, or one of its requests, was in flight at so many of the deaths that chance would bring that
+  about less than once in a thousand times, given how often it is in flight at any other moment
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import comb
+
+from gateway.inflight import Request
+
+# how long a death counts
+WINDOW_SECONDS = 600.0
+LEAST_DEATHS = 3
+MOST_DEATHS = 100
+CHANCE = 0.001
+# what a look counts at the next one, half a second later: about a third after ten minutes
+KEPT = 1 - 1 / 1200
+# of requests in flight at a death, to be looked for from then on
+MOST_REQUESTS = 200
+
+# a mount, or one request of it: its method and target
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """``moment`` is monotonic. ``mounts`` are those that may have caused it; with ``is_sure`` one
+    of them has. ``keys`` are these mounts and their requests."""
+
+    moment: float
+    mounts: frozenset[str]
+    keys: frozenset[Key]
+    is_sure: bool
+
+
+class Presence:
+    """How often something is in flight in a worker, at any moment: looks, and how many saw it."""
+
+    __slots__ = ("_looks", "_seen")
+
+    def __init__(self, looks: float = 0.0) -> None:
+        self._looks = looks
+        self._seen = 0.0
+
+    def note(self, share: float) -> None:
+        """A look, at which that share of the workers had it in flight."""
+        self._looks = self._looks * KEPT + 1
+        self._seen = self._seen * KEPT + share
+
+    @property
+    def share(self) -> float:
+        """The share of looks that see it, rather too high: 1 while nothing is known."""
+        return min(1.0, (self._seen + 2) / (self._looks + 2))
+
+
+class Evidence:
+    """That of one pool."""
+
+    def __init__(self) -> None:
+        self._deaths: deque[Death] = deque(maxlen=MOST_DEATHS)
+        self._presence: dict[Key, Presence] = {}
+        self._looks = 0.0
+
+    def look(self, workers: Collection[Collection[Request]]) -> None:
+        """Take note of what is in flight in each worker that is well."""
+        seen: dict[Key, int] = {}
+        for requests in workers:
+            for key in {key for request in requests for key in keys_of(request)}:
+                seen[key] = seen.get(key, 0) + 1
+        for key in seen:
+            if not key[1]:  # a mount's: it is remembered from its first request on
+                self._find(key)
+        for key, presence in self._presence.items():
+            presence.note(seen.get(key, 0) / len(workers))
+        self._looks = self._looks * KEPT + 1
+
+    def add(self, moment: float, requests: Collection[Request], *, is_sure: bool) -> None:
+        """A worker died with ``requests`` in flight, one of which may be the cause."""
+        suspected = list(requests)[:MOST_REQUESTS]
+        keys = frozenset(key for request in suspected for key in keys_of(request))
+        mounts = frozenset(request.mount for request in requests)
+        self._deaths.append(Death(moment, mounts, keys, is_sure))
+        for key in keys:
+            self._find(key)
+        known = {key for death in self._deaths for key in death.keys}
+        self._presence = {k: p for k, p in self._presence.items() if not k[1] or k in known}
+
+    def _find(self, key: Key) -> Presence:
+        if key not in self._presence:
+            # a mount that was not seen so far was not in flight; of a request nothing is known
+            self._presence[key] = Presence(0.0 if key[1] else self._looks)
+        return self._presence[key]
+
+    def judge(self, more_seconds: Mapping[str, float]) -> Key | None:
+        """The mount that is responsible for the last death, with its request where that is what
+        tells; None where it is not certain.
+
+        ``more_seconds`` are added to the window of a mount: for so long it could do nothing.
+        """
+        last = self._deaths[-1]
+        found = []
+        for mount in last.mounts:
+            deaths = self._deaths_since(last.moment - WINDOW_SECONDS - more_seconds.get(mount, 0))
+            alone = sum(death.is_sure and death.mounts == {mount} for death in deaths)
+            keys = (key for key in last.keys if key[0] == mount)
+            chance, key = min((self._chance(key, deaths), key) for key in keys)
+            # any of those in flight could be the one that chance has picked
+            if alone >= LEAST_DEATHS or chance * len(last.keys) < CHANCE:
+                found.append((alone, -chance, key))
+        return max(found)[2] if found else None
+
+    def count(self, mount: str = "", more_seconds: float = 0) -> int:
+        """How many deaths count, at which ``mount`` was in flight; "" is any."""
+        since = self._deaths[-1].moment - WINDOW_SECONDS - more_seconds
+        return sum(not mount or mount in death.mounts for death in self._deaths_since(since))
+
+    def _deaths_since(self, moment: float) -> list[Death]:
+        return [death for death in self._deaths if death.moment >= moment]
+
+    def _chance(self, key: Key, deaths: list[Death]) -> float:
+        """How likely it is in flight at as many deaths as it was, or more, by chance alone."""
+        found = sum(key in death.keys for death in deaths)
+        share, count = self._presence[key].share, len(deaths)
+        if found < LEAST_DEATHS:
+            return 1.0
+        return sum(
+            comb(count, each) * share**each * (1 - share) ** (count - each)
+            for each in range(found, count + 1)
+        )
+
+
+def keys_of(request: Request) -> tuple[Key, Key]:
+    """The mount and the request itself."""
+    return (request.mount, ""), (request.mount, f"{request.method} {request.target}")
