@@ -64,7 +64,7 @@ class Connection(Deadlines):
             service.date_line,
         )
         response.content = response.mount = None
-        response.moved = response.timeout = 0
+        response.moved = response.timeout = response.has_ended = 0
         response.client = response.request_id = ""
         response.greenlet = runner
         response.started = self.since = now
@@ -210,7 +210,7 @@ class Connection(Deadlines):
         if mount.scopes_cookies and environ["SCRIPT_NAME"] and "HTTP_COOKIE" in environ:
             environ["HTTP_COOKIE"] = keep_first(environ["HTTP_COOKIE"])
         place = name_place(mount.name, head.line)
-        if mount.kind == "app" and asks_to_upgrade(head):
+        if "HTTP_UPGRADE" in head.fields and mount.kind == "app" and asks_to_upgrade(head):
             mount = offer_connection(mount, self, response)
         elif type(head) is KnownHead:
             environ |= {KNOWN: []} if mount.kind == "upstream" else {}
@@ -230,7 +230,9 @@ class Connection(Deadlines):
 
     def __call__(self) -> bool:
         """``gateway.client_disconnected``: whether the client has closed (at least its side)."""
-        return self.has_ended
+        if self.has_ended or self._is_watching or not self._wants_input():
+            return self.has_ended
+        return self.has_hung_up()
 
     def _answer(
         self,

@@ -11,13 +11,15 @@ from time import monotonic
 from typing import Any
 
 from gateway.errors import ClientDisconnected, RequestTimeout
-from gateway.http.exchange import Exchange, RequestEnded
+from gateway.http.exchange import ClientLeft, Exchange, RequestEnded
 from gateway.http.incoming import Incoming
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, State
 from gateway.limits import Limits
 
 LINGER_SECONDS = 2.0
+# how long a stream may be quiet whose client has left; with the sweep, two seconds at most
+LEFT_SECONDS = 0.5
 
 
 class Deadlines(Incoming):
@@ -62,6 +64,9 @@ class Deadlines(Incoming):
             if moved != exchange.moved:
                 exchange.moved = moved
                 self.since = now
+            elif self._is_left(exchange, waited):
+                exchange.has_ended = True
+                ending = ClientLeft()
             elif exchange.timeout and waited > exchange.timeout:
                 fault = f"no byte moved for {exchange.timeout:g} s"
                 detail = "The app took too long to answer."
@@ -70,6 +75,17 @@ class Deadlines(Incoming):
             # from now: what the app's finally blocks do gets as long again
             self.since = now
             exchange.greenlet.throw(ending)
+
+    def _is_left(self, exchange: Exchange, waited: float) -> bool:
+        """Whether a stream is quiet while its client has closed. A client that only sends no more
+        may still read (RFC 9112 §9.6): one that is sent something gets it."""
+        return (
+            waited > LEFT_SECONDS
+            and exchange.head_sent
+            and not exchange.has_ended
+            and not exchange.is_complete
+            and (self.has_ended or self.has_hung_up())
+        )
 
     def cut_overdue(self, latest: float) -> bool:
         """Cut a request in flight that began before ``latest`` (monotonic); whether it did."""

@@ -28,22 +28,32 @@ class RequestEnded(BaseException):
         self.fields = fields
 
 
+class ClientLeft(RequestEnded, GeneratorExit):
+    """The client of a stream has left. A generator that waits gets it where it waits, as it gets
+    GeneratorExit from ``close()`` where it yields."""
+
+    def __init__(self) -> None:
+        super().__init__("the client left", "", "")
+
+
 class Exchange(Response):
     """One request and its response, with what only this connection wants to know of them.
 
     ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` is how many bytes had
-    moved when the sweep last looked. ``script_name`` is that of the environ that the app was given,
-    set where there is a mount.
+    moved when the sweep last looked. ``has_ended`` is whether that has ended it for its client's
+    leaving. ``script_name`` is that of the environ that the app was given, set where there is a
+    mount.
     """
 
     __slots__ = (
-        *("client", "content", "greenlet", "mount", "moved", "request_id", "script_name"),
-        *("started", "timeout"),
+        *("client", "content", "greenlet", "has_ended", "mount", "moved", "request_id"),
+        *("script_name", "started", "timeout"),
     )
 
     client: str
     content: Content | None
     greenlet: Any
+    has_ended: int
     mount: Mount | None
     moved: int
     request_id: str

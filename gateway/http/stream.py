@@ -11,18 +11,22 @@ from abc import abstractmethod
 from contextlib import suppress
 from enum import Enum
 from fcntl import ioctl
+from select import POLLRDHUP
 from socket import MSG_MORE
 from termios import FIONREAD
 from time import monotonic
 from typing import Any
 
 from gevent import get_hub
+from gevent.monkey import get_original
 from greenlet import getcurrent
 
 from gateway.errors import AppError, ClientDisconnected
 from gateway.http.push import BURST_SECONDS, Pusher
 
 READ, WRITE = 1, 2
+# gevent's own looks by way of the loop
+_get_poll = get_original("select", "poll")
 # of FIONREAD, a C int
 _NONE = bytes(4)
 # after this many bytes without waiting for the client, others get a turn
@@ -259,6 +263,12 @@ class Stream:
             return ioctl(self._socket.fileno(), FIONREAD, _NONE) != _NONE
         except (OSError, ValueError):
             return False
+
+    def has_hung_up(self) -> bool:
+        """Whether the client has closed, at least its side; behind input that is unread, too."""
+        poll = _get_poll()
+        poll.register(self._socket.fileno(), POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _shut(self) -> None:
         self.state = State.CLOSED

@@ -44,10 +44,10 @@ _ENDS = (StopIteration, ConnectionError)
 
 
 def asks_to_upgrade(head: RequestHead) -> bool:
-    """Whether the client would speak something else on this connection (RFC 9110 §7.8). Never h2c:
-    see ``upstream.request``."""
+    """Whether a client that names another protocol in Upgrade may speak it on this connection
+    (RFC 9110 §7.8). Never h2c: see ``upstream.request``."""
     fields = head.fields
-    if "HTTP_UPGRADE" not in fields or not head.is_http11 or head.content_length:
+    if not head.is_http11 or head.content_length:
         return False
     options = fields.get("HTTP_CONNECTION", "").lower().split(",")
     has_option = any(option.strip(" \t") == "upgrade" for option in options)

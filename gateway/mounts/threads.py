@@ -6,7 +6,9 @@ greenlet, which alone touches the connection. Refuses to know apps and sockets. 
 modules are not monkey-patched. Source: PEP 3333.
 
 A thread cannot be ended from outside: one whose request has timed out goes on until the app
-returns, or next turns to its request; its place stays taken until then.
+returns, or next turns to its request; its place stays taken until then. One whose stream has ended,
+as its client has left or its time has passed, has GeneratorExit raised where it next runs Python
+code, and another thread takes its place.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextvars import Context
+from ctypes import c_ulong, py_object, pythonapi
 from enum import Enum
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from gevent import get_hub
@@ -31,6 +35,9 @@ from gateway.logs import faults
 from gateway.mounts.threadpool import ThreadPool
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Write, WSGIApp
 
+# the only way to reach code that runs in another thread (CPython's C API)
+_raise_in_thread = pythonapi.PyThreadState_SetAsyncExc
+
 
 class InThreads:
     """``app`` called in one of ``threads``, which may serve several apps; where all are taken, the
@@ -41,7 +48,7 @@ class InThreads:
         self._threads = threads
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        call = _Call(self._app, environ, start_response)
+        call = _Call(self._app, environ, start_response, self._threads)
         self._threads.spawn(call.work)
         return call.begin()
 
@@ -56,7 +63,7 @@ class _Says(Enum):
     RAISED = "the app raised this"
 
 
-class _Stop(BaseException):
+class _Stop(GeneratorExit):
     """Ends the iteration of an app's result, in its thread."""
 
 
@@ -64,8 +71,11 @@ class _Call:
     """One request on its way through a thread; what ``InThreads`` returns where the app's result
     has to be iterated there."""
 
-    def __init__(self, app: WSGIApp, environ: Environ, start_response: StartResponse) -> None:
+    def __init__(
+        self, app: WSGIApp, environ: Environ, start_response: StartResponse, threads: ThreadPool
+    ) -> None:
         self._app = app
+        self._threads = threads
         self._environ = environ
         self._start = start_response
         self._loop: Any = get_hub().loop
@@ -75,7 +85,11 @@ class _Call:
         self._answer: Any = None
         self._fault: BaseException | None = None
         self._said: tuple[_Says, Any] | None = None  # and not yet given on
+        self._is_stream = False
         self._has_ended = False  # nobody answers the thread any more
+        self._leaving = allocate_lock()  # for the two that follow
+        self._thread_id = 0  # while the app may be interrupted
+        self._is_lost = False  # to the pool: another thread has taken its thread's place
         environ["wsgi.multithread"] = True
         content = environ["wsgi.input"]
         if isinstance(content, io.BufferedReader):
@@ -94,17 +108,27 @@ class _Call:
 
     # --- in the thread ------------------------------------------------------------------------
 
-    def work(self) -> None:
-        """Run the app, from the call to ``close``."""
+    def work(self) -> bool:
+        """Run the app, from the call to ``close``; whether the thread is lost to the pool."""
         says = _Says.RETURNED
         value: Any = ()
         try:
-            value = Context().run(self._run)
-        except _Stop:
-            pass
-        except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
-            says, value = _Says.RAISED, error
+            self._thread_id = get_ident()
+            try:
+                value = Context().run(self._run)
+            except _Stop:
+                pass
+            except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
+                says, value = _Says.RAISED, error
+            self._leave()
+        except _Stop:  # it was meant for the app, which was done already
+            self._leave()
         self._loop.run_callback_threadsafe(self._hear, says, value)
+        return self._is_lost
+
+    def _leave(self) -> None:
+        with self._leaving:
+            self._thread_id = 0
 
     def _run(self) -> Any:
         result: Any = self._app(self._environ, self._start_response)
@@ -154,7 +178,14 @@ class _Call:
             self._reply(fault=ClientDisconnected("the request has ended"))
         elif says in (_Says.PIECE, _Says.END):
             self._reply(fault=_Stop())
-        elif says is _Says.RETURNED:
+        else:
+            self._note_late_end(says, value)
+
+    def _note_late_end(self, says: _Says, value: Any) -> None:
+        """The app is done, or has failed, after its request had ended."""
+        if self._is_lost:
+            self._threads.regain()
+        if says is _Says.RETURNED:
             if isinstance(value, FileWrapper):
                 value.close()
         elif not isinstance(value, (ClientDisconnected, ConnectionError, StopIteration)):
@@ -174,6 +205,7 @@ class _Call:
             self._has_ended = True
             return said[1]  # type: ignore[no-any-return]
         self._said = said
+        self._is_stream = True
         return self
 
     def __iter__(self) -> _Call:
@@ -200,7 +232,7 @@ class _Call:
         """What the thread says, after all the calls that it asked for. Raises what the app did."""
         try:
             while True:
-                says, value = self._waiter.get()
+                says, value = self._wait()
                 self._waiter.clear()
                 if says is _Says.RAISED:
                     try:
@@ -213,6 +245,22 @@ class _Call:
         except BaseException:
             self._has_ended = True
             raise
+
+    def _wait(self) -> tuple[_Says, Any]:
+        try:
+            return self._waiter.get()  # type: ignore[no-any-return]
+        except BaseException:
+            if self._is_stream:
+                self._interrupt()
+            raise
+
+    def _interrupt(self) -> None:
+        """Nobody waits for this stream: end it where its thread next runs Python code, which may be
+        never, and let another thread have its place."""
+        with self._leaving:
+            if self._thread_id:
+                self._is_lost = self._threads.lose()
+                _raise_in_thread(c_ulong(self._thread_id), py_object(_Stop))
 
     def _serve(self, function: Callable[[], Any]) -> None:
         try:

@@ -38,10 +38,11 @@ class CountedPool(ThreadPool):
         return self._count
 
     def spawn(self, call: Callable[[], object]) -> None:
-        def counted() -> None:
-            call()
+        def counted() -> object:
+            is_lost = call()
             with self._lock:
                 self._count -= 1
+            return is_lost
 
         with self._lock:
             self._count += 1
@@ -509,3 +510,118 @@ def test_many_threads_and_many_requests_never_mix(serve: Any) -> None:
 
     gevent.joinall([gevent.spawn(ask, number) for number in range(20)], raise_error=True)
     pool.end()
+
+
+# --- streams whose client has left ----------------------------------------------------------------
+
+
+def leave_streams(gateway: Gateway, count: int, meeting: Rendezvous | None = None) -> None:
+    """Begin as many streams, and go, once each is at the meeting."""
+    for _ in range(count):
+        before, records = meeting.inside if meeting else 0, len(gateway.records)
+        client = gateway.connect()
+        client.send(GET)
+        client._read_head()
+        wait_until(lambda: not meeting or meeting.inside > before, "it is quiet")  # noqa: B023
+        client.close()
+        gateway.pass_time(0)
+        gateway.pass_time(1)
+        wait_until(lambda: len(gateway.records) >= records + 1, "its request has ended")  # noqa: B023
+
+
+@pytest.mark.parametrize("way", [time.sleep, lambda _: sum(range(1000))])
+def test_a_stream_that_only_computes_or_polls_is_interrupted(
+    serve: Any, threads: ThreadPool, way: Callable[[float], object]
+) -> None:
+    seen: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            yield b"first"
+            while True:
+                way(0.001)
+        except OSError:
+            seen.append("wrong")
+        except GeneratorExit:
+            seen.append("GeneratorExit")
+            raise
+        finally:
+            seen.append("closed")
+
+    gateway = serve(InThreads(app, threads))
+    leave_streams(gateway, 1)
+    wait_until(lambda: seen == ["GeneratorExit", "closed"], "it was interrupted")
+
+
+def test_threads_that_hang_in_streams_are_replaced(
+    serve: Any, threads: ThreadPool, caplog: Any
+) -> None:
+    meeting = Rendezvous()
+
+    def app(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/now":
+            return answer(environ, start_response)
+        return hang(start_response)
+
+    def hang(start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"first"
+        meeting.wait()
+
+    gateway = serve(InThreads(app, threads))
+    leave_streams(gateway, 2, meeting)
+    assert gateway.ask(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
+    leave_streams(gateway, 1, meeting)
+    names = {thread.name for thread in threading.enumerate()} - {"MainThread"}
+    assert names >= {"app-1", "app-2", "app-3"}
+    meeting.open.set()
+    wait_until(lambda: not len(threads), "all have come back")
+    gateway_threads = lambda: {t.name for t in threading.enumerate() if t.name[:4] == "app-"}  # noqa: E731
+    wait_until(lambda: len(gateway_threads()) <= 2, "those that were replaced have ended")
+    assert gateway.ask(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
+    assert not caplog.records
+
+
+def test_as_many_threads_are_replaced_as_there_are(serve: Any, threads: ThreadPool) -> None:
+    meeting = Rendezvous()
+
+    def app(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/now":
+            return answer(environ, start_response)
+        return hang(start_response)
+
+    def hang(start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"first"
+        meeting.wait()
+
+    gateway = serve(InThreads(app, threads))
+    leave_streams(gateway, 4, meeting)
+    client = gateway.connect()
+    client.send(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.expect_open()
+    meeting.open.set()
+    assert client.read_answer().content == b"hello"
+
+
+def test_a_thread_whose_request_was_not_answered_is_left_alone(
+    serve: Any, threads: ThreadPool
+) -> None:
+    meeting = Rendezvous()
+    done: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        meeting.wait()
+        done.append("done")
+        return answer(environ, start_response)
+
+    gateway = serve(InThreads(app, threads), mount_limits=MountLimits(timeout_seconds=5))
+    client = gateway.connect()
+    client.send(GET)
+    wait_until(lambda: meeting.inside == 1, "it is at work")
+    gateway.pass_time(0)
+    gateway.pass_time(6)
+    assert client.read_answer().status == 504
+    meeting.open.set()
+    wait_until(lambda: done == ["done"], "it ran to its end")

@@ -13,9 +13,9 @@ import gevent
 import gevent.event
 import gevent.selectors
 import pytest
-from gevent.threadpool import ThreadPool
 from harness import GET, Client, Gateway, wait_until
 from simple_websocket import ConnectionClosed, Server
+from test_threads import CountedPool
 from test_upstream_tunnel import MIB, UPGRADE, read_head
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Message, Ping, Pong, Request
@@ -34,10 +34,10 @@ def run(request: Any) -> Iterator[Any]:
     if request.param == "greenlets":
         yield lambda app: app
         return
-    pool = ThreadPool(4)
+    pool = CountedPool(4)
     yield lambda app: InThreads(app, pool)
     wait_until(lambda: not len(pool), "no thread is at work")
-    pool.kill()
+    pool.end()
 
 
 def echo(environ: Any, start_response: Any) -> list[bytes]:
