@@ -40,4 +40,6 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
         rewriter=Rewriter(own_names, adds_prefix=strips_prefix) if target.rewrite else None,
         sticky=Sticky(target.sticky) if target.sticky != "off" else None,
         checks=checks,
+        # a pool's own workers keep connections for longer than they are kept here
+        repeats=bool(target.pool or not mount.pool),
     )

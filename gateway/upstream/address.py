@@ -69,7 +69,7 @@ class Address:
             link = self._idle.pop()
             if link.is_closed:
                 continue
-            if link.has_bytes() or (must_live and link.has_input()):
+            if link.has_input() if must_live else link.has_bytes():
                 link.close()
                 continue
             link.is_idle = False

@@ -35,7 +35,8 @@ class Upstream:
     """WSGI app: each request goes to one of ``addresses``, and its answer back to the client.
 
     ``rewriter`` changes the fields of an answer, None where they stay as they are; ``sticky`` has
-    clients come back to one address; ``checks`` run until the app is closed.
+    clients come back to one address; ``checks`` run until the app is closed. Without ``repeats``
+    no request is sent twice: where nobody but a server that dies closes an idle connection.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Upstream:
         rewriter: Rewriter | None = None,
         sticky: Sticky | None = None,
         checks: Iterable[Any] = (),
+        repeats: bool = True,
     ) -> None:
         self._name = name
         self._balance = Balance(addresses, sticky)
@@ -58,6 +60,7 @@ class Upstream:
         self._keep_alive_seconds = keep_alive_seconds
         self._rewriter = rewriter
         self._checks = tuple(checks)
+        self._repeats = repeats
         self._clients: dict[Hop, Callable[[], bool]] = {}  # whether each has left
         self._sweeper: Any = None
 
@@ -100,7 +103,9 @@ class Upstream:
                 return hop, hop.read_answer(request.method, environ["wsgi.early_hints"])
             except NoAnswerError as error:
                 self._end(hop)
-                if is_fresh or not (request.is_idempotent and hop.is_repeatable):
+                # a new connection was not closed for being idle: the request may end servers
+                may_repeat = self._repeats and hop.link.parked
+                if not (may_repeat and request.is_idempotent and hop.is_repeatable):
                     raise self._explain(environ, hop, error) from None
                 is_fresh = True
             except BaseException as error:  # noqa: BLE001  raised again, perhaps as another
@@ -109,7 +114,7 @@ class Upstream:
 
     def _begin(self, environ: Environ, request: Request, *, is_fresh: bool) -> Hop:
         """A connection to an address that can be had. Raises RequestEnded where there is none."""
-        must_live = not request.is_idempotent or request.length != 0
+        must_live = not (self._repeats and request.is_idempotent) or request.length != 0
         tried: list[Address] = []
         failure: OSError | None = None
         while (address := self._balance.choose(tried, environ)) is not None:

@@ -1,16 +1,31 @@
 """A request that ends its worker: it is passed on once, and nothing asks for it again by itself."""
 
+import json
 import secrets
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from stacks import Lab
 from wire import Answer, Connection, build_request, wait_until
 
+TABLE = ("-c", "/srv/apps/mounts.yaml")
 
-def workers(lab: Lab) -> set[str]:
-    """The children of the supervisor."""
-    return {p["Pid"] for p in lab.processes("gateway") if p["PPid"] == "1"}
+
+def status(lab: Lab) -> dict:
+    ran = lab.run_in("gateway", "gateway", "status", "--json", *TABLE)
+    assert ran.exit_code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def ready(lab: Lab) -> set[int]:
+    """The workers that serve."""
+    report = status(lab)
+    [serving] = [g for g in report["generations"] if g["generation"] == report["generation"]]
+    return {worker["pid"] for worker in serving["workers"] if worker["state"] == "ready"}
 
 
 def warm_up(lab: Lab) -> None:
@@ -25,22 +40,24 @@ def warm_up(lab: Lab) -> None:
 
 
 @pytest.fixture
-def broken(disturbed_lab: Lab) -> Iterator[Lab]:
-    """A lab with two workers that have served for a while."""
-    wait_until(lambda: len(workers(disturbed_lab)) == 2, "two workers run")
-    warm_up(disturbed_lab)
-    yield disturbed_lab
-    wait_until(lambda: len(workers(disturbed_lab)) == 2, "the workers are back")
+def broken(disturbed_lab: Lab) -> Lab:
+    """A lab with two workers that have served for a while, and none that ended before."""
+    lab = disturbed_lab
+    assert lab.run_in("gateway", "gateway", "reload", *TABLE).exit_code == 0
+    wait_until(lambda: lab.fetch("/dies/asked").status == 200, "new workers serve")
+    wait_until(lambda: len(ready(lab)) == 2, "two workers serve")
+    warm_up(lab)
+    return lab
 
 
 def break_off(lab: Lab, method: str) -> Answer:
     """The answer to a request that ends its worker; it is asked once and ends one worker alone."""
-    before, name = workers(lab), secrets.token_hex(8)
+    before, name = ready(lab), secrets.token_hex(8)
     answer = lab.fetch(f"/dies?{name}", method)
     record = lab.record("nginx", answer["X-Request-ID"])
     assert (record["upstream_status"], record["status"]) == ("502", 502)
-    wait_until(lambda: len(workers(lab)) == 2, "it is replaced")
-    assert len(before & workers(lab)) == 1
+    after = wait_until(lambda: len(now := ready(lab)) == 2 and now, "it is replaced")
+    assert len(before & after) == 1
     assert lab.fetch("/dies/asked").json().count(name) == 1
     return answer
 
@@ -73,3 +90,47 @@ def test_the_page_of_a_gateway_that_is_away_asks_again_where_that_is_safe(distur
         assert answer["X-Request-ID"] in answer.text
         assert "<!--#" not in answer.text
         assert "error occurred" not in answer.text
+
+
+@contextmanager
+def neighbours(lab: Lab, count: int) -> Iterator[Counter[int]]:
+    """Clients that ask for another mount all the time; how often each status was answered."""
+    answered: Counter[int] = Counter()
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            answered[lab.fetch("/echo").status] += 1
+
+    clients = [threading.Thread(target=ask) for _ in range(count)]
+    for client in clients:
+        client.start()
+    try:
+        yield answered
+    finally:
+        is_over.set()
+        for client in clients:
+            client.join()
+
+
+def test_a_mount_whose_requests_end_workers_is_quarantined_and_the_others_go_on(broken: Lab):
+    lab, began, asked = broken, time.time(), 0
+    with neighbours(lab, 2) as answered:
+        while lab.fetch("/dies").status != 503:
+            asked += 1
+            assert asked < 30
+            time.sleep(0.2)  # the client's own pace
+        known = {mount["mount"]: mount["quarantine"] for mount in status(lab)["mounts"]}
+        assert [name for name in known if known[name]] == ["/dies"]
+        assert known["/dies"]["deaths"] == asked
+        serving, lost, served = ready(lab), answered[502], answered[200]
+        refused = [lab.fetch("/dies") for _ in range(20)]
+        wait_until(lambda: answered[200] > served + 100, "the others go on")
+        assert ready(lab) >= serving
+    assert {answer.status for answer in refused} == {503}
+    assert all(int(answer["Retry-After"]) > 0 for answer in refused)
+    assert "have ended its workers" in refused[0].text
+    assert set(answered) <= {200, 502}
+    assert answered[502] == lost <= 2 * asked
+    assert "mounts./dies: in quarantine for 10 s" in lab.stderr("gateway", began)
+    print(f"in quarantine after {asked} workers; {dict(answered)} answered to the others")

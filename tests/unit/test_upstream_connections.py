@@ -238,9 +238,20 @@ def test_request_whose_content_is_gone_is_502(serve: Serve, upstream: Load) -> N
 
 
 def test_request_is_asked_no_third_time(serve: Serve, upstream: Load) -> None:
-    with scripted(lambda peer: peer.read_head()) as server:
-        assert serve(upstream(server.address)).ask().status == 502
+    with scripted(close_at_the_next, lambda peer: peer.read_head(), keep_answering()) as server:
+        client = serve(upstream(server.address)).connect()
+        assert client.ask(GET).status == 200
+        assert client.ask(GET).status == 502
         assert server.connections == 2
+
+
+def test_request_whose_new_connection_breaks_is_not_asked_again(
+    serve: Serve, upstream: Load
+) -> None:
+    """It was not closed for being idle, so the request may be what has ended the server."""
+    with scripted(lambda peer: peer.read_head(), keep_answering()) as server:
+        assert serve(upstream(server.address)).ask().status == 502
+        assert server.connections == 1
 
 
 def test_request_is_not_asked_again_once_an_answer_has_begun(serve: Serve, upstream: Load) -> None:
