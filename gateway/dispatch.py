@@ -37,11 +37,14 @@ class Mount:
     ``host`` is lower-case or None for any host; ``prefix`` is "" for the root, else a decoded path
     that begins with a slash and does not end with one. ``script_name`` is the prefix as PEP 3333
     wants it: the latin-1 reading of its UTF-8 bytes. ``scopes_cookies`` is whether cookies for the
-    whole host are for what is below the prefix alone.
+    whole host are for what is below the prefix alone. ``reads_content`` is whether it may read a
+    request's, ``buffers_content`` whether that is taken in before, and ``takes_in_all`` whether
+    however long it is.
     """
 
     __slots__ = (
         *("app", "host", "kind", "limits", "name", "prefix", "scopes_cookies", "script_name"),
+        *("buffers_content", "reads_content", "takes_in_all"),
         "timeout_seconds",  # that of ``limits``, once more, for the walk of every request
     )
 
@@ -55,6 +58,7 @@ class Mount:
         limits: MountLimits,
         kind: str = "app",
         scopes_cookies: bool = False,
+        takes_in_all: bool = False,
     ) -> None:
         self.name = name
         self.host = host
@@ -65,6 +69,9 @@ class Mount:
         self.timeout_seconds = limits.timeout_seconds
         self.kind = kind
         self.scopes_cookies = scopes_cookies
+        self.reads_content = kind in ("app", "upstream")
+        self.buffers_content = limits.request_buffering == "on"
+        self.takes_in_all = takes_in_all
 
 
 class Match(NamedTuple):

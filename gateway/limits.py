@@ -39,6 +39,13 @@ class Limits:
     body_timeout_seconds: float = setting(
         30.0, "Between two reads of a request body that an app waits for (408 beyond it)."
     )
+    max_spooled_bytes: int = setting(
+        64 * MIB,
+        "How much request content one worker keeps in temporary files at a time (503 with "
+        "Retry-After beyond it, 413 for what alone is more). They are in the directory that TMPDIR "
+        "names, else /tmp, which in the Compose stack is memory: 256 MiB for all workers.",
+        least=0,
+    )
     send_timeout_seconds: float = setting(
         30.0, "How long a client may leave a response unread before it is given up."
     )
@@ -153,4 +160,12 @@ class MountLimits(Admission):
         300.0,
         "How long an upgraded connection (WebSocket) may go without a byte in either direction, "
         "whoever answers it: timeout does not count there.",
+    )
+    request_buffering: str = setting(
+        "on",
+        "on: a request body that is short (64 KiB), chunked, or bound for native threads or for a "
+        "place of max_concurrency is taken in before the app is called, which always gets a "
+        "Content-Length; what it leaves unread is read before its answer goes out. off: bodies "
+        "stream, for apps that answer while their client still sends.",
+        choices=("on", "off"),
     )

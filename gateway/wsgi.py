@@ -76,8 +76,18 @@ class Takeover:
     received_bytes = 0
     # it is the content of its request, and never at its end: the connection ends with it
     is_complete = False
-    is_worth_draining = False
-    fault = None
+    fault = store = None
+
+    def settle(self) -> bool:
+        return False
+
+    drain = drop = settle
+
+    def is_too_slow(self, now: float, grace_seconds: float) -> bool:
+        return False
+
+    def release(self) -> None:
+        pass
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(())  # to whom expects content

@@ -218,7 +218,8 @@ class Mount:
 
     ``name`` is the normalised key; ``host`` is lower-case ASCII or None for any; ``prefix`` is ""
     for ``/``, else a decoded path that begins with a slash and does not end with one.
-    ``pool_admission`` is for front workers: what all mounts of the ``pool`` share.
+    ``pool_admission`` is for front workers: what all mounts of the ``pool`` share; and so is
+    ``takes_in_all``: content of any length is taken in, since what it is bound for is scarce.
     """
 
     name: str
@@ -229,6 +230,7 @@ class Mount:
     where: Where = field(compare=False)
     pool: str = ""
     pool_admission: Admission = field(default_factory=Admission)
+    takes_in_all: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A pure function of a Config; refuses to know processes. The front workers have every mount: those of
 other pools as upstream mounts on the pools' sockets. How many requests are run at a time, and how
-many wait, is theirs to see to: no request waits in two places.
+many wait, is theirs to see to: no request waits in two places. They take content in, too, before a
+pool's threads get it.
 """
 
 from collections.abc import Callable
@@ -90,12 +91,15 @@ def _as_seen_in_front(
 ) -> Mount:
     name = _pool_of(mount)
     if name not in pools:
-        return mount
+        return replace(mount, takes_in_all=bool(mount.limits.max_concurrency))
     pool = pools[name]
+    is_scarce = pool.concurrency == "threads" or pool.admission.max_concurrency
+    takes_in_all = bool(is_scarce or mount.limits.max_concurrency)
+    mount = replace(mount, pool=name, pool_admission=pool.admission, takes_in_all=takes_in_all)
     if isinstance(mount.target, UpstreamTarget):
         sticky = pool.sticky if mount.target.sticky == "off" else mount.target.sticky
         target = replace(mount.target, sticky=sticky)
-        return replace(mount, target=target, pool=name, pool_admission=pool.admission)
+        return replace(mount, target=target)
     # its workers keep a connection for longer; and none is open any more when they fall asleep
     seconds = config.server.limits.keep_alive_seconds / 2
     if pool.idle_seconds:
@@ -109,4 +113,4 @@ def _as_seen_in_front(
         sticky=pool.sticky,
         pool=name if is_sticky else "",
     )
-    return replace(mount, target=target, pool=name, pool_admission=pool.admission)
+    return replace(mount, target=target)

@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.dispatch import Mount
 from gateway.errors import ClientDisconnected, RequestError
-from gateway.http.body import DRAIN_BYTES, READ_BYTES, ChunkedContent, Content, drain, open_content
+from gateway.http.body import DROP_BYTES, READ_BYTES, ChunkedContent, Content, open_content
 from gateway.http.cookies import keep_first
 from gateway.http.deadlines import Deadlines
 from gateway.http.environ import build_environ
@@ -26,6 +26,7 @@ from gateway.http.error_page import build_error_page
 from gateway.http.exchange import Exchange, RequestEnded, name_asked
 from gateway.http.head import CHUNKED, KnownHead, RequestHead
 from gateway.http.service import Service
+from gateway.http.spool import MEMORY_BYTES, SpoolFullError, Store
 from gateway.http.stream import IDLE
 from gateway.http.upgrade import asks_to_upgrade, offer_connection
 from gateway.inflight import name_place
@@ -36,6 +37,7 @@ from gateway.wsgi import KNOWN, RAW_PATH_INFO, Environ
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
 APP_FAILED = "500 Internal Server Error", "The app failed; its log tells why."
+RETRY_AFTER = ("Retry-After", "5")
 
 
 class Connection(Deadlines):
@@ -110,7 +112,7 @@ class Connection(Deadlines):
     def _drain(self, response: Exchange, content: Content, fault: str) -> str:
         """Take what the app left of the request's content. Returns the record's fault."""
         try:
-            response.persistent = response.persistent and drain(content)
+            response.persistent = response.persistent and content.drain()
         except BaseException as late:  # noqa: BLE001  see _break_off
             self._break_off(response, late)
             return str(late) if isinstance(late, RequestEnded) else explain(late)
@@ -165,9 +167,6 @@ class Connection(Deadlines):
         response.script_name = environ["SCRIPT_NAME"]
         response.timeout = mount.timeout_seconds
 
-        if head.content_length:
-            content = self._open_content(head, mount.limits.max_body_bytes, response)
-            environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self
         in_flight, request_id = service.in_flight, response.request_id.encode()
@@ -180,6 +179,8 @@ class Connection(Deadlines):
                 in_flight.memory, self._slot, response.started, request_id, client, place
             )
             self._place = place if told is None else b""
+        if head.content_length:
+            self._begin_content(service, head, mount, environ, response)
         app = mount.app
         result = app(environ, response.start_response)
         try:
@@ -220,8 +221,7 @@ class Connection(Deadlines):
 
     def _answer_unmatched(self, head: RequestHead, response: Exchange) -> None:
         if head.content_length:
-            content = self._open_content(head, DRAIN_BYTES, response)
-            response.persistent &= content.is_worth_draining
+            response.persistent &= self._open_content(head, DROP_BYTES, response).drop()
         if head.path == "*":
             response.start_response("204 No Content", [])  # RFC 9110 §9.3.7: OPTIONS *
             response.finish()
@@ -245,6 +245,8 @@ class Connection(Deadlines):
         """Answer in the gateway's own name, where no head has gone out."""
         if response.head_sent:
             return
+        if response.content is not None:
+            self._drop_content(response, response.content)
         response.restart()
         response.request_id = response.request_id or self._service.next_request_id()
         page = build_error_page(status, detail, response.request_id, traceback)
@@ -281,6 +283,8 @@ class Connection(Deadlines):
             return monotonic()  # it was given up
         now = monotonic()
         content, in_flight = response.content, service.in_flight
+        if content is not None:
+            content.release()
         in_flight.memory[self._slot] = 0
         in_flight.requests += 1
         if response.code >= 500:
@@ -327,6 +331,50 @@ class Connection(Deadlines):
         return not self.has_input()
 
     # --- in a greenlet: content ---------------------------------------------------------------
+
+    def _begin_content(
+        self,
+        service: Service,
+        head: RequestHead,
+        mount: Mount,
+        environ: Environ,
+        response: Exchange,
+    ) -> None:
+        """``wsgi.input``, with what is to be taken in before the app is called.
+
+        Raises RequestError, ClientDisconnected and RequestEnded. May switch greenlets.
+        """
+        length, most = head.content_length, mount.limits.max_body_bytes
+        is_taken_in = mount.buffers_content and (length <= MEMORY_BYTES or mount.takes_in_all)
+        if is_taken_in:
+            most = min(most, max(MEMORY_BYTES, service.limits.max_spooled_bytes))
+        # taken off here (RFC 9112 §7): some apps would decode the content once more
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        environ.pop("HTTP_TRAILER", None)
+        content = self._open_content(head, most, response)
+        if content.fault is not None:
+            raise content.fault
+        if not mount.reads_content:
+            response.persistent &= content.drop()
+        elif is_taken_in:
+            try:
+                environ["wsgi.input"] = content.take_in(Store(service.spool))
+            except SpoolFullError as error:
+                detail = "Too much content waits here. Try again in a few seconds."
+                status = "503 Service Unavailable"
+                raise RequestEnded(str(error), status, detail, RETRY_AFTER) from None
+            if length == CHUNKED:
+                environ["CONTENT_LENGTH"] = str(content.received_bytes)
+        else:
+            content.store = Store(service.spool) if mount.buffers_content else None
+            environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
+
+    def _drop_content(self, response: Exchange, content: Content) -> None:
+        """What the gateway answers itself is not lost behind content that nobody reads."""
+        try:
+            response.persistent &= content.drop()
+        except RequestEnded:
+            response.persistent = False
 
     def _open_content(self, head: RequestHead, max_bytes: int, response: Exchange) -> Content:
         def send_continue() -> None:

@@ -53,8 +53,11 @@ class Deadlines(Incoming):
     ) -> None:
         ending: BaseException | None = None
         if self.state is State.READING:
+            content = exchange.content
             if waited > limits.body_timeout_seconds:
                 ending = RequestTimeout("no content came in time")
+            elif content is not None and content.is_too_slow(now, limits.body_timeout_seconds):
+                ending = RequestTimeout("the content came too slowly")
         elif self.state is State.WRITING:
             if waited > limits.send_timeout_seconds:
                 ending = ClientDisconnected("the client left its response unread")
@@ -100,6 +103,8 @@ class Deadlines(Incoming):
             detail = "The gateway is being restarted."
             fault = "cut: drain_timeout has passed"
             ending = RequestEnded(fault, "503 Service Unavailable", detail)
+            if self._exchange.content is not None:
+                self._exchange.content.is_lost = True  # there is no time to read it
             self._exchange.greenlet.throw(ending)
 
     def _linger(self) -> None:

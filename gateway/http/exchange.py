@@ -94,19 +94,16 @@ class Exchange(Response):
         """Before ``result`` is sent: what the app has made of the request's content."""
         if content.fault is not None and self.code >= 500 and not self.head_sent:
             raise content.fault  # frameworks take the client's fault for one of their own
-        if type(result) is list:
-            self._decide_draining(content)  # its head may take the shortest way
+        if type(result) is list and not content.is_complete:
+            # its head may take the shortest way, and it is there: nobody reads any more
+            self.persistent &= content.settle() if content.store is None else content.drop()
 
     def _build_head(self, length: int | None) -> bytes:
-        # not earlier: a generator may read content before its first piece
+        # not earlier: a generator may read content before its first piece. What a head says holds:
+        # nginx would begin another request on a connection that is then closed.
         if self.content is not None:
-            self._decide_draining(self.content)
+            self.persistent &= self.content.settle()
         return super()._build_head(length)
-
-    def _decide_draining(self, content: Content) -> None:
-        # said in the head, so that nginx does not begin another request here
-        if not content.is_complete:
-            self.persistent &= content.is_worth_draining
 
 
 def name_asked(head: RequestHead, mount: Mount | None) -> Asked:

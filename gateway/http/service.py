@@ -21,6 +21,7 @@ from gateway.http.forwarded import TrustedProxies
 from gateway.http.greenlets import GreenletPool
 from gateway.http.parser import HeadParser
 from gateway.http.push import Pusher
+from gateway.http.spool import Spool
 from gateway.inflight import InFlight
 from gateway.limits import Limits
 from gateway.wsgi import Environ
@@ -69,6 +70,7 @@ class Service:
         self.parser = HeadParser(limits)
         self.greenlets = GreenletPool()
         self.submit = self.greenlets.submit
+        self.spool = Spool(limits.max_spooled_bytes)
         self.connections: set[Any] = set()
         self.tell_time()
         self.is_draining = False
@@ -86,11 +88,13 @@ class Service:
         """Serve other mounts within other limits from the next request on."""
         self.table = table
         self.limits = limits
+        self.spool.max_bytes = limits.max_spooled_bytes
         self.parser = HeadParser(limits)
         self.base_environ = self.base_environ | {"gateway.mounts": mounts}
 
     def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> Service:
         """Another one that shares all else with this one, to ask how it would serve."""
         other = copy(self)
+        other.spool = copy(self.spool)
         other.adjust(table, limits, mounts)
         return other

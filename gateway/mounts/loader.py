@@ -108,6 +108,7 @@ def load_mounts(
                 limits=mount.limits,
                 kind=kind,
                 scopes_cookies=getattr(mount.target, "scopes_cookies", False),
+                takes_in_all=mount.takes_in_all,
             )
         )
     return loaded, errors

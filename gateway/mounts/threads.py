@@ -92,7 +92,7 @@ class _Call:
         self._is_lost = False  # to the pool: another thread has taken its thread's place
         environ["wsgi.multithread"] = True
         content = environ["wsgi.input"]
-        if isinstance(content, io.BufferedReader):
+        if isinstance(content, io.BufferedReader) and not content.raw.is_complete:
             # detached: it would close what it reads from when it goes
             handed = _HandedContent(partial(self._call, content.detach().readinto))
             environ["wsgi.input"] = io.BufferedReader(handed, READ_BYTES)

@@ -14,6 +14,10 @@ from gateway.http.head import CHUNKED
 from gateway.upstream.link import READ_BYTES, Link
 
 
+class _Held(BaseException):
+    """Ends a wait for the client's bytes, which another greenlet is to read."""
+
+
 class Feeder:
     """Sends ``begun``, then what is left of ``content``, to ``link``. ``is_complete`` turns true
     once the kernel has all of it. A fault of the client's is raised by whoever reads ``link``."""
@@ -25,7 +29,10 @@ class Feeder:
         self._content = content
         self._remaining = length
         self.is_complete = False
+        self._is_held = self._is_reading = self._is_parked = False
         hub: Any = get_hub()
+        self._hub = hub
+        self._holder: Any = hub
         self._greenlet = greenlet(self._run, hub)
         self._start = hub.loop.run_callback(self._greenlet.switch)
 
@@ -45,17 +52,55 @@ class Feeder:
             self._link.interrupt(error)
 
     def _send_chunks(self) -> None:
-        while piece := self._content.read1(READ_BYTES):
+        while piece := self._read(READ_BYTES):
             self._link.send(b"%x\r\n%b\r\n" % (len(piece), piece))
         self._link.send(b"0\r\n\r\n")
 
     def _send_rest(self) -> None:
         while self._remaining:
-            piece = self._content.read1(min(self._remaining, READ_BYTES))
+            piece = self._read(min(self._remaining, READ_BYTES))
             if not piece:
                 raise ClientDisconnected("the request's content ended early")
             self._remaining -= len(piece)
             self._link.send(piece)
+
+    def _read(self, size: int) -> bytes:
+        while True:
+            self._park(self._hub)
+            self._is_reading = True
+            try:
+                return self._content.read1(size)  # type: ignore[no-any-return]
+            except _Held:
+                self._is_reading = False
+                self._park(self._holder)
+            finally:
+                self._is_reading = False
+
+    def _park(self, instead: Any) -> None:
+        """Let ``instead`` run while this is held."""
+        self._is_parked = self._is_held
+        while self._is_held:
+            instead.switch()
+            instead = self._hub
+        self._is_parked = False
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether there is more to send, and somebody who takes it."""
+        return not self.is_complete and not self._greenlet.dead
+
+    def hold(self) -> None:
+        """Read nothing until ``go_on``; what has been read is still sent."""
+        self._is_held = True
+        if self._is_reading:
+            self._holder = getcurrent()
+            self._greenlet.throw(_Held)
+
+    def go_on(self) -> None:
+        """Read again what there is to read."""
+        self._is_held = False
+        if self._is_parked:
+            self._start = self._hub.loop.run_callback(self._greenlet.switch)
 
     def stop(self) -> None:
         """Send no more; at once. Not from the feeder's own greenlet."""

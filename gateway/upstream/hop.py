@@ -7,6 +7,7 @@ Refuses to know which address that is and what is done when it fails. Source: RF
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gateway.http.body import Content as Taken
 from gateway.http.head import CHUNKED
 from gateway.upstream.address import Address
 from gateway.upstream.answer import MAX_HEAD_BYTES, Answer, BadAnswerError, Pair, parse_answer
@@ -81,6 +82,20 @@ class Hop:
             self._content = open_answer(answer.length)
             self.received = self._take(self.received)
         return answer
+
+    def take_rest(self, source: Any) -> None:
+        """The answer begins before the server has all of the content, ``source``: what the client
+        still sends is taken in first, where it may be. Else it would be lost behind the answer's
+        head: nginx passes nothing on any more. May switch greenlets."""
+        content, feeder = getattr(source, "raw", None), self._feeder
+        if feeder is None or not isinstance(content, Taken) or content.store is None:
+            return
+        if feeder.is_at_work:
+            feeder.hold()
+            content.settle()
+            feeder.go_on()
+        else:
+            content.drop()
 
     def _read_head(self) -> bytes:
         data = self.received or self._receive_first()

@@ -79,6 +79,8 @@ class Upstream:
             if self._sticky is not None:
                 fields = fields + self._sticky.mark(environ, hop.address)
             start_response(answer.status, fields)
+            if not hop.is_answered:
+                hop.take_rest(environ["wsgi.input"])
         except BaseException as error:  # noqa: BLE001  raised again, perhaps as another
             self._end(hop)
             raise self._explain(environ, hop, error) from None

@@ -7,6 +7,7 @@ RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BufferedReader
 from urllib.parse import quote
 
 from gateway.dispatch import PATH_SAFE
@@ -80,12 +81,12 @@ class Request:
         self.is_idempotent = self.method in IDEMPOTENT
         self.length = 0
         framing = self.upgrade = ""
-        if "HTTP_TRANSFER_ENCODING" in environ:
-            self.length = CHUNKED
-            framing = "Transfer-Encoding: chunked\r\n"
-        elif environ.get("CONTENT_LENGTH"):
+        if environ.get("CONTENT_LENGTH"):
             self.length = int(environ["CONTENT_LENGTH"])
             framing = f"Content-Length: {self.length}\r\n"
+        elif isinstance(environ["wsgi.input"], BufferedReader):  # chunks that were not taken in
+            self.length = CHUNKED
+            framing = "Transfer-Encoding: chunked\r\n"
         keys = [key for key in environ if key not in _NOT_PASSED_ON]
         connection = environ.get("HTTP_CONNECTION")
         if connection is not None and connection not in ("keep-alive", "close"):

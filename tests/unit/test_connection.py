@@ -22,6 +22,7 @@ from gateway.limits import Limits, MountLimits
 
 HOST = b"Host: a.example\r\n"
 HEAD_ONLY = b"POST / HTTP/1.1\r\n" + HOST
+STREAMS = MountLimits(request_buffering="off")
 
 
 def post(content: bytes, *, size: int | None = None, extra: bytes = b"") -> bytes:
@@ -218,14 +219,20 @@ def test_content_left_unread_is_drained(serve: Any, app: Any, size: int) -> None
     assert [record["bytes_in"] for record in gateway.records] == [size, 0, size, 0]
 
 
-@pytest.mark.parametrize("framing", [post, chunked])
-def test_content_that_comes_after_the_answer_is_drained(serve: Any, framing: Any) -> None:
-    client = serve(answers.one_piece).connect()
-    request_bytes = framing(b"x" * 1000) + (b"0\r\n\r\n" if framing is chunked else b"")
+def test_where_content_streams_little_of_it_is_drained_behind_the_answer(serve: Any) -> None:
+    client = serve(answers.one_piece, mount_limits=STREAMS).connect()
+    request_bytes = post(b"x" * 1000)
     client.send(request_bytes[:-500])
-    assert client.read_answer().status == 200
+    assert not client.read_answer().is_last
     client.send(request_bytes[-500:])
     assert client.ask(GET).status == 200
+
+
+def test_where_content_streams_unread_chunks_end_the_connection_as_announced(serve: Any) -> None:
+    """How much is left of them is not known, so that keep-alive could not be promised."""
+    client = serve(answers.one_piece, mount_limits=STREAMS).connect()
+    assert client.ask(chunked(b"x" * 1000, b"")).is_last
+    client.expect_end()
 
 
 @pytest.mark.parametrize("framing", [post, chunked])
@@ -233,10 +240,11 @@ def test_content_too_long_to_drain_ends_the_connection_after_the_answer(
     serve: Any, framing: Any
 ) -> None:
     """RFC 9112 §9.6: the client can still read its answer, though it goes on sending."""
-    gateway = serve(answers.one_piece)
+    gateway = serve(answers.one_piece, mount_limits=STREAMS)
     client = gateway.connect()
     sender = gevent.spawn(client.send, framing(b"x" * (DRAIN_BYTES * 3)))
-    assert client.read_answer().content == answers.CONTENT
+    answer = client.read_answer()
+    assert (answer.content, answer.is_last) == (answers.CONTENT, True)
     client.expect_end()
     sender.get(timeout=5)
     assert gateway.connection.state is State.LINGERING
@@ -265,7 +273,8 @@ def test_content_that_a_generator_reads_before_its_first_piece_keeps_the_connect
 
 
 def test_content_that_never_comes_does_not_hold_the_connection(serve: Any) -> None:
-    gateway = serve(answers.one_piece, limits=Limits(body_timeout_seconds=30))
+    limits = Limits(body_timeout_seconds=30)
+    gateway = serve(answers.one_piece, limits=limits, mount_limits=STREAMS)
     client = gateway.connect()
     assert client.ask(post(b"x", size=100)).status == 200
     gateway.pass_time(31)
@@ -277,11 +286,16 @@ def test_content_that_never_comes_does_not_hold_the_connection(serve: Any) -> No
     "bad", [b"Z\r\n", b"-1\r\n", b"5\r\n123456\r\n", b"1\n", b"0\r\nbad trailer\r\n\r\n"]
 )
 @pytest.mark.parametrize("app", [answers.one_piece, readers.whole])
-def test_nothing_is_read_behind_malformed_chunks(serve: Any, app: Any, bad: bytes) -> None:
-    gateway = serve({"/": app, "/smuggled": answers.one_piece})
+@pytest.mark.parametrize("buffering", ["on", "off"])
+def test_nothing_is_read_behind_malformed_chunks(
+    serve: Any, app: Any, bad: bytes, buffering: str
+) -> None:
+    limits = MountLimits(request_buffering=buffering)
+    gateway = serve({"/": app, "/smuggled": answers.one_piece}, mount_limits=limits)
     client = gateway.connect()
     client.send(chunked(b"first") + bad + get("/smuggled"))
-    assert client.read_answer().status == (400 if app is readers.whole else 200)
+    is_read = app is readers.whole or buffering == "on"
+    assert client.read_answer().status == (400 if is_read else 200)
     client.expect_end()
     assert [record["target"] for record in gateway.records] == ["/"]
 
@@ -300,7 +314,7 @@ def test_an_app_that_ignores_malformed_chunks_gets_nothing_behind_them(
         start_response("200 OK", [])
         return [b"%d" % refused]
 
-    gateway = serve(app)
+    gateway = serve(app, mount_limits=STREAMS)
     client = gateway.connect()
     client.send(chunked(b"first") + bad + b"0\r\n\r\n" + get("/smuggled"))
     assert client.read_answer().content == b"3"
@@ -319,9 +333,9 @@ def test_a_500_that_an_app_makes_of_refused_content_tells_the_refusal(
             start_response(status, [])
         return [b"what the app says"]
 
-    gateway = serve(app, mount_limits=MountLimits(max_body_bytes=3))
-    client = gateway.connect()
-    client.send(chunked(b"first"))
+    limits = MountLimits(max_body_bytes=3, request_buffering="off")
+    client = serve(app, mount_limits=limits).connect()
+    client.send(chunked(b"first", b""))
     assert client.read_answer().status == answered
 
 
@@ -357,7 +371,7 @@ def test_100_is_sent_when_the_app_first_reads(serve: Any, framing: Any, content:
         return readers.whole(environ, start_response)
 
     head = post(b"", size=5, extra=EXPECT) if framing is post else chunked(extra=EXPECT)
-    client = ask_and_wait(serve(read_late), app, head)
+    client = ask_and_wait(serve(read_late, mount_limits=STREAMS), app, head)
     client.expect_open()
     app.go_on.set()
     assert client._read_head().status == 100
@@ -373,7 +387,7 @@ def test_100_is_not_sent_when_the_content_is_there(serve: Any) -> None:
 
 def test_100_is_not_sent_when_the_app_does_not_read(serve: Any) -> None:
     """RFC 9110 §10.1.1: whether the content comes is not known, so the connection ends."""
-    gateway = serve(answers.one_piece)
+    gateway = serve(answers.one_piece, mount_limits=STREAMS)
     client = gateway.connect()
     answer = client.ask(post(b"", size=5, extra=EXPECT))
     assert answer.interim == []
@@ -386,7 +400,7 @@ def test_100_is_not_sent_behind_the_head(serve: Any) -> None:
         yield b"a piece "
         yield environ["wsgi.input"].read()
 
-    client = serve(app).connect()
+    client = serve(app, mount_limits=STREAMS).connect()
     client.send(post(b"", size=5, extra=EXPECT), b"12345")
     answer = client.read_answer()
     assert (answer.interim, answer.content) == ([], b"a piece 12345")
@@ -417,7 +431,7 @@ def test_content_is_bounded(serve: Any, framing: Any, size: int) -> None:
 def test_a_length_beyond_the_bound_never_reaches_the_app(serve: Any) -> None:
     called: list[Any] = []
     gateway = serve(called.append, mount_limits=SMALL)
-    assert gateway.ask(post(b"", size=11)).status == 413
+    assert gateway.ask(post(b"x" * 11)).status == 413
     assert called == []
 
 
@@ -426,7 +440,7 @@ def test_a_refused_client_can_go_on_sending_until_it_has_read_why(serve: Any, fr
     client = serve(readers.whole, mount_limits=SMALL).connect()
     head, _, content = framing(b"x" * 11).partition(b"\r\n\r\n")
     client.send(head + b"\r\n\r\n", content)
-    client.send(b"x" * 1000, b"x" * 1000)
+    client.send(b"0\r\n\r\n" * (framing is chunked) + b"x" * 1000, b"x" * 1000)
     assert client.read_answer().status == 413
     client.expect_end()
 

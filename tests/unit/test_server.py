@@ -258,7 +258,7 @@ def test_an_app_that_ignores_its_end_does_not_hold_the_drain(serve: Any) -> None
 
 
 def test_a_connection_that_is_being_drained_can_be_cut(serve: Any) -> None:
-    gateway = serve(answers.one_piece)
+    gateway = serve(answers.one_piece, mount_limits=MountLimits(request_buffering="off"))
     client = gateway.connect()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n123")
     assert client.read_answer().status == 200

@@ -22,6 +22,7 @@ from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
 
 HUB_THREAD = threading.get_ident()
+STREAMS = MountLimits(request_buffering="off")
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -407,7 +408,7 @@ def test_a_client_that_leaves_within_its_content_is_told_to_the_app(
             raise
         return answer(environ, start_response)
 
-    gateway = serve(InThreads(app, threads))
+    gateway = serve(InThreads(app, threads), mount_limits=STREAMS)
     client = gateway.connect()
     client.send(CHUNKED, b"5\r\nab")
     client.close()
@@ -438,7 +439,7 @@ def test_a_request_that_is_ended_while_it_is_read_frees_its_thread(
             raise
         return answer(environ, start_response)
 
-    gateway = serve(InThreads(app, threads))
+    gateway = serve(InThreads(app, threads), mount_limits=STREAMS)
     client = gateway.connect()
     client.send(CHUNKED, b"5\r\nab")
     wait_until(lambda: gateway.connection.state.value == "reading", "the app reads")

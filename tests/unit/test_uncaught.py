@@ -115,7 +115,7 @@ def test_a_greenlet_that_fails_while_its_request_runs_is_reported_with_that_requ
 
 def test_a_timer_that_an_app_never_cancels_leaves_nothing_behind(start: Any) -> None:
     running = start(
-        "  /: {app: 'late:app', timeout: 1s}\n  /well: good:app\n",
+        "  /: {app: 'late:app', timeout: 1s, request_buffering: off}\n  /well: good:app\n",
         "  keep_alive: 1s\n  drain_timeout: 1s\n",
         late=LATE,
     )

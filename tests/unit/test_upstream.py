@@ -4,6 +4,7 @@ The gateway is the real one, the servers scripted ones on real sockets.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from gateway.limits import MountLimits
 Serve = Callable[..., Gateway]
 Load = Callable[..., Any]
 MIB = 1024 * 1024
+STREAMS = MountLimits(request_buffering="off")
 POST = b"POST / HTTP/1.1\r\nHost: a.example\r\n"
 
 
@@ -244,7 +246,7 @@ def test_content_in_chunks_arrives_as_it_comes(serve: Serve, upstream: Load) -> 
         peer.send(OK)
 
     with scripted(script) as server:
-        client = serve(upstream(server.address)).connect()
+        client = serve(upstream(server.address), mount_limits=STREAMS).connect()
         client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
         wait_until(lambda: got == [b"3\r\none\r\n"], "the first chunk has arrived")
         client.send(b"3;x\r\ntwo\r\n0\r\nTrailer: x\r\n\r\n")
@@ -270,7 +272,7 @@ def test_client_that_waits_for_a_100_is_spared_its_content_where_nobody_listens(
     with scripted(keep_answering()) as server:
         server.refuse()
         client = serve(upstream(server.address)).connect()
-        client.send(POST + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        client.send(POST + b"Expect: 100-continue\r\nContent-Length: 400000\r\n\r\n")
         got = client.read_answer()
         assert (got.status, got.interim) == (503, [])
 
@@ -281,7 +283,7 @@ def test_answer_before_the_content_has_come_arrives(serve: Serve, upstream: Load
         peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfine")
 
     with scripted(script) as server:
-        client = serve(upstream(server.address)).connect()
+        client = serve(upstream(server.address), mount_limits=STREAMS).connect()
         client.send(POST + b"Content-Length: 9000000\r\n\r\nbegin")
         got = client.read_answer()
         assert (got.status, got.content) == (413, b"fine")
@@ -303,6 +305,55 @@ def test_answer_to_unread_content_is_not_lost(serve: Serve, upstream: Load) -> N
             raise Cut(b"")
 
 
+@pytest.mark.parametrize("rest", [b"fine", b""], ids=["whole", "head-alone"])
+@pytest.mark.parametrize("ends", [False, True])
+def test_answer_to_unread_content_waits_for_what_the_client_sends(
+    serve: Serve, upstream: Load, rest: bytes, ends: bool
+) -> None:
+    """The server reads none of it, and answers at once, wholly or in part, and may leave."""
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\n" + rest)
+        assert goes_on.wait(WAIT_SECONDS)
+        peer.send(*[b"fine"] * (not rest))
+        if not ends:
+            peer.wait_for_end()
+
+    goes_on = threading.Event()
+    content = b"x" * 3 * MIB
+    with scripted(script, keep_answering()) as server:
+        client = serve(upstream(server.address)).connect()
+        client.send(POST + b"Content-Length: %d\r\n\r\n" % len(content), content[:-1])
+        client.expect_open()  # nothing yet
+        goes_on.set()
+        got = client.ask(content[-1:])
+        assert (got.status, got.content, got.is_last) == (413, b"fine", False)
+        assert client.ask(GET).content == b"fine"
+
+
+@pytest.mark.parametrize("size", [70_000, 300_000, 1_000_000])
+def test_server_that_answers_while_it_reads_gets_all_content(
+    serve: Serve, upstream: Load, size: int
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(OK.replace(b": 4", b": %d" % size).replace(b"fine", b""))
+        left = size
+        while left:
+            piece = peer.read(min(left, 1000))
+            peer.send(piece)
+            left -= len(piece)
+
+    content = os.urandom(size)
+    with scripted(script, keep_answering()) as server:
+        client = serve(upstream(server.address)).connect()
+        client.send(POST + b"Content-Length: %d\r\n\r\n" % size, content[:-1])
+        client.expect_open()
+        assert client.ask(content[-1:]).content == content
+        assert client.ask(GET).content == b"fine"
+
+
 def test_both_sides_may_stream_at_once(serve: Serve, upstream: Load) -> None:
     def script(peer: Peer) -> None:
         peer.read_head()
@@ -313,7 +364,7 @@ def test_both_sides_may_stream_at_once(serve: Serve, upstream: Load) -> None:
         peer.send(b"0\r\n\r\n")
 
     with scripted(script) as server:
-        client = serve(upstream(server.address)).connect()
+        client = serve(upstream(server.address), mount_limits=STREAMS).connect()
         client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
         assert client._read_head().status == 200
         for piece in (b"one", b"two", b"six"):
@@ -321,7 +372,7 @@ def test_both_sides_may_stream_at_once(serve: Serve, upstream: Load) -> None:
             assert client._read_length(8) == b"3\r\n" + piece + b"\r\n"
         client.send(b"0\r\n\r\n")
         assert client._read_chunks() == b""
-        client.send(GET)
+        client.expect_end()  # as announced: how much would follow the head was not known
 
 
 def test_malformed_content_is_the_clients_fault(serve: Serve, upstream: Load) -> None:
@@ -332,7 +383,7 @@ def test_malformed_content_is_the_clients_fault(serve: Serve, upstream: Load) ->
         ends.append(peer.wait_for_end())
 
     with scripted(script) as server:
-        gateway = serve(upstream(server.address))
+        gateway = serve(upstream(server.address), mount_limits=STREAMS)
         got = gateway.ask(POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\none\r\nnone\r\n")
         assert got.status == 400
         wait_until(lambda: ends == [b"3\r\none\r\n"], "it ends, and never as content does")
@@ -340,7 +391,8 @@ def test_malformed_content_is_the_clients_fault(serve: Serve, upstream: Load) ->
 
 def test_content_above_the_limit_is_413(serve: Serve, upstream: Load) -> None:
     with scripted(lambda peer: peer.wait_for_end()) as server:
-        gateway = serve(upstream(server.address), mount_limits=MountLimits(max_body_bytes=4))
+        limits = MountLimits(max_body_bytes=4, request_buffering="off")
+        gateway = serve(upstream(server.address), mount_limits=limits)
         assert gateway.ask(POST + b"Content-Length: 5\r\n\r\nlarge").status == 413
         assert server.connections == 0
         chunks = POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nlarge\r\n0\r\n\r\n"

@@ -14,12 +14,14 @@ from harness import GET, Gateway, wait_until
 from scripted import OK, WAIT_SECONDS, Peer, Script, keep_answering, scripted
 
 from gateway.errors import ClientDisconnected
+from gateway.limits import MountLimits
 from gateway.upstream.address import Address
 from gateway.upstream.balance import Balance
 from gateway.upstream.link import Link
 
 Serve = Callable[..., Gateway]
 Load = Callable[..., Any]
+STREAMS = MountLimits(request_buffering="off")
 HOST = b" / HTTP/1.1\r\nHost: a.example\r\n"
 NOBODY = "unix:/nonexistent/socket"
 
@@ -104,7 +106,7 @@ def test_connection_with_content_still_to_be_sent_is_not_used_again(
         peer.wait_for_end()
 
     with scripted(script) as server:
-        gateway = serve(upstream(server.address))
+        gateway = serve(upstream(server.address), mount_limits=STREAMS)
         early = b"PUT" + HOST + b"Content-Length: 100000\r\n\r\nbegin"
         client = gateway.connect()
         assert client.ask(early).content == b"fine"
@@ -231,7 +233,7 @@ def test_request_that_may_not_be_repeated_is_502(
 def test_request_whose_content_is_gone_is_502(serve: Serve, upstream: Load) -> None:
     request = b"PUT" + HOST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
     with scripted(close_at_the_next, keep_answering()) as server:
-        client = serve(upstream(server.address)).connect()
+        client = serve(upstream(server.address), mount_limits=STREAMS).connect()
         assert client.ask(GET).status == 200
         assert client.ask(request).status == 502
         assert server.connections == 1

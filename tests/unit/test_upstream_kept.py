@@ -22,6 +22,7 @@ from running import Running
 from running import wait_until as wait_for
 from scripted import OK, Peer, Scripted, keep_answering, scripted
 
+from gateway.limits import MountLimits
 from gateway.upstream.address import Address
 from gateway.upstream.link import Link
 from gateway.upstream.mount import Upstream
@@ -323,7 +324,8 @@ def test_connection_whose_request_was_not_sent_whole_is_not_used_again(
 ) -> None:
     """The server has answered early and promises to keep the connection."""
     with scripted(lambda peer: (peer.answer(), peer.wait_for_end()), keep_answering()) as server:
-        gateway = serve(upstream(server.address, keep_alive_seconds=60.0))
+        streams = MountLimits(request_buffering="off")
+        gateway = serve(upstream(server.address, keep_alive_seconds=60.0), mount_limits=streams)
         client = gateway.connect()
         client.send(b"PUT / HTTP/1.1\r\nHost: a.example\r\n" + framing + b"\r\n\r\n")
         assert client.read_answer().content == b"fine"

@@ -34,12 +34,14 @@ def app(environ, start_response):
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A gateway whose only mount leads to another."""
     behind = Running(
-        tmp_path_factory.mktemp("behind"), "  /: {app: much:app, max_body: 1GiB}\n", much=BEHIND
+        tmp_path_factory.mktemp("behind"),
+        "  /: {app: much:app, max_body: 1GiB, request_buffering: off}\n",
+        much=BEHIND,
     )
     address = f"unix:{behind.folder}/listen.sock"
     front = Running(
         tmp_path_factory.mktemp("front"),
-        f'  /: {{upstream: "{address}", max_body: 1GiB}}\n',
+        f'  /: {{upstream: "{address}", max_body: 1GiB, request_buffering: off}}\n',
         "  drain_timeout: 1s\n",
     )
     yield front

@@ -320,7 +320,9 @@ def hit_and_forget(gateway: Gateway, mount: Any, injector: Injector) -> None:
 def test_what_an_app_leaves_running_hits_the_draining_of_its_content(
     serve: Any, board: Board, app: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = serve(app(0.02), in_flight=InFlight(board.descriptor))
+    streams = MountLimits(request_buffering="off")
+    in_flight = InFlight(board.descriptor)
+    gateway = serve(app(0.02), in_flight=in_flight, mount_limits=streams)
     client = gateway.connect()
     client.send(POST, b"0123456789")
     assert client.read_answer().content == b"ok"
@@ -384,9 +386,10 @@ def test_a_greenlet_that_reads_on_when_the_request_has_ended_is_told_that_it_has
         gevent.idle()
         raise SystemExit
 
-    gateway = serve(app)
+    gateway = serve(app, mount_limits=MountLimits(request_buffering="off"))
     client = gateway.connect()
     client.send(POST, b"0123456789")
+    gateway.pass_time(Limits().body_timeout_seconds + 1)
     assert client.read_answer().status == 500
     client.close()
     wait_until(lambda: seen, "it ends")
