@@ -12,6 +12,7 @@ import fcntl
 import io
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -85,7 +86,43 @@ class Stream(io.TextIOWrapper):
         return _Buffer(self.buffer.raw)  # type: ignore[attr-defined]
 
 
+class _Standard:
+    """Where descriptors 1 and 2 lead, under a number that apps do not know."""
+
+    descriptor = 2
+
+
 def set_standard_streams(descriptor: int) -> None:
     """Have ``sys.stdout`` and ``sys.stderr`` write to ``descriptor``."""
+    _Standard.descriptor = descriptor
     sys.stdout = sys.__stdout__ = Stream(descriptor, 1)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = Stream(descriptor, 2)  # type: ignore[misc]
+
+
+def find_files() -> list[tuple[int, int] | None]:
+    """Which files descriptors 0 to 2 lead to, as device and inode; None for one that is closed."""
+    found: list[tuple[int, int] | None] = []
+    for number in (0, 1, 2):
+        try:
+            status = os.fstat(number)
+            found.append((status.st_dev, status.st_ino))
+        except OSError:
+            found.append(None)
+    return found
+
+
+def find_closed() -> list[int]:
+    """Those of descriptors 0 to 2 that are closed."""
+    return [number for number, file in enumerate(find_files()) if file is None]
+
+
+def reopen(numbers: Iterable[int]) -> None:
+    """Open descriptors that were closed: 1 and 2 lead to the log, 0 to nothing. The next socket
+    would take the number, and its peer get what others print."""
+    for number in numbers:
+        descriptor = duplicate(_Standard.descriptor) if number else os.open(os.devnull, os.O_RDONLY)
+        if descriptor == number:
+            os.set_inheritable(number, True)
+            continue
+        os.dup2(descriptor, number)
+        os.close(descriptor)

@@ -49,7 +49,7 @@ from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
 from gateway.inflight import InFlight
-from gateway.logs import configure_logs, faults, keep_from_apps
+from gateway.logs import configure_logs, faults, keep_from_apps, lifecycle
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.projects import VARIABLE
@@ -91,7 +91,7 @@ def main() -> int:
     if rest:
         return work(config, style, output, errors, *rest)
     configure_logs(style, stream=Stream(errors, errors))
-    _, _, report = load(config, lambda _: None)
+    _, _, report = load(config, lambda _: None, partial(warn, config))
     with open(output, "w") as file:
         json.dump(report, file)
     for stream in (sys.stdout, sys.stderr):
@@ -119,8 +119,11 @@ def work(
     in_flight = InFlight(int(in_flight_descriptor))
     os.close(int(in_flight_descriptor))
     table, mounts, report = load(
-        config, lambda name: send(control, {"event": "loading", "mount": name})
+        config,
+        lambda name: send(control, {"event": "loading", "mount": name}),
+        lambda name, text: send(control, {"event": "noted", "mount": name, "text": text}),
     )
+    faulthandler.enable(errors)  # an app may have turned it off
     orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog("off" if config.server.access_log == "off" else style, output)
@@ -245,19 +248,27 @@ class Worker:
         confine(self._service.table.mounts, self._quarantines)
 
 
+def warn(config: Config, name: str, text: str) -> None:
+    """Log what concerns a mount, with its place in the table."""
+    where = next(mount.where for mount in config.mounts if mount.name == name)
+    place = f"{config.source}:{where.line}:{where.column}"
+    lifecycle.warning("%s: mounts.%s: %s", place, name, text)
+
+
 def load(
-    config: Config, announce: Callable[[str], None]
+    config: Config, announce: Callable[[str], None], note: Callable[[str, str], None]
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """Import every app; the table, what apps may know of it, and what to report of each mount.
 
-    ``announce`` is called with a mount's name before it is loaded.
+    ``announce`` is called with a mount's name before it is loaded, ``note`` with a name and what
+    its app has changed for the others.
     """
     sys.path.insert(0, str(config.directory))
     for mount in config.mounts:
         if isinstance(mount.target, AppTarget):
             # Django's variable is set while its own mount is loaded
             os.environ.update((k, v) for k, v in mount.target.env.items() if k != VARIABLE)
-    made = build_table(config, announce, {})
+    made = build_table(config, announce, {}, note)
     # what the apps have built stays: no collection needs to walk it again
     gc.collect()
     gc.freeze()
@@ -265,10 +276,13 @@ def load(
 
 
 def build_table(
-    config: Config, announce: Callable[[str], None], apps: dict[str, WSGIApp]
+    config: Config,
+    announce: Callable[[str], None],
+    apps: dict[str, WSGIApp],
+    note: Callable[[str, str], None] = lambda mount, text: None,
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
-    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev, config.pool)
+    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev, config.pool, note)
     if app_threads is not None:
         for mount in loaded:
             if mount.kind == "app" and not isinstance(mount.app, InThreads):

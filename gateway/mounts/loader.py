@@ -7,6 +7,7 @@ others never notice.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
 from gateway.http.error_page import build_error_page
 from gateway.mounts.callables import APP_NAMES, find_fault, guess_in
+from gateway.mounts.footprint import Footprint
 from gateway.mounts.packages import advise_package
 from gateway.mounts.projects import VARIABLE, DjangoProject
 from gateway.mounts.redirect import Redirect
@@ -68,17 +70,19 @@ def load_mounts(
     loaded_apps: Mapping[str, WSGIApp] = MappingProxyType({}),
     tells_cause: bool = False,
     pool: Pool = Pool(name="main"),  # noqa: B008  frozen
+    note: Callable[[str, str], object] = lambda mount, text: None,
 ) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
     """Every mount, and the errors of those that did not load, by mount name.
 
     ``announce`` is called with a mount's name before it is loaded. Apps are imported here, with the
     environment and ``sys.path`` as they are, but for those that ``loaded_apps`` has by mount name.
     ``tells_cause`` is whether the page of one that did not load tells why. ``pool`` is whose worker
-    this is.
+    this is. ``note`` is called with a mount's name and what its import has changed for others.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
-    project = DjangoProject()
+    mounts = list(mounts)
+    imports = _Imports(mounts, pool, note)
     for mount in mounts:
         announce(mount.name)
         app: WSGIApp
@@ -92,7 +96,7 @@ def load_mounts(
 
                 app, kind = load_upstream(mount, mount.target), "upstream"
             elif isinstance(mount.target, AppTarget):
-                app, kind = _load_mounted(mount.name, mount.target, project, pool), "app"
+                app, kind = imports.load(mount.name, mount.target), "app"
             else:
                 app, kind = load_target(mount.target)
         except AppLoadError as error:
@@ -114,11 +118,24 @@ def load_mounts(
     return loaded, errors
 
 
-def _load_mounted(name: str, target: AppTarget, project: DjangoProject, pool: Pool) -> WSGIApp:
-    """Raises AppLoadError."""
-    module = target.import_string.partition(":")[0]
-    with project.loading(name, module, target.env.get(VARIABLE, "")):
-        return load_app(target.import_string, pool)
+class _Imports:
+    """Imports the apps of one process, and sees to it that none disturbs the others."""
+
+    def __init__(self, mounts: list[Mount], pool: Pool, note: Callable[[str, str], object]) -> None:
+        self._pool = pool
+        self._note = note
+        self._project = DjangoProject()
+        targets = [mount.target for mount in mounts if isinstance(mount.target, AppTarget)]
+        modules = {re.split("[.:]", target.import_string)[0] for target in targets}
+        self._footprint = Footprint(modules, is_shared=len(targets) > 1)
+
+    def load(self, name: str, target: AppTarget) -> WSGIApp:
+        """Raises AppLoadError."""
+        module = target.import_string.partition(":")[0]
+        setting = target.env.get(VARIABLE, "")
+        footprint = self._footprint.watched(lambda text: self._note(name, text))
+        with footprint, self._project.loading(name, module, setting):
+            return load_app(target.import_string, self._pool)
 
 
 def load_target(target: StaticTarget | RedirectTarget) -> tuple[WSGIApp, str]:

@@ -42,7 +42,8 @@ class Generation:
     each end of a worker.
 
     ``size`` is how many workers there are to be. ``failed`` has the report of each mount that did
-    not load, by name; ``faults`` are why the generation cannot serve, each as a person reads it.
+    not load, by name; ``noted`` what apps have changed for others; ``faults`` are why the
+    generation cannot serve, each as a person reads it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Generation:
         self.state = State.STARTING
         self.children: dict[int, Process] = {}
         self.failed: dict[str, Report] = {}
+        self.noted: set[str] = set()
         self.faults: list[str] = []
         self.began = time.monotonic()
         self.backoff = Backoff()

@@ -6,7 +6,7 @@ Refuses to know how a report arrives.
 import time
 
 from gateway.logs import lifecycle
-from gateway.supervisor.failures import describe_failure
+from gateway.supervisor.failures import describe_failure, describe_place
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process, Report, resident_bytes
 
@@ -16,6 +16,8 @@ def take_report(generation: Generation, child: Process, report: Report) -> None:
     event = report["event"]
     if event == "loading":
         child.loading = report["mount"]
+    elif event == "noted":
+        _note_change(generation, report)
     elif event == "loaded":
         _on_loaded(generation, child, report)
     elif event == "prepared":
@@ -32,6 +34,14 @@ def take_report(generation: Generation, child: Process, report: Report) -> None:
     elif event == "drained" and report["cut"]:
         lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
     generation.note_change()
+
+
+def _note_change(generation: Generation, report: Report) -> None:
+    """What an app has changed for others counts once, and not for every worker."""
+    text = f"{describe_place(generation.config, report['mount'])}: {report['text']}"
+    if text not in generation.noted:
+        generation.noted.add(text)
+        lifecycle.warning("%s", text, extra={"mount": report["mount"]})
 
 
 def _on_loaded(generation: Generation, child: Process, report: Report) -> None:
