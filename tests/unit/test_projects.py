@@ -19,6 +19,7 @@ SETTINGS = """
 SECRET_KEY = "k"
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "{name}.urls"
+TIME_ZONE = "UTC"
 """
 URLS = """
 from django.http import HttpResponse
@@ -61,7 +62,8 @@ application = get_wsgi_application()
 """
 CONFIGURE = """
 from django.conf import settings
-{condition}settings.configure(SECRET_KEY="k", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__)
+options = dict(SECRET_KEY="k", ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, TIME_ZONE="UTC")
+{condition}settings.configure(**options)
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse
 from django.urls import re_path
@@ -102,7 +104,7 @@ def check(tmp_path: Path) -> Callable[[str], tuple[int, str]]:
         done = subprocess.run(
             [sys.executable, "-m", "gateway", "check", "-c", "mounts.yaml"],
             cwd=tmp_path,
-            env=ENVIRON,
+            env={**ENVIRON, "TZ": "UTC"},
             capture_output=True,
             text=True,
             check=False,
