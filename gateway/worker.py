@@ -57,7 +57,7 @@ from gateway.mounts.quarantine import confine
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
-from gateway.streams import Stream, duplicate, set_standard_streams
+from gateway.streams import Stream, duplicate, find_closed, reopen, set_standard_streams
 from gateway.tracebacks import describe_fault
 from gateway.uncaught import report_apps, report_hub, report_uncaught
 from gateway.watchdog import Watchdog
@@ -124,6 +124,8 @@ def work(
         lambda name, text: send(control, {"event": "noted", "mount": name, "text": text}),
     )
     faulthandler.enable(errors)  # an app may have turned it off
+    gevent.sleep(0)  # gevent closes what an app has closed at the loop's next turn, at times
+    reopen(find_closed())
     orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog("off" if config.server.access_log == "off" else style, output)

@@ -144,3 +144,15 @@ def test_ends_of_pieces(capfd: Any) -> None:
     assert capfd.readouterr().out == ""
     stream.write("b\n")
     assert capfd.readouterr().out == "ab\n"
+
+
+def test_descriptors_that_an_import_closes_are_open_again(start: Start) -> None:
+    look = """
+import os
+os.close(1), os.close(2), os.close(0)
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [repr([os.path.exists(f"/proc/self/fd/{n}") for n in (0, 1, 2)]).encode()]
+"""
+    gateway = start("  /: look:app\n", look=look)
+    assert gateway.ask("/").endswith(b"[True, True, True]")
