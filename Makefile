@@ -3,6 +3,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# What apps may have, beside what the gateway has: never in the environment that is tested and served.
+ECOSYSTEM := .cache/ecosystem
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Wheels with known hashes only: no compiler, and nothing but what was locked.
 INSTALL_LOCKED := $(PIP) install --only-binary :all: --require-hashes --requirement
@@ -10,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
-.PHONY: help up down run dev test proof fuzz bench check format lock clean
+.PHONY: help up down run dev test proof fuzz ecosystem bench check format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +23,7 @@ help:
 	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
 	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost'
 	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
+	@echo 'make ecosystem  the libraries of docs/libraries.md, with real PostgreSQL and Redis'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
 	@echo 'make check   format, lint, types, import layers'
 	@echo 'make format  what a tool can mend, mended'
@@ -54,6 +57,10 @@ proof: $(VENV)/dev.stamp
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python tests/fuzz/fuzz.py head -max_total_time=$(or $(SECONDS),600)
 	$(BIN)/python tests/fuzz/fuzz.py content -max_total_time=$(or $(SECONDS),600)
+
+ecosystem: $(ECOSYSTEM)/stamp
+	.ci/apt postgresql redis-server
+	$(ECOSYSTEM)/bin/python -m pytest --override-ini pythonpath="tests/unit tests/ecosystem" tests/ecosystem
 
 bench: $(BIN)/python
 	$(BIN)/python tests/bench
@@ -100,4 +107,14 @@ $(VENV)/run.stamp: requirements.lock apps/requirements.txt | $(BIN)/python
 $(VENV)/dev.stamp: requirements-dev.lock $(VENV)/run.stamp
 	@echo "Installing the locked development packages into $(VENV)"
 	@$(INSTALL_LOCKED) requirements-dev.lock
+	@touch $@
+
+$(ECOSYSTEM)/stamp: requirements.lock tests/ecosystem/requirements.txt | $(BIN)/python
+	@echo "Installing the libraries of docs/libraries.md into $(ECOSYSTEM)"
+	@$(BIN)/python -m venv --clear $(ECOSYSTEM)
+	@$(ECOSYSTEM)/bin/python -m pip --quiet --disable-pip-version-check install --only-binary :all: \
+		--require-hashes --requirement requirements.lock
+	@$(ECOSYSTEM)/bin/python -m pip --quiet --disable-pip-version-check install --only-binary :all: \
+		--requirement tests/ecosystem/requirements.txt
+	@$(ECOSYSTEM)/bin/python deploy/link.py .
 	@touch $@

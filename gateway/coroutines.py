@@ -36,6 +36,7 @@ def keep_apart() -> None:
         "asyncio.events": partial(_follow_greenlets, get_hub()),
         "asyncio.unix_events": _wait_for_children_in_greenlets,
         "trio": _refuse_trio,
+        "nest_asyncio": _refuse_nest_asyncio,
     }
     sys.meta_path.insert(0, _Finder(acts))
     for name in acts.keys() & sys.modules.keys():
@@ -127,3 +128,15 @@ def _refuse_trio(trio: Any) -> None:
         raise UnfitLoopError("trio")
 
     trio.run = run
+
+
+def _refuse_nest_asyncio(nest_asyncio: Any) -> None:
+    """It replaces much of asyncio, for all apps; asgiref then waits for itself."""
+
+    def apply(*_: object, **__: object) -> None:
+        raise RuntimeError(
+            "nest_asyncio changes asyncio for all apps of a process: give the mount a pool of its "
+            "own with `concurrency: threads`"
+        )
+
+    nest_asyncio.apply = apply

@@ -182,6 +182,7 @@ def app(environ, start_response):
     return []
 """
 TRIO = "def run(*arguments):\n    return 'it ran'\n"
+NEST = "def apply():\n    pass\n"
 TRIO_APP = """
 from trio import run
 def app(environ, start_response):
@@ -192,19 +193,6 @@ def app(environ, start_response):
 ADVICE = (
     "cannot share a thread with other requests: give the mount a pool with `concurrency: threads`"
 )
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    gateways: list[Running] = []
-
-    def start(mounts: str, server: str = "", **modules: str) -> Running:
-        gateways.append(Running(tmp_path, mounts, server, **modules))
-        return gateways[-1]
-
-    yield start
-    for each in gateways:
-        assert each.end() == 0
 
 
 def test_a_worker_whose_apps_have_no_coroutines_does_not_load_asyncio(
@@ -222,6 +210,22 @@ def test_uvloop_is_refused_while_loading_with_what_to_write(start: Callable[...,
     assert b" 503 " in gateway.ask("/needs").partition(b"\r\n")[0]
     assert b" 200 " in gateway.ask("/likes").partition(b"\r\n")[0]
     assert f"needs:app: ImportError: uvloop {ADVICE}" in gateway.log_text
+
+
+def test_nest_asyncio_is_refused_while_loading_with_what_to_write(
+    start: Callable[..., Running],
+) -> None:
+    """It would change asyncio for the other apps."""
+    applies = "import nest_asyncio\nnest_asyncio.apply()\n" + PLAIN
+    pools = "pools: {native: {concurrency: threads}}\n"
+    mounts = "  /: good:app\n  /here: nested:app\n  /there: {app: 'nested:app', pool: native}\n"
+    gateway = start(mounts, pools, nested=applies, nest_asyncio=NEST)
+    assert b" 503 " in gateway.ask("/here").partition(b"\r\n")[0]
+    assert b" 200 " in gateway.ask("/there").partition(b"\r\n")[0]
+    assert b" 200 " in gateway.ask("/").partition(b"\r\n")[0]
+    advice = "give the mount a pool of its own with `concurrency: threads`"
+    assert "nested:app: RuntimeError: nest_asyncio changes asyncio for all apps" in gateway.log_text
+    assert advice in gateway.log_text
 
 
 @pytest.mark.parametrize(
