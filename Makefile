@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # What apps may have, beside what the gateway has: never in the environment that is tested and served.
-ECOSYSTEM := .cache/ecosystem
+ECOSYSTEM := $(VENV)/ecosystem
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Wheels with known hashes only: no compiler, and nothing but what was locked.
 INSTALL_LOCKED := $(PIP) install --only-binary :all: --require-hashes --requirement
