@@ -21,6 +21,7 @@ from gateway.http.push import Pusher
 from gateway.http.service import Service
 from gateway.http.stream import READ, State
 from gateway.limits import Limits
+from gateway.streams import find_closed, reopen
 
 # at one wake-up; the other workers' turn comes in between
 ACCEPTS_PER_TURN = 8
@@ -168,6 +169,7 @@ class Server:
             except BaseException as error:  # noqa: BLE001  the others are to be swept
                 connection.abandon(error)
         self._service.greenlets.sweep(now)
+        reopen(find_closed())  # standard descriptors that an app has closed
         if self._is_retired:
             self._cut_overdue(now)
         self._make_room()

@@ -156,3 +156,17 @@ def app(environ, start_response):
 """
     gateway = start("  /: look:app\n", look=look)
     assert gateway.ask("/").endswith(b"[True, True, True]")
+
+
+def test_descriptors_that_a_request_closes_are_open_again_soon(start: Start) -> None:
+    look = """
+import os
+def app(environ, start_response):
+    if environ["QUERY_STRING"]:
+        os.close(2), os.close(1), os.close(0)
+    start_response("200 OK", [])
+    return [repr([os.path.exists(f"/proc/self/fd/{n}") for n in (0, 1, 2)]).encode()]
+"""
+    gateway = start("  /: look:app\n", look=look)
+    gateway.ask("/?close")
+    wait_until(lambda: gateway.ask("/").endswith(b"[True, True, True]"), "they are open")
