@@ -118,10 +118,9 @@ def tell_outcome(outcome: Answer, what: str) -> int:
     if not outcome:
         raise GatewayError("the gateway ended before the reload did")
     exit_code: int = outcome["exit_code"]
-    if exit_code:
-        for message in outcome["messages"]:
-            print(message, file=sys.stderr)
-    else:
+    for message in outcome["messages"]:
+        print(message, file=sys.stderr)
+    if not exit_code:
         generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
         print(f"{what}: generation {generation} serves after {seconds:.2f} s, {how}")
     return exit_code
@@ -154,6 +153,11 @@ def describe_status(report: Answer) -> list[str]:
         f"mounts       {len(report['mounts'])}, failed: {len(failed)}",
     ]
     lines += [f"  {mount['place']}: mounts.{mount['mount']}: {mount['error']}" for mount in failed]
+    unwell = [m for m in report["mounts"] if m["error"] and m["state"] != "failed"]
+    lines += [
+        f"  {mount['place']}: mounts.{mount['mount']}: {mount['error']}; it serves"
+        for mount in unwell
+    ]
     lines += [describe_quarantine(mount) for mount in report["mounts"] if mount["quarantine"]]
     lines += describe_reload(report["last_reload"])
     for generation in report["generations"]:

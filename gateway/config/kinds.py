@@ -205,6 +205,12 @@ KINDS = {
         parse=_alone(upstreams.parse_upstream_host),
         pattern=upstreams.UPSTREAM_HOST_PATTERN,
     ),
+    "check host": Kind(
+        name="auto or host",
+        expected='"auto", or a host such as "reports.example.com"',
+        parse=_alone(upstreams.parse_upstream_host),
+        pattern=upstreams.UPSTREAM_HOST_PATTERN,
+    ),
     "command": Kind(
         name="command line",
         expected='a command with "{socket}" or "{port}", such as "uvicorn api:app --uds {socket}"',

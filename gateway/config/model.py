@@ -58,6 +58,16 @@ class Probe:
     within_seconds: float = setting(
         0.0, "How soon the answer has to be there; 0 is the mount's timeout.", least=0
     )
+    host: str = setting(
+        "auto",
+        "The Host that it is asked for: auto is the mount's own, or localhost where it has none.",
+        reads="check host",
+    )
+    scheme: str = setting(
+        "https",
+        "What wsgi.url_scheme says: with https an app that redirects to it is asked itself.",
+        choices=("http", "https"),
+    )
 
 
 @dataclass(frozen=True)
@@ -195,6 +205,17 @@ class UpstreamTarget:
         reads="health path",
     )
     health_interval_seconds: float = setting(10.0, "Between two of these questions.")
+    health_host: str = setting(
+        "auto",
+        "The Host of these questions: auto is `host`, else the mount's own, else the address.",
+        reads="check host",
+    )
+    health_scheme: str = setting(
+        "https",
+        "What X-Forwarded-Proto says in them: a server that believes it and redirects to https is "
+        "asked itself.",
+        choices=("http", "https"),
+    )
     sticky: str = setting(
         "off",
         "Which of several addresses a client is sent to again: cookie is the one that a cookie of "

@@ -15,6 +15,7 @@ import gevent
 from gevent import get_hub
 from gevent import socket as gevent_socket
 
+from gateway.http.checks import advise, build_check
 from gateway.http.connection import Connection
 from gateway.http.forwarded import UNIX_PEER
 from gateway.http.service import Service
@@ -43,6 +44,10 @@ class Probe(Protocol):
     def contains(self) -> str: ...
     @property
     def within_seconds(self) -> float: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def scheme(self) -> str: ...
 
 
 def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
@@ -50,17 +55,16 @@ def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
     target = quote(mount.prefix) + probe.path
     client_side, server_side = _socket.socketpair()
     server_side.setblocking(False)
-    connection = Connection(service, server_side, UNIX_PEER, "")
+    host = probe.host if probe.host != "auto" else mount.host or "localhost"
+    connection = Connection(speak_for(service, probe.scheme), server_side, UNIX_PEER, "")
     seconds = probe.within_seconds or mount.limits.timeout_seconds
     # a watcher, not a callback: what it brings about runs in the same turn of the loop
     beginning: Any = get_hub().loop.timer(0)
     beginning.start(connection.begin)
     with beginning, gevent_socket.socket(fileno=client_side.detach()) as client:
-        request = f"GET {target} HTTP/1.1\r\nHost: {mount.host or 'localhost'}\r\n"
-        fields = "User-Agent: gateway-probe\r\nConnection: close\r\n\r\n"
         try:
             with gevent.Timeout(seconds):
-                client.sendall((request + fields).encode())
+                client.sendall(build_check(target, host, "gateway-probe", ""))
                 head, contains = read_all(client, probe.contains.encode())
         except gevent.Timeout:
             return f"its probe {target} was not answered within {seconds:g} s"
@@ -69,8 +73,17 @@ def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
         return f"its probe {target} was cut"
     if not (status.startswith(str(probe.status)) if probe.status else status[:1] in ("2", "3")):
         wanted = f" instead of {probe.status}" if probe.status else ""
-        return f"its probe {target} was answered {status}{wanted}"
+        hint = advise(status, host, probe.scheme, f"probe: {{{{path: {probe.path}, {{}}: ...}}}}")
+        return f"its probe {target} was answered {status}{wanted}{hint}"
     return "" if contains else f'its probe {target} was answered without "{probe.contains}"'
+
+
+def speak_for(service: Service, scheme: str) -> Service:
+    """``service`` for clients of this scheme: it remembers no heads of others, nor they its."""
+    mounts = service.base_environ["gateway.mounts"]
+    other = service.adjusted(service.table, service.limits, mounts)
+    other.base_environ["wsgi.url_scheme"] = scheme
+    return other
 
 
 def read_all(client: gevent_socket.socket, text: bytes) -> tuple[bytes, bool]:

@@ -24,8 +24,17 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
     own_names = [address.authority for address in addresses] + [host] * bool(host)
     checks = []
     if target.health:
-        interval = target.health_interval_seconds
-        checks = watch_health(mount.name, addresses, target.health, host, interval)
+        asked = target.health_host
+        if asked == "auto":
+            asked = host or mount.host or ""
+        checks = watch_health(
+            mount.name,
+            addresses,
+            target.health,
+            asked,
+            target.health_scheme,
+            target.health_interval_seconds,
+        )
     return Upstream(
         mount.name,
         addresses,

@@ -104,10 +104,8 @@ class Command(Process):
 
     async def _knock(self) -> None:
         """Until it answers; one that never does is ended by its generation."""
-        targets = [mount.target for mount in self.config.mounts]
-        paths = {target.health for target in targets if isinstance(target, UpstreamTarget)}
-        for path in sorted(paths):
-            while fault := await find_fault(self.address, path):
+        for path, host, scheme in sorted(set(find_questions(self.config))):
+            while fault := await find_fault(self.address, path, host, scheme):
                 self._fault = fault
                 await asyncio.sleep(LOOK_SECONDS)
         self._fault = ""
@@ -197,6 +195,18 @@ class Command(Process):
         """Requests are counted where they come from, in the front workers."""
         unknown = dict.fromkeys(("requests", "in_flight"))
         return super().describe() | unknown | {"address": self.address}
+
+
+def find_questions(config: Config) -> list[tuple[str, str, str]]:
+    """What its mounts want to be asked for: path, "" for nothing, host and scheme."""
+    found = []
+    for mount in config.mounts:
+        target = mount.target
+        if isinstance(target, UpstreamTarget):
+            own = target.host if target.host != "keep" else mount.host or "localhost"
+            host = own if target.health_host == "auto" else target.health_host
+            found.append((target.health, host, target.health_scheme))
+    return found
 
 
 def find_free_port() -> int:

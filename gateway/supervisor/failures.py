@@ -46,7 +46,9 @@ def describe_mounts(
         pool = (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
         report = failed.get(mount.name, nothing)
         quarantine = describe_quarantine(mount.name)
-        state = "failed" if mount.name in failed else "quarantine" if quarantine else "serving"
+        # one whose probe fails serves: the probe only has a say before new workers take over
+        is_failed = mount.name in failed and not report.get("is_loaded")
+        state = "failed" if is_failed else "quarantine" if quarantine else "serving"
         described.append(
             {
                 "mount": mount.name,

@@ -23,6 +23,7 @@ from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.children import Child
 from gateway.supervisor.command import Command
 from gateway.supervisor.doorman import Doorman
+from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.guide import Guide
 from gateway.supervisor.launch import find_ids
@@ -102,6 +103,12 @@ class Pools:
         return {
             name: report for generation in serving for name, report in generation.failed.items()
         }
+
+    def describe_unwell(self) -> list[str]:
+        """Of each mount that serves although its probe fails: where and why. It may, since it has
+        never been better."""
+        reports = [report for report in self.failed.values() if report.get("is_loaded")]
+        return [describe_failure(self.config, report, "; it serves") for report in reports]
 
     def serve(self, config: Config) -> None:
         """Start all for the first time."""

@@ -8,6 +8,8 @@ import asyncio
 import re
 from pathlib import Path
 
+from gateway.http.checks import advise, build_check
+
 ANSWER_SECONDS = 5.0
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 # the states of a socket in /proc/net/unix (linux/net.h) and /proc/net/tcp (net/tcp_states.h)
@@ -15,33 +17,38 @@ _UNIX_CONNECTED = ("02", "03")
 _TCP_ESTABLISHED = "01"
 
 
-async def find_fault(address: str, path: str) -> str:
+async def find_fault(
+    address: str, path: str, host: str = "localhost", scheme: str = "https"
+) -> str:
     """Why the server is not well: it takes no connection, or does not answer 2xx or 3xx for
     ``path``, "" for any. "" where it is."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            status = await _ask(address, path)
+            status = await _ask(
+                address, build_check(path, host, "gateway-health", scheme) if path else b""
+            )
     except TimeoutError:
         return f"{address} did not answer for {path} in time"
     except OSError:
         return f"nothing listens on {address}"
     if not path or status[:1] in ("2", "3"):
         return ""
-    return f"{path} was answered {status}" if status else f"{path} was not answered by HTTP/1.1"
+    hint = advise(status, host, scheme, "health_{}")
+    return (
+        f"{path} was answered {status}{hint}" if status else f"{path} was not answered by HTTP/1.1"
+    )
 
 
-async def _ask(address: str, path: str) -> str:
+async def _ask(address: str, request: bytes) -> str:
     if address.startswith("unix:"):
         reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
     else:
         host, _, port = address.removeprefix("http://").rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        if not path:
+        if not request:
             return ""
-        writer.write(
-            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-        )
+        writer.write(request)
         found = _STATUS.match(await reader.readline())
         return found[1].decode() if found else ""
     finally:

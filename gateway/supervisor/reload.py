@@ -112,6 +112,7 @@ class Reloader:
             await self._pools.commit(change)
             self._change = change
             how = change.describe()
+            messages += self._pools.describe_unwell()
             self._begin_trial(change, is_undo=prepare == self._prepare_undo)
         except ConfigError as error:
             exit_code, messages = 2, error.problems

@@ -8,11 +8,11 @@ from typing import Any
 
 import gevent
 
+from gateway.http.checks import advise, build_check
 from gateway.logs import lifecycle
 from gateway.upstream.address import Address
 from gateway.upstream.answer import BadAnswerError
 from gateway.upstream.hop import Hop, NoAnswerError
-from gateway.upstream.request import build_check
 
 # one failure may be chance; a second one in a row is not
 MISSES = 2
@@ -20,19 +20,28 @@ MAX_SECONDS = 5.0
 
 
 def watch_health(
-    name: str, addresses: Iterable[Address], path: str, host: str, interval_seconds: float
+    name: str,
+    addresses: Iterable[Address],
+    path: str,
+    host: str,
+    scheme: str,
+    interval_seconds: float,
 ) -> list[Any]:
     """Keep ``is_healthy`` of each address true to what it answers; ``host`` is "" for its own."""
     return [
-        gevent.spawn(_watch, name, address, path, host or address.authority, interval_seconds)
+        gevent.spawn(
+            _watch, name, address, (path, host or address.authority, scheme), interval_seconds
+        )
         for address in addresses
     ]
 
 
-def _watch(name: str, address: Address, path: str, host: str, interval_seconds: float) -> None:
+def _watch(
+    name: str, address: Address, question: tuple[str, str, str], interval_seconds: float
+) -> None:
     misses = 0
     while True:
-        fault = ask(address, path, host, min(interval_seconds, MAX_SECONDS))
+        fault = ask(address, *question, min(interval_seconds, MAX_SECONDS))
         misses = misses + 1 if fault else 0
         if address.is_healthy and misses >= MISSES:
             address.is_healthy = False
@@ -43,16 +52,18 @@ def _watch(name: str, address: Address, path: str, host: str, interval_seconds: 
         gevent.sleep(interval_seconds)
 
 
-def ask(address: Address, path: str, host: str, timeout_seconds: float) -> str:
+def ask(address: Address, path: str, host: str, scheme: str, timeout_seconds: float) -> str:
     """Why the address is not well; "" where it is. May switch greenlets."""
     try:
         with gevent.Timeout(timeout_seconds, TimeoutError("no answer in time")):
             hop = Hop(address, address.connect(timeout_seconds))
             try:
-                hop.link.offer(build_check(path, host))
+                hop.link.offer(build_check(path, host, "gateway-health", scheme))
                 status = hop.read_answer("GET", None).status
             finally:
                 hop.abandon()  # RFC 9112 §9.6: nothing follows a request that says close
     except (OSError, BadAnswerError, NoAnswerError) as error:
         return f"{path} failed: {error}"
-    return "" if status[0] in "23" else f"{path} was answered {status}"
+    if status[0] in "23":
+        return ""
+    return f"{path} was answered {status}{advise(status, host, scheme, 'health_{}')}"

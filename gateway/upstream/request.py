@@ -177,11 +177,3 @@ def build_target(environ: Environ, rules: Rules) -> str:
     _, mark, query = environ["REQUEST_URI"].partition("?")
     # RFC 9112 §3.2.1: an empty path is sent as a slash
     return f"{target or '/'}{mark}{query}"
-
-
-def build_check(path: str, host: str) -> bytes:
-    """A request of the gateway's own, to learn whether the server is well."""
-    return (
-        f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: gateway-health\r\n"
-        "Connection: close\r\n\r\n"
-    ).encode("latin-1")

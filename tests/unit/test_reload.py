@@ -14,6 +14,7 @@ import pytest
 from running import APP, ENVIRON, Running, wait_until
 
 from gateway.errors import GatewayError
+from gateway.remote import describe_status
 from gateway.supervisor.control import ask
 
 Start = Callable[..., Running]
@@ -298,12 +299,63 @@ def test_a_probe_may_ask_for_more(start: Start, conditions: str, told: str) -> N
         assert message.endswith(f": its probe /more/well? {told}")
 
 
+STRICT = """
+def app(environ, start_response):
+    if environ["HTTP_HOST"] != "shop.example.com":
+        start_response("400 Bad Request", [])
+    elif environ["wsgi.url_scheme"] != "https":
+        start_response("301 Moved Permanently", [("Location", "https://shop.example.com/")])
+    else:
+        start_response("200 OK", [])
+    return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("mount", "told"),
+    [
+        ("shop.example.com/: {app: 'more:app', probe: {path: /, status: 200}}", ""),
+        ("/: {app: 'more:app', probe: {path: /, status: 200, host: shop.example.com}}", ""),
+        ("/: {app: 'more:app', probe: /}", "asked with Host: localhost; for another one: probe: "),
+        (
+            "/: {app: 'more:app', probe: {path: /, status: 200, host: shop.example.com, "
+            "scheme: http}}",
+            "instead of 200 (asked with the scheme http; for the other one: probe: ",
+        ),
+    ],
+)
+def test_a_probe_has_a_host_and_a_scheme(start: Start, mount: str, told: str) -> None:
+    gateway = start("  /good: good:app\n", "  reload_on_edit: false\n")
+    gateway.write("more.py", STRICT)
+    gateway.write_table(f"  /good: good:app\n  {mount}\n")
+    outcome = gateway.control("reload")
+    assert outcome["exit_code"] == (3 if told else 0), outcome
+    assert told in "".join(outcome["messages"])
+    # what a probe says of its scheme is nobody else's
+    with gateway.connect() as client:
+        request = b"GET / HTTP/1.1\r\nHost: shop.example.com\r\nUser-Agent: gateway-probe\r\n"
+        client.sendall(request + b"Connection: close\r\n\r\n")
+        assert (b" 404 " if told else b" 301 ") in client.recv(100)
+
+
 def test_a_mount_that_is_not_well_at_a_start_is_served_and_logged(start: Start) -> None:
     more = WELL.replace("STATUS", "418 Teapot").replace("SECONDS", "0")
     gateway = start(PROBED, "  reload_on_edit: false\n", more=more)
     assert b" 418 " in gateway.ask("/more/well")
-    assert "its probe /more/well? was answered 418 Teapot; it serves" in gateway.log_text
-    assert gateway.control("reload")["exit_code"] == 0
+    said = "mounts./more: its probe /more/well? was answered 418 Teapot; it serves"
+    assert said in gateway.log_text
+    for _ in range(2):
+        status = gateway.control("status")
+        [mount] = [mount for mount in status["mounts"] if mount["mount"] == "/more"]
+        assert (mount["state"], mount["error"] in said) == ("serving", True)
+        assert any(said in line for line in describe_status(status))
+        assert "2, failed: 0" in describe_status(status)[1]
+        outcome = gateway.control("reload")
+        assert outcome["exit_code"] == 0
+        assert [message.endswith(said) for message in outcome["messages"]] == [True]
+    gateway.write("more.py", more.replace("418 Teapot", "200 OK"))
+    assert gateway.control("reload")["messages"] == []
+    assert not any(said in line for line in describe_status(gateway.control("status")))
 
 
 # --- stopping ---------------------------------------------------------------------------------

@@ -375,6 +375,42 @@ def test_address_that_takes_no_connection_is_504(
 # --- health ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("settings", "host", "scheme"),
+    [
+        ({}, "", "https"),
+        ({"health_host": "shop.example.com"}, "shop.example.com", "https"),
+        ({"host": "inner.example.com"}, "inner.example.com", "https"),
+        (
+            {"host": "inner.example.com", "health_host": "a.example", "health_scheme": "http"},
+            "a.example",
+            "http",
+        ),
+    ],
+)
+def test_health_is_asked_with_a_host_and_a_scheme(
+    upstream: Load,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, str],
+    host: str,
+    scheme: str,
+) -> None:
+    heads: list[str] = []
+
+    def script(peer: Peer) -> None:
+        heads.append(peer.read_head())
+        peer.send(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n")
+
+    with scripted(script, tcp=True) as server, caplog.at_level(logging.INFO, "gateway"):
+        app = upstream(server.address, health="/healthz", health_interval_seconds=0.02, **settings)
+        wait_until(lambda: "is left out" in caplog.text, "it is left out")
+        app.close()
+    host = host or server.address.removeprefix("http://")
+    assert f"Host: {host}\r\n" in heads[0]
+    assert f"X-Forwarded-Proto: {scheme}\r\n" in heads[0]
+    assert f"(asked with Host: {host}; for another one: health_host)" in caplog.text
+
+
 def test_address_that_is_not_well_is_left_out_until_it_is(
     serve: Serve, upstream: Load, caplog: pytest.LogCaptureFixture
 ) -> None:
