@@ -230,6 +230,38 @@ class UpstreamTarget:
         return self.cookie_path == "prefix" or (self.cookie_path == "auto" and self.pool != "")
 
 
+@dataclass(frozen=True)
+class AsgiTarget:
+    """``module:callable`` or ``module:factory()``, under Uvicorn. No mount of a Config has one: it
+    has become a pool with a command, and an UpstreamTarget that leads there."""
+
+    import_string: str = field(
+        metadata={
+            "why": "An ASGI application, `module:callable` or `module:factory()`: short for a pool "
+            "that runs Uvicorn, and a mount that leads there.",
+            "key": "asgi",
+            "reads": "import string",
+        }
+    )
+    env: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"why": "Environment variables of that pool.", "reads": "environment"},
+    )
+    pool: str = setting(
+        "own",
+        "The pool of `pools:` whose environment has Uvicorn, for this mount alone; own is one with "
+        "what is installed beside the gateway.",
+        reads="pool name",
+    )
+    cookie_path: str = _cookie_path()
+    health: str = setting(
+        "",
+        "A path of the app, such as /healthz, that has to answer 2xx or 3xx before a new Uvicorn "
+        "is asked for anything else; see `upstream`.",
+        reads="health path",
+    )
+
+
 Target = Union[AppTarget, StaticTarget, RedirectTarget, UpstreamTarget]
 
 

@@ -7,9 +7,10 @@ each kind of mount.
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.config.asgi import lead_to_pool
 from gateway.config.importstring import check_module
 from gateway.config.kinds import KINDS
-from gateway.config.model import AppTarget, Mount, Pool, Where
+from gateway.config.model import AppTarget, AsgiTarget, Mount, Pool, Where
 from gateway.config.mountkey import MountKey, parse_mount_key
 from gateway.config.nodes import Mapping, Node, Scalar, describe, find_key
 from gateway.config.pooltable import MAIN, OWN, assign_pools
@@ -32,10 +33,11 @@ _EXPECTED = f'an app such as "notes.wsgi:app", or a mapping with one of {_KINDS}
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A mount beside what it was read from."""
+    """A mount beside what it was read from; ``asgi`` is the app of one that leads to its pool."""
 
     pair: Pair
     mount: Mount
+    asgi: AsgiTarget | None
 
 
 def parse_mounts(
@@ -52,14 +54,14 @@ def parse_mounts(
     read = []
     for pair in (pairs or {}).values():
         key = _parse_key(reader, pair.key, first_of)
-        mount = _parse_mount(reader, pair, key, defaults)
-        if mount is not None:
-            read.append(_Read(pair, mount))
+        one = _parse_mount(reader, pair, key, defaults)
+        if one is not None:
+            read.append(one)
     _check_environment(reader, read)
     _check_modules(reader, read, pools)
     if len(read) == len(pairs or {}):  # else one that could not be read might be where they lead
         _check_loops(reader, read)
-    return assign_pools(reader, ((one.pair, one.mount) for one in read), pools)
+    return assign_pools(reader, [(one.pair, one.mount, one.asgi) for one in read], pools)
 
 
 def _parse_key(reader: Reader, key: Scalar, first_of: dict[MountKey, Scalar]) -> MountKey | None:
@@ -80,7 +82,7 @@ def _parse_key(reader: Reader, key: Scalar, first_of: dict[MountKey, Scalar]) ->
 
 def _parse_mount(
     reader: Reader, pair: Pair, key: MountKey | None, defaults: dict[str, Any]
-) -> Mount | None:
+) -> _Read | None:
     path = join("mounts", pair.key.text)
     if isinstance(pair.value, Mapping):
         pairs = reader.pairs(pair.value, path, _EXPECTED) or {}
@@ -94,14 +96,17 @@ def _parse_mount(
     if any(setting.is_required and setting.field not in values for setting in own.values()):
         return None
     values = {**defaults, **values}
-    return Mount(
+    target = TARGETS[kind](**_of(own, values))
+    asgi = target if isinstance(target, AsgiTarget) else None
+    mount = Mount(
         name=key.name,
         host=key.host,
         prefix=key.prefix,
-        target=TARGETS[kind](**_of(own, values)),
+        target=lead_to_pool(target) if isinstance(target, AsgiTarget) else target,
         limits=MountLimits(**_of(MOUNT_LIMITS, values)),
         where=Where(line=pair.key.line, column=pair.key.column),
     )
+    return _Read(pair, mount, asgi)
 
 
 def _of(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
@@ -161,8 +166,8 @@ def _check_environment(reader: Reader, read: list[_Read]) -> None:
 def _check_modules(reader: Reader, read: list[_Read], pools: dict[str, Pool]) -> None:
     """Whether each app's module is there; a Python that is not the gateway's may have others."""
     for one in read:
-        target = one.mount.target
-        if not isinstance(target, AppTarget):
+        target = one.asgi or one.mount.target
+        if not isinstance(target, AppTarget | AsgiTarget):
             continue
         pool = pools.get(target.pool, Pool(name=MAIN))
         if pool.python or pool.venv or pool.requirements:
@@ -170,10 +175,11 @@ def _check_modules(reader: Reader, read: list[_Read], pools: dict[str, Pool]) ->
         try:
             check_module(target.import_string, pool.directory or reader.interpolator.directory)
         except BadValueError as bad:
-            found = find_key(one.pair.value, "app")
+            kind = "asgi" if one.asgi else "app"
+            found = find_key(one.pair.value, kind)
             node, path = one.pair.value, join("mounts", one.pair.key.text)
             if found:
-                node, path = found[1], join(path, "app")
+                node, path = found[1], join(path, kind)
             if isinstance(node, Scalar):
                 reader.complain(node, path, KINDS["import string"], bad)
 

@@ -4,11 +4,11 @@ Refuses to know how processes are started. Source: the settings of a pool.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 
+from gateway.config.asgi import build_asgi_pool, find_asgi_fault, lead_to_pool
 from gateway.config.kinds import KINDS, POOL_NAME_PATTERN
-from gateway.config.model import AppTarget, Mount, Pool, UpstreamTarget, Where
+from gateway.config.model import AppTarget, AsgiTarget, Mount, Pool, UpstreamTarget, Where
 from gateway.config.nodes import find_key
 from gateway.config.problems import did_you_mean, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
@@ -80,18 +80,24 @@ def check_memory(reader: Reader, pairs: Pairs, path: str, limits: PoolLimits) ->
 
 
 def assign_pools(
-    reader: Reader, read: Iterable[tuple[Pair, Mount]], pools: dict[str, Pool]
+    reader: Reader, read: list[tuple[Pair, Mount, AsgiTarget | None]], pools: dict[str, Pool]
 ) -> tuple[tuple[Mount, ...], tuple[Pool, ...]]:
-    """The mounts, each with the name of its pool, and the pools that are used."""
+    """The mounts, each with the name of its pool, and the pools that are used; those with an
+    ``AsgiTarget`` get a pool that runs it."""
     mounts = []
     used: dict[str, Pool] = {}
-    for pair, mount in read:
+    asgi_mounts = _find_asgi_mounts(reader, read)
+    for pair, mount, asgi in read:
         target = mount.target
-        if isinstance(target, AppTarget) and target.pool == OWN:
+        if asgi is not None:
+            used |= _assign_asgi(reader, pair, mount, asgi, pools)
+            name = mount.name if asgi.pool == OWN else asgi.pool
+            target = replace(lead_to_pool(asgi), addresses=(f"{PREFIX}{name}",), pool=name)
+        elif isinstance(target, AppTarget) and target.pool == OWN:
             target = replace(target, pool=mount.name)
             used[mount.name] = Pool(name=mount.name, where=mount.where)
         elif isinstance(target, AppTarget) and target.pool != MAIN:
-            if fault := _find_fault(target.pool, pools, is_app=True):
+            if fault := _find_fault(target.pool, pools, asgi_mounts, is_app=True):
                 _complain(reader, pair, "pool", fault)
             else:
                 used[target.pool] = pools[target.pool]
@@ -99,7 +105,7 @@ def assign_pools(
             target = replace(target, pool=name)
             if len(target.addresses) > 1:
                 _complain(reader, pair, "upstream", 'expected "pool:NAME" alone, or servers')
-            elif fault := _find_fault(name, pools, is_app=False):
+            elif fault := _find_fault(name, pools, asgi_mounts, is_app=False):
                 _complain(reader, pair, "upstream", fault)
             else:
                 used[name] = pools[name]
@@ -107,17 +113,56 @@ def assign_pools(
     return tuple(mounts), tuple(used.values())
 
 
+def _find_asgi_mounts(
+    reader: Reader, read: list[tuple[Pair, Mount, AsgiTarget | None]]
+) -> dict[str, str]:
+    """By the name of a pool of the table, the mount whose ASGI app it runs."""
+    found: dict[str, str] = {}
+    for pair, mount, asgi in read:
+        if asgi is not None and asgi.pool != OWN:
+            first = found.setdefault(asgi.pool, mount.name)
+            if first != mount.name:
+                _complain(reader, pair, "pool", _taken(first))
+    return found
+
+
+def _assign_asgi(
+    reader: Reader, pair: Pair, mount: Mount, asgi: AsgiTarget, pools: dict[str, Pool]
+) -> dict[str, Pool]:
+    """The pool that runs it, by name; none where there is a problem."""
+    own = Pool(name=mount.name, where=mount.where)
+    pool = own if asgi.pool == OWN else pools.get(asgi.pool)
+    if pool is None:
+        _complain(reader, pair, "pool", _find_fault(asgi.pool, pools, {}, is_app=True))
+    elif fault := find_asgi_fault(pool):
+        _complain(reader, pair, "asgi" if pool is own else "pool", fault)
+    elif not mount.prefix.isascii():
+        message = "Uvicorn serves below an ASCII path only: choose another one"
+        reader.problems.add(pair.key, join("mounts", pair.key.text), message)
+    else:
+        return {pool.name: build_asgi_pool(asgi, pool, mount.prefix)}
+    return {}
+
+
+def _taken(mount: str) -> str:
+    return f"the pool runs the ASGI app of {quote(mount)} alone: give this mount another pool"
+
+
 def _find_name(target: UpstreamTarget) -> str:
     names = (a.removeprefix(PREFIX) for a in target.addresses if a and a.startswith(PREFIX))
     return next(names, "")
 
 
-def _find_fault(name: str, pools: dict[str, Pool], *, is_app: bool) -> str:
+def _find_fault(
+    name: str, pools: dict[str, Pool], asgi_mounts: dict[str, str], *, is_app: bool
+) -> str:
     """Why a mount cannot be of this pool; "" where it can."""
     if name not in pools:
         near = did_you_mean(name, [*pools, MAIN, OWN] if is_app else pools)
         hint = near or 'add it under "pools:"'
         return f"there is no pool {quote(name)}: {hint}"
+    if name in asgi_mounts:
+        return _taken(asgi_mounts[name])
     if is_app and pools[name].command:
         return f'the pool runs a command and no apps: mount it with "upstream: {PREFIX}{name}"'
     if not is_app and not pools[name].command:

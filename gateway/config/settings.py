@@ -11,6 +11,7 @@ from gateway.config.kinds import KINDS, Kind, choice
 from gateway.config.kinds import section as section_kind
 from gateway.config.model import (
     AppTarget,
+    AsgiTarget,
     Pool,
     RedirectTarget,
     Server,
@@ -20,7 +21,13 @@ from gateway.config.model import (
 )
 from gateway.limits import Admission, Limits, MountLimits, PoolLimits
 
-TargetClass = type[AppTarget] | type[StaticTarget] | type[RedirectTarget] | type[UpstreamTarget]
+TargetClass = (
+    type[AppTarget]
+    | type[StaticTarget]
+    | type[RedirectTarget]
+    | type[UpstreamTarget]
+    | type[AsgiTarget]
+)
 
 SECTIONS = {
     "server": "How the gateway listens, and what it allows a client.",
@@ -108,10 +115,13 @@ SERVER = settings_of(Server) | LIMITS | POOL_LIMITS
 POOL = settings_of(Pool) | POOL_LIMITS | ADMISSION
 
 # By the key that tells a mount's kind, the first field of its class.
-TARGETS: dict[str, TargetClass] = {next(iter(settings_of(c))): c for c in get_args(Target)}
+TARGETS: dict[str, TargetClass] = {
+    next(iter(settings_of(c))): c for c in (*get_args(Target), AsgiTarget)
+}
 TARGET_SETTINGS: dict[str, Settings] = {kind: settings_of(c) for kind, c in TARGETS.items()}
 MOUNTS: dict[str, Settings] = {kind: own | MOUNT_LIMITS for kind, own in TARGET_SETTINGS.items()}
 EVERY_MOUNT: Settings = {key: s for settings in MOUNTS.values() for key, s in settings.items()}
+EVERY_MOUNT |= MOUNTS["app"]  # whose pool has another default than that of other kinds
 
 # Every mount setting that has a default can be given another one.
 DEFAULTS = {key: setting for key, setting in EVERY_MOUNT.items() if setting.default is not MISSING}

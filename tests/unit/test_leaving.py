@@ -64,7 +64,7 @@ def leave_by_reset(client: Client) -> None:
 def test_a_quiet_stream_ends_when_its_client_has_left(
     serve: Any, stream: Stream, leave: Callable[[Client], None], request_: bytes
 ) -> None:
-    gateway = serve(stream)
+    gateway = serve(stream, mount_limits=MountLimits(request_buffering="off"))
     client = begun(gateway, request_)
     leave(client)
     gateway.pass_time(1)
