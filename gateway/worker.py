@@ -43,6 +43,7 @@ from gateway.access_log import AccessLog
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.dispatch import MountTable
 from gateway.http.connection import find_request
+from gateway.forks import part_at_fork
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
@@ -135,6 +136,7 @@ def work(
     report += ask_probes(config.mounts, service)
     access_log.flush()  # the server, which does, may never start: for what a probe says
     Watchdog(service, errors).start()
+    part_at_fork(service, is_patched=not THREADS)
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
     return outlast(gevent.spawn(Worker(config, service, listener, control).run, orders))
