@@ -1,4 +1,4 @@
-"""A process that an app has forked off a worker: it is not a worker, and runs nothing of its parent.
+"""A process that an app has forked off a worker: not a worker, it runs nothing of its parent.
 
 Owns what such a child may not do: answer clients, run other requests, write records, free what its
 parent has in flight. It ends where it would come back to the gateway's code. Refuses to know why it

@@ -42,8 +42,8 @@ from gevent.queue import Empty, SimpleQueue
 from gateway.access_log import AccessLog
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.dispatch import MountTable
-from gateway.http.connection import find_request
 from gateway.forks import part_at_fork
+from gateway.http.connection import find_request
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.probe import ask_probe
