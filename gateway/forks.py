@@ -51,7 +51,7 @@ def _leave_requests(service: Service) -> None:
 def _leave_loop() -> None:
     """An event loop that knows nothing of the parent's, for the one greenlet that goes on."""
     get_hub().loop.destroy()
-    set_hub(None)  # type: ignore[no-untyped-call]
+    set_hub(None)  # type: ignore[arg-type]
     current, hub = getcurrent(), get_hub()
     if current.parent is not None:
         # what it would come back to was the parent's

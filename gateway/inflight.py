@@ -39,7 +39,7 @@ class InFlight:
 
     def __init__(self, descriptor: int = -1) -> None:
         size = 0 if descriptor >= 0 else _PRIVATE_SLOTS * SLOT_BYTES  # 0 is all of it
-        self.memory = mmap.mmap(descriptor, size)
+        self.memory: mmap.mmap | bytearray = mmap.mmap(descriptor, size)
         self.write = _SLOT.pack_into
         self.write_again = _SLOT_BEGIN.pack_into
         self.heartbeat = 0.0

@@ -57,7 +57,7 @@ class InThreads:
 def end_in_child() -> None:
     """Have this process end where its one thread turns to its request: another, which forked it,
     answers that."""
-    _Call._loop = property(lambda _: os._exit(0))  # type: ignore[assignment]
+    _Call._loop = property(lambda _: os._exit(0))
 
 
 class _Says(Enum):
