@@ -29,6 +29,8 @@ PATH_SAFE = "/:@!$&'()*+,;="
 
 # RFC 3986 §2.1; and a NUL would end the name of a file early. nginx refuses both.
 _BAD_ESCAPE = re.compile(r"%(?:00|(?![0-9A-Fa-f]{2}))")
+# most paths: of characters that stand for themselves
+_PLAIN = re.compile(f"[A-Za-z0-9._~{re.escape(PATH_SAFE)}-]*", re.ASCII)
 
 
 class Mount:
@@ -151,7 +153,10 @@ class MountTable:
 
 def _split(mount: Mount, path: str, raw_path: str) -> Match:
     """What is below ``mount`` of a path that ``resolve_path`` has given."""
-    path_info = path[len(mount.script_name) :].replace(ENCODED_SLASH, "/")
+    path_info = path[len(mount.script_name) :]
+    if path is raw_path:  # nothing in it is encoded
+        return Match(mount, path_info, path_info)
+    path_info = path_info.replace(ENCODED_SLASH, "/")
     # its prefix has as many segments in both: an encoded slash never separates two
     below = raw_path.split("/")[mount.script_name.count("/") + 1 :]
     return Match(mount, path_info, "".join([f"/{segment}" for segment in below]))
@@ -165,6 +170,8 @@ def resolve_path(raw_path: str) -> tuple[str, str]:
     Segments are decoded before they are looked at: ``%2e%2e`` is ``..`` (RFC 3986 §6.2.2.2,
     unreserved characters). Raises MalformedRequest.
     """
+    if _PLAIN.fullmatch(raw_path) and "/." not in raw_path:
+        return raw_path, raw_path
     if _BAD_ESCAPE.search(raw_path):
         raise MalformedRequest("path has %00, or a % without two hexadecimal digits")
     raw_path = quote(raw_path.encode("latin-1"), safe=PATH_SAFE + "%")
