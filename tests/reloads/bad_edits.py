@@ -246,7 +246,7 @@ APPS = [
         name="no callable",
         adds=APP,
         module="app = 7",
-        told="is no WSGI callable (int)",
+        told="is not a WSGI callable (int)",
     ),
     BadEdit(name="no attribute", adds=APP, module="application = 7", told="has no attribute 'app'"),
     BadEdit(

@@ -100,6 +100,8 @@ def test_routes_for_machines(run: Run) -> None:
         "queue_timeout_seconds": 5.0,
         "timeout_seconds": 20.0,
         "max_body_bytes": 1024 * 1024,
+        "request_buffering": "on",
+        "tunnel_timeout_seconds": 300.0,
     }
     assert routes["shop.example.com/"]["host"] == "shop.example.com"
 

@@ -171,7 +171,7 @@ MORE = "  /: good:app\n  /more: more:app\n"
         (MORE, "import os; os.kill(os.getpid(), 11)", 3, "was ended by SIGSEGV"),
         (MORE, "import time; time.sleep(60)", 3, ":10:3: mounts./more: worker "),
         (MORE, "while True: pass", 3, "did not load within 5 s (server.start_timeout)"),
-        (MORE, "app = 7", 3, "is no WSGI callable (int)"),
+        (MORE, "app = 7", 3, "is not a WSGI callable (int)"),
     ],
 )
 def test_a_bad_edit_changes_nothing_and_tells_its_cause(
