@@ -3,11 +3,12 @@
 Owns those differences and what they need. Refuses to know how they are brought about.
 """
 
+import os
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
-from gateway.config.model import Config, Workers
+from gateway.config.model import Config, Pool, Workers
 from gateway.errors import GatewayError
 
 # a browser's connection without a request would meet the code of before for as long as it is kept
@@ -40,5 +41,14 @@ def for_development(config: Config) -> Config:
         watch=None,
         limits=limits,
     )
-    pools = tuple(replace(pool, workers=Workers()) for pool in config.pools)
-    return replace(config, server=server, pools=pools, is_dev=True)
+    pools = tuple(_for_development(replace(pool, workers=Workers())) for pool in config.pools)
+    main = _for_development(config.pool)
+    return replace(config, server=server, pools=pools, pool=main, is_dev=True)
+
+
+def _for_development(pool: Pool) -> Pool:
+    """Flask answers an app's exceptions with a page of its own unless it is in debug mode, which
+    lets them through to the gateway's page. What is set already counts."""
+    if "FLASK_DEBUG" in os.environ or pool.env_file:
+        return pool
+    return replace(pool, env={"FLASK_DEBUG": "1", **pool.env})

@@ -32,6 +32,15 @@ def app(environ, start_response):
 """
 
 
+FLASKY = """
+from flask import Flask
+app = Flask(__name__)
+@app.get("/")
+def show():
+    return {}["b"]
+"""
+
+
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.delitem(ENVIRON, "PYTHONDONTWRITEBYTECODE", raising=False)
@@ -127,6 +136,21 @@ def test_the_page_of_a_failing_app_shows_its_traceback(start: Start) -> None:
     [request_id] = [line[14:] for line in head.split("\r\n") if line.startswith("X-Request-ID: ")]
     assert f"Request {request_id}" in page
     assert request_id in gateway.log_text
+
+
+@pytest.mark.parametrize("variable", [None, "0"])
+def test_the_page_of_a_failing_flask_view_shows_its_traceback_unless_debug_is_off(
+    start: Start, monkeypatch: pytest.MonkeyPatch, variable: "str | None"
+) -> None:
+    monkeypatch.delitem(ENVIRON, "FLASK_DEBUG", raising=False)
+    if variable is not None:
+        monkeypatch.setitem(ENVIRON, "FLASK_DEBUG", variable)
+    gateway = start(option="--dev", flasky=FLASKY)
+    gateway.write_table(f"{MOUNTS}  /flask: flasky:app\n")
+    wait_until(lambda: b"404" not in gateway.ask("/flask/")[:20], "the table is served")
+    page = gateway.ask("/flask/").decode()
+    assert page.startswith("HTTP/1.1 500 ")
+    assert ("KeyError: &#x27;b&#x27;" in page) is (variable is None)
 
 
 def test_the_page_of_an_app_that_did_not_load_shows_why_until_it_is_mended(start: Start) -> None:
