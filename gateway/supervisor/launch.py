@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gateway
+from gateway.boot import OWN_PYTHON
 from gateway.config.model import Config, Pool
 from gateway.environments.cache import Environment
 from gateway.errors import ConfigError
@@ -32,11 +33,14 @@ def build_command(
     pool: Pool, environment: Environment | None, arguments: Sequence[str]
 ) -> list[str]:
     """The command line of a worker with ``arguments``. Without an environment it runs in the
-    gateway's own Python, with all that is installed there."""
+    gateway's own Python, with all that is installed there; but threads see nothing of what only
+    the gateway needs."""
     threads = ["--threads", str(pool.threads)] if pool.concurrency == "threads" else []
-    if environment is None:
-        return [*_give_way(pool), sys.executable, "-m", "gateway.worker", *threads, *arguments]
-    boot = [environment.python, str(BOOT), environment.runtime]
+    if environment is None and not threads:
+        return [*_give_way(pool), sys.executable, "-m", "gateway.worker", *arguments]
+    boot = [sys.executable, str(BOOT), OWN_PYTHON]
+    if environment is not None:
+        boot = [environment.python, str(BOOT), environment.runtime]
     return [*_give_way(pool), *boot, *threads, *arguments]
 
 

@@ -31,7 +31,7 @@ def app(environ, start_response):
     told |= {"read": len(environ["wsgi.input"].read()), "pid": os.getpid(), "uid": os.geteuid(),
              "nice": os.nice(0), "env": dict(os.environ), "cwd": os.getcwd(),
              "groups": sorted(os.getgroups()), "python": sys.executable,
-             "patched": bool(sys.modules["gevent.monkey"].saved)}
+             "patched": "gevent.monkey" in sys.modules and bool(sys.modules["gevent.monkey"].saved)}
     if environ["QUERY_STRING"]:
         try:
             told["secret"] = open(os.path.join(os.path.dirname(__file__), "secret")).read()

@@ -246,6 +246,62 @@ def test_a_worker_can_import_only_what_is_meant_for_it(
     assert own <= allowed, own - allowed
 
 
+ENGINE = """
+import importlib.util, json, sys
+import engineio
+def app(environ, start_response):
+    start_response("200 OK", [])
+    names = ("gevent", "greenlet", "httptools", "zope.interface", "yaml")
+    def is_there(name):
+        try:
+            return importlib.util.find_spec(name) is not None
+        except ModuleNotFoundError:
+            return False
+    return [json.dumps({
+        "mode": engineio.Server().async_mode,
+        "there": [name for name in names if is_there(name)],
+        "loaded": [name for name in names if name in sys.modules],
+        "runtime": [place for place in sys.path if "runtime" in place],
+    }).encode()]
+"""
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.13"])
+@pytest.mark.parametrize(
+    ("options", "requirements", "mode", "there"),
+    [
+        (("--threads", "2"), "", "threading", []),
+        (("--threads", "2"), "gevent<26\n", "gevent", ["gevent", "greenlet", "zope.interface"]),
+        (("--threads", "2"), "greenlet\n", "threading", ["greenlet"]),
+        # all is patched, so whatever asks for gevent has to find it
+        ((), "", "gevent", ["gevent", "greenlet", "zope.interface"]),
+    ],
+)
+def test_apps_of_an_own_environment_find_what_it_lists(
+    version: str,
+    options: Any,
+    requirements: str,
+    mode: str,
+    there: list[str],
+    cache: Cache,
+    start: Callable[..., Worker],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "requirements.txt").write_text(f"python-engineio\n{requirements}")
+    (tmp_path / "plain.py").write_text(ENGINE)
+    python = find_python(version)
+    worker = start(cache.find_or_build(python.path, "requirements.txt", tmp_path), *options)
+    worker.accept()
+    told = json.loads(worker.ask("/")[1])
+    assert (told["mode"], told["there"]) == (mode, there)
+    assert bool(told["runtime"]) is (not options)
+    assert set(told["loaded"]) <= set(there)
+    # its own code still imports what it needs
+    worker.apply("mounts:\n  /moved: plain:app\n")
+    assert json.loads(worker.ask("/moved")[1])["there"] == there
+    assert worker.end() == 0
+
+
 def test_an_app_stays_in_its_threads_when_it_is_moved(
     cache: Cache, start: Callable[..., Worker], tmp_path: Path
 ) -> None:
