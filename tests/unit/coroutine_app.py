@@ -11,7 +11,10 @@ import threading
 import time
 from urllib.parse import parse_qs
 
-import greenlet
+try:
+    import greenlet
+except ImportError:  # in native threads apps do not see what only the gateway needs
+    greenlet = None
 
 SECONDS = 0.02
 here = {}
@@ -186,6 +189,8 @@ async def all_tasks():
 
 async def nested_greenlet():
     """As SQLAlchemy does: code that blocks, in a greenlet that has the loop's for a parent."""
+    if greenlet is None:
+        return
     loop, ours = asyncio.get_running_loop(), greenlet.getcurrent()
 
     def block():
