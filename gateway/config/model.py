@@ -157,7 +157,8 @@ class UpstreamTarget:
     """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``.
 
     ``pool`` is the one whose servers have these addresses, "" where the table has them; in the
-    table itself such a mount's only address is ``pool:NAME``.
+    table itself such a mount's only address is ``pool:NAME``. ``is_own``: they are workers of the
+    gateway's own, which run apps.
     """
 
     addresses: tuple[str, ...] = field(
@@ -224,6 +225,7 @@ class UpstreamTarget:
         choices=STICKY,
     )
     pool: str = ""
+    is_own: bool = False
 
     @property
     def scopes_cookies(self) -> bool:

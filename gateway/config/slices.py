@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.config.model import AppTarget, Config, Mount, Pool, Server, UpstreamTarget
-from gateway.limits import Admission
+from gateway.limits import Admission, Limits
 
 ANY = Admission()
 
@@ -73,6 +73,18 @@ def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
         proxy_protocol=False,
         access_log="off",
         pool_limits=pool.limits,
+        limits=_with_room(server.limits),
+    )
+
+
+def _with_room(limits: Limits) -> Limits:
+    """For what the front workers add to a head that was within the limits: fields of their own, and
+    a path whose bytes may have been encoded."""
+    return replace(
+        limits,
+        max_request_line_bytes=3 * limits.max_request_line_bytes,
+        max_head_bytes=limits.max_head_bytes + 3 * limits.max_request_line_bytes,
+        max_fields=limits.max_fields + 16,
     )
 
 
@@ -112,5 +124,6 @@ def _as_seen_in_front(
         keep_alive_seconds=seconds,
         sticky=pool.sticky,
         pool=name if is_sticky else "",
+        is_own=True,
     )
     return replace(mount, target=target)

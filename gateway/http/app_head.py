@@ -15,7 +15,8 @@ _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 # the charset of a field (RFC 9110 §5.5) is latin-1 here, as of every string of PEP 3333
-_UNSENDABLE = re.compile(r"[^\x01-\x09\x0b\x0c\x0e-\xff]")
+# PEP 3333: nor any control character, of which RFC 9110 §5.5 allows the tab
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 # RFC 9110 §7.6.1, RFC 2616 §13.5.1: PEP 3333 forbids these to an app
 _HOP_BY_HOP = frozenset(
     (

@@ -56,6 +56,11 @@ _DECIDING_FIELDS = frozenset(
     {"CONTENT_LENGTH", "HTTP_CONNECTION", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"}
 )
 
+# RFC 9112 §5: blanks around a value are not part of it; llhttp refuses these
+_BLANK_AFTER_CHUNKED = re.compile(
+    rb"(\r\ntransfer-encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE
+)
+
 
 class HeadParser:
     """Parses whole request heads, one after the other, for all connections of a worker.
@@ -187,7 +192,11 @@ class HeadParser:
         except HttpParserUpgrade:
             self._renew()
         except HttpParserError as error:
-            raise _refusal(error) from error
+            trimmed = _BLANK_AFTER_CHUNKED.sub(rb"\1", raw)
+            if trimmed == raw:
+                raise _refusal(error) from error
+            self._renew()
+            return self._read_fields(trimmed, count, trusts_peer)
         names = self._trusted_names if trusts_peer else self._untrusted_names
         if len(raw_fields) == count:
             # RFC 9112 §5: optional white space around the value is not part of it

@@ -14,7 +14,9 @@ UNTIL_CLOSE = -2
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?)", re.ASCII)
 # RFC 9112 §5.1: a proxy removes blanks before the colon of a response
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:[ \t]*([^\0\r\n]*)", re.ASCII)
+_FIELD = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:[ \t]*([\t\x20-\x7e\x80-\xff]*)", re.ASCII
+)
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
 # RFC 9110 §7.6.1: between the server and us alone
 _HOP_BY_HOP = frozenset((

@@ -16,6 +16,9 @@ from gateway.upstream.feeder import Feeder
 from gateway.upstream.link import Link
 from gateway.wsgi import HEAD_NOW
 
+# before a final answer; each is a byte that moves, so the mount's timeout would never pass
+MAX_INTERIM = 32
+
 
 class NoAnswerError(Exception):
     """The server closed the connection before a byte of its answer."""
@@ -69,12 +72,14 @@ class Hop:
 
         Raises NoAnswerError and BadAnswerError. May switch greenlets.
         """
-        while True:
+        for _ in range(MAX_INTERIM + 1):
             answer = parse_answer(self._read_head(), method)
             if answer.code >= 200 or answer.code == 101:
                 break
             if answer.code == 103 and hint is not None:
                 hint(answer.fields)
+        else:
+            raise BadAnswerError(f"more than {MAX_INTERIM} interim answers (1xx)")
         self._is_persistent = answer.persistent
         if len(self.received) == answer.length:  # the usual case, all in one piece
             self.is_answered = True
@@ -128,6 +133,8 @@ class Hop:
         while not self.is_answered:
             data = self.link.receive()
             if not data:
+                if self.link.was_reset:  # RFC 9112 §8: an error of the connection is not an end
+                    raise BadAnswerError("the connection was reset in the middle of its answer")
                 self._content.end()
                 self.is_answered = True
             elif piece := self._take(data):

@@ -40,6 +40,7 @@ class Link:
         "is_closed",
         "is_idle",
         "parked",
+        "was_reset",
     )
 
     def __init__(self, connected: Any) -> None:
@@ -49,7 +50,7 @@ class Link:
         self._reader: Any = None
         self._fault: BaseException | None = None
         self._has_lost = False  # something of what was to be sent
-        self.has_ended = False
+        self.has_ended = self.was_reset = False
         self.is_closed = False
         self.is_idle = False
         self.parked = 0.0
@@ -64,6 +65,7 @@ class Link:
             return
         except OSError:
             data = b""
+            self.was_reset = True
         if not data:
             self.has_ended = True
             self._watch(False)

@@ -177,6 +177,9 @@ class Upstream:
     def _open_tunnel(self, hop: Hop, request: Request, answer: Answer) -> Tunnel:
         if not request.upgrade:
             raise BadAnswerError("it switched protocols without being asked to")
+        if not _is_asked_for(answer.upgrade, request.upgrade):
+            switched = answer.upgrade[:60] or "one without a name"
+            raise BadAnswerError(f"it switched to a protocol that nobody asked for: {switched!r}")
         self._clients.pop(hop)  # whether a client has left is the tunnel's to see
         return Tunnel(hop, answer)
 
@@ -211,6 +214,12 @@ class _Relay:
 
     def __iter__(self) -> Iterator[bytes]:
         return self._pieces
+
+
+def _is_asked_for(switched: str, wanted: str) -> bool:
+    """RFC 9110 §7.8: a server must not switch to a protocol that was not indicated."""
+    asked = {protocol.strip(" \t").lower() for protocol in wanted.split(",")}
+    return all(protocol.strip(" \t").lower() in asked for protocol in switched.split(","))
 
 
 def _read_first(environ: Environ, request: Request) -> bytes:

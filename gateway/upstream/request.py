@@ -42,12 +42,15 @@ _MOST_HOPS = 8
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rules:
     """How requests of one mount are written. ``prefix`` is the mount's own, as in SCRIPT_NAME;
-    ``host`` replaces the client's where it is not "", ``authority`` stands in for a missing one."""
+    ``host`` replaces the client's where it is not "", ``authority`` stands in for a missing one.
+    ``is_own`` is whether the server is a worker of the gateway's: it is to see the client's version
+    of HTTP, and no Host that nobody sent (PEP 3333, SERVER_PROTOCOL)."""
 
     prefix: str
     strips_prefix: bool
     host: str
     authority: str
+    is_own: bool = False
 
 
 class _FieldNames(dict[str, str]):
@@ -102,7 +105,8 @@ class Request:
         self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
         fields += f"Via: {via}, {_VIA}\r\n" if via else f"Via: {_VIA}\r\n"
         target = build_target(environ, rules)
-        line = f"{self.method} {target} HTTP/1.1\r\n"
+        version = environ["SERVER_PROTOCOL"] if rules.is_own else "HTTP/1.1"
+        line = f"{self.method} {target} {version}\r\n"
         self._before_told = line + _tell_place(environ, rules)
         self._after_told = f"{fields}{framing}\r\n"
 
@@ -151,7 +155,8 @@ def _tell_place(environ: Environ, rules: Rules) -> str:
 
 @lru_cache(CACHE_ENTRIES)
 def _build_place(rules: Rules, asked: str, scheme: str, port: str, prefix: str) -> str:
-    lines = f"Host: {rules.host or asked or rules.authority}\r\n"
+    host = rules.host or asked or ("" if rules.is_own else rules.authority)
+    lines = f"Host: {host}\r\n" if host else ""
     if asked:
         lines += f"X-Forwarded-Host: {asked}\r\n"
     lines += f"X-Forwarded-Proto: {scheme}\r\n"

@@ -19,7 +19,7 @@ POOLS = """\
   /pooled/upload: {app: "upload:app", pool: work, max_body: 8MiB}
   /pooled/download: {app: "download:app", pool: work}
   /hungry: {app: "hungry:app", pool: hungry, timeout: 60s}
-  /swallow: {app: "hungry:app", pool: work, max_body: 2GiB}
+  /swallow: {app: "hungry:app", pool: work, max_body: 2GiB, request_buffering: off}
   /drowsy: {app: "hungry:app", pool: drowsy}
   /kin: {app: "teller:app", pool: kin}
 pools:
