@@ -10,10 +10,10 @@ import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from json.encoder import encode_basestring as quote
+from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
-from gateway.logs import printable
+from gateway.logs import escape_controls, hide_controls, printable
 
 # a write to a pipe is whole up to PIPE_BUF (4096 on Linux): workers share stdout
 WHOLE_WRITE_BYTES = 4096
@@ -110,6 +110,15 @@ class _Remembered(dict[Any, str]):
                 self.clear()
             self[key] = text
         return text
+
+
+def quote(text: str) -> str:
+    """As JSON has it, with nothing raw that a terminal obeys or that ends a line: escaped, or a
+    question mark where that would make a record too long for one write."""
+    quoted = encode_basestring(text)
+    escaped = escape_controls(quoted)
+    is_short = escaped is quoted or len(escaped.encode("utf-8", "replace")) <= 2 * len(text) + 2
+    return escaped if is_short else hide_controls(quoted)
 
 
 def _quote_question(method: str, target: str, protocol: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 import traceback
@@ -19,6 +20,8 @@ from typing import Any, TextIO
 lifecycle = logging.getLogger("gateway")
 builds = logging.getLogger("gateway.build")
 faults = logging.getLogger("gateway.error")
+# C0 but for tab and newline, DEL, C1 and the separators of lines and paragraphs
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _LEVELS = {level: logging.getLevelName(level) for level in range(10, 60, 10)}
 
 
@@ -111,18 +114,35 @@ class _JsonFormatter(logging.Formatter):
                 entry[name] = getattr(record, name)
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return escape_controls(json.dumps(entry, ensure_ascii=False))
 
 
 class _TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
+    def format(self, record: logging.LogRecord) -> str:
+        # what a terminal would obey, or a reader take for the end of a line
+        return hide_controls(super().format(record))
+
 
 def _iso(seconds: float) -> str:
     whole = int(seconds)
     clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
     return f"{clock}.{int((seconds - whole) * 1000):03d}Z"
+
+
+def escape_controls(quoted: str) -> str:
+    """JSON without raw C1 controls and line separators (U+0085, U+2028, U+2029): terminals obey
+    some of them, and a record is one line however lines are split."""
+    if quoted.isascii() and "\x7f" not in quoted:
+        return quoted
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
+
+
+def hide_controls(text: str) -> str:
+    """``text`` with a question mark for each of these."""
+    return _CONTROLS.sub("?", text)
 
 
 def printable(text: str) -> str:

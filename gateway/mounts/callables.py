@@ -136,11 +136,9 @@ def _explain_class(import_string: str, found: Any) -> str:
 
 
 def _explain_asgi(import_string: str) -> str:
-    server = f"--factory {import_string[:-2]}" if import_string.endswith("()") else import_string
     return (
-        "it is an ASGI app, which workers do not run: give it a pool with Uvicorn, "
-        f'api: {{command: "uvicorn {server} --uds {{socket}}", requirements: FILE}}, '
-        'and mount that by upstream: "pool:api"'
+        f'it is an ASGI app, which workers do not run: write asgi: "{import_string}" in the place '
+        "of app, and Uvicorn runs it"
     )
 
 

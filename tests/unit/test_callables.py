@@ -15,9 +15,8 @@ from gateway.mounts.callables import find_fault
 from gateway.mounts.packages import advise_package
 
 UVICORN = (
-    "it is an ASGI app, which workers do not run: give it a pool with Uvicorn, "
-    'api: {command: "uvicorn %s --uds {socket}", requirements: FILE}, '
-    'and mount that by upstream: "pool:api"'
+    'it is an ASGI app, which workers do not run: write asgi: "%s" in the place of app, '
+    "and Uvicorn runs it"
 )
 ASGI = UVICORN % "m:app"
 PREAMBLE = """
@@ -104,7 +103,7 @@ MADE = {
     "async def make(): ...\napp = make()": (
         'its factory is a coroutine function: write "def", not "async def"'
     ),
-    "async def app(scope, receive, send): ...": UVICORN % "--factory m:make",
+    "async def app(scope, receive, send): ...": UVICORN % "m:make()",
     "def app(): ...": (
         "what it makes is not a WSGI app: app() does not take environ and start_response"
     ),

@@ -1,5 +1,6 @@
 """Records stay one line, valid and short, whatever a client or an app puts into them."""
 
+import io
 import json
 import logging
 import os
@@ -25,6 +26,8 @@ from gateway.logs import (
     lifecycle,
 )
 
+# raw in no record
+HIDDEN = re.compile("[\x7f-\x9f\u2028\u2029]")
 PLAIN: dict[str, Any] = {
     "request_id": "0123456789abcdef-1",
     "client": "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff",
@@ -99,10 +102,13 @@ def test_a_json_record_holds_what_it_was_given() -> None:
 def test_any_text_stays_one_line_of_json(values: dict[str, str]) -> None:
     line = render("json", **values)
     assert line.count("\n") == 1
+    assert len(line.splitlines()) == 1
+    assert not set(line) & set(map(chr, range(0x7F, 0xA0)))
     record = json.loads(line)
     for name, value in values.items():
         if name != "error":  # which may lose what does not print
-            assert record[name] == value.encode("utf-8", "replace").decode()
+            whole = value.encode("utf-8", "replace").decode()
+            assert record[name] in (whole, HIDDEN.sub("?", whole))
 
 
 @settings(max_examples=50, deadline=None)
@@ -124,7 +130,7 @@ def test_what_is_remembered_for_records_is_short() -> None:
     assert all(sum(map(len, key)) < 512 for table in tables for key in table)
 
 
-@pytest.mark.parametrize("worst", ['"', "\\", "\xff", "\t", "a"])
+@pytest.mark.parametrize("worst", ['"', "\\", "\xff", "\t", "a", "\x85"])
 @pytest.mark.parametrize("fault", ["\0", '"', "\U0001f600", "\ud800"])
 @pytest.mark.parametrize("style", ["json", "text"])
 def test_a_record_is_never_longer_than_one_write(style: str, worst: str, fault: str) -> None:
@@ -160,7 +166,7 @@ def test_what_a_client_sends_stays_one_record(serve: Any, style: str) -> None:
     if style == "json":
         [record] = gateway.records
         assert record["target"] == "/?" + target.decode()
-        assert record["user_agent"] == SENDABLE.strip()[:200]
+        assert record["user_agent"] == HIDDEN.sub("?", SENDABLE.strip()[:200])
         assert record["referer"] == '","status":999,"x":"\\'
         assert record["status"] == 200
 
@@ -316,3 +322,26 @@ def test_the_style_follows_the_table_and_the_terminal(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
     assert choose_style(access_log) == (on_terminal if is_terminal else elsewhere)
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_an_exceptions_text_ends_no_line_of_the_error_log_and_orders_no_terminal(
+    style: str,
+) -> None:
+    output = io.StringIO()
+    handlers, propagate = lifecycle.handlers, lifecycle.propagate
+    try:
+        configure_logs(style, stream=output)
+        faults.error("it said: %s", "a\x85b\u2028c\u2029d\x9be\x1bf\x7fgé")
+    finally:
+        lifecycle.handlers, lifecycle.propagate = handlers, propagate
+    [line] = output.getvalue().splitlines()
+    assert not set(line) & set(map(chr, [*range(0x20), *range(0x7F, 0xA0)]))
+    assert line.isprintable()
+    assert "é" in line
+
+
+def test_a_few_controls_are_escaped_and_many_hidden_in_a_record() -> None:
+    few, many = "Mozilla/5.0 \xc3\x80 (a long name of a browser)", "\x85" * 100
+    assert json.loads(render("json", user_agent=few))["user_agent"] == few
+    assert json.loads(render("json", user_agent=many))["user_agent"] == "?" * 100
