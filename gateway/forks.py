@@ -49,17 +49,25 @@ def _leave_requests(service: Service) -> None:
 
 
 def _leave_loop() -> None:
-    """An event loop that knows nothing of the parent's, for the one greenlet that goes on."""
+    """An event loop that knows nothing of the parent's, for the one greenlet that goes on: where it
+    ends, and whatever it has started there, the process does."""
     get_hub().loop.destroy()
     set_hub(None)  # type: ignore[arg-type]
-    current, hub = getcurrent(), get_hub()
-    if current.parent is not None:
-        # what it would come back to was the parent's
-        current.parent = greenlet(_end, hub)
+    current = main = getcurrent()
+    while main.parent is not None:
+        main = main.parent
+    if current is not main:
+        last = greenlet(_end, main)
+        last.switch(current)
+        get_hub().parent = last
+        current.parent = get_hub()
 
 
-def _end(*_: Any) -> None:
-    os._exit(0)
+def _end(back: greenlet) -> None:
+    try:
+        back.switch()
+    finally:
+        os._exit(0)
 
 
 class _NoConnection(Connection):

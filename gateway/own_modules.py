@@ -51,7 +51,10 @@ def find_needed() -> set[str]:
     for name in waiting:
         for requirement in requires.get(name, ()):
             found = _REQUIREMENT.match(requirement)
-            wanted = _normal(found[0]) if found and not _EXTRA.search(requirement) else ""
+            wanted = _normal(found[0]) if found else ""
+            # SQLAlchemy's asyncio part has it as an extra; nobody takes it for a patched process
+            if wanted != "greenlet" and _EXTRA.search(requirement):
+                continue
             if wanted in GATEWAY and wanted != "gevent" and wanted not in needed:
                 needed.add(wanted)
                 waiting.append(wanted)

@@ -148,7 +148,7 @@ def test_what_is_in_flight_stays_known_beside_a_child(gateway: Running) -> None:
         generations = gateway.control("status")["generations"]
         return sum(w["in_flight"] for g in generations for w in g["workers"] if g["pool"] == "p")
 
-    assert in_flight() == 1
+    wait_until(lambda: in_flight() == 1, "the other request alone is in flight")
     gateway.write("go", "")
     waiting.join()
     wait_until(lambda: in_flight() == 0, "nothing is in flight")
