@@ -47,7 +47,7 @@ def test_a_request_on_a_killed_worker_is_answered_502_and_not_repeated(disturbed
         client.send(build_request(client.host, f"/steps/slow?{name}", "POST"))
         wait_until(lambda: lab.fetch(f"/steps/state?{name}").json(), "the request has begun")
         pids = [p["Pid"] for p in lab.processes("gateway") if p["PPid"] == "1"]
-        assert len(pids) == 2, pids
+        assert len(pids) >= 2, pids  # those of a generation that is kept, too
         assert lab.run_in("gateway", "bash", "-c", f"kill -9 {' '.join(pids)}").exit_code == 0
         answer = client.read_answer()
     assert answer.status == 502
