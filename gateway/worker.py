@@ -46,6 +46,7 @@ from gateway.forks import part_at_fork
 from gateway.http.connection import find_request
 from gateway.http.environ import MountInfo, build_base_environ
 from gateway.http.forwarded import TrustedProxies
+from gateway.http.handover import Handover
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
@@ -71,8 +72,8 @@ RETIRED_LOOK_SECONDS = 0.1
 
 
 def main() -> int:
-    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD``; with
-    ``STYLE`` alone it loads and reports on stdout."""
+    """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD
+    GIVING_FD TAKING_FD``; with ``STYLE`` alone it loads and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -110,6 +111,8 @@ def work(
     control_descriptor: str,
     listener_descriptor: str,
     in_flight_descriptor: str,
+    giving: str,
+    taking: str,
 ) -> int:
     """Load, and serve when told to; the exit code. Access records go to ``output``, all else that
     is written to ``errors``."""
@@ -119,6 +122,7 @@ def work(
     listener = socket.socket(fileno=int(listener_descriptor))
     in_flight = InFlight(int(in_flight_descriptor))
     os.close(int(in_flight_descriptor))
+    handover = Handover(int(giving), int(taking))
     table, mounts, report = load(
         config,
         lambda name: send(control, {"event": "loading", "mount": name}),
@@ -139,7 +143,7 @@ def work(
     part_at_fork(service, is_patched=not THREADS)
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
-    return outlast(gevent.spawn(Worker(config, service, listener, control).run, orders))
+    return outlast(gevent.spawn(Worker(config, service, listener, control, handover).run, orders))
 
 
 def outlast(running: Any) -> int:
@@ -162,7 +166,12 @@ class Worker:
     """
 
     def __init__(
-        self, config: Config, service: Service, listener: socket.socket, control: socket.socket
+        self,
+        config: Config,
+        service: Service,
+        listener: socket.socket,
+        control: socket.socket,
+        handover: Handover,
     ) -> None:
         self._config = config
         self._service = service
@@ -171,6 +180,7 @@ class Worker:
             service,
             proxy_protocol=config.server.proxy_protocol,
             is_shared=config.pool.sticky == "off",
+            handover=handover,
         )
         self._control = control
         self._has_accepted = False
@@ -211,8 +221,8 @@ class Worker:
             self._server.start()
         send(self._control, {"event": "ready"})
 
-    def _pause(self, _: str) -> None:
-        self._server.pause()
+    def _pause(self, pickled: str) -> None:
+        self._server.pause(hands_over=pickle.loads(b64decode(pickled)))
         send(self._control, {"event": "paused"})
 
     def _retire(self, _: str) -> None:

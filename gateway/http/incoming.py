@@ -14,6 +14,7 @@ from gateway.errors import (
     RequestError,
     UriTooLong,
 )
+from gateway.http.handover import Known
 from gateway.http.head import RequestHead
 from gateway.http.parser import LONGEST_KNOWN_HEAD
 from gateway.http.service import Service
@@ -78,6 +79,17 @@ class Incoming(Stream):
         self._on_readable()
         if self.state is IDLE or self.state is State.HEAD:
             self._watch(True)
+
+    def describe(self) -> tuple[int, Known]:
+        """The descriptor, and what another worker has to know to go on between two requests."""
+        return self._socket.fileno(), Known(self._peer, self._peer_port, True, False, self._buffer)
+
+    def resume(self, known: Known) -> None:
+        """Go on where another worker was, before ``begin``."""
+        self._trusts_peer &= not known.is_nobody
+        if known.data:
+            self._buffer = known.data
+            self.state = State.HEAD
 
     def _watch_while_running(self) -> None:
         has_room = len(self._buffer) <= READ_AHEAD_BYTES

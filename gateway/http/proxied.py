@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.errors import MalformedRequest, UntrustedPeer
 from gateway.http.connection import Connection
+from gateway.http.handover import Known
 from gateway.http.proxy_protocol import ProxyHeader, parse_proxy_header
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, State
@@ -17,11 +18,20 @@ from gateway.http.stream import IDLE, State
 class ProxiedConnection(Connection):
     """Refused unless its peer is a trusted proxy and a whole header comes in ``head_timeout``."""
 
-    __slots__ = ("_has_header",)
+    __slots__ = ("_has_header", "_is_nobody")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         super().__init__(service, client_socket, peer, peer_port)
         self._has_header = False
+        self._is_nobody = False
+
+    def describe(self) -> tuple[int, Known]:
+        descriptor, known = super().describe()
+        return descriptor, known._replace(has_header=self._has_header, is_nobody=self._is_nobody)
+
+    def resume(self, known: Known) -> None:
+        super().resume(known)
+        self._has_header, self._is_nobody = known.has_header, known.is_nobody
 
     def _on_readable(self) -> None:
         if self._has_header or self.state is not IDLE:
@@ -62,4 +72,4 @@ class ProxiedConnection(Connection):
             _, self._trusts_peer = self._service.proxies.peers[header.peer]
         elif not header.is_local:
             # a stranger's bytes under the proxy's address, which it can tell no other for
-            self._trusts_peer = False
+            self._trusts_peer, self._is_nobody = False, True

@@ -42,14 +42,15 @@ class Pusher:
             self._held.add(tcp_socket)
             self._queue.put(tcp_socket)
             if not self._turn_end.active:
-                self._turn_end.start(self._end_turn)
+                self._turn_end.start(self.push)
 
     def close(self) -> None:
         """End the thread. What is still held back goes out when its socket is closed."""
         self._turn_end.stop()
         self._queue.put(None)
 
-    def _end_turn(self) -> None:
+    def push(self) -> None:
+        """Push all that is held. Only from the hub."""
         self._turn_end.stop()
         for tcp_socket in tuple(self._held):
             self._push(tcp_socket)

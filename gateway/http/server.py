@@ -3,6 +3,8 @@
 Refuses to know what a request is. The socket itself belongs to the supervisor and stays open.
 """
 
+from __future__ import annotations
+
 import _socket
 import socket
 import time
@@ -15,6 +17,7 @@ from gateway.dispatch import MountTable
 from gateway.http.connection import Connection
 from gateway.http.environ import MountInfo
 from gateway.http.forwarded import UNIX_PEER
+from gateway.http.handover import Handover, Known
 from gateway.http.lookout import Lookout
 from gateway.http.proxied import ProxiedConnection
 from gateway.http.push import Pusher
@@ -30,6 +33,9 @@ SWEEP_SECONDS = (0.05, 1.0)
 IDLE_GRACE_SECONDS = 0.5
 # how long a worker that has retired is still asked at a listener of its own, at most
 UNSHARED_GRACE_SECONDS = 3.0
+# how long a pause waits for room for what it hands over, at most
+HANDOVER_SECONDS = 1.0
+BETWEEN_REQUESTS = frozenset((State.IDLE, State.HEAD))
 IN_FLIGHT = frozenset((State.RUNNING, State.READING, State.WRITING))
 
 
@@ -53,7 +59,8 @@ class Server:
     """Serves ``service`` on ``listener`` (bound and listening) until it is drained.
 
     With ``proxy_protocol`` every connection has to begin with a PROXY header. Others accept on the
-    listener too where it ``is_shared``; else nobody would answer what comes after a pause.
+    listener too where it ``is_shared``; else nobody would answer what comes after a pause. By
+    ``handover`` it takes the connections of others that have paused, and gives them its own.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Server:
         *,
         proxy_protocol: bool = False,
         is_shared: bool = True,
+        handover: Handover | None = None,
     ) -> None:
         self._connection = ProxiedConnection if proxy_protocol else Connection
         self._listener = listener
@@ -70,6 +78,9 @@ class Server:
         self._kind = (listener.family, listener.type, listener.proto)
         self._is_unix = listener.family == socket.AF_UNIX
         self._is_shared = is_shared
+        self._handover = handover
+        if handover is not None:
+            handover.take = self._take
         self._is_accepting = False
         self._is_retired = False
         self._retired = 0.0
@@ -79,6 +90,8 @@ class Server:
         # before the loop waits, which is behind all that a turn has sent; also after a drain, for
         # what ignores its end
         self._turn_end = self._loop.prepare(ref=False, priority=-2)
+        # of a pause: before the loop waits, so behind the end of each response
+        self._turn_end_paused = self._loop.prepare(ref=False)
         seconds = find_sweep_seconds(service)
         self._timer = self._loop.timer(seconds, seconds)
 
@@ -109,6 +122,11 @@ class Server:
         if self._service.access_log.is_on:
             self._turn_end.start(self._service.access_log.flush)
         self._accept_more(True)
+        self._take_more(True)
+
+    def _take_more(self, wanted: bool) -> None:
+        if self._handover is not None:
+            self._handover.watch(wanted)
 
     def _accept_more(self, wanted: bool) -> None:
         if wanted is not self._is_accepting:
@@ -145,15 +163,44 @@ class Server:
                 connection = self._connection(service, client, UNIX_PEER, "")
             else:
                 connection = self._connection(service, client, address[0], str(address[1]))
-            try:
-                connection.begin()
-            except BaseException as error:  # noqa: BLE001  the others are to be accepted
-                connection.abandon(error)
+            self._begin(connection)
         return True
+
+    def _begin(self, connection: Connection) -> None:
+        try:
+            connection.begin()
+        except BaseException as error:  # noqa: BLE001  the others are to be accepted
+            connection.abandon(error)
+
+    def _take(self, descriptor: int, known: Known) -> None:
+        """Serve a connection that another worker had. Over ``max_connections`` too: it is none
+        more of the gateway's."""
+        client = _socket.socket(*self._kind, descriptor)
+        client.setblocking(False)
+        connection = self._connection(self._service, client, known.peer, known.peer_port)
+        connection.resume(known)
+        self._begin(connection)
+
+    def _give_idle(self) -> None:
+        """Hand over every connection that waits for a request, or for the rest of its head."""
+        if self._handover is None:
+            return
+        if self._service.pusher is not None:
+            self._service.pusher.push()  # no close does it
+        for connection in tuple(self._service.connections):
+            if connection.state in BETWEEN_REQUESTS:
+                try:
+                    is_given = self._handover.give(*connection.describe())
+                except BlockingIOError:
+                    return  # again at the next turn
+                if is_given:
+                    connection.close()
 
     def _accept_queued(self) -> None:
         while self._accept_some():
             pass  # what the kernel has accepted already is ours
+        while self._handover is not None and self._handover.take_some():
+            pass
 
     def _make_room(self) -> None:
         if not self._is_accepting and not self._service.is_draining:
@@ -174,22 +221,43 @@ class Server:
             self._cut_overdue(now)
         self._make_room()
 
-    def pause(self) -> None:
-        """Accept no more where others do, on the same socket. Kept-alive connections hear of it
-        with their next response, and idle ones are left open until ``keep_alive`` has passed, so
-        that nginx never finds one closed that it is about to use."""
+    def pause(self, *, hands_over: bool = True) -> None:
+        """Accept no more where others do, on the same socket, and, where one of them
+        ``hands_over``, give it each connection that waits for a request, now and later.
+
+        What is not given is left open until ``keep_alive`` has passed, so that nginx never finds
+        a connection closed that it is about to use, and hears of it with its next response.
+        May switch greenlets.
+        """
         self._service.is_draining = True
+        self._take_more(False)
         if self._is_shared:
             self._accept_more(False)
+            if hands_over and self._handover is not None:
+                self._turn_end_paused.start(self._give_idle)
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Until nothing is left that could be handed over now, but not for long."""
+        ends = time.monotonic() + HANDOVER_SECONDS
+        self._loop.run_callback(self._give_idle)  # in the hub, as at each turn's end
+        gevent.sleep(0)  # behind that callback
+        while time.monotonic() < ends and any(
+            connection.state in BETWEEN_REQUESTS for connection in self._service.connections
+        ):
+            gevent.sleep(0.01)
 
     def resume(self) -> None:
         """Accept again, after ``pause``."""
+        self._turn_end_paused.stop()
         self._service.is_draining = False
         self._accept_more(True)
+        self._take_more(True)
 
     def retire(self) -> None:
         """``pause`` for good, to end with the last connection."""
-        self.pause()
+        if not self._service.is_draining:
+            self.pause()
         self._is_retired = True
         self._retired = time.monotonic()
 
@@ -219,6 +287,8 @@ class Server:
         service = self._service
         was_paused, service.is_draining = service.is_draining, True
         self._accept_more(False)
+        self._take_more(False)
+        self._turn_end_paused.stop()  # those who would take may be ending as well
         if not was_paused or not self._is_shared:
             accept = self._loop.timer(0)
             accept.start(self._accept_queued)

@@ -20,13 +20,14 @@ from gateway.config.model import Config, as_path
 from gateway.environments.cache import Environment
 from gateway.supervisor.launch import build_command, build_surroundings
 from gateway.supervisor.process import ChildState, Process, Report
+from gateway.supervisor.sockets import Pair
 from gateway.supervisor.tasks import start
 from gateway.uncaught import report_own
 
 
 class Child(Process):
     """A worker on ``listener``, which is its own where it has a ``place`` in the file system;
-    ``style`` is its log's."""
+    ``style`` is its log's, and by ``handover`` it gives connections to others."""
 
     def __init__(
         self,
@@ -36,13 +37,17 @@ class Child(Process):
         environment: Environment | None,
         on_report: Callable[[Process, Report], None],
         listener: socket.socket,
+        handover: Pair,
         place: Path | None = None,
     ) -> None:
         super().__init__(config, config.server.limits.max_connections, on_report)
         self._place = place
         self.address = f"unix:{place}" if place else ""
         ours, theirs = socket.socketpair()
-        descriptors = theirs.fileno(), listener.fileno(), self.in_flight.descriptor
+        descriptors = (
+            *(theirs.fileno(), listener.fileno(), self.in_flight.descriptor),
+            *(end.fileno() for end in handover),
+        )
         with theirs, pickled(config) as order:
             self._process = subprocess.Popen(
                 build_command(

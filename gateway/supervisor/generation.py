@@ -184,13 +184,14 @@ class Generation:
 
     # --- ending -------------------------------------------------------------------------------
 
-    async def leave(self) -> None:
-        """Accept no more, and stay loaded. Waits, but not long for a worker that is wedged."""
+    async def leave(self, *, hands_over: bool) -> None:
+        """Accept no more, and stay loaded; with ``hands_over`` the generation that serves gets the
+        idle connections. Waits, but not long for a worker that is wedged."""
         if self.state is State.STOPPING:
             return  # it falls asleep just now
         self.state = State.KEPT
         for child in self.children.values():
-            child.pause()
+            child.pause(hands_over=hands_over)
         await self.until(
             lambda: not any(child.accepts for child in self.children.values()), KILL_GRACE_SECONDS
         )

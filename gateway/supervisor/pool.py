@@ -27,10 +27,11 @@ from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.patrol import patrol
 from gateway.supervisor.process import Process
 from gateway.supervisor.sleep import Alarm, fall_asleep
+from gateway.supervisor.sockets import Pair, open_handover
 from gateway.supervisor.tasks import keep_up
 
-# Retired workers keep their memory until nginx has closed its idle connections to them, for up to
-# a minute: many quick edits must not fill the machine. The oldest end sooner, as in a stop.
+# Workers that are kept, or have requests in flight, keep their memory: many quick edits must not
+# fill the machine. The oldest end sooner, as in a stop.
 MOST_RETIRING = 3
 RETRY_SECONDS = 10
 
@@ -63,14 +64,16 @@ class Pool:
     def __init__(
         self,
         listener: socket.socket,
-        start: Callable[[socket.socket, Generation], Process],
+        start: Callable[[socket.socket, Pair, Generation], Process],
         name_generation: Callable[[], int],
         start_task: Callable[[Any], None],
         doorman: Doorman | None,
         on_change: Callable[[], None],
     ) -> None:
         self.listener = listener
-        self._start = partial(start, listener)
+        # by which its workers hand connections over: what is on its way outlives them
+        self._handover = open_handover()
+        self._start = partial(start, listener, self._handover)
         self._name_generation = name_generation
         self._start_task = start_task
         self._on_change = on_change
@@ -241,7 +244,8 @@ class Pool:
             self._forget(change.old)
         elif change.old:
             self._end_oldest()
-            await change.old.leave()
+            # a server of another make takes none
+            await change.old.leave(hands_over=not change.after.pool.command)
             self._start_task(self._keep(change.old, change.after.server))
 
     async def drop(self, change: Change) -> None:
@@ -283,6 +287,11 @@ class Pool:
         if self._doorman is not None:
             self._doorman.close()
         await asyncio.gather(*(generation.stop(drain_seconds) for generation in self.generations))
+
+    def close(self) -> None:
+        """Close its sockets, once all have ended."""
+        for opened in (self.listener, *self._handover):
+            opened.close()
 
     def kill(self) -> None:
         """End all workers at once."""

@@ -32,7 +32,7 @@ from gateway.supervisor.pool import Change, Pool, find_environments
 from gateway.supervisor.process import Process, Report
 from gateway.supervisor.quarantine import Quarantines
 from gateway.supervisor.reports import take_report
-from gateway.supervisor.sockets import open_pool_listener
+from gateway.supervisor.sockets import Pair, open_pool_listener
 
 MAIN = "main"
 # how often it is looked at what is in flight
@@ -147,7 +147,7 @@ class Pools:
             listener, self._start, self._next_number, start_task, doorman, guide.note_change
         )
 
-    def _start(self, listener: socket.socket, generation: Generation) -> Process:
+    def _start(self, listener: socket.socket, pair: Pair, generation: Generation) -> Process:
         """A process of a generation: a worker on its pool's socket, or its command."""
         config, environment = generation.config, generation.environment
         take = partial(self._take_report, generation)
@@ -155,11 +155,11 @@ class Pools:
             return Command(config, self._folder, environment, self._guide.is_asked, take)
         style = choose_style(config.server.access_log)
         if config.pool.sticky == "off":
-            return Child(config, style, generation.id, environment, take, listener)
+            return Child(config, style, generation.id, environment, take, listener, pair)
         # a worker that clients come back to has a socket of its own
         place = self._folder / f"worker-{next(self._own_sockets)}.sock"
         with self._listen(place) as own:
-            return Child(config, style, generation.id, environment, take, own, place)
+            return Child(config, style, generation.id, environment, take, own, pair, place)
 
     # --- watching -----------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class Pools:
 
     async def _close(self, pool: Pool) -> None:
         await pool.stop(self.config.server.limits.drain_timeout_seconds)
-        pool.listener.close()
+        pool.close()
         self._closing.remove(pool)
 
     # --- ending -------------------------------------------------------------------------------

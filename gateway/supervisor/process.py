@@ -141,11 +141,12 @@ class Process:
             self.state = ChildState.LOADED
         self.order("accept")
 
-    def pause(self) -> None:
-        """Have it accept no more and stay loaded; one that has not loaded is not worth keeping."""
+    def pause(self, *, hands_over: bool) -> None:
+        """Have it accept no more and stay loaded, and give its idle connections to those that
+        accept where it ``hands_over``; one that has not loaded is not worth keeping."""
         if self.state is ChildState.READY:
             self.state = ChildState.PAUSED
-            self.order("pause")
+            self.order("pause", hands_over)
         elif self.state is not ChildState.RETIRING:
             self.terminate()
 

@@ -18,8 +18,8 @@ FIRST_RETRY_SECONDS = 5.0
 MOST_RETRY_SECONDS = 300.0
 # between two that go for their memory: a limit that is too low may not keep the machine busy
 MEMORY_REST_SECONDS = 10.0
-# Those that leave keep their memory until their last connection has gone, for up to a minute. So
-# many may do so at a time, or as many as there are workers.
+# Those that leave keep their memory until their last request in flight has ended. So many may do so
+# at a time, or as many as there are workers.
 MOST_LEAVING = 3
 MIB = 2**20
 

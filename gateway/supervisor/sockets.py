@@ -13,6 +13,8 @@ from pathlib import Path
 
 from gateway.errors import ConfigError
 
+Pair = tuple[socket.socket, socket.socket]
+
 BACKLOG = 2048  # the kernel takes the smaller of this and net.core.somaxconn
 
 
@@ -84,6 +86,11 @@ def open_pool_listener(path: Path, user: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError([f"pools: cannot listen on unix:{path}: {reason}"]) from error
+
+
+def open_handover() -> Pair:
+    """What one end is given, one of those takes who have the other: whole messages (unix(7))."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def _open_unix(path: Path, mode: int) -> socket.socket:

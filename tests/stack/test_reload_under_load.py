@@ -6,6 +6,7 @@ The same bad edits meet the gateway alone in ``tests/unit/test_bad_edits.py``.
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from wire import wait_until
 
 TABLE = ("-c", "/srv/apps/mounts.yaml")
 RELOADS = 10
+# connections from nginx to the gateway
+KEPT = 40
 
 
 def status(lab: Lab) -> dict[str, Any]:
@@ -48,9 +51,7 @@ def test_reloads_under_load_lose_nothing(disturbed_lab: Lab):
             last = outcome_after(lab, last)
             assert last["exit_code"] == 0, last["messages"]
             assert last["trigger"] == ("SIGHUP" if number % 2 else "edit")
-            # nginx may have kept a connection to the workers of before, for one more answer
-            added = f"/added-{number // 2 * 2}"
-            wait_until(lambda added=added: lab.fetch(added).status == 200, "it is served")
+            assert lab.fetch(f"/added-{number // 2 * 2}").status == 200
             served = load.total
             wait_until(lambda served=served: load.total > served + 50, "the load goes on")
     assert (load.faults, load.resets) == ([], 0)
@@ -58,6 +59,44 @@ def test_reloads_under_load_lose_nothing(disturbed_lab: Lab):
     print(load)
     # each with new workers: one mount of the table never loads, and may by then
     assert int(status(lab)["generation"][1:]) == int(began["generation"][1:]) + RELOADS
+
+
+VERSIONED = """
+import time
+def app(environ, start_response):
+    time.sleep(float(environ["QUERY_STRING"] or 0))
+    start_response("200 OK", [])
+    return [b"version %d"]
+"""
+
+
+@pytest.mark.parametrize("mount", ["versioned:app", "{app: 'versioned:app', pool: own}"])
+def test_the_next_answers_are_all_the_new_codes(disturbed_lab: Lab, mount: str):
+    """On each of the connections that nginx keeps, after a reload and after a rollback."""
+    lab = disturbed_lab
+    app = Path(lab.folder, "versioned.py")
+
+    def serve(number: int) -> None:
+        app.write_text(VERSIONED % number)
+        ran = lab.run_in("gateway", "gateway", "reload", *TABLE)
+        assert (ran.exit_code, ran.err) == (0, "")
+
+    def find_versions(query: str = "") -> set[bytes]:
+        with ThreadPoolExecutor(KEPT) as pool:
+            answers = pool.map(lab.fetch, [f"/versioned{query}"] * KEPT)
+            return {answer.content for answer in answers}
+
+    manual = lab.table.replace("server:\n", "server:\n  reload_on_edit: false\n")
+    lab.table = f"{manual}  /versioned: {mount}\n"
+    serve(0)
+    for number in range(1, 4):
+        assert find_versions("?0.5") == {b"version %d" % (number - 1)}  # all of them at a time
+        serve(number)
+        assert {lab.fetch("/versioned").content for _ in range(60)} == {b"version %d" % number}
+    assert find_versions("?0.5") == {b"version 3"}
+    for version in (2, 3):
+        assert lab.run_in("gateway", "gateway", "rollback", *TABLE).exit_code == 0
+        assert find_versions("?0.5") == {b"version %d" % version}
 
 
 # --- bad edits ----------------------------------------------------------------------------------

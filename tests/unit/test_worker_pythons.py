@@ -28,6 +28,7 @@ from gateway.environments.cache import Cache, Environment
 from gateway.environments.interpreter import RUNTIME, Interpreter, find
 from gateway.inflight import Board
 from gateway.supervisor.children import pickled, to_bytes
+from gateway.supervisor.sockets import open_handover
 
 BOOT = Path(gateway.__file__).with_name("boot.py")
 COROUTINES = Path(coroutine_app.__file__)
@@ -79,7 +80,11 @@ class Worker:
         ours, theirs = socket.socketpair()
         ours.settimeout(WAIT_SECONDS)
         self._in_flight = Board(config.server.limits.max_connections)
-        descriptors = theirs.fileno(), self._listener.fileno(), self._in_flight.descriptor
+        self._handover = open_handover()
+        descriptors = (
+            *(theirs.fileno(), self._listener.fileno(), self._in_flight.descriptor),
+            *(end.fileno() for end in self._handover),
+        )
         with theirs, pickled(config) as order:
             self.process = subprocess.Popen(
                 [
@@ -137,7 +142,8 @@ class Worker:
             self.process.wait()
             self._reports.close()
             self._control.close()
-            self._listener.close()
+            for opened in (self._listener, *self._handover):
+                opened.close()
 
 
 @pytest.fixture
