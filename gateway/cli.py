@@ -29,7 +29,7 @@ from gateway.config.parse import describe_clash
 from gateway.config.problems import BadValueError
 from gateway.config.problems import quote as shown
 from gateway.config.read import read_config
-from gateway.development import check_extra, for_development
+from gateway.development import for_development, prepare
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
 from gateway.errors import AppLoadError, ConfigError, GatewayError
@@ -138,7 +138,7 @@ def run_serve(options: argparse.Namespace) -> int:
     from gateway.supervisor.supervise import Supervisor
 
     if options.dev:
-        check_extra()
+        prepare()
     changes: dict[str, Any] = {}
     if options.listen is not None:
         changes["listen"] = parse_listen(options.listen)

@@ -8,15 +8,21 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
-from gateway.config.model import Config, Pool, Workers
+from gateway.config.model import Config, Workers
 from gateway.errors import GatewayError
 
 # a browser's connection without a request would meet the code of before for as long as it is kept
 KEEP_ALIVE_SECONDS = 1.0
 
 
-def check_extra() -> None:
-    """Raises GatewayError where the package that dev mode needs is not installed."""
+def prepare() -> None:
+    """Before all else. Raises GatewayError where the package that dev mode needs is not installed.
+
+    Flask answers an app's exceptions with a page of its own unless it is in debug mode, which lets
+    them through to the gateway's page. Workers inherit that; what is set already counts, and so
+    does what the table sets.
+    """
+    os.environ.setdefault("FLASK_DEBUG", "1")
     if find_spec("watchfiles") is None:
         install = f"{sys.executable} -m pip install watchfiles"
         raise GatewayError(f"--dev needs the package watchfiles, which is not installed: {install}")
@@ -41,14 +47,5 @@ def for_development(config: Config) -> Config:
         watch=None,
         limits=limits,
     )
-    pools = tuple(_for_development(replace(pool, workers=Workers())) for pool in config.pools)
-    main = _for_development(config.pool)
-    return replace(config, server=server, pools=pools, pool=main, is_dev=True)
-
-
-def _for_development(pool: Pool) -> Pool:
-    """Flask answers an app's exceptions with a page of its own unless it is in debug mode, which
-    lets them through to the gateway's page. What is set already counts."""
-    if "FLASK_DEBUG" in os.environ or pool.env_file:
-        return pool
-    return replace(pool, env={"FLASK_DEBUG": "1", **pool.env})
+    pools = tuple(replace(pool, workers=Workers()) for pool in config.pools)
+    return replace(config, server=server, pools=pools, is_dev=True)

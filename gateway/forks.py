@@ -27,9 +27,8 @@ def part_at_fork(service: Service, *, is_patched: bool) -> None:
     apps run in this thread, as greenlets."""
 
     def part() -> None:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_DFL
-        )  # whoever started the child may end it by that
+        # whoever started the child may end it by that
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _leave_requests(service)
         if is_patched:
             _leave_loop()

@@ -85,20 +85,8 @@ def load_mounts(
     imports = _Imports(mounts, pool, note)
     for mount in mounts:
         announce(mount.name)
-        app: WSGIApp
         try:
-            if mount.name in loaded_apps:
-                is_app = isinstance(mount.target, AppTarget)
-                app, kind = loaded_apps[mount.name], "app" if is_app else "upstream"
-            elif isinstance(mount.target, UpstreamTarget):
-                # here, since most workers of pools have none
-                from gateway.mounts.upstreams import load_upstream
-
-                app, kind = load_upstream(mount, mount.target), "upstream"
-            elif isinstance(mount.target, AppTarget):
-                app, kind = imports.load(mount.name, mount.target), "app"
-            else:
-                app, kind = load_target(mount.target)
+            app, kind = _find_app(mount, imports, loaded_apps)
         except AppLoadError as error:
             errors[mount.name] = error
             cause = f"{error}\n{describe_cause(error)}".rstrip() if tells_cause else ""
@@ -116,6 +104,23 @@ def load_mounts(
             )
         )
     return loaded, errors
+
+
+def _find_app(
+    mount: Mount, imports: _Imports, loaded_apps: Mapping[str, WSGIApp]
+) -> tuple[WSGIApp, str]:
+    """The WSGI callable and the kind of a mount. Raises AppLoadError."""
+    target = mount.target
+    if mount.name in loaded_apps:
+        return loaded_apps[mount.name], "app" if isinstance(target, AppTarget) else "upstream"
+    if isinstance(target, AppTarget):
+        return imports.load(mount.name, target), "app"
+    if isinstance(target, UpstreamTarget):
+        # here, since most workers of pools have none
+        from gateway.mounts.upstreams import load_upstream
+
+        return load_upstream(mount, target), "upstream"
+    return load_target(target)
 
 
 class _Imports:

@@ -13,6 +13,8 @@ from stacks import Lab
 from wire import Answer, Connection, build_request, wait_until
 
 TABLE = ("-c", "/srv/apps/mounts.yaml")
+# connections that nginx keeps to the workers, at the least
+KEPT = 24
 
 
 def status(lab: Lab) -> dict:
@@ -30,7 +32,7 @@ def ready(lab: Lab) -> set[int]:
 
 def warm_up(lab: Lab) -> None:
     """Have nginx keep idle connections to both workers."""
-    clients = [Connection(lab.address) for _ in range(24)]
+    clients = [Connection(lab.address) for _ in range(KEPT)]
     for _ in range(10):
         for client in clients:
             client.send(build_request(client.host, "/echo"))
@@ -131,6 +133,7 @@ def test_a_mount_whose_requests_end_workers_is_quarantined_and_the_others_go_on(
     assert all(int(answer["Retry-After"]) > 0 for answer in refused)
     assert "have ended its workers" in refused[0].text
     assert set(answered) <= {200, 502}
-    assert answered[502] == lost <= 2 * asked
+    # a worker's sockets are closed one by one at its end: nginx may choose some that are still open
+    assert answered[502] == lost <= KEPT * asked
     assert "mounts./dies: in quarantine for 10 s" in lab.stderr("gateway", began)
     print(f"in quarantine after {asked} workers; {dict(answered)} answered to the others")

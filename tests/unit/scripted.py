@@ -4,6 +4,7 @@
 runs the n-th script, and those after them the last. What a script fails with, ``close`` raises.
 """
 
+import select
 import socket
 import struct
 import tempfile
@@ -69,6 +70,12 @@ class Peer:
                 except EOFError:
                     break
         return self._received
+
+    def wait_for_close(self) -> None:
+        """Until the gateway closes, reading nothing of what it sends."""
+        poller = select.poll()
+        poller.register(self.socket, select.POLLRDHUP)
+        assert poller.poll(WAIT_SECONDS * 1000)
 
     def reset(self) -> None:
         """Close with a RST, where the socket is TCP's."""

@@ -138,15 +138,25 @@ def test_the_page_of_a_failing_app_shows_its_traceback(start: Start) -> None:
     assert request_id in gateway.log_text
 
 
+@pytest.mark.parametrize("place", ["environment", "table", "env_file"])
 @pytest.mark.parametrize("variable", [None, "0"])
 def test_the_page_of_a_failing_flask_view_shows_its_traceback_unless_debug_is_off(
-    start: Start, monkeypatch: pytest.MonkeyPatch, variable: "str | None"
+    start: Start, monkeypatch: pytest.MonkeyPatch, variable: "str | None", place: str
 ) -> None:
     monkeypatch.delitem(ENVIRON, "FLASK_DEBUG", raising=False)
-    if variable is not None:
-        monkeypatch.setitem(ENVIRON, "FLASK_DEBUG", variable)
     gateway = start(option="--dev", flasky=FLASKY)
-    gateway.write_table(f"{MOUNTS}  /flask: flasky:app\n")
+    line, pool = "" if variable is None else f"FLASK_DEBUG={variable}", "{}"
+    if place == "environment" and line:
+        gateway.end()
+        monkeypatch.setitem(ENVIRON, "FLASK_DEBUG", variable)
+        gateway = start(option="--dev", flasky=FLASKY)
+    elif place == "table" and line:
+        pool = f'{{env: {{FLASK_DEBUG: "{variable}"}}}}'
+    elif place == "env_file":
+        (gateway.folder / "more.env").write_text(f"MORE=1\n{line}\n")
+        pool = "{env_file: more.env}"
+    mounts = f"{MOUNTS}  /flask: {{app: flasky:app, pool: other}}\n"
+    gateway.write_table(f"{mounts}pools:\n  other: {pool}\n")
     wait_until(lambda: b"404" not in gateway.ask("/flask/")[:20], "the table is served")
     page = gateway.ask("/flask/").decode()
     assert page.startswith("HTTP/1.1 500 ")

@@ -530,6 +530,22 @@ def leave_streams(gateway: Gateway, count: int, meeting: Rendezvous | None = Non
         wait_until(lambda: len(gateway.records) >= records + 1, "its request has ended")  # noqa: B023
 
 
+def hang_in_streams(meeting: Rendezvous) -> Any:
+    """An app that answers ``/now``, and goes to the meeting in the midst of every other answer."""
+
+    def app(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/now":
+            return answer(environ, start_response)
+        return hang(start_response)
+
+    def hang(start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"first"
+        meeting.wait()
+
+    return app
+
+
 @pytest.mark.parametrize("way", [time.sleep, lambda _: sum(range(1000))])
 def test_a_stream_that_only_computes_or_polls_is_interrupted(
     serve: Any, threads: ThreadPool, way: Callable[[float], object]
@@ -559,18 +575,7 @@ def test_threads_that_hang_in_streams_are_replaced(
     serve: Any, threads: ThreadPool, caplog: Any
 ) -> None:
     meeting = Rendezvous()
-
-    def app(environ: Any, start_response: Any) -> Any:
-        if environ["PATH_INFO"] == "/now":
-            return answer(environ, start_response)
-        return hang(start_response)
-
-    def hang(start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [])
-        yield b"first"
-        meeting.wait()
-
-    gateway = serve(InThreads(app, threads))
+    gateway = serve(InThreads(hang_in_streams(meeting), threads))
     leave_streams(gateway, 2, meeting)
     assert gateway.ask(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
     leave_streams(gateway, 1, meeting)
@@ -586,18 +591,7 @@ def test_threads_that_hang_in_streams_are_replaced(
 
 def test_as_many_threads_are_replaced_as_there_are(serve: Any, threads: ThreadPool) -> None:
     meeting = Rendezvous()
-
-    def app(environ: Any, start_response: Any) -> Any:
-        if environ["PATH_INFO"] == "/now":
-            return answer(environ, start_response)
-        return hang(start_response)
-
-    def hang(start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [])
-        yield b"first"
-        meeting.wait()
-
-    gateway = serve(InThreads(app, threads))
+    gateway = serve(InThreads(hang_in_streams(meeting), threads))
     leave_streams(gateway, 4, meeting)
     client = gateway.connect()
     client.send(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n")
