@@ -290,21 +290,6 @@ def test_answer_before_the_content_has_come_arrives(serve: Serve, upstream: Load
         assert got.is_last
 
 
-def test_answer_to_unread_content_is_not_lost(serve: Serve, upstream: Load) -> None:
-    def script(peer: Peer) -> None:
-        peer.read_head()
-        peer.send(OK)
-        peer.wait_for_end()
-
-    with scripted(script) as server:
-        gateway = serve(upstream(server.address), mount_limits=MountLimits(max_body_bytes=9 * MIB))
-        client = gateway.connect()
-        with pytest.raises((OSError, Cut)):  # noqa: PT012  the answer may be there before the end
-            client.send(POST + b"Content-Length: %d\r\n\r\n" % (8 * MIB), b"x" * (4 * MIB))
-            assert client.read_answer().content == b"fine"
-            raise Cut(b"")
-
-
 @pytest.mark.parametrize("rest", [b"fine", b""], ids=["whole", "head-alone"])
 @pytest.mark.parametrize("ends", [False, True])
 def test_answer_to_unread_content_waits_for_what_the_client_sends(
