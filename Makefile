@@ -21,7 +21,8 @@ help:
 	@echo 'make run     the gateway alone on http://127.0.0.1:8080/ (PORT=8081: there), without Docker and nginx'
 	@echo 'make dev     the same for writing apps: a save is served, error pages show tracebacks'
 	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
-	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost'
+	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost; then POSTs that'
+	@echo '             nobody reads, 10,000 of each size and framing (POSTS=500: 500), and the requests after them'
 	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
 	@echo 'make ecosystem  the libraries of docs/libraries.md, with real PostgreSQL and Redis'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
@@ -52,7 +53,8 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
 proof: $(VENV)/dev.stamp
-	PROOF_ROUNDS=$(or $(ROUNDS),50) $(BIN)/python -m pytest -q -rP tests/unit/test_proof.py tests/stack/test_proof_stack.py
+	PROOF_ROUNDS=$(or $(ROUNDS),50) PROOF_POSTS=$(or $(POSTS),10000) $(BIN)/python -m pytest -q -rP \
+		tests/unit/test_proof.py tests/stack/test_proof_stack.py tests/stack/test_unread_content.py
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python tests/fuzz/fuzz.py head -max_total_time=$(or $(SECONDS),600)
