@@ -14,6 +14,9 @@ import sys
 from simple_websocket import ConnectionClosed, Server
 
 def app(environ, start_response):
+    if environ["PATH_INFO"] == "/offer":
+        start_response("200 OK", [])
+        return [b"offered" if "werkzeug.socket" in environ else b"ignored"]
     websocket = Server.accept(environ)
     try:
         while True:
@@ -115,6 +118,22 @@ def test_a_websocket_of_every_kind_of_worker(gateway: Running, mount: str) -> No
     assert (record["status"], record["mount"], record.get("error")) == (101, mount, None)
     assert record["bytes_in"] > MIB
     assert record["bytes_out"] > MIB
+
+
+@pytest.mark.parametrize(("version", "seen"), [("1.0", b"ignored"), ("1.1", b"offered")])
+@pytest.mark.parametrize("mount", KINDS)
+def test_an_upgrade_in_http_1_0_is_ignored(
+    gateway: Running, mount: str, version: str, seen: bytes
+) -> None:
+    """RFC 9110 §7.8."""
+    with gateway.connect() as client:
+        client.sendall(
+            f"GET {mount}/offer HTTP/{version}\r\nHost: a.example\r\n"
+            "Connection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n".encode()
+        )
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert seen in answer
 
 
 @pytest.mark.parametrize("mount", KINDS)
