@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
-.PHONY: help up down run dev test proof fuzz ecosystem bench check format lock clean
+.PHONY: help up down run dev test test-image proof fuzz ecosystem bench check format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make run     the gateway alone on http://127.0.0.1:8080/ (PORT=8081: there), without Docker and nginx'
 	@echo 'make dev     the same for writing apps: a save is served, error pages show tracebacks'
 	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
+	@echo 'make test-image  the unit tests in the shipped image, with its Python'
 	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost; then POSTs that'
 	@echo '             nobody reads, 10,000 of each size and framing (POSTS=500: 500), and the requests after them'
 	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
@@ -51,6 +52,12 @@ dev: $(VENV)/dev.stamp
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+test-image:
+	docker build --quiet --build-arg PYTHON_IMAGE --tag gateway-test-image:shipped .
+	docker build --quiet --build-arg GATEWAY_IMAGE=gateway-test-image:shipped --tag gateway-test-image:tests \
+		--file tests/image/Dockerfile .
+	docker run --rm --init gateway-test-image:tests
 
 proof: $(VENV)/dev.stamp
 	PROOF_ROUNDS=$(or $(ROUNDS),50) PROOF_POSTS=$(or $(POSTS),10000) $(BIN)/python -m pytest -q -rP \

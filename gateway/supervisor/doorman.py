@@ -34,8 +34,9 @@ class Doorman:
         )
         self._answer, self._is_wanted = head.encode("latin-1") + page, True
         if self._server is None:
-            # a copy: the end of the server closes what it was given
-            self._server = await asyncio.start_unix_server(
+            # A copy: the end of the server closes what it was given. Not start_unix_server, whose
+            # servers remove the socket's path at their end since Python 3.13.
+            self._server = await asyncio.start_server(
                 self._refuse, sock=self._listener.dup(), backlog=socket.SOMAXCONN
             )
             if not self._is_wanted:

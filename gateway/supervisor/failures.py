@@ -11,9 +11,12 @@ from gateway.supervisor.process import Report
 
 
 def describe_place(config: Config, mount: str) -> str:
-    """Where in the table a mount is, and its key."""
-    where = next(each.where for each in config.mounts if each.name == mount)
-    return f"{config.source}:{where.line}:{where.column}: mounts.{mount}"
+    """Where in the table a mount is, and its key; a worker may speak of one that an edit in place
+    has removed since."""
+    for each in config.mounts:
+        if each.name == mount:
+            return f"{config.source}:{each.where.line}:{each.where.column}: mounts.{mount}"
+    return f"{config.source}: mounts.{mount}"
 
 
 def describe_pool(config: Config) -> str:

@@ -23,6 +23,12 @@ def create():
         return [b"made %d" % next(count)]
     return made
 """
+HANGING = f"""
+import pathlib, time
+while pathlib.Path(__file__ + ".hang").exists():
+    time.sleep(0.01)
+{APP}
+"""
 PROBED = "  /: {app: 'good:app', timeout: 9s, probe: /good}\n"
 
 
@@ -62,6 +68,26 @@ def test_what_needs_no_import_is_served_by_the_same_workers(start: Start) -> Non
     assert b" 404 " in gateway.ask("/")
     assert b" 414 " in gateway.ask("/moved?" + "x" * 1100)
     assert gateway.children() == workers
+
+
+def test_a_worker_that_hangs_at_a_mount_that_has_been_renamed_is_ended(start: Start) -> None:
+    gateway = start("  /old: slow:app\n", "  start_timeout: 2s\n", slow=HANGING)
+    gateway.write("slow.py.hang", "")
+    [worker] = gateway.children()
+    os.kill(worker, signal.SIGKILL)
+
+    def at() -> list[str]:
+        [generation] = gateway.control("status")["generations"]
+        return [worker["loading"] for worker in generation["workers"]]
+
+    wait_until(lambda: at() == ["/old"], "another one hangs there")
+    last = edit(gateway, "  /new: slow:app\n")
+    assert (last["exit_code"], last["how"]) == (0, "in place")
+    wait_until(lambda: "mounts./old: worker " in gateway.log_text, "it is ended")
+    assert "did not load within 2 s (server.start_timeout)" in gateway.log_text
+    (gateway.folder / "slow.py.hang").unlink()
+    wait_until(lambda: b" 200 " in gateway.ask("/new"), "the next one serves")
+    assert "Traceback" not in gateway.log_text
 
 
 @pytest.mark.parametrize(

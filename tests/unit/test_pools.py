@@ -299,6 +299,19 @@ def test_an_environment_that_could_never_be_built_holds_up_no_reload(start: Star
     assert again.control("reload")["exit_code"] == 3
 
 
+def test_a_pool_whose_environment_has_been_mended_serves_after_a_reload(start: Start) -> None:
+    gateway = start()
+    gateway.write("some.txt", "no requirement at all\n")
+    gateway.end()
+    table = f"{MANUAL}  environments: built\npools:\n  a: {{requirements: some.txt}}\n  b: {{}}\n"
+    again = start(TWO, table, telling=TELLING)
+    wait_until(lambda: b" 503 " in again.ask("/a").partition(b"\r\n")[0], "it is answered for")
+    wait_until(lambda: "its mounts answer 503 until a reload" in again.log_text, "it has failed")
+    again.write("some.txt", "# nothing\n")
+    assert again.control("reload")["exit_code"] == 0
+    assert b" 200 " in again.ask("/a").partition(b"\r\n")[0]
+
+
 def test_a_reload_shows_what_is_built(start: Start) -> None:
     gateway = start(telling=TELLING)
     gateway.write("none.txt", "# nothing\n")
