@@ -448,7 +448,12 @@ class Pool:
         "and nothing is patched.",
         choices=("greenlets", "threads"),
     )
-    threads: int = setting(8, "How many threads a worker has.", most=1024)
+    threads: int = setting(
+        8,
+        "How many threads run apps at a time in a worker. One that waits for a slow client does "
+        "not count while others wait; up to 64 more are started then.",
+        most=1024,
+    )
     env: dict[str, str] = field(
         default_factory=dict,
         metadata={

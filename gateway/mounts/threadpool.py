@@ -12,19 +12,37 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
+from time import monotonic
+from typing import Any
+
+from gevent import get_hub
+
+# how many paused calls may be replaced at a time. Each keeps a thread, and the Compose stack allows
+# 512 threads and processes to the container.
+MOST_REPLACED = 64
+# a call is replaced when it has been paused for this long. Fifty slow clients, one after the other,
+# then take less than a second of a pool of one thread; clients that read at once are not met.
+PAUSE_SECONDS = 0.01
+# how often paused calls are looked at, while others wait
+LOOK_SECONDS = 0.005
 
 
 class ThreadPool:
-    """At most ``most`` threads, ``name-1`` and so on, each started when it is first needed.
+    """At most ``most`` threads that run calls, ``name-1`` and so on, each started when needed.
 
-    One that a call keeps for nothing is replaced, ``most`` at a time. All methods are for one
-    thread to call.
+    One that a call keeps for nothing is replaced, ``most`` at a time. So is one whose call is
+    paused while others wait; it goes on as soon as one of the others ends or is paused itself, so
+    never more than ``most`` run. All methods are for one thread to call, that of the event loop.
     """
 
     def __init__(self, most: int, name: str = "app") -> None:
         self.name = name
         self._most = most
         self._started = self._running = self._lost = 0
+        self._paused: dict[object, float] = {}  # call to monotonic time, the longest first
+        self._replaced: set[object] = set()  # paused calls whose threads do not count
+        self._returning: deque[tuple[object, Callable[[], object]]] = deque()  # of these
+        self._timer: Any = None
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
         # one entry for each thread that waits for work and that no call has counted on yet
         self._free: deque[None] = deque(maxlen=most)
@@ -37,10 +55,64 @@ class ThreadPool:
             self._free.pop()
         elif self._running < self._most:
             self._start()
+        else:
+            self._watch()
 
-    def lose(self) -> bool:
-        """Count the thread of a call as none, until ``regain``; whether that could be done."""
-        if self._lost >= self._most:
+    def pause(self, call: object) -> None:
+        """``call`` does nothing in its thread until it is ``resume``d."""
+        self._paused[call] = monotonic()
+
+    def resume(self, call: object, go_on: Callable[[], object]) -> None:
+        """Have ``go_on`` called, by which ``call`` goes on in its thread: now, or once there is
+        room for it where another thread has taken its place."""
+        if call not in self._replaced:
+            self._paused.pop(call, None)
+            go_on()
+        else:
+            self._returning.append((call, go_on))
+            self.spawn(self._let_return)  # for a thread that is free
+
+    def _let_return(self) -> bool:
+        """Whether a call goes on; the thread of who has it go on counts no more, or ends."""
+        try:
+            call, go_on = self._returning.popleft()
+        except IndexError:
+            return False
+        self._replaced.discard(call)
+        go_on()
+        return True
+
+    def _watch(self) -> None:
+        if self._timer is None:
+            self._timer = get_hub().loop.timer(LOOK_SECONDS, LOOK_SECONDS, ref=False)
+        if not self._timer.active:
+            self._timer.start(self._replace_paused)
+
+    def _replace_paused(self) -> None:
+        """By those that return, else by as many as there are calls that wait for a thread."""
+        waiting, latest = self._calls.qsize(), monotonic() - PAUSE_SECONDS
+        if not waiting:
+            self._timer.stop()
+        for call in [call for call, since in self._paused.items() if since < latest][:waiting]:
+            has_room = len(self._replaced) < MOST_REPLACED
+            if not self._let_return() and not (has_room and self._start_another()):
+                break
+            del self._paused[call]
+            self._replaced.add(call)
+
+    def _start_another(self) -> bool:
+        self._running -= 1
+        try:
+            self._start()
+        except RuntimeError:  # the system starts no more threads
+            self._running += 1
+            return False
+        return True
+
+    def lose(self, call: object) -> bool:
+        """Count the thread of ``call`` as none, until ``regain``; whether that was to be done, and
+        could be."""
+        if call in self._replaced or self._lost >= self._most:
             return False
         self._lost += 1
         self._running -= 1
@@ -54,10 +126,11 @@ class ThreadPool:
 
     def _start(self) -> None:
         self._started += 1
-        self._running += 1
         Thread(target=self._run, name=f"{self.name}-{self._started}", daemon=True).start()
+        self._running += 1
 
     def _run(self) -> None:
         get, has_ended = self._calls.get, self._free.append
-        while get()() is not True:
+        # who has begun comes first
+        while get()() is not True and not (self._returning and self._let_return()):
             has_ended(None)

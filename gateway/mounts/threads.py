@@ -9,6 +9,9 @@ A thread cannot be ended from outside: one whose request has timed out goes on u
 returns, or next turns to its request; its place stays taken until then. One whose stream has ended,
 as its client has left or its time has passed, has GeneratorExit raised where it next runs Python
 code, and another thread takes its place.
+
+A thread that waits for its greenlet, and so for a slow client, does not count while other requests
+wait for a thread.
 """
 
 from __future__ import annotations
@@ -179,6 +182,8 @@ class _Call:
     # --- in the hub ---------------------------------------------------------------------------
 
     def _hear(self, says: _Says, value: Any) -> None:
+        if says not in (_Says.RETURNED, _Says.RAISED):
+            self._threads.pause(self)
         if not self._has_ended:
             self._waiter.switch((says, value))
         elif says is _Says.CALL:
@@ -201,7 +206,7 @@ class _Call:
 
     def _reply(self, answer: Any = None, fault: BaseException | None = None) -> None:
         self._answer, self._fault = answer, fault
-        self._answered.release()
+        self._threads.resume(self, self._answered.release)
 
     # --- in the request's greenlet ------------------------------------------------------------
 
@@ -266,7 +271,7 @@ class _Call:
         never, and let another thread have its place."""
         with self._leaving:
             if self._thread_id:
-                self._is_lost = self._threads.lose()
+                self._is_lost = self._threads.lose(self)
                 _raise_in_thread(c_ulong(self._thread_id), py_object(_Stop))
 
     def _serve(self, function: Callable[[], Any]) -> None:

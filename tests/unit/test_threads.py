@@ -18,10 +18,12 @@ from harness import GET, Cut, Gateway, wait_until
 
 from gateway.errors import AppError, ClientDisconnected
 from gateway.limits import MountLimits
+from gateway.mounts import threadpool
 from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
 
 HUB_THREAD = threading.get_ident()
+LONG = 1024 * 1024  # more than the kernel takes of an answer that nobody reads
 STREAMS = MountLimits(request_buffering="off")
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -513,6 +515,118 @@ def test_many_threads_and_many_requests_never_mix(serve: Any) -> None:
     pool.end()
 
 
+# --- slow clients ---------------------------------------------------------------------------------
+
+
+def test_slow_clients_hold_no_thread_and_no_more_run_than_there_are(serve: Any) -> None:
+    inside: list[int] = []
+    seen: set[int] = set()
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        for _ in range(20):
+            inside.append(1)
+            seen.add(len(inside))
+            time.sleep(0.001)
+            inside.pop()
+            yield b"x" * 65536
+
+    pool = CountedPool(1)
+    gateway = serve({"/": InThreads(app, pool), "/short": InThreads(answer, pool)})
+    slow = [gateway.connect() for _ in range(10)]
+    for client in slow:
+        client.send(GET)
+    for _ in range(3):
+        assert gateway.ask(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
+    assert not gateway.records or {record["target"] for record in gateway.records} == {"/short"}
+    readers = [gevent.spawn(client.read_answer) for client in slow]
+    gevent.joinall(readers, raise_error=True)
+    assert {len(reader.value.content) for reader in readers} == {20 * 65536}
+    assert seen == {1}
+    wait_until(lambda: len(names_of_threads()) == 1, "the pool is as small as before")
+    pool.end()
+
+
+@pytest.mark.parametrize("way", ["write", "read"])
+def test_so_it_is_where_an_app_waits_in_write_or_for_content(serve: Any, way: str) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [])
+        if way == "write":
+            write(b"x" * LONG)
+        return [b"%d" % len(environ["wsgi.input"].read())]
+
+    pool = CountedPool(1)
+    mounts = {"/": InThreads(app, pool), "/short": InThreads(answer, pool)}
+    gateway = serve(mounts, mount_limits=STREAMS)
+    slow = gateway.connect()
+    slow.send(CHUNKED, b"0\r\n\r\n" if way == "write" else b"5\r\nab")
+    assert gateway.ask(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
+    slow.send(b"" if way == "write" else b"cde\r\n0\r\n\r\n")
+    assert slow.read_answer().content == (b"x" * LONG + b"0" if way == "write" else b"5")
+    pool.end()
+
+
+def test_so_many_slow_clients_are_replaced_and_no_more(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threadpool, "MOST_REPLACED", 2)
+    looks: list[float] = []
+
+    class WatchedPool(CountedPool):
+        def _replace_paused(self) -> None:
+            super()._replace_paused()
+            looks.append(time.monotonic())
+
+    pool = WatchedPool(1)
+    gateway = serve({"/": InThreads(stream_long, pool), "/short": InThreads(answer, pool)})
+    slow = [gateway.connect() for _ in range(3)]
+    for client in slow:
+        client.send(GET)
+        client._more()
+    waiting = gateway.connect()
+    waiting.send(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n")
+    looks.clear()
+    wait_until(lambda: looks and looks[-1] - looks[0] > 3 * threadpool.PAUSE_SECONDS, "no room")
+    waiting.expect_open()
+    assert names_of_threads() == {"app-1", "app-2", "app-3"}
+    assert len(slow[1].read_answer().content) == LONG  # one that was replaced
+    slow[0].close()  # another one: its result is closed once there is room
+    assert len(slow[2].read_answer().content) == LONG
+    assert waiting.read_answer().content == b"hello"
+    pool.end()
+
+
+def test_where_the_system_starts_no_more_threads_requests_wait(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = CountedPool(1)
+    gateway = serve({"/": InThreads(stream_long, pool), "/short": InThreads(answer, pool)})
+    slow, waiting = gateway.connect(), gateway.connect()
+    slow.send(GET)
+    slow._more()
+    refused: list[str] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        refused.append(thread.name)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    waiting.send(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n")
+    wait_until(lambda: len(refused) > 1, "it was tried again")
+    assert len(slow.read_answer().content) == LONG
+    assert waiting.read_answer().content == b"hello"
+    pool.end()
+
+
+def stream_long(environ: Any, start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [])
+    yield from [b"x" * 65536] * (LONG // 65536)
+
+
+def names_of_threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("app-")}
+
+
 # --- streams whose client has left ----------------------------------------------------------------
 
 
@@ -583,8 +697,7 @@ def test_threads_that_hang_in_streams_are_replaced(
     assert names >= {"app-1", "app-2", "app-3"}
     meeting.open.set()
     wait_until(lambda: not len(threads), "all have come back")
-    gateway_threads = lambda: {t.name for t in threading.enumerate() if t.name[:4] == "app-"}  # noqa: E731
-    wait_until(lambda: len(gateway_threads()) <= 2, "those that were replaced have ended")
+    wait_until(lambda: len(names_of_threads()) <= 2, "those that were replaced have ended")
     assert gateway.ask(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
     assert not caplog.records
 

@@ -14,9 +14,9 @@ import gevent
 import greenlet
 import pytest
 from gevent import get_hub
-from gevent.threadpool import ThreadPool
 from harness import GET, Client, Gateway, wait_until
 from scripted import Peer, scripted
+from test_threads import CountedPool
 
 from gateway.http.stream import RUNNING
 from gateway.inflight import Board, InFlight
@@ -265,14 +265,14 @@ def test_whatever_hits_a_request_where_it_waits_leaves_one_record_and_nothing_el
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_so_it_is_for_an_app_in_a_thread(serve: Any, board: Board, kind: str) -> None:
-    threads = ThreadPool(2)
+    threads = CountedPool(2)
     gateway = begin(serve, board, InThreads(streams_from_a_thread, threads))
     for _ in range(2):
         gateway.ask()  # what a thread opens stays
     wait_until(lambda: not gateway.service.connections, "both have ended")
     assert hit_everywhere(gateway, board, (None, (GET,), 0), kind, again=False) >= 3
     wait_until(lambda: not len(threads), "no thread is at work")
-    threads.kill()
+    threads.end()
 
 
 @pytest.mark.parametrize("kind", KINDS)
