@@ -23,14 +23,15 @@ class Quarantined:
         self._until = until
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        seconds = self._until - monotonic()
+        seconds = ceil(self._until - monotonic())
         if seconds <= 0:
             return self.app(environ, start_response)
         raise RequestEnded(
             f"mount {self._name} is in quarantine, since its requests have ended workers",
             "503 Service Unavailable",
-            "Requests to the app mounted here have ended its workers. It answers again later.",
-            ("Retry-After", str(ceil(seconds))),
+            "Requests to this app have killed its workers again and again, so it is paused. "
+            f"Try again in {seconds} s.",
+            ("Retry-After", str(seconds)),
         )
 
 

@@ -131,7 +131,7 @@ def test_a_mount_whose_requests_end_workers_is_quarantined_and_the_others_go_on(
         assert ready(lab) >= serving
     assert {answer.status for answer in refused} == {503}
     assert all(int(answer["Retry-After"]) > 0 for answer in refused)
-    assert "have ended its workers" in refused[0].text
+    assert "so it is paused. Try again in " in refused[0].text
     assert set(answered) <= {200, 502}
     # a worker's sockets are closed one by one at its end: nginx may choose some that are still open
     assert answered[502] == lost <= KEPT * asked

@@ -221,7 +221,7 @@ def test_the_front_workers_answer_for_a_mount_of_a_pool(start: Start):
     assert mount["quarantine"]["deaths"] == 3
     answer = gateway.ask("/bad/")
     assert status_of(answer) == b"503"
-    assert b"have ended its workers" in answer
+    assert b"so it is paused. Try again in " in answer
     assert status_of(gateway.ask("/")) == b"200"
 
 
