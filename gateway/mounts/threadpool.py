@@ -31,8 +31,8 @@ class ThreadPool:
     """At most ``most`` threads that run calls, ``name-1`` and so on, each started when needed.
 
     One that a call keeps for nothing is replaced, ``most`` at a time. So is one whose call is
-    paused while others wait; it goes on as soon as one of the others ends or is paused itself, so
-    never more than ``most`` run. All methods are for one thread to call, that of the event loop.
+    paused while others wait; it waits for its turn then, as new calls do, so never more than
+    ``most`` run. All methods are for one thread to call, that of the event loop.
     """
 
     def __init__(self, most: int, name: str = "app") -> None:
@@ -70,10 +70,10 @@ class ThreadPool:
             go_on()
         else:
             self._returning.append((call, go_on))
-            self.spawn(self._let_return)  # for a thread that is free
+            self.spawn(self._let_return)  # its turn comes as that of a call does
 
     def _let_return(self) -> bool:
-        """Whether a call goes on; the thread of who has it go on counts no more, or ends."""
+        """Whether a call goes on, and so counts, in the place of who has it go on."""
         try:
             call, go_on = self._returning.popleft()
         except IndexError:
@@ -89,13 +89,14 @@ class ThreadPool:
             self._timer.start(self._replace_paused)
 
     def _replace_paused(self) -> None:
-        """By those that return, else by as many as there are calls that wait for a thread."""
+        """By as many as wait for a thread; where there may be no more threads, by those whose
+        threads are there."""
         waiting, latest = self._calls.qsize(), monotonic() - PAUSE_SECONDS
         if not waiting:
             self._timer.stop()
         for call in [call for call, since in self._paused.items() if since < latest][:waiting]:
             has_room = len(self._replaced) < MOST_REPLACED
-            if not self._let_return() and not (has_room and self._start_another()):
+            if not (has_room and self._start_another()) and not self._let_return():
                 break
             del self._paused[call]
             self._replaced.add(call)
@@ -131,6 +132,5 @@ class ThreadPool:
 
     def _run(self) -> None:
         get, has_ended = self._calls.get, self._free.append
-        # who has begun comes first
-        while get()() is not True and not (self._returning and self._let_return()):
+        while get()() is not True:
             has_ended(None)

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from http.client import HTTPResponse
 
 import pytest
-from running import Running
+from running import Running, wait_until
 
 SLOW = 50
 OTHERS = 5
@@ -90,9 +90,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     gateway = Running(
         folder, MOUNTS.format(behind=behind.folder, files=files), server, slow=APP, web=WEB
     )
+    for mount in NAMES:
+        wait_until(lambda: is_served(gateway, mount), f"{mount} is served", 60)  # noqa: B023
     yield gateway
     assert gateway.end() == 0
     assert behind.end() == 0
+
+
+def is_served(gateway: Running, mount: str) -> bool:
+    status = gateway.ask(f"/{mount}/").partition(b"\r\n")[0].split()[1]
+    return status == STATUS.get(mount, b"200")
 
 
 def divide(way: str, mount: str) -> tuple[bytes, bytes]:
@@ -134,8 +141,7 @@ def test_slow_clients_keep_nobody_waiting(running: Running, way: str, mount: str
         for client in slow if way == "readers" else []:
             assert client.recv(1, socket.MSG_PEEK) == b"H"
         for _ in range(OTHERS):
-            status = running.ask(f"/{mount}/").partition(b"\r\n")[0]
-            assert status.split()[1] == STATUS.get(mount, b"200")
+            assert is_served(running, mount)
         for client in slow:
             client.sendall(rest)
         if way == "readers" and mount == "redirect":

@@ -547,6 +547,37 @@ def test_slow_clients_hold_no_thread_and_no_more_run_than_there_are(serve: Any) 
     pool.end()
 
 
+def test_streams_that_go_on_keep_no_request_from_its_turn(serve: Any) -> None:
+    """Each of them always finds another one waiting for the only thread."""
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        while True:
+            time.sleep(0.005)
+            yield b"x" * LONG
+
+    def read_on(client: Any) -> None:
+        while True:
+            for _ in range(16):
+                client._more()
+            client._received = b""
+            gevent.sleep(0.02)
+
+    pool = CountedPool(1)
+    gateway = serve({"/": InThreads(app, pool), "/short": InThreads(answer, pool)})
+    slow = [gateway.connect() for _ in range(10)]
+    for client in slow:
+        client.send(GET)
+    readers = [gevent.spawn(read_on, client) for client in slow]
+    for _ in range(5):
+        assert gateway.ask(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
+    gevent.killall(readers)
+    for client in slow:
+        client.close()
+    wait_until(lambda: len(gateway.records) == 15, "all are recorded")
+    pool.end()
+
+
 @pytest.mark.parametrize("way", ["write", "read"])
 def test_so_it_is_where_an_app_waits_in_write_or_for_content(serve: Any, way: str) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
