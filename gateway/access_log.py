@@ -6,7 +6,6 @@ that were rendered before, as far as there are such, since it is on the way of e
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,9 +13,8 @@ from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
 from gateway.logs import escape_controls, hide_controls, printable
+from gateway.outlet import WHOLE_WRITE_BYTES, Outlet
 
-# a write to a pipe is whole up to PIPE_BUF (4096 on Linux): workers share stdout
-WHOLE_WRITE_BYTES = 4096
 # longest text a client can put into a record, so that a record stays below WHOLE_WRITE_BYTES
 _MAX_METHOD = 32
 _MAX_TARGET = 800
@@ -60,7 +58,7 @@ class AccessLog:
         self.describe: Callable[[Asked], str]
         self._render: Callable[[list[Record], float], str]
         self.describe, self._render = TEXT if style == "text" else JSON
-        self._descriptor = file_descriptor
+        self.outlet = Outlet(file_descriptor)
         self._records: list[Record] = []
         self.record: Callable[[Record], None] = self._records.append
 
@@ -72,23 +70,14 @@ class AccessLog:
         self._records.clear()
         text = self._render(records, time.time() - time.monotonic())
         data = text.encode("utf-8", "replace")
-        start = 0
+        put, start = self.outlet.put, 0
         while len(data) - start > WHOLE_WRITE_BYTES:
             # each record ends with its only line break
             end = data.rfind(b"\n", start, start + WHOLE_WRITE_BYTES) + 1
             end = end or start + WHOLE_WRITE_BYTES
-            self._write(data[start:end])
+            put(data[start:end])
             start = end
-        self._write(data[start:])
-
-    def _write(self, data: bytes) -> None:
-        while data:
-            try:
-                data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:
-                os.set_blocking(self._descriptor, True)  # a record is not lost for a full pipe
-            except OSError:
-                return  # nobody reads the log any more; serving goes on
+        put(data[start:] if start else data)
 
 
 @lru_cache(maxsize=2)

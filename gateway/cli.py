@@ -33,8 +33,10 @@ from gateway.development import for_development, prepare
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
 from gateway.errors import AppLoadError, ConfigError, GatewayError
-from gateway.logs import choose_style, configure_logs
+from gateway.logs import choose_style, configure_logs, report_dropped
+from gateway.outlet import Outlet, finish
 from gateway.remote import add_commands
+from gateway.streams import Stream
 from gateway.uncaught import report_uncaught
 
 DEFAULT_TABLE = Path("apps/mounts.yaml")
@@ -155,9 +157,15 @@ def run_serve(options: argparse.Namespace) -> int:
         return config
 
     config = read(options.config)
-    configure_logs(choose_style(config.server.access_log))
+    errors = Outlet(2)
+    sys.stderr = Stream(errors, 2)
+    configure_logs(choose_style(config.server.access_log), stream=sys.stderr)
     report_uncaught()
-    return Supervisor(config, read).run()
+    report_dropped(errors)
+    try:
+        return Supervisor(config, read, lambda: errors.dropped).run()
+    finally:
+        finish(errors)
 
 
 def parse_listen(text: str) -> str:

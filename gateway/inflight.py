@@ -8,6 +8,7 @@ and freed by one byte: both are on the way of every request.
 
 import mmap
 import os
+from collections.abc import Callable
 from struct import Struct
 from typing import NamedTuple
 
@@ -16,9 +17,9 @@ SLOT_BYTES = 512
 _SLOT = Struct(">d136s48s320s")
 _SLOT_BEGIN = Struct(">d136s")
 _MOUNT_BYTES = 128
-# heartbeat, requests, failures; behind them how many slots have ever been in use, and the id of the
-# request that keeps the loop from turning
-_HEADER = Struct(">dQQ")
+# heartbeat, requests, failures, log records dropped; behind them how many slots have ever been in
+# use, and the id of the request that keeps the loop from turning
+_HEADER = Struct(">dQQQ")
 _USED = Struct(">Q")
 _HOLDER = Struct(">136s")
 _HOLDER_PLACE = _HEADER.size + _USED.size
@@ -34,7 +35,8 @@ class InFlight:
     time, and bytes, of which ``name_place`` makes the last; or with ``write_again``,
     without the two last, where these are as they were. What does not fit is cut off. It ends with
     ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and above, are
-    counted by connections and published by ``beat``, of which ``heartbeat`` is the last.
+    counted by connections and published by ``beat``, of which ``heartbeat`` is the last; so is
+    what ``count_dropped`` gives, the records of logs that nobody has read in time.
     """
 
     def __init__(self, descriptor: int = -1) -> None:
@@ -45,6 +47,7 @@ class InFlight:
         self.heartbeat = 0.0
         self.requests = 0
         self.failures = 0
+        self.count_dropped: Callable[[], int] = int
         self._free: list[int] = []
         self._next = _FIRST_SLOT
         # takes what there is no slot for, and is never read
@@ -68,7 +71,8 @@ class InFlight:
     def beat(self, now: float) -> None:
         """The loop turns: tell it, and what was counted. ``now`` is monotonic."""
         self.heartbeat = now
-        _HEADER.pack_into(self.memory, 0, now, self.requests, self.failures)
+        counts = self.requests, self.failures, self.count_dropped()
+        _HEADER.pack_into(self.memory, 0, now, *counts)
 
     def note_holder(self, request_id: str) -> None:
         """This request keeps the loop from turning; "" is none."""
@@ -88,6 +92,7 @@ class Pulse(NamedTuple):
     heartbeat: float
     requests: int
     failures: int
+    dropped: int
 
 
 class Request(NamedTuple):

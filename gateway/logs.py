@@ -7,6 +7,7 @@ request id that the client was shown.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -16,6 +17,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+from gateway.outlet import Outlet
 
 lifecycle = logging.getLogger("gateway")
 builds = logging.getLogger("gateway.build")
@@ -59,6 +62,33 @@ def _make_record(*usual: Any) -> logging.LogRecord:
     record.levelname = _LEVELS[record.levelno]  # which an app may have renamed
     record.__dict__.update(extra or {})
     return record
+
+
+def prepare_entries() -> Callable[..., bytes]:
+    """What makes an entry of a message in a thread that gevent knows nothing of, and that may wait
+    for no lock of ``logging``; ``extra`` is ``mount`` and ``request_id``."""
+    # a record made by logging itself asks for the current thread, and so for a lock
+    template = logging.LogRecord(lifecycle.name, logging.WARNING, "", 0, "", (), None)
+    formatter: Any = lifecycle.handlers[0].formatter
+
+    def make(message: str, **extra: str) -> bytes:
+        record = copy.copy(template)
+        record.__dict__.update(extra, msg=message, created=time.time())
+        text: str = formatter.format(record)
+        return (text + "\n").encode("utf-8", "replace")
+
+    make("")  # what this imports is imported now
+    return make
+
+
+def report_dropped(errors: Outlet, records: Outlet | None = None) -> None:
+    """Have what is dropped of the log that goes to ``errors``, and of access records, reported
+    there once somebody reads again."""
+    make = prepare_entries()
+    why = "were dropped, since nobody read the log in time"
+    errors.on_room = lambda n: errors.put(make(f"{n} lines of this log {why}"))
+    if records is not None:
+        records.on_room = lambda n: errors.put(make(f"{n} access records {why}"))
 
 
 def choose_style(access_log: str) -> str:

@@ -160,6 +160,9 @@ def describe_status(report: Answer) -> list[str]:
     ]
     lines += [describe_quarantine(mount) for mount in report["mounts"] if mount["quarantine"]]
     lines += describe_reload(report["last_reload"])
+    workers = [worker for generation in report["generations"] for worker in generation["workers"]]
+    if dropped := report["dropped"] + sum(worker["dropped"] or 0 for worker in workers):
+        lines.append(f"logs         {dropped} lines dropped: nobody has read them in time")
     for generation in report["generations"]:
         age = describe_age(generation["age"])
         name = f"{generation['pool']} {generation['generation']}"

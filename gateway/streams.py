@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from gateway.outlet import Outlet
+
 
 def duplicate(descriptor: int) -> int:
     """A further descriptor of the same file, which no process inherits; never one of 0 to 2."""
@@ -22,10 +24,10 @@ def duplicate(descriptor: int) -> int:
 
 
 class _Raw(io.RawIOBase):
-    """Writes to ``descriptor``; ``number`` is what it says its descriptor is."""
+    """Writes to ``outlet``; ``number`` is what it says its descriptor is."""
 
-    def __init__(self, descriptor: int, number: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, outlet: Outlet, number: int) -> None:
+        self._outlet = outlet
         self._number = number
 
     def writable(self) -> bool:
@@ -35,16 +37,11 @@ class _Raw(io.RawIOBase):
         return self._number
 
     def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
+        return os.isatty(self._outlet.descriptor)
 
     def write(self, data: Any, /) -> int:
-        while True:
-            try:
-                return os.write(self._descriptor, data)
-            except BlockingIOError:
-                os.set_blocking(self._descriptor, True)
-            except OSError:
-                return len(data)  # nobody reads it any more; what was written for costs no answer
+        self._outlet.put(bytes(data))
+        return len(data)
 
     def close(self) -> None:
         """Stay open: it is everybody's."""
@@ -69,13 +66,13 @@ class _Buffer(io.BufferedWriter):
 
 
 class Stream(io.TextIOWrapper):
-    """Text to ``descriptor``, a whole line at once; ``number`` is what ``fileno()`` gives.
+    """Text to ``outlet``, a whole line at once; ``number`` is what ``fileno()`` gives.
 
     It cannot be closed; what ``detach`` gives writes there as well.
     """
 
-    def __init__(self, descriptor: int, number: int) -> None:
-        buffer: Any = _Buffer(_Raw(descriptor, number))
+    def __init__(self, outlet: Outlet, number: int) -> None:
+        buffer: Any = _Buffer(_Raw(outlet, number))
         super().__init__(buffer, "utf-8", "backslashreplace", line_buffering=True)
 
     def close(self) -> None:
@@ -92,11 +89,11 @@ class _Standard:
     descriptor = 2
 
 
-def set_standard_streams(descriptor: int) -> None:
-    """Have ``sys.stdout`` and ``sys.stderr`` write to ``descriptor``."""
-    _Standard.descriptor = descriptor
-    sys.stdout = sys.__stdout__ = Stream(descriptor, 1)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = Stream(descriptor, 2)  # type: ignore[misc]
+def set_standard_streams(outlet: Outlet) -> None:
+    """Have ``sys.stdout`` and ``sys.stderr`` write to ``outlet``."""
+    _Standard.descriptor = outlet.descriptor
+    sys.stdout = sys.__stdout__ = Stream(outlet, 1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = Stream(outlet, 2)  # type: ignore[misc]
 
 
 def find_files() -> list[tuple[int, int] | None]:

@@ -8,22 +8,18 @@ lock stops this thread too.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import logging
-import os
 import sys
 import time
 import traceback
 from types import FrameType
-from typing import Any
 
 from gevent import monkey
 
 from gateway.http.connection import Connection
 from gateway.http.exchange import Exchange
 from gateway.http.service import Service
-from gateway.logs import lifecycle
+from gateway.logs import prepare_entries
+from gateway.outlet import Outlet
 
 # a late look is not the loop's fault: the machine, or the whole container, stood still
 MOST_LATE = 2.0
@@ -33,17 +29,14 @@ _TARGET = 200
 
 class Watchdog:
     """Watches the loop of ``service``, from this thread, the loop's own; what it finds is written
-    to ``descriptor``."""
+    to ``outlet``."""
 
-    def __init__(self, service: Service, descriptor: int) -> None:
+    def __init__(self, service: Service, outlet: Outlet) -> None:
         self._service = service
-        self._descriptor = descriptor
+        self._outlet = outlet
         self._sleep = monkey.get_original("time", "sleep")
         self._watched = monkey.get_original("_thread", "get_ident")()
-        # a record made by logging itself asks for the current thread, and so for a lock
-        self._template = logging.LogRecord(lifecycle.name, logging.WARNING, "", 0, "", (), None)
-        self._formatter: Any = lifecycle.handlers[0].formatter
-        self._format("")  # what this imports is imported now
+        self._make_entry = prepare_entries()
 
     def start(self) -> None:
         """Watch until the process ends."""
@@ -86,17 +79,8 @@ class Watchdog:
         # what was answered before it in the same turn; if the worker is killed, nobody else will
         self._service.access_log.flush()
 
-    def _format(self, message: str, **extra: str) -> str:
-        record = copy.copy(self._template)
-        record.__dict__.update(extra, msg=message, created=time.time())
-        text: str = self._formatter.format(record)
-        return text
-
     def _write(self, message: str, **extra: str) -> None:
-        with contextlib.suppress(OSError):  # nobody reads the log any more
-            os.write(
-                self._descriptor, (self._format(message, **extra) + "\n").encode("utf-8", "replace")
-            )
+        self._outlet.put(self._make_entry(message, **extra))
 
 
 def find_request(frame: FrameType | None) -> tuple[str, Exchange | None, str]:

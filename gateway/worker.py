@@ -51,7 +51,7 @@ from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
 from gateway.inflight import InFlight
-from gateway.logs import configure_logs, faults, keep_from_apps, lifecycle
+from gateway.logs import configure_logs, faults, keep_from_apps, lifecycle, report_dropped
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.projects import VARIABLE
@@ -59,6 +59,7 @@ from gateway.mounts.quarantine import confine
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
+from gateway.outlet import Outlet, finish
 from gateway.streams import Stream, duplicate, find_closed, reopen, set_standard_streams
 from gateway.tracebacks import describe_fault
 from gateway.uncaught import report_apps, report_hub, report_uncaught
@@ -79,10 +80,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # stdout holds access records, or the report, alone: what apps print goes with their errors
-    output, errors = duplicate(1), duplicate(2)
+    output, errors = duplicate(1), Outlet(duplicate(2))
     os.dup2(2, 1)
     set_standard_streams(errors)
-    faulthandler.enable(errors)  # a crash in C, or SIGABRT, tells the stack
+    faulthandler.enable(errors.crash_descriptor)  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
     if app_threads is not None:
         app_threads.name = config.pool.name.strip("/") or "app"
@@ -92,7 +93,7 @@ def main() -> int:
     keep_from_apps()
     if rest:
         return work(config, style, output, errors, *rest)
-    configure_logs(style, stream=Stream(errors, errors))
+    configure_logs(style, stream=Stream(errors, errors.descriptor))
     _, _, report = load(config, lambda _: None, partial(warn, config))
     with open(output, "w") as file:
         json.dump(report, file)
@@ -106,7 +107,7 @@ def work(
     config: Config,
     style: str,
     output: int,
-    errors: int,
+    errors: Outlet,
     generation: str,
     control_descriptor: str,
     listener_descriptor: str,
@@ -116,7 +117,7 @@ def work(
 ) -> int:
     """Load, and serve when told to; the exit code. Access records go to ``output``, all else that
     is written to ``errors``."""
-    configure_logs(style, generation, Stream(errors, errors))
+    configure_logs(style, generation, Stream(errors, errors.descriptor))
     report_uncaught()
     control = socket.socket(fileno=int(control_descriptor))
     listener = socket.socket(fileno=int(listener_descriptor))
@@ -128,13 +129,15 @@ def work(
         lambda name: send(control, {"event": "loading", "mount": name}),
         lambda name, text: send(control, {"event": "noted", "mount": name, "text": text}),
     )
-    faulthandler.enable(errors)  # an app may have turned it off
+    faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
     gevent.sleep(0)  # gevent closes what an app has closed at the loop's next turn, at times
     reopen(find_closed())
     orders: SimpleQueue[str] = SimpleQueue()
     gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog("off" if config.server.access_log == "off" else style, output)
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
+    report_dropped(errors, access_log.outlet)
+    in_flight.count_dropped = lambda: access_log.outlet.dropped + errors.dropped
     service.base_environ["wsgi.errors"] = Stream(errors, 2)
     report_hub(gevent.get_hub(), partial(find_request, service.connections))
     report += ask_probes(config.mounts, service)
@@ -143,7 +146,9 @@ def work(
     part_at_fork(service, is_patched=not THREADS)
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
-    return outlast(gevent.spawn(Worker(config, service, listener, control, handover).run, orders))
+    code = outlast(gevent.spawn(Worker(config, service, listener, control, handover).run, orders))
+    finish(access_log.outlet, errors)
+    return code
 
 
 def outlast(running: Any) -> int:

@@ -6,6 +6,7 @@ The records are those that the worker would have written, in the same format and
 
 import asyncio
 import time
+from functools import cache
 
 from gateway.access_log import AccessLog, Asked
 from gateway.logs import choose_style, lifecycle
@@ -63,10 +64,15 @@ async def replace(generation: Generation, delay: float) -> None:
             await asyncio.sleep(delay)
 
 
+@cache
+def _open_log(style: str) -> AccessLog:
+    return AccessLog(style, _STDOUT)
+
+
 def record_lost(child: Process, style: str) -> int:
     """Write the access records of what a worker left behind; how many they are. ``style`` is as an
     AccessLog's."""
-    log = AccessLog(style, _STDOUT)
+    log = _open_log(style)
     now = time.monotonic()
     requests = child.in_flight.requests()
     for request in requests if log.is_on else ():

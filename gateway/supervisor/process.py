@@ -224,6 +224,7 @@ class Process:
             "requests": self.in_flight.pulse().requests,
             "in_flight": self.in_flight.count(),
             "silent": round(self.silent, 2) if self.silent > NORMAL_SILENCE_SECONDS else 0,
+            "dropped": self.in_flight.pulse().dropped,
             "memory": resident_bytes(self.pid),
             "loading": self.loading,
         }

@@ -40,9 +40,15 @@ from gateway.uncaught import report_asyncio
 
 class Supervisor:
     """Serves ``config`` until SIGTERM or SIGINT; a reload serves what ``read`` then makes of its
-    file."""
+    file. ``count_dropped`` gives how many lines of its log nobody has read in time."""
 
-    def __init__(self, config: Config, read: Callable[[Path], Config]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[Path], Config],
+        count_dropped: Callable[[], int] = int,
+    ) -> None:
+        self._count_dropped = count_dropped
         self._config = config
         self._is_stopping = False
         self._read_table = read
@@ -89,6 +95,7 @@ class Supervisor:
             "table": config.source,
             "generation": main.id if main else "",
             "generations": generations,
+            "dropped": self._count_dropped(),
             "mounts": describe_mounts(
                 config, self._pools.current, self._pools.failed, self._pools.quarantines.describe
             ),

@@ -47,7 +47,8 @@ class Running:
     """``gateway serve`` of a table with ``server`` beside the sockets, and ``mounts``.
 
     ``option`` is one more on its command line, and ``before`` is called in its process first;
-    ``modules`` are further apps by name."""
+    ``modules`` are further apps by name; ``stdout`` and ``stderr`` stand for the files of its
+    records and its log."""
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class Running:
         server: str = "",
         option: str = "",
         before: Callable[[], None] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
         **modules: str,
     ) -> None:
         self.folder = folder
@@ -71,8 +74,8 @@ class Running:
         self.process = subprocess.Popen(
             [*command, option] if option else command,
             env=ENVIRON,
-            stdout=self.output,
-            stderr=self.log,
+            stdout=self.output if stdout is None else stdout,
+            stderr=self.log if stderr is None else stderr,
             preexec_fn=before,
         )
         wait_until(self.is_ready, "the gateway is ready")

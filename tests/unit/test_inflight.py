@@ -72,9 +72,9 @@ def test_counts_are_published_with_the_beat() -> None:
     board = Board(2)
     worker = InFlight(board.descriptor)
     worker.requests, worker.failures = 7, 2
-    assert board.pulse() == (0.0, 0, 0)
+    assert board.pulse() == (0.0, 0, 0, 0)
     worker.beat(3.5)
-    assert board.pulse() == (3.5, 7, 2)
+    assert board.pulse() == (3.5, 7, 2, 0)
 
 
 def test_memory_that_was_never_touched_takes_no_room() -> None:

@@ -5,9 +5,11 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from typing import Any
 
 import answers
@@ -18,13 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import access_log
-from gateway.access_log import WHOLE_WRITE_BYTES, AccessLog, Asked
+from gateway.access_log import AccessLog, Asked
 from gateway.logs import (
     choose_style,
     configure_logs,
     faults,
     lifecycle,
 )
+from gateway.outlet import WHOLE_WRITE_BYTES
 
 # raw in no record
 HIDDEN = re.compile("[\x7f-\x9f\u2028\u2029]")
@@ -179,61 +182,52 @@ def test_a_target_s_control_characters_never_reach_the_log(serve: Any) -> None:
 
 
 class Output:
-    """Where ``os.write`` goes: takes ``at_most`` bytes a call, or raises."""
+    """Where records go; each write arrives by itself."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls: list[bytes] = []
-        self.at_most = 1 << 20
-        self.errors: list[OSError] = []
-        monkeypatch.setattr(access_log.os, "write", self.write)
+    def __init__(self) -> None:
+        self._reading, self._writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._reading.setblocking(False)
+        self.log = AccessLog("json", self._writing.fileno())
 
-    def write(self, descriptor: int, data: bytes) -> int:
-        if self.errors:
-            raise self.errors.pop()
-        self.calls.append(bytes(data[: self.at_most]))
-        return min(len(data), self.at_most)
+    def write_records(self, count: int) -> list[bytes]:
+        """Log as many answers; what was written."""
+        for number in range(count):
+            record_values(self.log, **{**PLAIN, "status": number})
+        self.log.flush()
+        self.log.flush()
+        return list(self._receive())
+
+    def _receive(self) -> Iterator[bytes]:
+        with suppress(BlockingIOError):
+            while True:
+                yield self._reading.recv(1 << 20)
+
+    def close(self) -> None:
+        self._reading.close()
+        self._writing.close()
 
 
 @pytest.fixture
-def output(monkeypatch: pytest.MonkeyPatch) -> Output:
-    return Output(monkeypatch)
-
-
-def write_records(count: int) -> None:
-    log = AccessLog("json", 1)
-    for number in range(count):
-        record_values(log, **{**PLAIN, "status": number})
-    log.flush()
-    log.flush()
+def output() -> Iterator[Output]:
+    with closing(Output()) as made:
+        yield made
 
 
 def test_records_of_a_turn_are_written_together_in_whole_lines(output: Output) -> None:
-    write_records(50)
-    assert 1 < len(output.calls) < 10
-    for data in output.calls:
+    written = output.write_records(50)
+    assert 1 < len(written) < 10
+    for data in written:
         assert len(data) <= WHOLE_WRITE_BYTES
         assert data.endswith(b"}\n")
-    statuses = [json.loads(line)["status"] for line in b"".join(output.calls).splitlines()]
+    statuses = [json.loads(line)["status"] for line in b"".join(written).splitlines()]
     assert statuses == list(range(50))
-
-
-def test_a_write_that_takes_a_part_is_gone_on_with(output: Output) -> None:
-    output.at_most = 7
-    output.errors = [BlockingIOError()]
-    write_records(3)
-    assert [json.loads(line)["status"] for line in b"".join(output.calls).splitlines()] == [0, 1, 2]
-
-
-def test_a_log_that_nobody_reads_stops_nothing(output: Output) -> None:
-    output.errors = [BrokenPipeError()]
-    write_records(3)
 
 
 def test_time_is_utc_in_milliseconds(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_log.time, "time", lambda: 1_767_323_045.678)
     monkeypatch.setattr(access_log.time, "monotonic", lambda: 1.0 + PLAIN["duration_ms"] / 1000)
-    write_records(1)
-    assert json.loads(output.calls[0])["time"] in (
+    [written] = output.write_records(1)
+    assert json.loads(written)["time"] in (
         "2026-01-02T03:04:05.677Z",
         "2026-01-02T03:04:05.678Z",
     )

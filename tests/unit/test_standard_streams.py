@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
+from gateway.outlet import Outlet
 from gateway.streams import Stream, duplicate
 
 Start = Callable[..., Running]
@@ -104,33 +105,6 @@ print("after with")
     assert gateway.records == []
 
 
-def test_nobody_reads() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    print("x" * 100_000, file=Stream(write, 2), flush=True)
-    os.close(write)
-
-
-def test_a_full_pipe_is_waited_for() -> None:
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    import threading
-
-    received: list[bytes] = []
-
-    def drain() -> None:
-        while data := os.read(read, 1 << 16):
-            received.append(data)
-
-    thread = threading.Thread(target=drain)
-    thread.start()
-    print("x" * 300_000, file=Stream(write, 2), flush=True)
-    os.close(write)
-    thread.join()
-    os.close(read)
-    assert b"".join(received) == b"x" * 300_000 + b"\n"
-
-
 def test_a_duplicate_is_no_child_s() -> None:
     descriptor = duplicate(2)
     assert descriptor > 2
@@ -139,7 +113,7 @@ def test_a_duplicate_is_no_child_s() -> None:
 
 
 def test_ends_of_pieces(capfd: Any) -> None:
-    stream = Stream(1, 1)
+    stream = Stream(Outlet(1), 1)
     stream.write("a")
     assert capfd.readouterr().out == ""
     stream.write("b\n")

@@ -1,0 +1,156 @@
+"""A log's descriptor, to which lines are written without ever waiting for who reads them.
+
+What the reader's pipe has no room for is kept, up to a bound, and written by a native thread; what
+comes beyond that is dropped, and counted. Owns how each kind of file is written to without waiting.
+Refuses to know what the lines say. Source: pipe(7), open(2), proc_pid_fd(5), pwritev2(2).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from _queue import SimpleQueue
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from time import monotonic
+from typing import Any
+
+# a write to a pipe is whole up to PIPE_BUF (4096 on Linux): workers share stdout and stderr
+WHOLE_WRITE_BYTES = 4096
+# of what waits for the reader
+MOST_BYTES = 1024 * 1024
+# what a process leaves the readers of its logs at its end
+FINISH_SECONDS = 0.5
+_LOOK_SECONDS = 0.002
+
+
+class Outlet:
+    """``put`` writes to an open ``descriptor``, from any thread.
+
+    ``dropped`` counts the lines that were not written, since nobody has read the log in time.
+    ``on_room(lines)`` is called with those not yet reported, in a native thread, once all that was
+    kept has been read. Flags of ``descriptor`` stay as they are: other processes share its open
+    file. ``crash_descriptor`` is for a write as the process ends, which waits only where it must.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.dropped = 0
+        self.on_room: Callable[[int], object] = id
+        self._reported = 0
+        self.descriptor = descriptor
+        self._try, self.crash_descriptor = _find_write(descriptor)
+        self.sleep = _find_native("time", "sleep")
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._lock = _find_native("_thread", "RLock")()  # a signal handler may print
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        # in bytes; each is changed on one side alone
+        self._kept = self._taken = 0
+        # of a line: its begin has been kept, its end is to come; its end is to be dropped
+        self._is_begun = self._is_cut = False
+        self._has_thread = False
+
+    def put(self, data: bytes) -> None:
+        """Write lines: those of one call, up to WHOLE_WRITE_BYTES, stay together."""
+        if self._kept == self._taken and not self._is_cut:
+            try:
+                sent = self._try(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # nobody reads it any more
+            if sent == len(data):
+                return
+            data = data[sent:]
+        if self._process != os.getpid():
+            self._begin()  # an app has forked: no thread has come along, a lock may have
+        with self._lock:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        if self._is_cut:
+            _, end, data = data.partition(b"\n")
+            self._is_cut = not end
+            if not data:
+                return
+        if self._kept - self._taken > MOST_BYTES:
+            self._is_cut = not data.endswith(b"\n")
+            self.dropped += data.count(b"\n") + self._is_cut
+            if not self._is_begun:
+                return
+            data = b"\n"
+        self._is_begun = not data.endswith(b"\n")
+        self._kept += len(data)
+        self._queue.put(data)
+        if not self._has_thread:
+            self._has_thread = True
+            _find_native("_thread", "start_new_thread")(self._run, ())
+
+    def _run(self) -> None:
+        while True:
+            data = self._queue.get()
+            size = len(data)
+            while data:
+                data = data[self._write(data[:WHOLE_WRITE_BYTES]) :]
+            self._taken += size
+            if self.dropped != self._reported and self.is_empty:
+                dropped, self._reported = self.dropped - self._reported, self.dropped
+                self.on_room(dropped)
+
+    def _write(self, data: bytes) -> int:
+        while True:
+            try:
+                return os.write(self.descriptor, data)
+            except BlockingIOError:
+                self.sleep(_LOOK_SECONDS)  # another process has made it so
+            except OSError:
+                return len(data)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was kept has been read."""
+        return self._kept == self._taken
+
+
+def finish(*outlets: Outlet) -> None:
+    """Wait until all that was kept has been read, FINISH_SECONDS at most."""
+    ends = monotonic() + FINISH_SECONDS
+    while not all(outlet.is_empty for outlet in outlets) and monotonic() < ends:
+        outlets[0].sleep(_LOOK_SECONDS)
+
+
+def _find_native(module: str, name: str) -> Any:
+    """What gevent may have replaced, as it was."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey.get_original(module, name) if monkey else getattr(import_module(module), name)
+
+
+def _find_write(descriptor: int) -> tuple[Callable[[bytes], int], int]:
+    """How it is written to at once or not at all, where BlockingIOError says that it was not; and
+    the descriptor to which a process that crashes writes."""
+    try:
+        kind = os.fstat(descriptor).st_mode
+    except OSError:
+        return partial(os.write, descriptor), descriptor  # which says that it is closed
+    if stat.S_ISREG(kind) or (stat.S_ISCHR(kind) and not os.isatty(descriptor)):
+        return partial(os.write, descriptor), descriptor  # a file keeps nobody waiting
+    try:
+        # another open file of the same pipe or terminal, with flags of its own
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        opened = os.open(f"/proc/self/fd/{descriptor}", flags)
+    except OSError:  # another user's, or a socket, such as journald's
+        return partial(_write_nowait, descriptor), descriptor
+    return partial(os.write, opened), opened
+
+
+def _write_nowait(descriptor: int, data: bytes) -> int:
+    try:
+        return os.pwritev(descriptor, [data], -1, os.RWF_NOWAIT)
+    except (BlockingIOError, BrokenPipeError):
+        raise
+    except OSError as error:  # this kernel cannot with such a file: the thread writes
+        raise BlockingIOError from error
