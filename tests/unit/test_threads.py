@@ -627,6 +627,52 @@ def test_so_many_slow_clients_are_replaced_and_no_more(
     pool.end()
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_slow_and_leaving_clients_leave_a_pool_as_it_was(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(threadpool, "MOST_REPLACED", 3)
+    inside: list[int] = []
+    seen: set[int] = set()
+
+    def run() -> None:
+        inside.append(1)
+        seen.add(len(inside))
+        time.sleep(0.001)
+        inside.pop()
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            for _ in range(3):
+                run()
+                yield b"x" * LONG
+        finally:
+            run()
+
+    def visit(client: Any, pieces: int) -> None:
+        client.send(GET)
+        for _ in range(pieces):
+            client._more()
+            gevent.sleep(0.005)
+        if pieces % 2:
+            client.close()
+        else:
+            assert len(client.read_answer().content) == 3 * LONG
+
+    pool = CountedPool(most)
+    gateway = serve({"/": InThreads(app, pool), "/short": InThreads(answer, pool)})
+    visits = [gevent.spawn(visit, gateway.connect(), pieces) for pieces in range(12)]
+    for _ in range(5):
+        assert gateway.ask(b"GET /short HTTP/1.1\r\nHost: a\r\n\r\n").content == b"hello"
+    gevent.joinall(visits, raise_error=True)
+    wait_until(lambda: not len(pool), "all calls have ended")
+    wait_until(lambda: len(names_of_threads()) == most, "the pool is as small as before")
+    assert max(seen) <= most
+    assert [len(calls) for calls in (pool._paused, pool._replaced, pool._returning)] == [0, 0, 0]
+    pool.end()
+
+
 def test_where_the_system_starts_no_more_threads_requests_wait(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
