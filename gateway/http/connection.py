@@ -10,9 +10,8 @@ head is answered in a greenlet at the end of the turn that brought it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -43,11 +42,14 @@ RETRY_AFTER = ("Retry-After", "5")
 class Connection(Deadlines):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_place", "_requests_left")
+    __slots__ = ("_client_disconnected", "_place", "_requests_left")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         Deadlines.__init__(self, service, client_socket, peer, peer_port)
         self._requests_left = service.limits.max_requests_per_connection
+        # what apps are given: a plain function, since a bound method leads to this connection; one
+        # for all its requests, and a reference cycle until ``close``
+        self._client_disconnected: Callable[[], bool] | None = lambda: self._has_left()
         self._place = b""  # what is written of it in flight
         service.connections.add(self)
 
@@ -168,7 +170,7 @@ class Connection(Deadlines):
         response.timeout = mount.timeout_seconds
 
         environ["wsgi.early_hints"] = response.send_early_hints
-        environ["gateway.client_disconnected"] = self
+        environ["gateway.client_disconnected"] = self._client_disconnected
         in_flight, request_id = service.in_flight, response.request_id.encode()
         if told is None and place is self._place:  # the same head as the last one's, and client
             write = in_flight.write_again
@@ -228,11 +230,16 @@ class Connection(Deadlines):
         else:
             self._answer(response, "404 Not Found", "Nothing is mounted here.")
 
-    def __call__(self) -> bool:
-        """``gateway.client_disconnected``: whether the client has closed (at least its side)."""
+    def _has_left(self) -> bool:
+        """Whether the client has closed (at least its side)."""
         if self.has_ended or self._is_watching or not self._wants_input():
             return self.has_ended
         return self.has_hung_up()
+
+    def close(self) -> None:
+        """See ``Deadlines``."""
+        self._client_disconnected = None
+        super().close()
 
     def _answer(
         self,
@@ -387,7 +394,8 @@ class Connection(Deadlines):
         content = response.content = open_content(self, length, max_bytes, announce)
         if length == CHUNKED or length > len(self._buffer):
             self._watch(False)  # bytes stay in the kernel until the app asks for them
-            content.on_complete = partial(self._on_complete_content, content)
+            # the app has the content: no bound method, which leads to this connection
+            content.on_complete = lambda: self._on_complete_content(content)
         return content
 
     def _on_complete_content(self, content: Content) -> None:

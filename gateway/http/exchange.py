@@ -90,6 +90,13 @@ class Exchange(Response):
         if self.mount is not None:
             self.timeout = self.mount.limits.tunnel_timeout_seconds
 
+    def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
+        """See ``Response``. They are no part of an answer: ``timeout`` goes on as if they had not
+        been sent, so that a server which sends nothing else is not waited for any longer."""
+        before = self._sink.sent_bytes
+        super().send_early_hints(headers)
+        self.moved += self._sink.sent_bytes - before
+
     def look_at_content(self, content: Content, result: object) -> None:
         """Before ``result`` is sent: what the app has made of the request's content."""
         if content.fault is not None and self.code >= 500 and not self.head_sent:

@@ -6,7 +6,10 @@ from typing import Protocol
 
 
 class Sink(Protocol):
-    """Each call may switch greenlets and raises ClientDisconnected."""
+    """Each call may switch greenlets and raises ClientDisconnected. ``sent_bytes`` counts what has
+    gone out for the request."""
+
+    sent_bytes: int
 
     def send(self, data: bytes, /) -> None:
         """Send ``data`` now."""

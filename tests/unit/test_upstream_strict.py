@@ -1,6 +1,8 @@
 """Answers of servers are read strictly: what is incomplete, unasked or endless is no answer."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from threading import Event
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from scripted import OK, Peer, keep_answering, scripted
 
 from gateway.errors import AppError
 from gateway.http.app_head import read_head
+from gateway.limits import MountLimits
 from gateway.upstream.hop import MAX_INTERIM
 
 Serve = Callable[..., Gateway]
@@ -72,6 +75,29 @@ def test_interim_answers_are_bounded(serve: Serve, upstream: Load, count: int) -
     with scripted(keep_answering(HINT * count + OK)) as server:
         answer = serve(upstream(server.address, keep_alive_seconds=0.0)).ask()
     assert answer.status == (200 if count == MAX_INTERIM else 502)
+
+
+@pytest.mark.parametrize("began", [HINT, OK[:-2]])
+def test_interim_answers_give_no_more_time(serve: Serve, upstream: Load, began: bytes) -> None:
+    go_on = Event()
+
+    def script(peer: Peer) -> None:
+        peer.answer(began)
+        go_on.wait(10)
+        with suppress(BrokenPipeError):  # nobody waits for it any more
+            peer.send((began + OK)[-2:])
+
+    with scripted(script) as server:
+        gateway = serve(upstream(server.address), mount_limits=MountLimits(timeout_seconds=30))
+        client = gateway.connect()
+        client.send(GET)
+        while began[-2:] not in client._received:
+            client._more()
+        gateway.pass_time(20)
+        gateway.pass_time(40)
+        go_on.set()
+        got = client.read_answer()
+    assert (got.status, len(got.interim)) == ((504, 1) if began == HINT else (200, 0))
 
 
 @pytest.mark.parametrize("byte", [*range(0x20), 0x7F])
