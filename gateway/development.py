@@ -13,6 +13,8 @@ from gateway.errors import GatewayError
 
 # a browser's connection without a request would meet the code of before for as long as it is kept
 KEEP_ALIVE_SECONDS = 1.0
+# nobody else waits for the answer of the code of before, which may wait in a debugger
+DRAIN_SECONDS = 1.0
 
 
 def prepare() -> None:
@@ -33,10 +35,15 @@ def for_development(config: Config) -> Config:
 
     One worker of each pool, text to read, and every save a reload that nothing takes back. Each
     request has a connection of its own, so that what is asked after a save meets the new code.
+    It may take any time, as whoever has stopped it in a debugger does.
     """
     server = config.server
     limits = replace(
-        server.limits, keep_alive_seconds=KEEP_ALIVE_SECONDS, max_requests_per_connection=1
+        server.limits,
+        keep_alive_seconds=KEEP_ALIVE_SECONDS,
+        max_requests_per_connection=1,
+        block_timeout_seconds=0.0,
+        drain_timeout_seconds=min(server.limits.drain_timeout_seconds, DRAIN_SECONDS),
     )
     server = replace(
         server,
@@ -48,4 +55,7 @@ def for_development(config: Config) -> Config:
         limits=limits,
     )
     pools = tuple(replace(pool, workers=Workers()) for pool in config.pools)
-    return replace(config, server=server, pools=pools, is_dev=True)
+    mounts = tuple(
+        replace(mount, limits=replace(mount.limits, timeout_seconds=0.0)) for mount in config.mounts
+    )
+    return replace(config, server=server, mounts=mounts, pools=pools, is_dev=True)

@@ -15,6 +15,7 @@ from types import FrameType
 
 from gevent import monkey
 
+from gateway.debugger import find_breakpoint
 from gateway.http.connection import Connection
 from gateway.http.exchange import Exchange
 from gateway.http.service import Service
@@ -68,6 +69,7 @@ class Watchdog:
     def _tell(self, silent: float) -> None:
         frame = sys._current_frames().get(self._watched)
         stack, exchange, line = find_request(frame)
+        place = find_breakpoint(frame)
         extra, what = {}, "what keeps it is no request"
         if exchange is not None and exchange.mount is not None:
             extra = {"mount": exchange.mount.name, "request_id": exchange.request_id}
@@ -75,6 +77,9 @@ class Watchdog:
             what = f"mount {exchange.mount.name} keeps it with {line}"
             what += f" (request {exchange.request_id})"
         text = f"the event loop has been silent for {silent:.1f} s: {what}, in\n{stack}"
+        if place:
+            text = f"an app waits in a debugger at {place}: all of this worker wait with it"
+            text += f" (request {exchange.request_id}, {line})" if exchange is not None else ""
         self._write(text.rstrip(), **extra)
         # what was answered before it in the same turn; if the worker is killed, nobody else will
         self._service.access_log.flush()

@@ -41,6 +41,7 @@ from gevent.queue import Empty, SimpleQueue
 
 from gateway.access_log import AccessLog
 from gateway.config.model import AppTarget, Config, Mount
+from gateway.debugger import give_terminal
 from gateway.dispatch import MountTable
 from gateway.forks import part_at_fork
 from gateway.http.connection import find_request
@@ -91,6 +92,8 @@ def main() -> int:
     sys.stdin = open(os.devnull)  # noqa: SIM115
     style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]
     keep_from_apps()
+    if config.is_dev:
+        give_terminal()
     if rest:
         return work(config, style, output, errors, *rest)
     configure_logs(style, stream=Stream(errors, errors.descriptor))

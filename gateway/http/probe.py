@@ -63,7 +63,7 @@ def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
     beginning.start(connection.begin)
     with beginning, gevent_socket.socket(fileno=client_side.detach()) as client:
         try:
-            with gevent.Timeout(seconds):
+            with gevent.Timeout(seconds or None):
                 client.sendall(build_check(target, host, "gateway-probe", ""))
                 head, contains = read_all(client, probe.contains.encode())
         except gevent.Timeout:

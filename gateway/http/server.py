@@ -50,7 +50,7 @@ def find_sweep_seconds(service: Service) -> float:
         limits.body_timeout_seconds,
         limits.send_timeout_seconds,
         limits.keep_alive_seconds,
-        *(mount.limits.timeout_seconds for mount in service.table.mounts),
+        *(timeout for m in service.table.mounts if (timeout := m.limits.timeout_seconds)),
     )
     return min(max(shortest / 4, SWEEP_SECONDS[0]), SWEEP_SECONDS[1])
 

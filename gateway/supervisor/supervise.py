@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.config.model import Config
 from gateway.config.plan import build_plan
+from gateway.debugger import Terminal
 from gateway.errors import ConfigError
 from gateway.logs import builds, lifecycle, passing_on
 from gateway.supervisor.admin import AdminServer
@@ -53,6 +54,7 @@ class Supervisor:
         self._is_stopping = False
         self._read_table = read
         self._seen: Mark | None = None
+        self._terminal = Terminal() if config.is_dev else None
 
     def run(self) -> int:
         """Serve until told to stop; the exit code. Raises ConfigError where a port is taken, or
@@ -163,6 +165,8 @@ class Supervisor:
                 if pid in generation.children:
                     child = generation.children[pid]
                     self._pools.note_end(generation, child, wait_status)
+                    if self._terminal is not None and os.WIFSIGNALED(wait_status):
+                        self._terminal.restore()
                     self._start_task(bury(generation, child, is_stopping=self._is_stopping))
 
     # --- reloads ------------------------------------------------------------------------------

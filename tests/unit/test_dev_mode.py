@@ -256,7 +256,7 @@ def test_forgotten_bytecode_is_that_of_the_edited_file_alone(tmp_path: Path) -> 
 def test_dev_mode_is_one_worker_and_keeps_the_rest() -> None:
     dev = for_development(CONFIG)
     assert (dev.is_dev, dev.server.workers, dev.server.access_log) == (True, 1, "text")
-    assert dev.mounts == CONFIG.mounts
+    assert [m.name for m in dev.mounts] == [m.name for m in CONFIG.mounts]
     assert dev.server.listen == CONFIG.server.listen
     assert not CONFIG.is_dev
 
