@@ -44,19 +44,30 @@ class ThreadPool:
         self._returning: deque[tuple[object, Callable[[], object]]] = deque()  # of these
         self._timer: Any = None
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        # one entry for each thread that waits for work and that no call has counted on yet
-        self._free: deque[None] = deque(maxlen=most)
+        # calls that wait for a thread or run in one that counts, but for those that have ended
+        self._active = 0
+        self._ended: deque[None] = deque()
 
     def spawn(self, call: Callable[[], object]) -> None:
         """Have ``call`` called, which may not raise, as soon as a thread is free. One that returns
         True was ``lose``d, and its thread ends with it."""
         self._calls.put(call)
-        if self._free:
-            self._free.pop()
-        elif self._running < self._most:
-            self._start()
-        else:
-            self._watch()
+        self._active += 1
+        self._fit()
+
+    def _fit(self) -> None:
+        """Have one more thread where a call waits."""
+        if self._count_waiting():
+            if self._running < self._most:
+                self._start()
+            else:
+                self._watch()
+
+    def _count_waiting(self) -> int:
+        while self._ended:
+            self._ended.pop()
+            self._active -= 1
+        return max(0, self._active - self._running)
 
     def pause(self, call: object) -> None:
         """``call`` does nothing in its thread until it is ``resume``d."""
@@ -91,7 +102,7 @@ class ThreadPool:
     def _replace_paused(self) -> None:
         """By as many as wait for a thread; where there may be no more threads, by those whose
         threads are there."""
-        waiting, latest = self._calls.qsize(), monotonic() - PAUSE_SECONDS
+        waiting, latest = self._count_waiting(), monotonic() - PAUSE_SECONDS
         if not waiting:
             self._timer.stop()
         for call in [call for call, since in self._paused.items() if since < latest][:waiting]:
@@ -108,6 +119,7 @@ class ThreadPool:
         except RuntimeError:  # the system starts no more threads
             self._running += 1
             return False
+        self._active -= 1
         return True
 
     def lose(self, call: object) -> bool:
@@ -117,8 +129,8 @@ class ThreadPool:
             return False
         self._lost += 1
         self._running -= 1
-        if not self._calls.empty():
-            self._start()
+        self._active -= 1
+        self._fit()
         return True
 
     def regain(self) -> None:
@@ -131,6 +143,6 @@ class ThreadPool:
         self._running += 1
 
     def _run(self) -> None:
-        get, has_ended = self._calls.get, self._free.append
+        get, has_ended = self._calls.get, self._ended.append
         while get()() is not True:
             has_ended(None)

@@ -141,7 +141,7 @@ def test_a_thread_is_started_only_where_none_is_free_and_never_one_too_many() ->
     for _ in range(20):
         pool.spawn(lambda: seen.add(threading.current_thread().name))
         wait_until(lambda: not len(pool), "the call has ended")
-        wait_until(lambda: len(pool._free) == 1, "its thread is free again")
+        wait_until(lambda: len(pool._ended) == 1, "its thread is free again")
     assert seen == {"app-1"}
     meeting = Rendezvous()
     for _ in range(20):
@@ -150,6 +150,33 @@ def test_a_thread_is_started_only_where_none_is_free_and_never_one_too_many() ->
     meeting.open.set()
     wait_until(lambda: not len(pool), "all calls have ended")
     assert meeting.most == 3
+    pool.end()
+
+
+@pytest.mark.parametrize("way", ["pause", "lose"])
+def test_a_call_that_had_to_wait_is_replaced_like_any_other(way: str) -> None:
+    pool = CountedPool(1)
+    meetings = Rendezvous(), Rendezvous()
+    done: list[str] = []
+
+    def block_and_end() -> bool:
+        meetings[1].wait()
+        return way == "lose"
+
+    pool.spawn(meetings[0].wait)
+    pool.spawn(block_and_end)
+    meetings[0].open.set()
+    wait_until(lambda: meetings[1].inside == 1, "the second call runs")
+    wait_until(lambda: not pool._timer.active, "nobody waits for a thread")
+    getattr(pool, way)(block_and_end)
+    pool.spawn(lambda: done.append("third"))
+    wait_until(lambda: done, "the third call runs")
+    if way == "pause":
+        pool.resume(block_and_end, meetings[1].open.set)
+    else:
+        meetings[1].open.set()
+    wait_until(lambda: not len(pool), "all calls have ended")
+    wait_until(lambda: len(names_of_threads()) == 1, "one thread is left")
     pool.end()
 
 
