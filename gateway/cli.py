@@ -1,7 +1,7 @@
 """The command ``gateway``: argv, exit codes, and what a person reads.
 
 Refuses to know HTTP. Exit codes: 0 fine, 1 anything else, 2 wrong usage or configuration, 3 an app
-would not load.
+would not load, or its probe fails.
 """
 
 import argparse
@@ -88,7 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_serve(commands, table)
 
     check = commands.add_parser(
-        "check", parents=[table], help="check the table and load its apps, without serving"
+        "check",
+        parents=[table],
+        help="check the table, load its apps and ask their probes, without serving",
     )
     check.add_argument(
         "--table-only", action="store_true", help="do not import the apps, only read the table"

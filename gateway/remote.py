@@ -18,6 +18,7 @@ from gateway.config.read import read_config
 from gateway.config.units import format_size
 from gateway.errors import ConfigError, GatewayError
 from gateway.supervisor.control import Answer, ask
+from gateway.supervisor.failures import describe_troubles
 from gateway.supervisor.sockets import find_control
 
 EXIT_CHANGES = 10
@@ -151,14 +152,8 @@ def describe_status(report: Answer) -> list[str]:
     lines = [
         f"gateway      {report['status']}, pid {report['pid']}, table {report['table']}",
         f"mounts       {len(report['mounts'])}, failed: {len(failed)}",
+        *describe_troubles(report["mounts"]),
     ]
-    lines += [f"  {mount['place']}: mounts.{mount['mount']}: {mount['error']}" for mount in failed]
-    unwell = [m for m in report["mounts"] if m["error"] and m["state"] != "failed"]
-    lines += [
-        f"  {mount['place']}: mounts.{mount['mount']}: {mount['error']}; it serves"
-        for mount in unwell
-    ]
-    lines += [describe_quarantine(mount) for mount in report["mounts"] if mount["quarantine"]]
     lines += describe_reload(report["last_reload"])
     workers = [worker for generation in report["generations"] for worker in generation["workers"]]
     if dropped := report["dropped"] + sum(worker["dropped"] or 0 for worker in workers):
@@ -171,16 +166,6 @@ def describe_status(report: Answer) -> list[str]:
         for worker in generation["workers"]:
             lines.append(f"  worker {worker['pid']:<7} {describe_worker(worker)}")
     return lines
-
-
-def describe_quarantine(mount: Answer) -> str:
-    """Why it answers 503, and for how long."""
-    known = mount["quarantine"]
-    return (
-        f"  {mount['place']}: mounts.{mount['mount']}: in quarantine for {known['for']:.0f} s "
-        f"more, since its requests have ended {known['deaths']} workers, the last of them with "
-        f"{known['request']} (request {known['request_id']}): {known['ended']}"
-    )
 
 
 def describe_crashes(generation: Answer) -> str:

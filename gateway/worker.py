@@ -75,7 +75,7 @@ RETIRED_LOOK_SECONDS = 0.1
 
 def main() -> int:
     """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD
-    GIVING_FD TAKING_FD``; with ``STYLE`` alone it loads and reports on stdout."""
+    GIVING_FD TAKING_FD``; with ``STYLE`` alone it loads, asks the probes and reports on stdout."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -96,14 +96,24 @@ def main() -> int:
         give_terminal()
     if rest:
         return work(config, style, output, errors, *rest)
-    configure_logs(style, stream=Stream(errors, errors.descriptor))
-    _, _, report = load(config, lambda _: None, partial(warn, config))
+    report = try_out(config, style, errors)
     with open(output, "w") as file:
         json.dump(report, file)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # an app may have put anything there
             stream.flush()
     os._exit(0)  # threads that apps have started need not end for that
+
+
+def try_out(config: Config, style: str, errors: Outlet) -> list[dict[str, Any]]:
+    """What to report of each mount that does not load, or whose probe fails."""
+    configure_logs(style, stream=Stream(errors, errors.descriptor))
+    table, mounts, report = load(config, lambda _: None, partial(warn, config))
+    log = AccessLog("off", errors.descriptor)
+    service = build_service(config, "", log, None, table, mounts, InFlight())
+    service.base_environ["wsgi.errors"] = Stream(errors, 2)
+    part_at_fork(service, is_patched=not THREADS)
+    return report + ask_probes(config.mounts, service)
 
 
 def work(
@@ -321,14 +331,14 @@ def build_service(
     config: Config,
     generation: str,
     access_log: AccessLog,
-    listener: socket.socket,
+    listener: socket.socket | None,
     table: MountTable,
     mounts: MountInfo,
     in_flight: InFlight,
 ) -> Service:
     """What all connections of this worker share."""
     name, port = "localhost", "80"
-    if listener.family != socket.AF_UNIX:
+    if listener and listener.family != socket.AF_UNIX:
         name, port = (str(part) for part in listener.getsockname()[:2])
     return Service(
         table=table,
@@ -342,11 +352,13 @@ def build_service(
 
 
 def ask_probes(mounts: Iterable[Mount], service: Service) -> list[dict[str, Any]]:
-    """What to report of each mount whose probe failed; all are asked at once."""
+    """What to report of each mount that has loaded, and whose probe failed; all are asked at
+    once."""
+    loaded = {name for name, _, is_loaded in service.base_environ["gateway.mounts"] if is_loaded}
     asked = [
         (mount.name, gevent.spawn(ask_probe, service, mount, mount.target.probe))
         for mount in mounts
-        if isinstance(mount.target, AppTarget) and mount.target.probe
+        if isinstance(mount.target, AppTarget) and mount.target.probe and mount.name in loaded
     ]
     gevent.joinall([probe for _, probe in asked])
     return [

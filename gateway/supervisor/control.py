@@ -59,14 +59,23 @@ async def _answer(line: bytes, commands: Mapping[str, Command], tell: Tell) -> A
     return await command(asked, tell)
 
 
-def ask(path: Path, command: str, on_progress: Tell = str, **more: str) -> Answer:
+def ask(
+    path: Path,
+    command: str,
+    on_progress: Tell = str,
+    *,
+    patience_seconds: float | None = None,
+    **more: str,
+) -> Answer:
     """What the gateway whose control socket is at ``path`` answers, once it has done it; nothing
-    where it ends instead. Raises GatewayError where there is none.
+    where it ends instead. Raises GatewayError where there is none, or it is silent for longer than
+    ``patience_seconds``.
 
     ``on_progress`` gets each line that it tells meanwhile.
     """
     answer: Answer = {}
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(patience_seconds)
         try:
             connection.connect(str(path))
             connection.sendall(json.dumps({"command": command, **more}).encode() + b"\n")

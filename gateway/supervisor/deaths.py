@@ -39,6 +39,8 @@ async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> 
             generation.note_fault(generation.locate(child.loading, ended + child.last_words))
     elif generation.state is State.SERVING and generation.is_short and not is_stopping:
         has_served = was not in (ChildState.LOADING, ChildState.LOADED) and not child.reason
+        if was is ChildState.LOADING:
+            generation.note_trouble(child, ended + child.last_words)
         delay = generation.backoff.note_death(child.started, now, has_served=has_served)
         when = f"in {delay:g} s" if delay else "now"
         lived = now - child.started
@@ -59,7 +61,8 @@ async def replace(generation: Generation, delay: float) -> None:
             break
         except OSError as error:
             delay = generation.backoff.note_failure()
-            fault = generation.locate("", f"a worker could not be started: {error}")
+            generation.trouble = f"a worker could not be started: {error}"
+            fault = generation.locate("", generation.trouble)
             lifecycle.error("%s; again in %g s", fault, delay)
             await asyncio.sleep(delay)
 

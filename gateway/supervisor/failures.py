@@ -65,3 +65,28 @@ def describe_mounts(
             }
         )
     return described
+
+
+def describe_troubles(mounts: list[dict[str, Any]]) -> list[str]:
+    """A line for each mount of ``describe_mounts`` that failed, whose probe fails, or that is in
+    quarantine, in this order."""
+    failed = [mount for mount in mounts if mount["state"] == "failed"]
+    unwell = [mount for mount in mounts if mount["error"] and mount not in failed]
+    return [
+        *(f"  {_name_place(mount)}: {mount['error']}" for mount in failed),
+        *(f"  {_name_place(mount)}: {mount['error']}; it serves" for mount in unwell),
+        *(_describe_quarantine(mount) for mount in mounts if mount["quarantine"]),
+    ]
+
+
+def _name_place(mount: dict[str, Any]) -> str:
+    return f"{mount['place']}: mounts.{mount['mount']}"
+
+
+def _describe_quarantine(mount: dict[str, Any]) -> str:
+    known = mount["quarantine"]
+    return (
+        f"  {_name_place(mount)}: in quarantine for {known['for']:.0f} s "
+        f"more, since its requests have ended {known['deaths']} workers, the last of them with "
+        f"{known['request']} (request {known['request_id']}): {known['ended']}"
+    )

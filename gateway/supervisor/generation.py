@@ -43,7 +43,8 @@ class Generation:
 
     ``size`` is how many workers there are to be. ``failed`` has the report of each mount that did
     not load, by name; ``noted`` what apps have changed for others; ``faults`` are why the
-    generation cannot serve, each as a person reads it.
+    generation cannot serve, each as a person reads it. ``trouble`` is why no worker could be had
+    lately, "" once one accepts.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Generation:
         self.failed: dict[str, Report] = {}
         self.noted: set[str] = set()
         self.faults: list[str] = []
+        self.trouble = ""
         self.began = time.monotonic()
         self.backoff = Backoff()
         self._start = start
@@ -115,6 +117,16 @@ class Generation:
         answering = (c for c in self.crew if c.state is not ChildState.LOADING)
         return tuple(c.address for c in answering if c.address and c.exit_code is None)
 
+    def find_failed(self) -> dict[str, Report]:
+        """``failed``, or why all its mounts answer 503, as reports by mount."""
+        if not self.trouble or any(child.accepts for child in list(self.children.values())):
+            return self.failed
+        why = f"its pool has no worker: {self.trouble.partition(chr(10))[0]}"
+        return {
+            mount.name: {"mount": mount.name, "error": why, "traceback": "", "is_alone": True}
+            for mount in self.config.mounts
+        } | self.failed
+
     @property
     def is_short(self) -> bool:
         """Whether a worker is missing; those that leave do not count."""
@@ -158,8 +170,9 @@ class Generation:
             return
         seconds = self.config.server.limits.start_timeout_seconds
         what = f"worker {child.pid} did not load within {seconds:g} s (server.start_timeout)"
+        self.note_trouble(child, what + child.last_words)
         try:
-            self.note_fault(self.locate(child.loading, what + child.last_words))
+            self.note_fault(self.locate(child.loading, self.trouble))
         finally:
             child.kill()
 
@@ -168,6 +181,11 @@ class Generation:
         if mount:
             return f"{describe_place(self.config, mount)}: {what}"
         return f"{describe_pool(self.config)}: {what}" if self.config.pool.command else what
+
+    def note_trouble(self, child: Process, why: str) -> None:
+        """Why one never came to serve: the first cause that was seen, not how it was ended then."""
+        if not self.trouble.startswith(f"worker {child.pid} "):
+            self.trouble = why
 
     def note_change(self) -> None:
         """Have those look who wait in ``until``, and who was to be told of changes."""

@@ -98,17 +98,24 @@ class Pools:
 
     @property
     def failed(self) -> dict[str, Report]:
-        """What those mounts report that did not load, by name."""
+        """What those mounts report that did not load, or whose pool has no worker, by name."""
         serving = [pool.current for pool in list(self._pools.values()) if pool.current]
         return {
-            name: report for generation in serving for name, report in generation.failed.items()
+            name: report
+            for generation in serving
+            for name, report in generation.find_failed().items()
         }
 
     def describe_unwell(self) -> list[str]:
-        """Of each mount that serves although its probe fails: where and why. It may, since it has
-        never been better."""
-        reports = [report for report in self.failed.values() if report.get("is_loaded")]
-        return [describe_failure(self.config, report, "; it serves") for report in reports]
+        """Of each mount that holds up no reload, since it has never been better: where and why.
+        Its probe fails, and it serves, or its pool never came to have a worker."""
+        effects = {"is_loaded": "; it serves", "is_alone": "; it answers 503"}
+        return [
+            describe_failure(self.config, report, effect)
+            for report in self.failed.values()
+            for key, effect in effects.items()
+            if report.get(key)
+        ]
 
     def serve(self, config: Config) -> None:
         """Start all for the first time."""

@@ -33,7 +33,7 @@ async def find_fault(
         return f"nothing listens on {address}"
     if not path or status[:1] in ("2", "3"):
         return ""
-    hint = advise(status, host, scheme, "health_{}")
+    hint = advise(status, host, scheme, "health_{}: ...")
     return (
         f"{path} was answered {status}{hint}" if status else f"{path} was not answered by HTTP/1.1"
     )

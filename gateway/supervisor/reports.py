@@ -28,6 +28,7 @@ def take_report(generation: Generation, child: Process, report: Report) -> None:
         if child.state is ChildState.LOADED:
             child.state = ChildState.READY
             child.accepts = generation.was_asked = True
+            generation.trouble = ""
         _tell_when_ready(generation)
     elif event in ("paused", "retired"):
         child.accepts = False

@@ -66,4 +66,4 @@ def ask(address: Address, path: str, host: str, scheme: str, timeout_seconds: fl
         return f"{path} failed: {error}"
     if status[0] in "23":
         return ""
-    return f"{path} was answered {status}{advise(status, host, scheme, 'health_{}')}"
+    return f"{path} was answered {status}{advise(status, host, scheme, 'health_{}: ...')}"

@@ -210,7 +210,8 @@ def test_check_tells_what_only_a_running_gateway_tries(run: Run, site: Path) -> 
     more = """
   /asked: {app: "welcome:app", probe: /healthz}
   /own: {app: "welcome:app", pool: packed}
-  /served: {upstream: "pool:served"}
+  /served: {upstream: "pool:served", health: /}
+  /checked: {upstream: "http://127.0.0.1:9", health: /}
 pools:
   packed: {requirements: packed.txt}
   served: {command: "nothing {socket}"}
@@ -219,11 +220,80 @@ pools:
     (site / "mounts.yaml").write_text(table + more)
     assert run("check") == (
         0,
-        "mounts.yaml: 9 mounts, no problems\n"
+        "mounts.yaml: 10 mounts, no problems\n"
         "not loaded, since their pools have packages of their own: /own\n"
         "not started, the commands behind: /served\n"
-        "not asked, the probes of: /asked\n",
+        "not asked, the health of the servers behind: /checked\n",
         "",
+    )
+
+
+STRICT = """
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/raises":
+        raise OSError("no database")
+    known = environ["HTTP_HOST"] == "shop.example.com"
+    start_response("200 OK" if known else "400 Bad Request", [("X", environ["wsgi.url_scheme"])])
+    print("served", flush=True)
+    return [b"well"]
+"""
+
+
+@pytest.mark.parametrize("concurrency", ["greenlets", "threads"])
+@pytest.mark.parametrize(
+    ("probe", "told"),
+    [
+        ("{path: /, host: shop.example.com, status: 200, contains: well}", ""),
+        (
+            "/",
+            "was answered 400 Bad Request (asked with Host: localhost; for another one: "
+            "probe: {path: /, host: ...})",
+        ),
+        ("{path: /, host: shop.example.com, contains: ok}", 'was answered without "ok"'),
+        ("/raises", "was answered 500 Internal Server Error"),
+    ],
+)
+def test_check_asks_the_probes_of_the_apps_that_it_loads(
+    run: Run, site: Path, concurrency: str, probe: str, told: str
+) -> None:
+    (site / "strict.py").write_text(STRICT)
+    table = (site / "mounts.yaml").read_text()
+    more = f"""
+  /strict: {{app: "strict:app", probe: {probe}, pool: apart}}
+pools:
+  apart: {{concurrency: {concurrency}}}
+"""
+    (site / "mounts.yaml").write_text(table + more)
+    code, out, err = run("check")
+    path = "/raises" if "/raises" in probe else "/"
+    line = f"mounts.yaml:11:3: mounts./strict: its probe /strict{path} {told}\n"
+    if told:
+        assert (code, out, err.endswith(line)) == (3, "", True), err
+    else:
+        assert (code, out) == (0, "mounts.yaml: 7 mounts, no problems\n")
+    assert ("OSError: no database" in err) is (path == "/raises")
+    assert run("check", "--table-only") == (0, "mounts.yaml: 7 mounts, no problems\n", "")
+
+
+def test_the_probe_of_an_app_that_does_not_load_is_not_asked(run: Run, site: Path) -> None:
+    (site / "broken.py").write_text("1 / 0")
+    table = (site / "mounts.yaml").read_text()
+    (site / "mounts.yaml").write_text(table + "  /b: {app: 'broken:app', probe: /}\n")
+    code, out, err = run("check")
+    assert (code, out) == (3, "")
+    assert err.count("mounts./b: ") == 1
+    assert "its probe" not in err
+
+
+def test_a_check_ends_where_an_app_does_not(run: Run, site: Path) -> None:
+    (site / "welcome.py").write_text(f"import time; time.sleep(3600){APP}")
+    table = (site / "mounts.yaml").read_text()
+    (site / "mounts.yaml").write_text(table.replace("server: {", "server: {start_timeout: 500ms, "))
+    assert run("check") == (
+        3,
+        "",
+        "mounts.yaml: the process that loads the apps did not end within 0.5 s "
+        "(server.start_timeout)\n",
     )
 
 

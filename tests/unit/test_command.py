@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
+from gateway.cli import main
+
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
 # ``python web.py WHERE``: a Unix socket or a port; ends at once where it is told to end
@@ -241,6 +243,76 @@ def test_the_health_path_is_asked_before_it_serves(start: Start) -> None:
     outcome = gateway.control("reload")
     assert outcome["exit_code"] == 3
     assert "/healthz was answered 500" in outcome["messages"][0]
+
+
+DJANGO = """
+import sys
+from django.conf import settings
+settings.configure(
+    ROOT_URLCONF="web", ALLOWED_HOSTS=["shop.example.com"], SECRET_KEY="x", DEBUG=False,
+    SECURE_SSL_REDIRECT=True, SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"),
+    MIDDLEWARE=[
+        "django.middleware.security.SecurityMiddleware",
+        "django.middleware.common.CommonMiddleware",
+    ],
+)
+from django.core.management import execute_from_command_line
+from django.http import HttpResponse
+from django.urls import path
+urlpatterns = [path("well", lambda request: HttpResponse("well"))]
+if __name__ == "__main__":
+    sys.modules["web"] = sys.modules["__main__"]
+    execute_from_command_line(sys.argv)
+"""
+RUNSERVER = "pools:\n  api: {command: 'python web.py runserver --noreload 127.0.0.1:{port}'}\n"
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        "shop.example.com/: {upstream: 'pool:api', health: /well}",
+        "/api: {upstream: 'pool:api', health: /well, health_host: shop.example.com}",
+        "/api: {upstream: 'pool:api', health: /well, host: shop.example.com}",
+        "/api: {upstream: 'pool:api'}",
+    ],
+)
+def test_django_that_knows_its_hosts_comes_to_serve(start: Start, mount: str) -> None:
+    gateway = start(f"  /: good:app\n  {mount}\n", MANUAL + RUNSERVER, web=DJANGO)
+    wait_until(lambda: "pool api: ready" in gateway.log_text, "it serves")
+    assert all(each["state"] == "serving" for each in gateway.control("status")["mounts"])
+    assert gateway.control("reload")["messages"] == []
+
+
+def test_a_health_path_that_never_passes_is_shown(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = "  /: good:app\n  /api: {upstream: 'pool:api', health: /well}\n"
+    server = f"{MANUAL}  start_timeout: 4s\n{RUNSERVER}"
+    gateway = start(wrong, server, web=DJANGO)
+    said = (
+        "did not load within 4 s (server.start_timeout): /well was answered 400 "
+        "(asked with Host: localhost; for another one: health_host: ...)"
+    )
+
+    def find() -> dict[str, Any]:
+        mount: dict[str, Any] = gateway.control("status")["mounts"][1]
+        return mount
+
+    # on a machine that is busy the first to start may not listen in time
+    wait_until(lambda: find()["error"].endswith(said), "it is shown")
+    assert find()["state"] == "failed"
+    assert find()["error"].startswith("its pool has no worker: worker ")
+    assert main(["check", "-c", str(gateway.folder / "mounts.yaml")]) == 0
+    assert "mounts./api: its pool has no worker: worker " in capfd.readouterr().out
+    gateway.write_table(f"{wrong}  /more: good:app\n")
+    [message] = gateway.control("reload")["messages"]
+    assert "mounts./api: its pool has no worker: " in message
+    assert message.endswith("; it answers 503")
+    right = wrong.replace("/well}", "/well, health_host: shop.example.com}")
+    gateway.write_table(right)
+    outcome = gateway.control("reload")
+    assert (outcome["exit_code"], outcome["messages"]) == (0, [])
+    assert find()["state"] == "serving"
 
 
 # --- changing ---------------------------------------------------------------------------------

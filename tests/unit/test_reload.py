@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from running import APP, ENVIRON, Running, wait_until
 
+from gateway.cli import main
 from gateway.errors import GatewayError
 from gateway.remote import describe_status
 from gateway.supervisor.control import ask
@@ -352,6 +353,45 @@ def test_a_mount_that_is_not_well_at_a_start_is_served_and_logged(start: Start) 
     gateway.write("more.py", more.replace("418 Teapot", "200 OK"))
     assert gateway.control("reload")["messages"] == []
     assert not any(said in line for line in describe_status(gateway.control("status")))
+
+
+def test_a_mount_that_did_not_load_is_not_said_to_serve_badly(start: Start) -> None:
+    gateway = start(PROBED, "  reload_on_edit: false\n", more="1 / 0")
+    for _ in range(2):
+        [_, mount] = gateway.control("status")["mounts"]
+        assert (mount["state"], mount["error"]) == (
+            "failed",
+            "more:app: ZeroDivisionError: division by zero",
+        )
+        assert b" 503 " in gateway.ask("/more/well")
+        assert gateway.control("reload")["exit_code"] == 0
+    assert "its probe" not in gateway.log_text
+    gateway.write("more.py", WELL.replace("STATUS", "200 OK").replace("SECONDS", "0"))
+    gateway.control("reload")
+    assert [m["state"] for m in gateway.control("status")["mounts"]] == ["serving", "serving"]
+
+
+def test_check_shows_what_the_running_gateway_reports(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = WELL.replace("STATUS", "418 Teapot").replace("SECONDS", "0")
+    mounts = f"{PROBED}  /gone: gone:app\n"
+    gateway = start(mounts, "  reload_on_edit: false\n", more=more, gone="1 / 0")
+    gateway.write("gone.py", APP)
+    gateway.write("more.py", more.replace("418 Teapot", "200 OK"))
+    table = str(gateway.folder / "mounts.yaml")
+    check = ["check", "-c", table]
+    # no fault of the table as it is now, which the next reload serves
+    assert main(check) == 0
+    assert capfd.readouterr().out == (
+        f"{table}: 3 mounts, no problems\n"
+        f"the running gateway, pid {gateway.process.pid}, reports:\n"
+        f"  {table}:10:3: mounts./gone: gone:app: ZeroDivisionError: division by zero\n"
+        f"  {table}:9:3: mounts./more: its probe /more/well? was answered 418 Teapot; it serves\n"
+    )
+    assert gateway.control("reload")["exit_code"] == 0
+    assert main(check) == 0
+    assert capfd.readouterr().out == f"{table}: 3 mounts, no problems\n"
 
 
 # --- stopping ---------------------------------------------------------------------------------
