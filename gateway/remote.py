@@ -68,7 +68,11 @@ def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: P
 def ask_gateway(table: Path, command: str, **more: str) -> Answer:
     """Ask the one that serves ``table``, and show how far it has come. Raises GatewayError where
     none does."""
-    return ask(locate_control(table), command, lambda line: print(line, file=sys.stderr), **more)
+    return ask(locate_control(table), command, _show, patience_seconds=None, **more)
+
+
+def _show(progress: str) -> None:
+    print(progress, file=sys.stderr)
 
 
 def locate_control(table: Path) -> Path:

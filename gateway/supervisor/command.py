@@ -56,6 +56,7 @@ class Command(Process):
     ) -> None:
         super().__init__(config, 0, on_report)
         self._is_asked = is_asked
+        self._expected = config
         self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._fault = ""
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
@@ -104,12 +105,20 @@ class Command(Process):
 
     async def _knock(self) -> None:
         """Until it answers; one that never does is ended by its generation."""
-        for path, host, scheme in sorted(set(find_questions(self.config))):
-            while fault := await find_fault(self.address, path, host, scheme):
-                self._fault = fault
-                await asyncio.sleep(LOOK_SECONDS)
+        while fault := await self._find_fault():
+            self._fault = fault
+            await asyncio.sleep(LOOK_SECONDS)
         self._fault = ""
         self.on_report(self, {"event": "loaded", "mounts": []})
+
+    async def _find_fault(self) -> str:
+        for path, host, scheme in sorted(set(find_questions(self._expected))):
+            if fault := await find_fault(self.address, path, host, scheme):
+                return fault
+        return ""
+
+    def expect(self, config: Config) -> None:
+        self._expected = config  # what it is asked for may have been the mistake
 
     async def _relay(self) -> None:
         """What it writes goes where workers' errors go; its last lines tell of a failed start."""

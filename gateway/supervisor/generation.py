@@ -20,6 +20,8 @@ from gateway.supervisor.process import LEAVING, ChildState, Process, Report
 
 # without workers for so long, requests are better answered than kept waiting
 GONE_SECONDS = 0.5
+# until it is of interest why a worker is not ready
+SLOW_START_SECONDS = 2.0
 # beyond the time that a worker was given to end, for one that is wedged
 KILL_GRACE_SECONDS = 2.0
 
@@ -119,9 +121,13 @@ class Generation:
 
     def find_failed(self) -> dict[str, Report]:
         """``failed``, or why all its mounts answer 503, as reports by mount."""
-        if not self.trouble or any(child.accepts for child in list(self.children.values())):
+        children = list(self.children.values())
+        latest = time.monotonic() - SLOW_START_SECONDS
+        slow = [child.last_words.removeprefix(": ") for child in children if child.started < latest]
+        why = self.trouble or next(filter(None, slow), "")
+        if not why or any(child.accepts for child in children):
             return self.failed
-        why = f"its pool has no worker: {self.trouble.partition(chr(10))[0]}"
+        why = "its pool has no worker: " + why.partition("\n")[0]
         return {
             mount.name: {"mount": mount.name, "error": why, "traceback": "", "is_alone": True}
             for mount in self.config.mounts

@@ -39,6 +39,9 @@ async def prepare(generation: Generation, config: Config) -> None:
 async def apply(generation: Generation, config: Config) -> None:
     """Serve ``config``, which was prepared or leads to other addresses only."""
     generation.config = config
+    for child in generation.children.values():
+        if child.state is ChildState.LOADING:
+            child.expect(config)
     told = [c for c in generation.children.values() if c.state in TOLD]
     for child in told:
         child.apply(config)

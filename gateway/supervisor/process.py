@@ -135,6 +135,9 @@ class Process:
         """Its answer to ``apply``."""
         self.applied = self._applying.popleft()
 
+    def expect(self, config: Config) -> None:
+        """It is still loading, and is to serve this as soon as it has loaded."""
+
     def accept(self) -> None:
         """Have it accept, for the first time or again; it answers that it is ready."""
         if self.state is ChildState.PAUSED:
