@@ -178,7 +178,7 @@ def outlast(running: Any) -> int:
 
 class Worker:
     """Obeys: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration and ``apply`` it,
-    ``quarantine`` mounts.
+    ``quarantine`` mounts, ``find`` what is loaded.
 
     Each order but the last is answered when it is done, by an event.
     """
@@ -216,6 +216,7 @@ class Worker:
             "prepare": self._prepare,
             "apply": self._apply,
             "quarantine": self._quarantine,
+            "find": self._find,
         }
         seconds: float | None = None
         while not self._server.has_retired():
@@ -278,6 +279,14 @@ class Worker:
         """Answer 503 for these mounts, and no others, from the next request on."""
         self._quarantines = pickle.loads(b64decode(pickled))
         confine(self._service.table.mounts, self._quarantines)
+
+    def _find(self, pickled: str) -> None:
+        """Which of these files are of modules that are loaded."""
+        files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+        loaded = {os.path.realpath(file) for file in files if isinstance(file, str)}
+        paths = pickle.loads(b64decode(pickled))
+        found = [path for path in paths if os.path.realpath(path) in loaded]
+        send(self._control, {"event": "found", "paths": found})
 
 
 def warn(config: Config, name: str, text: str) -> None:

@@ -23,6 +23,7 @@ from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.children import Child
 from gateway.supervisor.command import Command
 from gateway.supervisor.doorman import Doorman
+from gateway.supervisor.edited import find_stale
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.guide import Guide
@@ -195,18 +196,22 @@ class Pools:
 
     # --- changing -----------------------------------------------------------------------------
 
-    async def prepare(self, config: Config, *, anew: bool) -> TableChange:
-        """Make ready to serve ``config``, ``anew`` with new workers in each pool. Raises
-        AppLoadError; then nothing has changed."""
+    async def find_stale(self, paths: list[Path]) -> set[str]:
+        """The names of the pools whose code is in ``paths``."""
+        return await find_stale(self._pools, paths)
+
+    async def prepare(self, config: Config, *, anew: Callable[[str], bool]) -> TableChange:
+        """Make ready to serve ``config``, with new workers in each pool whose name is to begin
+        ``anew``. Raises AppLoadError; then nothing has changed."""
         if self.is_stopping:
             raise AppLoadError("the gateway is stopping")
         wanted = self._cut(config)
         return await self._prepare(
             config,
             {
-                name: self._find(name).prepare(own, anew=anew)
+                name: self._find(name).prepare(own, anew=anew(name))
                 for name, own in wanted.items()
-                if anew or name not in self._pools or self._pools[name].config != own
+                if anew(name) or name not in self._pools or self._pools[name].config != own
             },
         )
 

@@ -99,6 +99,7 @@ class Process:
         self._heartbeat = 0.0
         self._prepared = config
         self._questions: deque[asyncio.Future[list[Report]]] = deque()
+        self._searches: deque[asyncio.Future[list[str]]] = deque()
         self._applying: deque[Config] = deque()
 
     @property
@@ -106,9 +107,9 @@ class Process:
         return self._process.pid
 
     def order(self, word: str, value: object = None) -> None:
-        """Tell it to ``accept``, ``pause``, ``retire``, ``prepare`` a configuration, or ``apply``
-        that. It answers each, in their order, with a report; one that has ended does not hear. Or
-        to ``quarantine`` mounts, which it does not answer."""
+        """Tell it to ``accept``, ``pause``, ``retire``, ``prepare`` a configuration, ``apply``
+        that, or ``find`` modules. It answers each, in their order, with a report; one that has
+        ended does not hear. Or to ``quarantine`` mounts, which it does not answer."""
         raise NotImplementedError
 
     def prepare(self, config: Config) -> "asyncio.Future[list[Report]]":
@@ -122,6 +123,16 @@ class Process:
     def note_prepared(self, objections: list[Report]) -> None:
         """Its answer to ``prepare``."""
         self._questions.popleft().set_result(objections)
+
+    def find_loaded(self, paths: list[str]) -> "asyncio.Future[list[str]]":
+        """Have it say which of ``paths`` are of modules that it has loaded."""
+        self._searches.append(asyncio.get_running_loop().create_future())
+        self.order("find", paths)
+        return self._searches[-1]
+
+    def note_found(self, paths: list[str]) -> None:
+        """Its answer to ``find_loaded``."""
+        self._searches.popleft().set_result(paths)
 
     def apply(self, config: Config) -> None:
         """Have it serve ``config``, which it has prepared or is told of now."""

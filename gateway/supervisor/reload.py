@@ -55,15 +55,22 @@ class Reloader:
         self._running = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
         self._trigger = ""
+        self._stale: set[str] = set()
+        self._is_all_stale = False
         self._change: TableChange | None = None
         self._trial: asyncio.Task[None] | None = None
         self.last: Outcome | None = None
 
-    async def reload(self, trigger: str, since: float | None = None) -> Outcome:
-        """Serve what the file says now. ``since`` is when it was saved, in Unix time.
+    async def reload(
+        self, trigger: str, since: float | None = None, stale: set[str] | None = None
+    ) -> Outcome:
+        """Serve what the file says now. ``since`` is when it was saved, in Unix time. ``stale``
+        names the pools whose code has changed, where that is known.
 
         During a reload this waits for its end, and one further reload answers all who wait.
         """
+        self._stale |= stale or set()
+        self._is_all_stale |= stale is None and trigger != EDIT
         if self._waiting is None:
             since = time.time() if since is None else since
             self._trigger = trigger
@@ -81,18 +88,25 @@ class Reloader:
         async with self._running:
             self._waiting = None  # what is asked from here on may have seen a newer file
             trigger = self._trigger
-            return await self._run(trigger, since, lambda: self._prepare(trigger))
+            stale, is_all_stale = self._stale, self._is_all_stale
+            self._stale, self._is_all_stale = set(), False
+            outcome = await self._run(
+                trigger, since, lambda: self._prepare(trigger, stale, is_all_stale=is_all_stale)
+            )
+            if outcome.exit_code:  # what was not loaded again still has to be
+                self._stale |= stale
+            return outcome
 
-    async def _prepare(self, trigger: str) -> TableChange:
+    async def _prepare(self, trigger: str, stale: set[str], *, is_all_stale: bool) -> TableChange:
         config = await asyncio.to_thread(self._read)
         running = self._pools.config
         check_kept(running, config)
         check_users(config)
         # an edit tells what it wants; where it changes nothing, or there was none, it is the code
         # that has changed
-        anew = trigger != EDIT or config == running
+        is_all_stale |= trigger == EDIT and config == running
         lifecycle.info("reload (%s): the table is right", trigger)
-        return await self._pools.prepare(config, anew=anew)
+        return await self._pools.prepare(config, anew=lambda name: is_all_stale or name in stale)
 
     async def _prepare_undo(self) -> TableChange:
         if self._change is None:

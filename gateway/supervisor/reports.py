@@ -22,6 +22,8 @@ def take_report(generation: Generation, child: Process, report: Report) -> None:
         _on_loaded(generation, child, report)
     elif event == "prepared":
         child.note_prepared(report["mounts"])
+    elif event == "found":
+        child.note_found(report["paths"])
     elif event == "applied":
         child.note_applied()
     elif event == "ready":

@@ -180,9 +180,11 @@ class Supervisor:
         if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
             await self._reloader.reload(EDIT, saved)
 
-    async def _on_code(self, changed: str) -> None:
-        if not self._is_stopping:
-            await self._reloader.reload(f"edit of {changed}")
+    async def _on_code(self, paths: list[Path]) -> None:
+        stale = await self._pools.find_stale(paths)
+        if stale and not self._is_stopping:
+            name = paths[0].relative_to(self._pools.config.directory)
+            await self._reloader.reload(f"edit of {name}", stale=stale)
 
     # --- the control socket -------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ STEP_MILLISECONDS = 100
 
 
 async def watch_code(
-    current: Callable[[], Config], on_change: Callable[[str], Awaitable[object]]
+    current: Callable[[], Config], on_change: Callable[[list[Path]], Awaitable[object]]
 ) -> None:
-    """Call ``on_change`` with the name of a file of each edit, below the directory of the table
+    """Call ``on_change`` with the files of each edit, below the directory of the table
     ``current()``, and wait for its end."""
     from watchfiles import awatch  # an extra, there where dev mode is
 
@@ -41,7 +41,7 @@ async def watch_code(
         ):
             paths = sorted(Path(path) for _, path in changes)
             forget_bytecode(paths)
-            await on_change(str(paths[0].relative_to(directory)))
+            await on_change(paths)
     except (OSError, RuntimeError) as error:
         hint = "save the table, or use `gateway reload`"
         lifecycle.error("dev mode: code is not watched any more: %s: %s", error, hint)

@@ -1,6 +1,7 @@
 """What is asked during a reload: one more answers all, and gives each what it asked for."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +25,10 @@ class SlowPools:
         self.may_go = asyncio.Event()
         self.anew: list[bool] = []
 
-    async def prepare(self, config: Config, *, anew: bool) -> Any:
-        self.anew.append(anew)
+    async def prepare(self, config: Config, *, anew: Callable[[str], bool]) -> Any:
+        self.anew.append(anew("main"))
         await self.may_go.wait()
-        return SimpleNamespace(is_in_place=not anew)
+        return SimpleNamespace()
 
     async def commit(self, change: Any) -> None:
         pass
