@@ -55,7 +55,7 @@ from gateway.inflight import InFlight
 from gateway.logs import configure_logs, faults, keep_from_apps, lifecycle, report_dropped
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.loader import describe_cause, load_mounts
-from gateway.mounts.projects import VARIABLE
+from gateway.mounts.projects import VARIABLE, show_exceptions
 from gateway.mounts.quarantine import confine
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threadpool import ThreadPool
@@ -310,6 +310,8 @@ def load(
             # Django's variable is set while its own mount is loaded
             os.environ.update((k, v) for k, v in mount.target.env.items() if k != VARIABLE)
     made = build_table(config, announce, {}, note)
+    if config.is_dev:
+        show_exceptions()
     # what the apps have built stays: no collection needs to walk it again
     gc.collect()
     gc.freeze()

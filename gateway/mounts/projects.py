@@ -122,6 +122,15 @@ def _configured_module() -> str:
     return str(getattr(_settings(), "SETTINGS_MODULE", "") or "") if _is_configured() else ""
 
 
+def show_exceptions() -> None:
+    """Have the project let the exceptions of its views through, to the gateway's page and log,
+    where it would show nobody a traceback: ``DEBUG`` is off, and it has not chosen itself.
+    Source: Django's documentation, "Settings", ``DEBUG_PROPAGATE_EXCEPTIONS``."""
+    settings, setting = _settings(), "DEBUG_PROPAGATE_EXCEPTIONS"
+    if _is_configured() and not settings.DEBUG and not settings.is_overridden(setting):
+        setattr(settings, setting, True)
+
+
 def _has_own_urls(module: str) -> bool:
     """Whether ``module`` is a Django project in one file, and not the one that is configured: these
     ask ``settings.configured`` first."""
