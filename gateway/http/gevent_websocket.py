@@ -10,9 +10,11 @@ from __future__ import annotations
 import binascii
 import logging
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from functools import cache
 from hashlib import sha1
 from importlib import import_module
+from socket import SHUT_WR
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,6 +77,12 @@ class Stream:
     def is_open(self) -> bool:
         """Whether the handshake has been sent."""
         return self._file is not None
+
+    def end(self) -> None:
+        """Nothing more is read or written: the client need not wait for it."""
+        with suppress(OSError):
+            self._connected.shutdown(SHUT_WR)
+        self._file.close()
 
     def read(self, size: int) -> bytes:
         """``size`` bytes, fewer at the end. Raises OSError."""

@@ -139,6 +139,7 @@ class Upgradable:
         self._start: StartResponse
         self._is_over = False
         self._websocket: Any = None
+        self._stream: Any = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         self._start = start_response
@@ -146,6 +147,7 @@ class Upgradable:
         self._socket = OfferedSocket(self._take, _Socket, peer)
         environ.update(dict.fromkeys(SOCKET_KEYS, self._socket))
         self._websocket = open_websocket(environ, self._socket)
+        self._stream = self._websocket and self._websocket.stream  # which its close takes away
         try:
             result = self._app(environ, self._start_response)
         except BaseException as error:  # noqa: BLE001  raised again where it is a fault
@@ -198,10 +200,11 @@ class Upgradable:
             raise error
 
     def _say_goodbye(self) -> None:
-        # gevent-websocket's server closes what its app has left open
-        websocket = self._websocket
-        if websocket is not None and websocket.stream is not None and websocket.stream.is_open:
-            websocket.close()
+        # gevent-websocket's server closes what its app has left open, and the connection
+        if self._stream is not None and self._stream.is_open:
+            if self._websocket.stream is not None:
+                self._websocket.close()
+            self._stream.end()
 
     def _close_socket(self) -> None:
         # one that a native thread may still read from is left to that thread: it sees the end

@@ -20,6 +20,7 @@ from test_upstream_tunnel import MIB, UPGRADE, read_head
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Message, Ping, Pong, Request
 
+from gateway.http import upgrade
 from gateway.limits import Limits, MountLimits
 from gateway.mounts.fair import Limited, Places
 from gateway.mounts.threads import InThreads
@@ -491,6 +492,23 @@ def test_gevent_websocket_is_closed_behind_its_app(serve: Any) -> None:
         environ["wsgi.websocket"].send("only this")
         return []
 
+    peer = Peer(serve(app).connect())
+    assert peer.message() == "only this"
+    assert isinstance(peer.next(), CloseConnection)
+    peer._client.expect_end()
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_gevent_websocket_s_connection_ends_with_its_app(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        environ["wsgi.websocket"].send("only this")
+        if closes:
+            environ["wsgi.websocket"].close()
+        return []
+
+    monkeypatch.setattr(upgrade, "GRACE_SECONDS", 1000)
     peer = Peer(serve(app).connect())
     assert peer.message() == "only this"
     assert isinstance(peer.next(), CloseConnection)
