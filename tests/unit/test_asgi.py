@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from peer import Peer
 from running import Running
-from test_upgrade_running import Peer
-from wsproto.events import CloseConnection
+
+from gateway.config.asgi import find_asgi_fault
+from gateway.config.model import Pool
 
 Start = Callable[..., Running]
 
@@ -76,8 +79,17 @@ def test_a_factory_in_a_pool_of_the_table(gateway: Running) -> None:
 
 
 def test_a_websocket_of_an_asgi_app(gateway: Running) -> None:
-    peer = Peer(gateway, "/talk/room")
+    peer = Peer(gateway.connect(), "/talk/room")
     assert peer.ask("hello") == "/talk/room hello"
-    peer.send(CloseConnection(1000))
-    assert peer.next().code == 1000
-    peer.expect_end()
+    peer.close()
+
+
+def test_an_environment_without_uvicorn_is_refused_and_one_that_has_it_is_not(
+    tmp_path: Path,
+) -> None:
+    pool = Pool(name="apart", venv=tmp_path)
+    assert find_asgi_fault(pool) == f"Uvicorn is not installed in {tmp_path}: add it there"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "uvicorn").touch()
+    assert find_asgi_fault(pool) == ""
+    assert find_asgi_fault(Pool(name="apart", requirements="requirements.txt")) == ""

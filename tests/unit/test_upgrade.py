@@ -14,11 +14,11 @@ import gevent.event
 import gevent.selectors
 import pytest
 from harness import GET, Client, Gateway, wait_until
+from peer import Peer
 from simple_websocket import ConnectionClosed, Server
 from test_threads import CountedPool
 from test_upstream_tunnel import MIB, UPGRADE, read_head
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Message, Ping, Pong, Request
+from wsproto.events import CloseConnection, Message, Ping, Pong
 
 from gateway.http import upgrade
 from gateway.limits import Limits, MountLimits
@@ -375,30 +375,11 @@ def test_a_client_that_reads_nothing_is_given_up(serve: Any, run: Any) -> None:
 # --- simple-websocket ---------------------------------------------------------------------------
 
 
-class Peer:
-    """A WebSocket client, by wsproto."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._speaker = WSConnection(ConnectionType.CLIENT)
-        self.send(Request(host="a.example", target="/chat"))
-        assert isinstance(self.next(), AcceptConnection)
-
-    def send(self, event: Any) -> None:
-        self._client.send(self._speaker.send(event))
-
-    def next(self) -> Any:
-        while True:
-            for event in self._speaker.events():
-                return event
-            self._speaker.receive_data(self._client._socket.recv(65536) or None)
-
-    def message(self) -> Any:
-        """The next whole one."""
-        parts = [self.next()]
-        while not parts[-1].message_finished:
-            parts.append(self.next())
-        return type(parts[0].data)().join(part.data for part in parts)
+def talk(gateway: Any) -> tuple[Peer, Client]:
+    client = gateway.connect()
+    peer = Peer(client._socket, "/chat")
+    assert peer.accepted
+    return peer, client
 
 
 class GreenletThread(gevent.Greenlet):
@@ -432,7 +413,7 @@ def test_simple_websocket_takes_it_over(serve: Any, run: Any, options: Any) -> N
         return [b""]
 
     gateway = serve(run(app))
-    peer = Peer(gateway.connect())
+    peer, client = talk(gateway)
     peer.send(Message("grüße", message_finished=False))
     peer.send(Ping(b"?"))
     assert peer.next() == Pong(b"?")
@@ -443,7 +424,7 @@ def test_simple_websocket_takes_it_over(serve: Any, run: Any, options: Any) -> N
     peer.send(CloseConnection(4000, "enough"))
     closed = peer.next()
     assert (closed.code, closed.reason) == (4000, "enough")
-    peer._client.expect_end()
+    client.expect_end()
     record = only_record(gateway)
     assert (record["status"], record.get("error")) == (101, None)
 
@@ -458,9 +439,9 @@ def test_simple_websocket_asks_whether_the_client_is_there(
         return []
 
     gateway = serve(run(app))
-    peer = Peer(gateway.connect())
+    peer, client = talk(gateway)
     assert isinstance(peer.next(), Ping)
-    peer._client.close()
+    client.close()
     only_record(gateway)
 
 
@@ -475,14 +456,14 @@ def test_gevent_websocket_has_its_object(serve: Any) -> None:
         return []
 
     gateway = serve(app)
-    peer = Peer(gateway.connect())
+    peer, client = talk(gateway)
     peer.send(Message("grüße"))
     assert peer.message() == "grüße"
     peer.send(Message(bytes(70_000)))
     assert peer.message() == bytes(70_000)
     peer.send(CloseConnection(1000))
     assert isinstance(peer.next(), CloseConnection)
-    peer._client.expect_end()
+    client.expect_end()
     record = only_record(gateway)
     assert (record["status"], record.get("error")) == (101, None)
 
@@ -492,10 +473,10 @@ def test_gevent_websocket_is_closed_behind_its_app(serve: Any) -> None:
         environ["wsgi.websocket"].send("only this")
         return []
 
-    peer = Peer(serve(app).connect())
+    peer, client = talk(serve(app))
     assert peer.message() == "only this"
     assert isinstance(peer.next(), CloseConnection)
-    peer._client.expect_end()
+    client.expect_end()
 
 
 @pytest.mark.parametrize("closes", [True, False])
@@ -509,10 +490,10 @@ def test_gevent_websocket_s_connection_ends_with_its_app(
         return []
 
     monkeypatch.setattr(upgrade, "GRACE_SECONDS", 1000)
-    peer = Peer(serve(app).connect())
+    peer, client = talk(serve(app))
     assert peer.message() == "only this"
     assert isinstance(peer.next(), CloseConnection)
-    peer._client.expect_end()
+    client.expect_end()
 
 
 def test_gevent_websocket_that_nobody_uses_is_silent(serve: Any) -> None:

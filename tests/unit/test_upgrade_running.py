@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from peer import Peer
 from running import Running, wait_until
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, CloseConnection, Message, Ping, Pong, Request
+from wsproto.events import Message, Ping, Pong
 
 APP = """
 import sys
@@ -57,38 +57,10 @@ def gateway(tmp_path_factory: Any) -> Iterator[Running]:
     running.end()
 
 
-class Peer:
-    """A WebSocket client, by wsproto."""
-
-    def __init__(self, gateway: Running, path: str) -> None:
-        self.socket = gateway.connect()
-        self._speaker = WSConnection(ConnectionType.CLIENT)
-        self.send(Request(host="a.example", target=path))
-        assert isinstance(self.next(), AcceptConnection)
-
-    def send(self, event: Any) -> None:
-        self.socket.sendall(self._speaker.send(event))
-
-    def next(self) -> Any:
-        while True:
-            for event in self._speaker.events():
-                return event
-            self._speaker.receive_data(self.socket.recv(65536) or None)
-
-    def message(self) -> Any:
-        """The next whole one."""
-        parts = [self.next()]
-        while not parts[-1].message_finished:
-            parts.append(self.next())
-        return type(parts[0].data)().join(part.data for part in parts)
-
-    def ask(self, message: str) -> Any:
-        self.send(Message(message))
-        return self.message()
-
-    def expect_end(self) -> None:
-        assert self.socket.recv(1) == b""
-        self.socket.close()
+def talk(gateway: Running, target: str) -> Peer:
+    peer = Peer(gateway.connect(), target)
+    assert peer.accepted
+    return peer
 
 
 def record_of(gateway: Running, target: str) -> dict[str, Any]:
@@ -101,7 +73,7 @@ def record_of(gateway: Running, target: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mount", KINDS)
 def test_a_websocket_of_every_kind_of_worker(gateway: Running, mount: str) -> None:
-    peer = Peer(gateway, f"{mount}/talk")
+    peer = talk(gateway, f"{mount}/talk")
     assert peer.ask("where?") == KINDS[mount]
     peer.send(Message("grüße", message_finished=False))
     peer.send(Ping(b"?"))
@@ -138,7 +110,7 @@ def test_an_upgrade_in_http_1_0_is_ignored(
 
 @pytest.mark.parametrize("mount", KINDS)
 def test_a_client_that_leaves_ends_its_websocket(gateway: Running, mount: str) -> None:
-    peer = Peer(gateway, f"{mount}/left")
+    peer = talk(gateway, f"{mount}/left")
     assert peer.ask("hello") == "hello"
     peer.socket.close()
     assert record_of(gateway, f"{mount}/left")["status"] == 101
@@ -146,36 +118,43 @@ def test_a_client_that_leaves_ends_its_websocket(gateway: Running, mount: str) -
 
 @pytest.mark.parametrize("mount", KINDS)
 def test_many_at_a_time(gateway: Running, mount: str) -> None:
-    peers = [Peer(gateway, f"{mount}/many") for _ in range(4)]
+    peers = [talk(gateway, f"{mount}/many") for _ in range(4)]
     for number, peer in enumerate(peers):
         peer.send(Message(str(number)))
     assert [peer.message() for peer in reversed(peers)] == ["3", "2", "1", "0"]
     for peer in peers:
-        peer.send(CloseConnection(1000))
-        assert peer.next().code == 1000
-        peer.expect_end()
+        peer.close()
 
 
 @pytest.mark.parametrize("mount", KINDS)
 def test_what_is_in_flight_is_shown(gateway: Running, mount: str) -> None:
-    peer = Peer(gateway, f"{mount}/shown")
-    assert peer.ask("hello") == "hello"
     pool = {"/main": "main", "/pool": "greenlets", "/threads": "threads"}[mount]
-    shown = repr(gateway.control("status"))
-    assert f"{mount}/shown" in shown or f"'{pool}'" in shown
-    peer.send(CloseConnection(1000))
-    assert peer.next().code == 1000
-    peer.expect_end()
+
+    def count() -> int:
+        workers = [
+            worker
+            for generation in gateway.control("status")["generations"]
+            if generation["pool"] == pool
+            for worker in generation["workers"]
+        ]
+        return sum(worker["in_flight"] for worker in workers)
+
+    wait_until(lambda: count() == 0, "those of before have ended")
+    peer = talk(gateway, f"{mount}/shown")
+    assert peer.ask("hello") == "hello"
+    assert count() == 1
+    peer.close()
+    wait_until(lambda: count() == 0, "it is shown no more")
 
 
 def test_a_reload_leaves_a_websocket_its_time(start: Callable[..., Running]) -> None:
     gateway = start(MOUNTS, "  drain_timeout: 1s\n  reload_on_edit: false\n", talk=APP)
-    peers = {mount: Peer(gateway, f"{mount}/kept") for mount in KINDS}
+    peers = {mount: talk(gateway, f"{mount}/kept") for mount in KINDS}
     gateway.write("talk.py", APP.replace('"end"', '"over"'))
     assert "generation" in gateway.control("reload")
     for peer in peers.values():
         assert peer.ask("still here?") == "still here?"
-    new = Peer(gateway, "/main/new")
+    new = talk(gateway, "/main/new")
     new.send(Message("over"))
     assert new.next().code == 4001
     new.expect_end()
