@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What apps may have, beside what the gateway has: never in the environment that is tested and served.
 ECOSYSTEM := $(VENV)/ecosystem
+PYTHON2 := python2.7
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Wheels with known hashes only: no compiler, and nothing but what was locked.
 INSTALL_LOCKED := $(PIP) install --only-binary :all: --require-hashes --requirement
@@ -12,7 +13,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
-.PHONY: help up down run dev test test-image proof fuzz ecosystem bench check format lock clean
+.PHONY: help up down run dev test test-image proof fuzz ecosystem autobahn bench check format lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +27,7 @@ help:
 	@echo '             nobody reads, 10,000 of each size and framing (POSTS=500: 500), and the requests after them'
 	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
 	@echo 'make ecosystem  the libraries of docs/libraries.md, with real PostgreSQL and Redis'
+	@echo 'make autobahn   the Autobahn test suite for WebSockets, which needs a Python 2.7: PYTHON2=/path'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
 	@echo 'make check   format, lint, types, import layers'
 	@echo 'make format  what a tool can mend, mended'
@@ -70,6 +72,16 @@ fuzz: $(VENV)/dev.stamp
 ecosystem: $(ECOSYSTEM)/stamp
 	.ci/apt postgresql redis-server
 	$(ECOSYSTEM)/bin/python -m pytest --override-ini pythonpath="tests/unit tests/ecosystem" tests/ecosystem
+
+# The suite's program has never left Python 2; nothing else here needs that.
+autobahn: $(VENV)/dev.stamp $(VENV)/autobahn/stamp
+	AUTOBAHN="env PYTHONPATH=$(VENV)/autobahn $(PYTHON2) -m autobahntestsuite.wstest" \
+		$(BIN)/python -m pytest --override-ini pythonpath="tests/unit tests/websockets" tests/websockets
+
+$(VENV)/autobahn/stamp: | $(BIN)/python
+	$(PYTHON2) -m pip --quiet --disable-pip-version-check install --target $(VENV)/autobahn autobahntestsuite==25.10.1
+	@touch $(VENV)/autobahn/zope/__init__.py  # pip leaves it out there
+	@touch $@
 
 bench: $(BIN)/python
 	$(BIN)/python tests/bench
