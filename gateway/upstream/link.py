@@ -4,6 +4,7 @@ Refuses to know HTTP and who is to be asked. The watcher for input stays on from
 next, so that a connection which the server closes while nobody uses it is known at once.
 """
 
+from collections import deque
 from fcntl import ioctl
 from socket import MSG_PEEK, SHUT_WR
 from termios import FIONREAD
@@ -16,6 +17,11 @@ from greenlet import getcurrent
 from gateway.http.stream import READ, WRITE, wait_for
 
 READ_BYTES = 64 * 1024
+# how much all connections of a process hold together of what nobody has taken yet: so a server is
+# done with most answers, however slowly their clients read. nginx would hold 1 GiB of each.
+AHEAD_BYTES = 64 * 1024 * 1024
+# what each piece takes beside its bytes
+PIECE_BYTES = 128
 # of FIONREAD, a C int
 _NONE = bytes(4)
 
@@ -23,6 +29,7 @@ _NONE = bytes(4)
 class Link:
     """A connected, non-blocking socket. One greenlet reads, and one, perhaps another, writes.
 
+    What comes while nobody reads is kept, up to as much as is left then for all others together.
     ``is_idle`` is whether no request uses it: input is then nothing that was asked for, and closes
     it. ``parked`` is the monotonic time at which it became idle.
     """
@@ -30,6 +37,7 @@ class Link:
     __slots__ = (
         "_fault",
         "_has_lost",
+        "_held_bytes",
         "_hub",
         "_is_watching",
         "_reader",
@@ -43,10 +51,13 @@ class Link:
         "was_reset",
     )
 
+    free_bytes = AHEAD_BYTES  # for all of them
+
     def __init__(self, connected: Any) -> None:
         self._socket = connected
         self._hub: Any = get_hub()
-        self._received = b""
+        self._received: deque[bytes] = deque()
+        self._held_bytes = 0
         self._reader: Any = None
         self._fault: BaseException | None = None
         self._has_lost = False  # something of what was to be sent
@@ -73,10 +84,18 @@ class Link:
             self._reader.switch(data)
         elif self.is_idle:
             self.close()
-        else:
-            # nobody takes it yet: one read ahead, and the rest waits in the kernel
-            self._received = data
-            self._watch(False)
+        elif data:
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._received.append(data)
+        self._hold(len(data) + PIECE_BYTES)
+        if self._held_bytes >= Link.free_bytes:
+            self._watch(False)  # the rest waits in the kernel
+
+    def _hold(self, size: int) -> None:
+        self._held_bytes += size
+        Link.free_bytes -= size
 
     def _watch(self, wanted: bool) -> None:
         if wanted is not self._is_watching:
@@ -92,7 +111,9 @@ class Link:
         Raises what ``interrupt`` was given. May switch greenlets.
         """
         if self._received:
-            data, self._received = self._received, b""
+            data = self._received.popleft()
+            self._hold(-len(data) - PIECE_BYTES)
+            self._watch(not self.has_ended)
             return data
         if self._fault is not None:
             raise self._fault
@@ -177,6 +198,8 @@ class Link:
         """Leave the socket to its owner; safe to call twice. Nobody may be waiting for it."""
         if not self.is_closed:
             self.is_closed = True
+            self._hold(-self._held_bytes)
+            self._received.clear()
             self._watcher.stop()  # libev aborts where one of a closed descriptor is active
             self._watcher.close()
 

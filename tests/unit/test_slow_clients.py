@@ -15,27 +15,28 @@ from running import Running, wait_until
 
 SLOW = 50
 OTHERS = 5
-# more than the kernel holds on the way to a client, which is two connections; in one piece and in
-# short answers
+# more than the kernel holds on the way to a client, which is two connections, as one answer and as
+# many short ones
 LONG = 1024 * 1024
 PIPELINED = 500
-APP = f"""
+# more than the front worker reads ahead of all these clients, too
+LONGER = 4 * LONG
+APP = """
 PIECE = b"x" * 65536
 
 def app(environ, start_response):
     environ["wsgi.input"].read()
     start_response("200 OK", [])
     if environ["PATH_INFO"] == "/long":
-        return (PIECE for _ in range({LONG} // len(PIECE)))
+        return (PIECE for _ in range(int(environ["QUERY_STRING"]) // len(PIECE)))
     return [b"x"]
 """
-WEB = f"""
+WEB = """
 import http.server, socketserver, sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
     def do_GET(self):
-        content = b"x" * ({LONG} if self.path == "/long" else 1)
+        content = b"x" * int(self.path.partition("?")[2] or "1")
         self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -47,11 +48,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *said):
         pass
 
-class Unix(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
+class OneAtATime(socketserver.UnixStreamServer):
     request_queue_size = 128
 
-Unix(sys.argv[1], Handler).serve_forever()
+class Threading(socketserver.ThreadingMixIn, OneAtATime):
+    daemon_threads = True
+
+globals()[sys.argv[2]](sys.argv[1], Handler).serve_forever()
 """
 # their pauses are bounded by these alone, and a busy machine may take long
 PATIENCE = "  head_timeout: 5m\n  body_timeout: 5m\n  send_timeout: 5m\n"
@@ -63,6 +66,7 @@ MOUNTS = """\
   /environment: {{app: 'slow:app', pool: environment}}
   /upstream: {{upstream: 'unix:{behind}/listen.sock'}}
   /command: {{upstream: 'pool:command'}}
+  /one-at-a-time: {{upstream: 'pool:one-at-a-time'}}
   /static: {{static: {files}}}
   /redirect: {{redirect: /elsewhere}}
 """
@@ -72,10 +76,12 @@ pools:
   threads: {concurrency: threads}
   one: {concurrency: threads, threads: 1}
   environment: {requirements: none.txt, concurrency: threads}
-  command: {command: 'python web.py {socket}'}
+  command: {command: 'python web.py {socket} Threading'}
+  one-at-a-time: {command: 'python web.py {socket} OneAtATime'}
 """
 NAMES = [line.partition(":")[0].strip(" /") for line in MOUNTS.splitlines()]
 STATUS = {"redirect": b"308"}
+IN_THREADS = ("threads", "one-thread", "environment")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +108,11 @@ def is_served(gateway: Running, mount: str) -> bool:
     return status == STATUS.get(mount, b"200")
 
 
+def length_of(mount: str) -> int:
+    """That of a long answer."""
+    return LONGER if mount in IN_THREADS else LONG
+
+
 def divide(way: str, mount: str) -> tuple[bytes, bytes]:
     """What a slow client sends at first, and afterwards."""
     head = " HTTP/1.1\r\nHost: a\r\nX-Slow: yes\r\n"
@@ -112,7 +123,7 @@ def divide(way: str, mount: str) -> tuple[bytes, bytes]:
     if way == "uploads":
         asked = f"POST /{mount}/{head}{last}Content-Length: 1000\r\n\r\n".encode()
         return asked + b"x" * 500, b"x" * 500
-    one = f"GET /{mount}/long{head}"
+    one = f"GET /{mount}/long?{length_of(mount)}{head}"
     before = f"{one}\r\n" * (PIPELINED - 1) if mount == "redirect" else ""
     return f"{before}{one}{last}\r\n".encode(), b""
 
@@ -150,4 +161,4 @@ def test_slow_clients_keep_nobody_waiting(running: Running, way: str, mount: str
             answers = {read_answer(client) for client in slow}
             assert len(answers) == 1
             if way == "readers":
-                assert answers == {(200, LONG)}
+                assert answers == {(200, length_of(mount))}
