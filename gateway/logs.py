@@ -121,10 +121,16 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """A record that cannot be written costs nobody an answer."""
         with suppress(Exception):
-            traceback.print_exc(file=self.stream)
+            self.stream.write(traceback.format_exc())
 
 
-class _JsonFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """As usual, but without the builtin print, which an app may have replaced."""
+        return "".join(traceback.format_exception(*ei)).rstrip("\n")
+
+
+class _JsonFormatter(_Formatter):
     def __init__(self, generation: str) -> None:
         super().__init__()
         self._generation = generation
@@ -147,7 +153,7 @@ class _JsonFormatter(logging.Formatter):
         return escape_controls(json.dumps(entry, ensure_ascii=False))
 
 
-class _TextFormatter(logging.Formatter):
+class _TextFormatter(_Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 

@@ -52,10 +52,14 @@ def _hint(text: str, module: str, colon: str, target: str) -> str:
 
 
 def _colon_hint(text: str) -> str:
-    if not _is_dotted_name(text):
+    bare = text.removesuffix("()")
+    if not _is_dotted_name(bare):
         return ""
-    module, dot, last = text.rpartition(".")
-    likely = f"{module}:{last}" if dot and last in ("app", "application") else f"{text}:app"
+    module, dot, last = bare.rpartition(".")
+    is_factory = bare != text or last in ("create_app", "make_app")
+    likely = f"{bare}:app"
+    if dot and (is_factory or last in ("app", "application")):
+        likely = f"{module}:{last}{'()' if is_factory else ''}"
     return f'the callable stands after a colon: "{likely}"'
 
 

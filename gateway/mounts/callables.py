@@ -37,6 +37,16 @@ def find_fault(import_string: str, found: object) -> str:
     return _explain_parameters(import_string, plain)
 
 
+def find_call_fault(import_string: str, found: object) -> str:
+    """Why ``found`` cannot be called as the factory that ``import_string`` says it is, and what to
+    write instead; "" where it may be."""
+    plain = _find_plain(found)
+    if plain is None or _takes(plain, 0):
+        return ""
+    bare = import_string.removesuffix("()")
+    return find_fault(bare, found) or f"it is the app itself, not a factory{_hint(bare)}"
+
+
 def guess_in(module: object) -> str:
     """The import string of the app that ``module`` has, or names as Django's settings do; "" for
     none."""
@@ -88,6 +98,14 @@ def _names(plain: _Plain) -> list[str]:
     """Of the parameters that a call gives, by their place."""
     code = plain.function.__code__
     return list(code.co_varnames[len(plain.arguments) : code.co_argcount])
+
+
+def _keywords(plain: _Plain) -> list[str]:
+    """Of the parameters that only a keyword gives, and a call has to."""
+    function: Any = plain.function
+    code, defaults = function.__code__, function.__kwdefaults__ or {}
+    names = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    return [name for name in names if name not in defaults and name not in plain.keywords]
 
 
 def _is_coroutine(function: Any) -> bool:
@@ -144,14 +162,24 @@ def _explain_asgi(import_string: str) -> str:
 
 def _explain_parameters(import_string: str, plain: _Plain) -> str:
     name = plain.function.__name__
-    text = f"{name}({', '.join(_names(plain))}) does not take environ and start_response"
+    keywords = _keywords(plain)
+    parameters = _names(plain) + (["*", *keywords] if keywords else [])
+    shown = f"{name}({', '.join(parameters)})"
+    if keywords and _takes(plain._replace(keywords=plain.keywords | dict.fromkeys(keywords)), 2):
+        return f"{shown} cannot be called with environ and start_response alone: {_give(keywords)}"
+    text = f"{shown} does not take environ and start_response"
     if import_string.endswith("()"):
         return f"what it makes is not a WSGI app: {text}"
     if _takes(plain, 0):
         return f"it looks like a factory{_hint(f'{import_string}()')}"
-    if _takes(plain, 1):
+    if keywords or _takes(plain, 1):
         return f"{text}; if it makes the app, {_in_module(name)}"
     return text
+
+
+def _give(keywords: list[str]) -> str:
+    wanted = "defaults" if keywords[1:] else "a default"
+    return f"give {' and '.join(keywords)} {wanted}"
 
 
 def _in_module(maker: str) -> str:

@@ -24,7 +24,7 @@ from gateway.config.model import (
 from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
 from gateway.http.error_page import build_error_page
-from gateway.mounts.callables import APP_NAMES, find_fault, guess_in
+from gateway.mounts.callables import APP_NAMES, find_call_fault, find_fault, guess_in
 from gateway.mounts.footprint import Footprint
 from gateway.mounts.packages import advise_package
 from gateway.mounts.projects import VARIABLE, DjangoProject
@@ -169,11 +169,12 @@ def load_app(
         found: Any = importlib.import_module(module_name)
         for name in attribute_path.removesuffix("()").split("."):
             found = getattr(found, name)
-        if is_factory:
+        fault = find_call_fault(import_string, found) if is_factory else ""
+        if is_factory and not fault:
             found = found()
     except BaseException as error:  # a module may raise anything, SystemExit too
         raise AppLoadError(_explain(import_string, module_name, error, pool)) from error
-    if fault := find_fault(import_string, found):
+    if fault := fault or find_fault(import_string, found):
         raise AppLoadError(f"{import_string}: {fault}")
     return found  # type: ignore[no-any-return]
 

@@ -44,6 +44,7 @@ async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> 
         delay = generation.backoff.note_death(child.started, now, has_served=has_served)
         when = f"in {delay:g} s" if delay else "now"
         lived = now - child.started
+        ended = generation.locate(child.loading, ended)
         lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
         generation.note_change()
         await replace(generation, delay)

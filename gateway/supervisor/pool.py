@@ -25,7 +25,7 @@ from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.failures import describe_pool
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.patrol import patrol
-from gateway.supervisor.process import Process
+from gateway.supervisor.process import Process, Report
 from gateway.supervisor.sleep import Alarm, fall_asleep
 from gateway.supervisor.sockets import Pair, open_handover
 from gateway.supervisor.tasks import keep_up
@@ -58,7 +58,7 @@ class Pool:
     elsewhere now, or no more.
 
     ``current`` serves; ``generations`` are all that have not ended. ``refused`` is what could not
-    even be begun, so that all mounts have answered 503 since.
+    even be begun, so that all mounts have answered 503 since; ``refusal`` is why.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Pool:
         self.generations: list[Generation] = []
         self.current: Generation | None = None
         self.refused: Config | None = None
+        self.refusal = ""
         self._doorman = doorman
         self._alarm = Alarm(listener, self._wake)
         self._is_closed = False
@@ -96,6 +97,16 @@ class Pool:
         return self.current.config if self.current else self.refused
 
     @property
+    def failed(self) -> dict[str, Report]:
+        """What those mounts report that did not load, or for which no worker is there, by name."""
+        if self.current is not None:
+            return self.current.find_failed()
+        error, _, more = self.refusal.partition("\n")
+        report = {"error": error, "traceback": more, "is_alone": True}
+        mounts = self.refused.mounts if self.refused else ()
+        return {mount.name: {"mount": mount.name, **report} for mount in mounts}
+
+    @property
     def has_never_answered(self) -> bool:
         """Whether nothing becomes worse where it does not start."""
         if self.current is None:
@@ -107,8 +118,8 @@ class Pool:
         Raises AppLoadError where the environment could not be built; then all answer it."""
         try:
             environment = await self._find_environment(config)
-        except AppLoadError:
-            self.refused = config
+        except AppLoadError as error:
+            self.refused, self.refusal = config, str(error)
             if self._doorman is not None:
                 cause = "The environment of the app mounted here could not be built."
                 await self._doorman.open(cause, RETRY_SECONDS)

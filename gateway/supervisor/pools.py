@@ -100,12 +100,8 @@ class Pools:
     @property
     def failed(self) -> dict[str, Report]:
         """What those mounts report that did not load, or whose pool has no worker, by name."""
-        serving = [pool.current for pool in list(self._pools.values()) if pool.current]
-        return {
-            name: report
-            for generation in serving
-            for name, report in generation.find_failed().items()
-        }
+        pools = list(self._pools.values())
+        return {name: report for pool in pools for name, report in pool.failed.items()}
 
     def describe_unwell(self) -> list[str]:
         """Of each mount that holds up no reload, since it has never been better: where and why.
@@ -236,6 +232,7 @@ class Pools:
         for name, result in zip(work, results, strict=True):
             if isinstance(result, AppLoadError) and self._pools[name].has_never_answered:
                 # a reload may not make anything worse, nor is it held up by what was so before
+                self._pools[name].refusal = str(result)
                 lifecycle.error("%s; its mounts go on answering 503", result)
             elif isinstance(result, BaseException):
                 failures.append(result)

@@ -178,8 +178,9 @@ class Upstream:
         if not request.upgrade:
             raise BadAnswerError("it switched protocols without being asked to")
         if not _is_asked_for(answer.upgrade, request.upgrade):
-            switched = answer.upgrade[:60] or "one without a name"
-            raise BadAnswerError(f"it switched to a protocol that nobody asked for: {switched!r}")
+            name = answer.upgrade[:60]
+            what = f"a protocol that nobody asked for: {name!r}" if name else "an unnamed protocol"
+            raise BadAnswerError(f"it switched to {what}")
         self._clients.pop(hop)  # whether a client has left is the tunnel's to see
         return Tunnel(hop, answer)
 

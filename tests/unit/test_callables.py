@@ -11,7 +11,7 @@ from running import wait_until
 
 from gateway.config.model import Pool
 from gateway.mounts import packages
-from gateway.mounts.callables import find_fault
+from gateway.mounts.callables import find_call_fault, find_fault
 from gateway.mounts.packages import advise_package
 
 UVICORN = (
@@ -30,6 +30,13 @@ def look(text: str, import_string: str = "m:app") -> str:
     module: dict[str, Any] = {"__name__": "m"}
     exec(PREAMBLE + text, module)
     return find_fault(import_string, module["app"])
+
+
+def look_at_factory(text: str) -> str:
+    """What is said of ``app`` before it is called as a factory."""
+    module: dict[str, Any] = {"__name__": "m"}
+    exec(PREAMBLE + text, module)
+    return find_call_fault("m:app()", module["app"])
 
 
 REFUSED = {
@@ -60,7 +67,20 @@ REFUSED = {
         'write "app = create_app(...)" in its module, and mount that'
     ),
     "def app(a, b, c): ...": "app(a, b, c) does not take environ and start_response",
-    "def app(a, b, *, c): ...": "app(a, b) does not take environ and start_response",
+    "def app(a, b, *, c): ...": (
+        "app(a, b, *, c) cannot be called with environ and start_response alone: give c a default"
+    ),
+    "def app(a, b, *, c, d=1, e): ...": (
+        "app(a, b, *, c, e) cannot be called with environ and start_response alone: "
+        "give c and e defaults"
+    ),
+    "def f(a, b, *, c, d): ...\napp = functools.partial(f, c=1)": (
+        "f(a, b, *, d) cannot be called with environ and start_response alone: give d a default"
+    ),
+    "def make(*, debug): ...\napp = make": (
+        "make(*, debug) does not take environ and start_response; if it makes the app, "
+        'write "app = make(...)" in its module, and mount that'
+    ),
     "app = functools.partial(served, 1)": (
         "served(start_response) does not take environ and start_response; if it makes the app, "
         'write "app = served(...)" in its module, and mount that'
@@ -113,6 +133,40 @@ MADE = {
 @pytest.mark.parametrize("text", MADE)
 def test_what_a_factory_makes(text: str) -> None:
     assert look(text, "m:make()") == MADE[text]
+
+
+CALLED = {
+    "app = served": 'it is the app itself, not a factory (did you mean "m:app"?)',
+    "class A:\n def __call__(self, environ, start_response): ...\napp = A()": (
+        'it is the app itself, not a factory (did you mean "m:app"?)'
+    ),
+    "async def app(scope, receive, send): ...": ASGI,
+    "def app(config): ...": (
+        "app(config) does not take environ and start_response; if it makes the app, "
+        'write "app = app(...)" in its module, and mount that'
+    ),
+}
+
+
+@pytest.mark.parametrize("text", CALLED)
+def test_what_is_no_factory_is_not_called(text: str) -> None:
+    assert look_at_factory(text) == CALLED[text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def app(): ...",
+        "def app(config=None): ...",
+        "def app(*args): ...",
+        "class app:\n def __call__(self, environ, start_response): ...",
+        "class A:\n def __call__(self): ...\napp = A()",
+        "app = functools.partial(lambda config: served, {})",
+        "app = 'no callable'",
+    ],
+)
+def test_what_may_be_a_factory_is_called(text: str) -> None:
+    assert look_at_factory(text) == ""
 
 
 ACCEPTED = [

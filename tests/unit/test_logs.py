@@ -1,5 +1,6 @@
 """Records stay one line, valid and short, whatever a client or an app puts into them."""
 
+import builtins
 import io
 import json
 import logging
@@ -316,6 +317,22 @@ def test_the_style_follows_the_table_and_the_terminal(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
     assert choose_style(access_log) == (on_terminal if is_terminal else elsewhere)
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_traceback_is_written_whatever_an_app_has_made_of_print(
+    style: str, written: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure_logs(style)
+    monkeypatch.setattr(builtins, "print", lambda text: None)
+    try:
+        raise ValueError("the cause")
+    except ValueError as error:
+        faults.error("it failed", exc_info=error)
+    told = written()
+    assert "it failed" in told
+    assert "Traceback (most recent call last):" in told
+    assert "ValueError: the cause" in told
 
 
 @pytest.mark.parametrize("style", ["json", "text"])

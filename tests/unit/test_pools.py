@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import signal
 import sys
 import tempfile
@@ -297,6 +298,41 @@ def test_an_environment_that_could_never_be_built_holds_up_no_reload(start: Star
     again.server = again.server.replace("  b: {}", "  b: {requirements: wrong.txt}")
     again.write_table(TWO)
     assert again.control("reload")["exit_code"] == 3
+
+
+def mount(gateway: Running, name: str) -> tuple[str, str]:
+    """The state that status gives a mount, and why it failed."""
+    found = {each["mount"]: each for each in gateway.control("status")["mounts"]}
+    return found[name]["state"], found[name]["error"]
+
+
+def test_the_mounts_of_a_pool_without_an_environment_are_shown_as_failed(start: Start) -> None:
+    gateway = start()
+    gateway.write("wrong.txt", "no requirement at all\n")
+    gateway.end()
+    table = f"{MANUAL}pools:\n  a: {{requirements: wrong.txt}}\n  b: {{}}\n"
+    again = start(TWO, table, telling=TELLING)
+    state, why = wait_until(lambda: mount(again, "/a")[1] and mount(again, "/a"), "it has failed")
+    assert state == "failed"
+    assert "pools.a: uv failed: " in why
+    assert mount(again, "/b") == ("serving", "")
+    again.server = again.server.replace("wrong.txt", "right.txt")
+    again.write("right.txt", "# nothing\n")
+    again.write_table(TWO)
+    assert again.control("reload")["exit_code"] == 0
+    assert mount(again, "/a") == ("serving", "")
+
+
+def test_the_log_names_the_mount_whose_load_ends_a_worker(start: Start) -> None:
+    gateway = start(
+        "  /: good:app\n  /a: {app: 'crashing:app', pool: own}\n",
+        MANUAL,
+        crashing="import os\nos._exit(3)\n",
+    )
+    place = re.escape(f"{gateway.folder}/mounts.yaml:")
+    record = rf"{place}\d+:3: mounts\./a: worker \d+ \(loading\) exited with 3 after"
+    wait_until(lambda: re.search(record, gateway.log_text), "it is logged")
+    assert mount(gateway, "/") == ("serving", "")
 
 
 def test_a_pool_whose_environment_has_been_mended_serves_after_a_reload(start: Start) -> None:
