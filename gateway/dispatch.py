@@ -116,7 +116,7 @@ class PrefixTable:
 class MountTable:
     """All mounts, decided at start-up; a request only looks up, and paths found are remembered."""
 
-    __slots__ = ("_any_host", "_hosts", "_known", "mounts")
+    __slots__ = ("_any_host", "_by_name", "_hosts", "_known", "mounts")
 
     def __init__(self, mounts: Iterable[Mount]) -> None:
         self.mounts = tuple(mounts)
@@ -125,6 +125,7 @@ class MountTable:
             by_host.setdefault(mount.host, []).append(mount)
         self._any_host = PrefixTable(by_host.pop(None, []))
         self._known: dict[object, Match] = {}
+        self._by_name = {mount.name: mount for mount in self.mounts}
         self._hosts = {host: PrefixTable(group) for host, group in by_host.items() if host}
 
     def match(self, host: str, raw_path: str) -> Match | None:
@@ -136,15 +137,29 @@ class MountTable:
         key = (host, raw_path) if self._hosts else raw_path
         return self._known.get(key) or self._find(host, raw_path, key)
 
+    def find(self, name: str, raw_path: str) -> Match | None:
+        """The mount ``name``, where somebody else has matched the path; None where there is none.
+        Raises MalformedRequest."""
+        key = (name, raw_path)  # a name has a slash, a host has none
+        if (known := self._known.get(key)) is not None:
+            return known
+        mount = self._by_name.get(name)
+        if mount is None:
+            return None
+        path, resolved = resolve_path(raw_path)
+        return self._remember(key, raw_path, _split(mount, path, resolved))
+
     def _find(self, host: str, raw_path: str, key: object) -> Match | None:
-        path, raw_path = resolve_path(key_path := raw_path)
+        path, resolved = resolve_path(raw_path)
         mount = self._hosts[host].longest(path) if host in self._hosts else None
         if mount is None:
             mount = self._any_host.longest(path)
             if mount is None:
                 return None
-        found = _split(mount, path, raw_path)
-        if len(key_path) <= _LONGEST_KNOWN_PATH:
+        return self._remember(key, raw_path, _split(mount, path, resolved))
+
+    def _remember(self, key: object, raw_path: str, found: Match) -> Match:
+        if len(raw_path) <= _LONGEST_KNOWN_PATH:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[key] = found

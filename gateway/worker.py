@@ -45,12 +45,13 @@ from gateway.debugger import give_terminal
 from gateway.dispatch import MountTable
 from gateway.forks import part_at_fork
 from gateway.http.connection import find_request
-from gateway.http.environ import MountInfo, build_base_environ
+from gateway.http.environ import MountInfo, build_base_environ, name_server
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.handover import Handover
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
+from gateway.http.statement import FrontWorkers
 from gateway.inflight import InFlight
 from gateway.logs import configure_logs, faults, keep_from_apps, lifecycle, report_dropped
 from gateway.mounts.fair import Fairness, unwrap
@@ -348,14 +349,14 @@ def build_service(
     in_flight: InFlight,
 ) -> Service:
     """What all connections of this worker share."""
-    name, port = "localhost", "80"
-    if listener and listener.family != socket.AF_UNIX:
-        name, port = (str(part) for part in listener.getsockname()[:2])
+    address = listener.getsockname() if listener else ""
+    name, port = name_server(address, socket.gethostname())
+    believed = config.server.trusted_proxies
     return Service(
         table=table,
         base_environ=build_base_environ(name, port, mounts, generation),
         limits=config.server.limits,
-        proxies=TrustedProxies(config.server.trusted_proxies),
+        proxies=FrontWorkers() if config.server.is_behind_front else TrustedProxies(believed),
         access_log=access_log,
         in_flight=in_flight,
         tell_fault=describe_fault if config.is_dev else tell_nothing,

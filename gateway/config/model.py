@@ -158,7 +158,7 @@ class UpstreamTarget:
 
     ``pool`` is the one whose servers have these addresses, "" where the table has them; in the
     table itself such a mount's only address is ``pool:NAME``. ``is_own``: they are workers of the
-    gateway's own, which run apps.
+    gateway's own, which run apps and are told what the front workers have decided.
     """
 
     addresses: tuple[str, ...] = field(
@@ -379,6 +379,8 @@ class Server:
     )
     limits: Limits = field(default_factory=Limits)
     pool_limits: PoolLimits = field(default_factory=PoolLimits)
+    # whether front workers alone can connect, so that what they state is believed
+    is_behind_front: bool = False
 
 
 @dataclass(frozen=True)

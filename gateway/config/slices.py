@@ -64,12 +64,13 @@ def _pool_of(mount: Mount) -> str:
 
 
 def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
-    """The front workers are believed whatever they say of the client, and write its record."""
+    """The front workers are believed in all that they state of a request, and write its record."""
     return replace(
         server,
         listen=f"unix:{socket_path}",
         workers=pool.workers.min,
-        trusted_proxies=("unix:",),
+        trusted_proxies=(),
+        is_behind_front=True,
         proxy_protocol=False,
         access_log="off",
         pool_limits=pool.limits,
@@ -78,12 +79,11 @@ def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
 
 
 def _with_room(limits: Limits) -> Limits:
-    """For what the front workers add to a head that was within the limits: fields of their own, and
-    a path whose bytes may have been encoded."""
+    """For what the front workers state of a request whose head was within the limits: the Host and
+    a proxy's prefix come once more, and their bytes may be encoded."""
     return replace(
         limits,
-        max_request_line_bytes=3 * limits.max_request_line_bytes,
-        max_head_bytes=limits.max_head_bytes + 3 * limits.max_request_line_bytes,
+        max_head_bytes=4 * limits.max_head_bytes,
         max_fields=limits.max_fields + 16,
     )
 

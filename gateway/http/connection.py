@@ -198,15 +198,18 @@ class Connection(Deadlines):
     ) -> tuple[Environ, Mount, bytes] | None:
         """Environ but for ``_told``, mount, place in flight; kept with a head that may recur."""
         environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
+        stated = ""
         if self._trusts_peer:
-            service.proxies.apply(head, environ)
+            stated = service.proxies.apply(head, environ)
             if self._told is None:
                 response.client = environ["REMOTE_ADDR"]
                 response.request_id = service.proxies.request_id(head)
         if not response.request_id:
             response.request_id = service.next_request_id()
         environ["gateway.request_id"] = response.request_id
-        if (found := service.table.match(head.host, head.path)) is None:
+        table = service.table
+        found = table.find(stated, head.path) if stated else table.match(head.host, head.path)
+        if found is None:
             return None
         mount, environ["PATH_INFO"], environ[RAW_PATH_INFO] = found
         environ["SCRIPT_NAME"] += mount.script_name

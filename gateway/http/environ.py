@@ -4,6 +4,7 @@ Refuses to know sockets and which mount answers.
 """
 
 import sys
+from typing import Any
 
 from gateway import __version__
 from gateway.http.head import RequestHead
@@ -29,6 +30,15 @@ class EmptyContent:
 
     def __next__(self) -> bytes:
         raise StopIteration
+
+
+def name_server(address: Any, machine: str) -> tuple[str, str]:
+    """SERVER_NAME and SERVER_PORT of a listener's ``address``: of ``machine``'s name where that
+    stands for all addresses. Neither may be empty (PEP 3333 "environ Variables")."""
+    if not isinstance(address, tuple):
+        return "localhost", "80"  # of a Unix socket
+    host, port = address[:2]
+    return machine if host in ("0.0.0.0", "::") else host, str(port)
 
 
 def build_base_environ(

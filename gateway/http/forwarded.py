@@ -12,10 +12,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from gateway.errors import MalformedRequest
 from gateway.http.head import RequestHead
-from gateway.http.names import CACHE_ENTRIES, parse_host
+from gateway.http.names import CACHE_ENTRIES, UNIX_PEER, parse_host
 from gateway.wsgi import Environ
-
-UNIX_PEER = "unix:"
 
 # [v6]:port, v4:port, or a bare address; a port may be obfuscated too (RFC 7239 §6)
 _HOP = re.compile(
@@ -78,6 +76,8 @@ class TrustedProxies:
     ``peers`` tells of a peer, an address as text or UNIX_PEER, whether it is one of them.
     """
 
+    takes_statements = False
+
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
         networks = tuple(networks)
         self.peers = Peers(networks)
@@ -96,8 +96,9 @@ class TrustedProxies:
                 break
         return client
 
-    def apply(self, head: RequestHead, environ: Environ) -> None:
-        """Take what a trusted peer says of its client into ``head`` and ``environ``.
+    def apply(self, head: RequestHead, environ: Environ) -> str:
+        """Take what a trusted peer says of its client into ``head`` and ``environ``. Returns "":
+        which mount answers is not a proxy's to say.
 
         ``Forwarded`` counts where there is no X-Forwarded-For, -Proto and -Host: a proxy that
         writes one family passes the other on as its client sent it, and most write the latter.
@@ -133,6 +134,7 @@ class TrustedProxies:
         prefix = fields.get("HTTP_X_FORWARDED_PREFIX")
         if prefix and _PREFIX.fullmatch(_last(prefix)):
             environ["SCRIPT_NAME"] = _last(prefix).rstrip("/")
+        return ""
 
     def take_told(self, raw: bytes) -> tuple[bytes, Environ | None]:
         """``raw``, the head of a trusted peer, without what differs in each of its requests, and

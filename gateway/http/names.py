@@ -19,6 +19,10 @@ METHODS = frozenset((
     "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
 ))  # fmt: skip
 
+# the peer of whoever has come over a Unix socket
+UNIX_PEER = "unix:"
+# What front workers alone say, to pools alone; dropped whoever else says it, proxies too.
+STATEMENT_KEY, REQUEST_KEY = "HTTP_GATEWAY_STATEMENT", "HTTP_GATEWAY_REQUEST"
 # What only a trusted proxy may say (RFC 7239 §8.1); dropped when anyone else says it.
 _FORWARDED_NAME = re.compile(rb"forwarded|x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)
 # RFC 3986 §3.2.2: a name or IPv4 address, or IPv6 in brackets; then RFC 9110 §7.2's port. Of a
@@ -33,13 +37,16 @@ _MAX_HOST = 261  # RFC 1035 §2.3.4: a name of 255, then ":" and a port
 class CgiNames(dict[bytes, str]):
     """Field names as sent to CGI names, learnt as they come, begun anew when there are too many."""
 
-    def __init__(self, *, trusts_peer: bool) -> None:
+    def __init__(self, *, trusts_peer: bool, takes_statements: bool = False) -> None:
         super().__init__()
         self._trusts_peer = trusts_peer
+        self._takes_statements = takes_statements
 
     def __missing__(self, raw_name: bytes) -> str:
         name = cgi_name(raw_name)
         if not self._trusts_peer and _FORWARDED_NAME.fullmatch(raw_name):
+            name = DROPPED
+        if name in (STATEMENT_KEY, REQUEST_KEY) and not self._takes_statements:
             name = DROPPED
         if len(raw_name) <= 64:
             if len(self) >= CACHE_ENTRIES:

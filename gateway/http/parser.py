@@ -22,7 +22,14 @@ from gateway.errors import (
     VersionNotSupported,
 )
 from gateway.http.head import CHUNKED, KnownHead, RequestHead
-from gateway.http.names import CACHE_ENTRIES, DROPPED, METHODS, CgiNames, parse_host
+from gateway.http.names import (
+    CACHE_ENTRIES,
+    DROPPED,
+    METHODS,
+    REQUEST_KEY,
+    CgiNames,
+    parse_host,
+)
 from gateway.limits import Limits
 
 _DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -48,7 +55,7 @@ _NEVER_KNOWN = frozenset(
     {
         *("CONTENT_LENGTH", "HTTP_EXPECT", "HTTP_TRANSFER_ENCODING"),
         *("HTTP_AUTHORIZATION", "HTTP_COOKIE"),
-        *("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID"),
+        *("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID", REQUEST_KEY),
     }
 )
 # without these a request has no content and its version decides whether it is kept alive
@@ -66,9 +73,9 @@ class HeadParser:
     """Parses whole request heads, one after the other, for all connections of a worker.
 
     ``trusts_peer``: forwarding fields are kept. ``known_heads``: what came lately;
-    ``known_told_heads``, from trusted peers."""
+    ``known_told_heads``, from trusted peers. ``takes_statements``: they are front workers."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, takes_statements: bool = False) -> None:
         self._max_line = limits.max_request_line_bytes
         self._max_head = limits.max_head_bytes
         self._max_lines = limits.max_fields + 2  # request line and the empty one
@@ -82,7 +89,7 @@ class HeadParser:
         self._longest_line = min(_LONGEST_KNOWN_LINE, half)
         self._longest_fields = min(_LONGEST_KNOWN_FIELDS, half)
         self._raw_fields: dict[bytes, bytes] = {}
-        self._trusted_names = CgiNames(trusts_peer=True)
+        self._trusted_names = CgiNames(trusts_peer=True, takes_statements=takes_statements)
         self._untrusted_names = CgiNames(trusts_peer=False)
         self._renew()
 

@@ -17,7 +17,7 @@ from gevent import socket as gevent_socket
 
 from gateway.http.checks import advise, build_check
 from gateway.http.connection import Connection
-from gateway.http.forwarded import UNIX_PEER
+from gateway.http.names import UNIX_PEER
 from gateway.http.service import Service
 from gateway.limits import MountLimits
 

@@ -16,9 +16,9 @@ from gevent import get_hub
 from gateway.dispatch import MountTable
 from gateway.http.connection import Connection
 from gateway.http.environ import MountInfo
-from gateway.http.forwarded import UNIX_PEER
 from gateway.http.handover import Handover, Known
 from gateway.http.lookout import Lookout
+from gateway.http.names import UNIX_PEER
 from gateway.http.proxied import ProxiedConnection
 from gateway.http.push import Pusher
 from gateway.http.service import Service

@@ -22,6 +22,7 @@ from gateway.http.greenlets import GreenletPool
 from gateway.http.parser import HeadParser
 from gateway.http.push import Pusher
 from gateway.http.spool import Spool
+from gateway.http.statement import FrontWorkers
 from gateway.inflight import InFlight
 from gateway.limits import Limits
 from gateway.wsgi import Environ
@@ -55,7 +56,7 @@ class Service:
         table: MountTable,
         base_environ: Environ,
         limits: Limits,
-        proxies: TrustedProxies,
+        proxies: TrustedProxies | FrontWorkers,
         access_log: AccessLog,
         in_flight: InFlight | None = None,
         tell_fault: Callable[[BaseException], str] = tell_nothing,
@@ -67,7 +68,7 @@ class Service:
         self.access_log = access_log
         self.in_flight = in_flight or InFlight()
         self.tell_fault = tell_fault
-        self.parser = HeadParser(limits)
+        self.parser = HeadParser(limits, takes_statements=self.proxies.takes_statements)
         self.greenlets = GreenletPool()
         self.submit = self.greenlets.submit
         self.spool = Spool(limits.max_spooled_bytes)
@@ -89,7 +90,7 @@ class Service:
         self.table = table
         self.limits = limits
         self.spool.max_bytes = limits.max_spooled_bytes
-        self.parser = HeadParser(limits)
+        self.parser = HeadParser(limits, takes_statements=self.proxies.takes_statements)
         self.base_environ = self.base_environ | {"gateway.mounts": mounts}
 
     def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> Service:

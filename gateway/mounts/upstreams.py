@@ -43,7 +43,7 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
             strips_prefix=strips_prefix,
             host=host,
             authority=addresses[0].authority if addresses else "",
-            is_own=target.is_own,
+            own_mount=mount.name if target.is_own else "",
         ),
         connect_timeout_seconds=target.connect_timeout_seconds,
         keep_alive_seconds=target.keep_alive_seconds,

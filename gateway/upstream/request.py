@@ -12,26 +12,29 @@ from urllib.parse import quote
 
 from gateway.dispatch import PATH_SAFE
 from gateway.http.environ import build_base_environ
-from gateway.http.forwarded import UNIX_PEER
 from gateway.http.head import CHUNKED
-from gateway.http.names import CACHE_ENTRIES, DROPPED
+from gateway.http.names import CACHE_ENTRIES, DROPPED, UNIX_PEER
+from gateway.http.statement import Statement, write_statement, write_told
 from gateway.wsgi import KNOWN, RAW_PATH_INFO, Environ
 
 # RFC 9110 §9.2.2, and by their own RFCs the safe ones of WebDAV and QUERY
 IDEMPOTENT = frozenset(
     ("DELETE", "GET", "HEAD", "OPTIONS", "PROPFIND", "PUT", "QUERY", "REPORT", "SEARCH", "TRACE")
 )
-# what every environ has and is no field; RFC 9110 §7.6.1; then what is written anew here, and
-# Expect, which is answered here
-_NOT_PASSED_ON = frozenset((
+# what every environ has and is no field; RFC 9110 §7.6.1; then what is written anew in each head,
+# and Expect, which is answered here
+_OF_ONE_HOP = frozenset((
     *build_base_environ("", "", ()), "CONTENT_LENGTH",
     "HTTP_CONNECTION", "HTTP_HTTP2_SETTINGS", "HTTP_KEEP_ALIVE", "HTTP_PROXY_AUTHENTICATE",
     "HTTP_PROXY_AUTHORIZATION", "HTTP_PROXY_CONNECTION", "HTTP_TE", "HTTP_TRAILER",
     "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE",
-    "HTTP_EXPECT", "HTTP_FORWARDED", "HTTP_HOST", "HTTP_VIA",
-    "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
-    "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO", "HTTP_X_REQUEST_ID",
+    "HTTP_EXPECT", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID",
 ))  # fmt: skip
+# and what a server of another make is told by us alone
+_NOT_PASSED_ON = _OF_ONE_HOP | {
+    "HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
+    "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO",
+}  # fmt: skip
 # deprecated by RFC 9113 §3.1, and a way around the rules of every hop on it
 _NEVER_UPGRADED_TO = "h2c"
 # RFC 9110 §7.6.3: how this hop is called, and how often before a request is taken to go in circles
@@ -43,14 +46,13 @@ _MOST_HOPS = 8
 class Rules:
     """How requests of one mount are written. ``prefix`` is the mount's own, as in SCRIPT_NAME;
     ``host`` replaces the client's where it is not "", ``authority`` stands in for a missing one.
-    ``is_own`` is whether the server is a worker of the gateway's: it is to see the client's version
-    of HTTP, and no Host that nobody sent (PEP 3333, SERVER_PROTOCOL)."""
+    ``own_mount`` is its name where the server is a worker of the gateway's, else ""."""
 
     prefix: str
     strips_prefix: bool
     host: str
     authority: str
-    is_own: bool = False
+    own_mount: str = ""
 
 
 class _FieldNames(dict[str, str]):
@@ -79,6 +81,8 @@ class Request:
         *("is_circular", "is_idempotent", "length", "method", "upgrade"),
     )
 
+    _dropped = _NOT_PASSED_ON
+
     def __init__(self, environ: Environ, rules: Rules) -> None:
         self.method: str = environ["REQUEST_METHOD"]
         self.is_idempotent = self.method in IDEMPOTENT
@@ -90,7 +94,7 @@ class Request:
         elif isinstance(environ["wsgi.input"], BufferedReader):  # chunks that were not taken in
             self.length = CHUNKED
             framing = "Transfer-Encoding: chunked\r\n"
-        keys = [key for key in environ if key not in _NOT_PASSED_ON]
+        keys = [key for key in environ if key not in self._dropped]
         connection = environ.get("HTTP_CONNECTION")
         if connection is not None and connection not in ("keep-alive", "close"):
             options = {option.strip(" \t").lower() for option in connection.split(",")}
@@ -101,12 +105,14 @@ class Request:
                 if self.upgrade:
                     framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
         fields = "".join([f"{_names[key]}{environ[key]}\r\n" for key in keys if _names[key]])
+        self._write(environ, rules, fields, framing)
+
+    def _write(self, environ: Environ, rules: Rules, fields: str, framing: str) -> None:
         via: str = environ.get("HTTP_VIA", "")
         self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
         fields += f"Via: {via}, {_VIA}\r\n" if via else f"Via: {_VIA}\r\n"
         target = build_target(environ, rules)
-        version = environ["SERVER_PROTOCOL"] if rules.is_own else "HTTP/1.1"
-        line = f"{self.method} {target} {version}\r\n"
+        line = f"{self.method} {target} HTTP/1.1\r\n"
         self._before_told = line + _tell_place(environ, rules)
         self._after_told = f"{fields}{framing}\r\n"
 
@@ -123,12 +129,39 @@ class Request:
         return f"{self._before_told}{told}{self._after_told}".encode("latin-1")
 
 
+class PoolRequest(Request):
+    """One to a worker of the gateway's own: it gets what the client and proxies have sent, with the
+    request line to the byte, and is told beside it what this worker has found."""
+
+    __slots__ = ()
+    _dropped = _OF_ONE_HOP
+
+    def _write(self, environ: Environ, rules: Rules, fields: str, framing: str) -> None:
+        self.is_circular = False
+        stated = Statement(
+            rules.own_mount,
+            environ["wsgi.url_scheme"],
+            environ["SERVER_NAME"],
+            environ["SERVER_PORT"],
+            environ["SCRIPT_NAME"].removesuffix(rules.prefix),
+            environ.get("HTTP_HOST", ""),
+        )
+        line = f"{self.method} {environ['REQUEST_URI']} {environ['SERVER_PROTOCOL']}\r\n"
+        self._before_told = line + write_statement(stated)
+        self._after_told = f"{fields}{framing}\r\n"
+
+    def build_head(self, environ: Environ) -> bytes:
+        """See ``Request``."""
+        told = write_told(environ)
+        return f"{self._before_told}{told}{self._after_told}".encode("latin-1")
+
+
 def read_request(environ: Environ, rules: Rules) -> Request:
     """The request of ``environ``, read once where its head comes again."""
     known: list[Request] | None = environ.get(KNOWN)
     if known:
         return known[0]
-    request = Request(environ, rules)
+    request = (PoolRequest if rules.own_mount else Request)(environ, rules)
     if known is not None:
         known.append(request)
     return request
@@ -155,8 +188,7 @@ def _tell_place(environ: Environ, rules: Rules) -> str:
 
 @lru_cache(CACHE_ENTRIES)
 def _build_place(rules: Rules, asked: str, scheme: str, port: str, prefix: str) -> str:
-    host = rules.host or asked or ("" if rules.is_own else rules.authority)
-    lines = f"Host: {host}\r\n" if host else ""
+    lines = f"Host: {rules.host or asked or rules.authority}\r\n"
     if asked:
         lines += f"X-Forwarded-Host: {asked}\r\n"
     lines += f"X-Forwarded-Proto: {scheme}\r\n"

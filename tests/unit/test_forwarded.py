@@ -8,7 +8,8 @@ import pytest
 
 from gateway.errors import MalformedRequest
 from gateway.http.environ import build_base_environ, build_environ
-from gateway.http.forwarded import UNIX_PEER, TrustedProxies, parse_forwarded
+from gateway.http.forwarded import TrustedProxies, parse_forwarded
+from gateway.http.names import UNIX_PEER
 from gateway.http.parser import CACHE_ENTRIES, HeadParser, RequestHead
 from gateway.limits import Limits
 

@@ -10,6 +10,7 @@ import random
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -22,14 +23,23 @@ from gateway.limits import MountLimits
 SLASH = "\0"  # stands for one that is data
 SHOW = """
 import json
+import os
+import time
 
 def app(environ, start_response):
     content = environ["wsgi.input"].read()
+    awaited = environ.get("HTTP_X_WAIT_FOR")
+    while awaited and not os.path.exists(awaited):
+        time.sleep(0.01)
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps([environ["SCRIPT_NAME"], environ["PATH_INFO"], len(content)]).encode()]
 """
-# mounts of the front by prefix; the small ones take one byte of content
+# mounts of the front by prefix; the small ones take one byte of content and soon time out, the
+# secret ones take one request at a time
 SMALL = {"/shared/small", "/green/small", "/threads/small", "/kept/small"}
+SECRET = {"/shared/secret", "/green/secret", "/threads/secret", "/kept/secret"}
+LIMITS = dict.fromkeys(SMALL, ", max_body: 1B, timeout: 500ms")
+LIMITS |= dict.fromkeys(SECRET, ", max_concurrency: 1, queue: 0")
 POOLS = {"/shared": "", "/green": "green", "/threads": "threads"}
 KEPT, STRIPPED, MOVED = ("/kept", "/kept/small", "/kept/secret"), "/stripped", "/moved"
 APPS = [
@@ -103,6 +113,7 @@ def test_what_is_passed_on_leads_to_the_same_place_again() -> None:
             SLASH in path
         )
         assert table.match("", sent) == found, target
+        assert table.find(found.mount.name, target) == found, target  # as a pool's worker does
     assert found_count > 10_000
 
 
@@ -115,8 +126,16 @@ class Asker:
         self._answer = self._socket.makefile("rb")
 
     def ask(self, target: str, content: bytes) -> tuple[int, dict[str, str], bytes]:
-        head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n"
+        self.send(target, "", content)
+        return self.receive()
+
+    def send(self, target: str, fields: str, content: bytes = b"") -> None:
+        method = "POST" if content else "GET"
+        length = f"Content-Length: {len(content)}\r\n" if content else ""
+        head = f"{method} {target} HTTP/1.1\r\nHost: a\r\n{fields}{length}\r\n"
         self._socket.sendall(head.encode() + content)
+
+    def receive(self) -> tuple[int, dict[str, str], bytes]:
         status = int(self._answer.readline().split()[1])
         fields = {}
         while (line := self._answer.readline().decode().strip()) != "":
@@ -152,13 +171,12 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         lines.append(
             f"  {prefix}: {{app: show:app"
             + (f", pool: {pool}" if pool else "")
-            + (", max_body: 1B" if prefix in SMALL else "")
+            + LIMITS.get(prefix, "")
             + "}"
         )
     address = f"unix:{behind.folder}/listen.sock"
     lines += [
-        f'  {prefix}: {{upstream: "{address}", prefix: keep'
-        + (", max_body: 1B}" if prefix in SMALL else "}")
+        f'  {prefix}: {{upstream: "{address}", prefix: keep{LIMITS.get(prefix, "")}}}'
         for prefix in KEPT
     ]
     lines += [f'  {STRIPPED}: {{upstream: "{address}"}}', f"  {MOVED}: {{redirect: /new/place}}"]
@@ -220,6 +238,32 @@ def test_every_kind_of_mount_agrees_with_the_record_the_limits_and_the_app(
     wait_until(lambda: len(posts(front)) >= len(asked), "all records are written")
     records = posts(front)
     assert [(r["target"], r["mount"] or None, r["status"]) for r in records] == asked
+
+
+def test_deadlines_and_places_are_those_of_the_mount_that_a_path_leads_to(
+    front: Running, tmp_path: Path
+) -> None:
+    generator = random.Random(503)
+    go_on = tmp_path / "go on"
+    waiting: list[tuple[str, str, Asker]] = []
+    for target in (spell(generator) for _ in range(250)):
+        prefix = find(PREFIXES, read(target))
+        if prefix is not None and prefix != MOVED:
+            waiting.append((target, prefix, Asker(front)))
+            waiting[-1][2].send(target, f"X-Wait-For: {go_on}\r\n")
+    statuses: dict[str, list[int]] = {prefix: [] for _, prefix, _ in waiting}
+    for target, prefix, asker in waiting:
+        if prefix in SMALL:
+            assert asker.receive()[0] == 504, target
+    go_on.touch()
+    for target, prefix, asker in waiting:
+        if prefix not in SMALL:
+            statuses[prefix].append(asker.receive()[0])
+            assert prefix in SECRET or statuses[prefix][-1] == 200, target
+        asker.close()
+    for prefix in SECRET:
+        assert sorted(statuses[prefix]) == [200, *[503] * (len(statuses[prefix]) - 1)]
+    assert {*SMALL, *SECRET} <= statuses.keys()
 
 
 def posts(front: Running) -> list[dict[str, Any]]:
