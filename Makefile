@@ -21,6 +21,7 @@ help:
 	@echo 'make down    stop the stack; the data volume stays'
 	@echo 'make run     the gateway alone on http://127.0.0.1:8080/ (PORT=8081: there), without Docker and nginx'
 	@echo 'make dev     the same for writing apps: a save is served, error pages show tracebacks'
+	@echo '            (LIVE=1: pages reload in the browser)'
 	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
 	@echo 'make test-image  the unit tests in the shipped image, with its Python'
 	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost; then POSTs that'
@@ -50,7 +51,7 @@ run: $(VENV)/run.stamp
 	exec $(BIN)/gateway serve -c apps/mounts.yaml --listen 127.0.0.1:$(or $(PORT),8080)
 
 dev: $(VENV)/dev.stamp
-	exec $(BIN)/gateway serve --dev -c apps/mounts.yaml --listen 127.0.0.1:$(or $(PORT),8080)
+	exec $(BIN)/gateway serve --dev $(if $(LIVE),--live) -c apps/mounts.yaml --listen 127.0.0.1:$(or $(PORT),8080)
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest

@@ -127,6 +127,11 @@ def add_serve(commands: Any, table: argparse.ArgumentParser) -> None:
         help="for writing apps: one worker, a reload on each save of code, a log to read, and "
         "error pages that show tracebacks",
     )
+    serve.add_argument(
+        "--live",
+        action="store_true",
+        help="with --dev: pages reload in the browser once their code has been reloaded",
+    )
     serve.set_defaults(run=run_serve)
 
 
@@ -143,6 +148,8 @@ def run_serve(options: argparse.Namespace) -> int:
 
     if options.dev:
         prepare()
+    elif options.live:
+        raise ConfigError(["--live: only --dev reloads code on a save: add it"])
     changes: dict[str, Any] = {}
     if options.listen is not None:
         changes["listen"] = parse_listen(options.listen)
@@ -153,7 +160,7 @@ def run_serve(options: argparse.Namespace) -> int:
         config = read_config(table, os.environ)
         config = dataclasses.replace(config, server=dataclasses.replace(config.server, **changes))
         if options.dev:
-            config = for_development(config)
+            config = for_development(config, is_live=options.live)
         if clash := describe_clash(config.server):
             raise ConfigError([f"--listen: {clash}"])
         return config

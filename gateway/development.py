@@ -30,8 +30,8 @@ def prepare() -> None:
         raise GatewayError(f"--dev needs the package watchfiles, which is not installed: {install}")
 
 
-def for_development(config: Config) -> Config:
-    """The table as dev mode serves it.
+def for_development(config: Config, *, is_live: bool = False) -> Config:
+    """The table as dev mode serves it; where it ``is_live``, pages reload with their code.
 
     One worker of each pool, text to read, and every save a reload that nothing takes back. Each
     request has a connection of its own, so that what is asked after a save meets the new code.
@@ -58,4 +58,4 @@ def for_development(config: Config) -> Config:
     mounts = tuple(
         replace(mount, limits=replace(mount.limits, timeout_seconds=0.0)) for mount in config.mounts
     )
-    return replace(config, server=server, mounts=mounts, pools=pools, is_dev=True)
+    return replace(config, server=server, mounts=mounts, pools=pools, is_dev=True, is_live=is_live)

@@ -55,6 +55,7 @@ from gateway.http.statement import FrontWorkers
 from gateway.inflight import InFlight
 from gateway.logs import configure_logs, faults, keep_from_apps, lifecycle, report_dropped
 from gateway.mounts.fair import Fairness, unwrap
+from gateway.mounts.live import Live
 from gateway.mounts.loader import describe_cause, load_mounts
 from gateway.mounts.projects import VARIABLE, show_exceptions
 from gateway.mounts.quarantine import confine
@@ -70,6 +71,8 @@ from gateway.wsgi import WSGIApp
 
 app_threads = ThreadPool(THREADS) if THREADS else None
 STOP = "stop"
+# the pool of the front workers
+MAIN = "main"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
 
@@ -179,7 +182,7 @@ def outlast(running: Any) -> int:
 
 class Worker:
     """Obeys: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration and ``apply`` it,
-    ``quarantine`` mounts, ``find`` what is loaded.
+    ``quarantine`` mounts, ``find`` what is loaded, note that other workers were ``reloaded``.
 
     Each order but the last is answered when it is done, by an event.
     """
@@ -205,6 +208,11 @@ class Worker:
         self._has_accepted = False
         self._fairness = Fairness()
         self._fairness.fit(service.table.mounts, config.mounts)
+        # what comes of a pool's worker passes the front's
+        self._live = Live() if config.is_live and config.pool.name == MAIN else None
+        if self._live is not None:
+            self._live.fit(service.table.mounts)
+            service.end_page = self._live.end_page
         self._quarantines: dict[str, float] = {}
         self._prepared: tuple[Config, MountTable, MountInfo] | None = None
 
@@ -218,6 +226,7 @@ class Worker:
             "apply": self._apply,
             "quarantine": self._quarantine,
             "find": self._find,
+            "reloaded": self._note_reload,
         }
         seconds: float | None = None
         while not self._server.has_retired():
@@ -228,12 +237,22 @@ class Worker:
                 word, _, rest = order.partition(" ")
                 obey[word](rest)
                 seconds = RETIRED_LOOK_SECONDS if word == "retire" else seconds
+        self._let_listen(is_on=False)
         if self._has_accepted:
             cut = self._server.drain(self._service.limits.drain_timeout_seconds)
             send(self._control, {"event": "drained", "cut": cut})
         return 0
 
+    def _let_listen(self, *, is_on: bool) -> None:
+        if self._live is not None:
+            self._live.serve(is_on=is_on)
+
+    def _note_reload(self, _: str) -> None:
+        if self._live is not None:
+            self._live.note_reload()
+
     def _accept(self, _: str) -> None:
+        self._let_listen(is_on=True)
         if self._has_accepted:
             self._server.resume()
         else:
@@ -242,6 +261,7 @@ class Worker:
         send(self._control, {"event": "ready"})
 
     def _pause(self, pickled: str) -> None:
+        self._let_listen(is_on=False)
         self._server.pause(hands_over=pickle.loads(b64decode(pickled)))
         send(self._control, {"event": "paused"})
 
@@ -271,6 +291,8 @@ class Worker:
                 if mount.kind == "upstream" and id(unwrap(mount.app)) not in used:
                     unwrap(mount.app).close()
             self._fairness.fit(table.mounts, self._config.mounts)
+            if self._live is not None:
+                self._live.fit(table.mounts)
             confine(table.mounts, self._quarantines)
             self._server.adjust(table, self._config.server.limits, mounts)
             self._prepared = None

@@ -499,7 +499,8 @@ class Config:
 
     ``directory`` is its own, absolute; apps are imported from there.
 
-    ``is_dev`` comes from the command line alone: what a table says is for strangers too.
+    ``is_dev`` and ``is_live`` come from the command line alone: what a table says is for strangers
+    too.
     """
 
     source: str
@@ -509,3 +510,4 @@ class Config:
     pools: tuple[Pool, ...] = ()
     pool: Pool = Pool(name="main")
     is_dev: bool = False
+    is_live: bool = False

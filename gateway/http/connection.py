@@ -260,6 +260,8 @@ class Connection(Deadlines):
         response.restart()
         response.request_id = response.request_id or self._service.next_request_id()
         page = build_error_page(status, detail, response.request_id, traceback)
+        if traceback and response.is_for_get:
+            page += self._service.end_page(response.script_name)
         try:
             response.start_response(
                 status,

@@ -216,6 +216,10 @@ class Response:
         return self.head_sent and (self._is_bodiless or self.remaining == 0)
 
     @property
+    def is_for_get(self) -> bool:
+        return self._request.method == "GET"
+
+    @property
     def _is_bodiless(self) -> bool:
         # RFC 9110 §6.4.1
         return not self._has_body or self._request.method == "HEAD"

@@ -37,6 +37,11 @@ def _number_requests() -> Callable[[], str]:
     return chain.from_iterable(blocks).__next__
 
 
+def end_no_page(_: str) -> bytes:
+    """What the pages of errors end with."""
+    return b""
+
+
 def tell_nothing(_: BaseException) -> str:
     """What strangers are told of an app's exception."""
     return ""
@@ -47,7 +52,8 @@ class Service:
 
     ``date_line`` ends a response head: the Date field, made once a second, and the empty line.
     ``next_request_id`` gives one that is unique among workers and restarts.
-    ``tell_fault`` gives what an error page shows of an app's exception.
+    ``tell_fault`` gives what an error page shows of an app's exception, and ``end_page`` what it
+    ends with, below a mount's prefix.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class Service:
         self.access_log = access_log
         self.in_flight = in_flight or InFlight()
         self.tell_fault = tell_fault
+        self.end_page: Callable[[str], bytes] = end_no_page
         self.parser = HeadParser(limits, takes_statements=self.proxies.takes_statements)
         self.greenlets = GreenletPool()
         self.submit = self.greenlets.submit

@@ -19,6 +19,7 @@ from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import ClientDisconnected
 from gateway.http.exchange import RequestEnded
 from gateway.limits import Admission
+from gateway.mounts.live import LivePages
 from gateway.mounts.quarantine import Quarantined
 from gateway.wsgi import Environ, FileWrapper, StartResponse, Takeover, WSGIApp
 
@@ -72,8 +73,8 @@ class Limited:
 
 
 def unwrap(app: WSGIApp) -> Any:
-    """The app itself, of one that may be limited or in quarantine."""
-    while isinstance(app, (Limited, Quarantined)):
+    """The app itself, of one that may be limited, live or in quarantine."""
+    while isinstance(app, (Limited, LivePages, Quarantined)):
         app = app.app
     return app
 

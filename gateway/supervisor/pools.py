@@ -266,8 +266,17 @@ class Pools:
             if own.old is not own.new:
                 self.quarantines.forget(name)
         await self._guide.lead()
+        if change.after.is_live:
+            self._note_reload(change)
         self._end_unused(self._cut(change.after))
         self._start_task(self._collect())
+
+    def _note_reload(self, change: TableChange) -> None:
+        """New front workers are another version of all pages by themselves."""
+        own, serving = change.changes.get(MAIN), self.main.current
+        if serving is not None and (own is None or own.old is own.new):
+            for child in serving.crew:
+                child.order("reloaded")
 
     async def _collect(self) -> None:
         """Remove the environments that nobody uses any more."""

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SE
 class Running:
     """``gateway serve`` of a table with ``server`` beside the sockets, and ``mounts``.
 
-    ``option`` is one more on its command line, and ``before`` is called in its process first;
-    ``modules`` are further apps by name; ``stdout`` and ``stderr`` stand for the files of its
-    records and its log."""
+    ``option`` is one more on its command line, ``options`` are several, and ``before`` is called in
+    its process first; ``modules`` are further apps by name; ``stdout`` and ``stderr`` stand for the
+    files of its records and its log."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Running:
         mounts: str = "  /: good:app\n",
         server: str = "",
         option: str = "",
+        options: Sequence[str] = (),
         before: Callable[[], None] | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
@@ -72,7 +73,7 @@ class Running:
         self.output = open(folder / "records", "wb")  # noqa: SIM115
         command = [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")]
         self.process = subprocess.Popen(
-            [*command, option] if option else command,
+            [*command, *([option] if option else []), *options],
             env=ENVIRON,
             stdout=self.output if stdout is None else stdout,
             stderr=self.log if stderr is None else stderr,
