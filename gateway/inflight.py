@@ -22,9 +22,20 @@ _MOUNT_BYTES = 128
 _HEADER = Struct(">dQQQ")
 _USED = Struct(">Q")
 _HOLDER = Struct(">136s")
+_MOMENT = Struct(">d")
+# what a moment between some milliseconds and 250 years begins with
+_EXPONENTS = (b"\x3f", b"\x40", b"\x41")
 _HOLDER_PLACE = _HEADER.size + _USED.size
 _FIRST_SLOT = SLOT_BYTES
 _PRIVATE_SLOTS = 64
+
+
+class Recent(NamedTuple):
+    """The ``mounts`` of requests in flight and of those that have ended lately; how many have
+    ``ended``, as far as it is known: a connection remembers its last request alone."""
+
+    mounts: set[str]
+    ended: int
 
 
 class InFlight:
@@ -73,6 +84,33 @@ class InFlight:
         self.heartbeat = now
         counts = self.requests, self.failures, self.count_dropped()
         _HEADER.pack_into(self.memory, 0, now, *counts)
+
+    def running(self) -> dict[int, float]:
+        """The requests in flight: when each began, by slot."""
+        begins = self.memory[_FIRST_SLOT : self._find_end() : SLOT_BYTES]
+        slots = (_FIRST_SLOT + i * SLOT_BYTES for i, first in enumerate(begins) if first)
+        return {slot: _MOMENT.unpack_from(self.memory, slot)[0] for slot in slots}
+
+    def recall(self, since: float, now: float, running: dict[int, float]) -> Recent:
+        """Of those in flight, and those that have ended since: they began later than ``since``, or
+        were ``running`` then. Moments are monotonic."""
+        mounts, ended = set(), 0
+        for slot in range(_FIRST_SLOT, self._find_end(), SLOT_BYTES):
+            begins = [] if self.memory[slot] else self._restore(slot)
+            has_ended = running.get(slot) in begins or any(since <= each <= now for each in begins)
+            if self.memory[slot] or has_ended:
+                mounts.add(_read(_SLOT.unpack_from(self.memory, slot)[3]).partition("\n")[0])
+            ended += has_ended
+        return Recent(mounts, ended)
+
+    def _find_end(self) -> int:
+        used: int = _USED.unpack_from(self.memory, _HEADER.size)[0]
+        return _FIRST_SLOT + used * SLOT_BYTES
+
+    def _restore(self, slot: int) -> list[float]:
+        """When the request may have begun that has ended in this slot."""
+        rest = bytes(self.memory[slot + 1 : slot + _MOMENT.size])
+        return [_MOMENT.unpack(first + rest)[0] for first in _EXPONENTS]
 
     def note_holder(self, request_id: str) -> None:
         """This request keeps the loop from turning; "" is none."""

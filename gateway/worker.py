@@ -55,8 +55,10 @@ from gateway.http.statement import FrontWorkers
 from gateway.inflight import InFlight
 from gateway.logs import configure_logs, faults, keep_from_apps, lifecycle, report_dropped
 from gateway.mounts.fair import Fairness, unwrap
+from gateway.mounts.footprint import undo_signals
+from gateway.mounts.guard import Guard
 from gateway.mounts.live import Live
-from gateway.mounts.loader import describe_cause, load_mounts
+from gateway.mounts.loader import build_footprint, describe_cause, load_mounts
 from gateway.mounts.projects import VARIABLE, show_exceptions
 from gateway.mounts.quarantine import confine
 from gateway.mounts.reuse import reuse_apps
@@ -65,7 +67,7 @@ from gateway.mounts.threads import InThreads
 from gateway.outlet import Outlet, finish
 from gateway.streams import Stream, duplicate, find_closed, reopen, set_standard_streams
 from gateway.tracebacks import describe_fault
-from gateway.uncaught import report_apps, report_hub, report_uncaught
+from gateway.uncaught import report_apps, report_hub, report_own, report_uncaught
 from gateway.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
@@ -141,22 +143,25 @@ def work(
     in_flight = InFlight(int(in_flight_descriptor))
     os.close(int(in_flight_descriptor))
     handover = Handover(int(giving), int(taking))
+
+    def note(name: str, text: str) -> None:
+        send(control, {"event": "noted", "mount": name, "text": text})
+
     table, mounts, report = load(
-        config,
-        lambda name: send(control, {"event": "loading", "mount": name}),
-        lambda name, text: send(control, {"event": "noted", "mount": name, "text": text}),
+        config, lambda name: send(control, {"event": "loading", "mount": name}), note
     )
     faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
     gevent.sleep(0)  # gevent closes what an app has closed at the loop's next turn, at times
     reopen(find_closed())
     orders: SimpleQueue[str] = SimpleQueue()
-    gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
+    stopping = gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
     access_log = AccessLog("off" if config.server.access_log == "off" else style, output)
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report_dropped(errors, access_log.outlet)
     in_flight.count_dropped = lambda: access_log.outlet.dropped + errors.dropped
     service.base_environ["wsgi.errors"] = Stream(errors, 2)
     report_hub(gevent.get_hub(), partial(find_request, service.connections))
+    gevent.spawn(keep_watch, build_guard(config, service, stopping.watcher, note))
     report += ask_probes(config.mounts, service)
     access_log.flush()  # the server, which does, may never start: for what a probe says
     Watchdog(service, errors).start()
@@ -166,6 +171,39 @@ def work(
     code = outlast(gevent.spawn(Worker(config, service, listener, control, handover).run, orders))
     finish(access_log.outlet, errors)
     return code
+
+
+def build_guard(
+    config: Config, service: Service, stopping: Any, note: Callable[[str, str], object]
+) -> Guard:
+    """For what apps change while they serve; ``stopping`` watches for SIGTERM."""
+
+    def find_mounts() -> list[str]:
+        return [mount.name for mount in service.table.mounts if mount.kind == "app"]
+
+    def undo(before: Any) -> None:
+        """Python's own handler takes the place of libev's."""
+        undo_signals(before)
+        callback, arguments = stopping.callback, stopping.args
+        stopping.stop()
+        stopping.start(callback, *arguments)
+
+    things = [
+        thing._replace(undo=undo) if thing.undo is undo_signals else thing
+        for thing in build_footprint(config.mounts).things
+    ]
+    return Guard(things, service.in_flight, find_mounts, note)
+
+
+def keep_watch(guard: Guard) -> None:
+    """As long as the worker lives."""
+    while True:
+        try:
+            seconds = guard.look()
+        except Exception as error:  # noqa: BLE001  apps may have replaced what it looks at
+            report_own("the look at what apps change for others", error)
+            seconds = 60.0
+        gevent.sleep(seconds)
 
 
 def outlast(running: Any) -> int:

@@ -46,12 +46,12 @@ class Thing(NamedTuple):
 
 class Footprint:
     """``modules`` are those of all apps of the process, by their top-level names; ``is_shared``
-    where there are several apps."""
+    where there are several apps. ``things`` are those that no app is to change for others."""
 
     def __init__(self, modules: Collection[str], is_shared: bool) -> None:
         self._is_shared = is_shared
         things = (*THINGS, Thing(_read_path, _finder_of_shadows(modules)))
-        self._things = [thing for thing in things if is_shared or thing.is_needed]
+        self.things = [thing for thing in things if is_shared or thing.is_needed]
 
     @contextmanager
     def watched(self, report: Callable[[str], object]) -> Iterator[None]:
@@ -60,7 +60,7 @@ class Footprint:
         A child that the app has forked does not come back from here.
         """
         process = os.getpid()
-        before = [thing.read() for thing in self._things]
+        before = [thing.read() for thing in self.things]
         try:
             yield
         finally:
@@ -71,7 +71,7 @@ class Footprint:
 
     def _settle(self, before: list[Any]) -> str:
         left, undone = [], []
-        for thing, value in zip(self._things, before):
+        for thing, value in zip(self.things, before):
             change = thing.find(value, thing.read())
             if change and thing.undo:
                 with suppress(Exception):  # what cannot be undone is reported all the same
@@ -184,7 +184,8 @@ def _find_signals(before: dict[Any, Any], after: dict[Any, Any]) -> str:
     return f"signal handlers ({', '.join(changed)})" if changed else ""
 
 
-def _undo_signals(before: dict[Any, Any]) -> None:
+def undo_signals(before: dict[Any, Any]) -> None:
+    """Set the handlers that ``before`` has, by number; for the main thread."""
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -298,7 +299,7 @@ THINGS = (
         lambda before: logging.root.handlers.extend(before),
     ),
     Thing(lambda: list(logging.root.handlers), _find_other_handlers),
-    Thing(_read_signals, _find_signals, _undo_signals, is_needed=True),
+    Thing(_read_signals, _find_signals, undo_signals, is_needed=True),
     Thing(
         lambda: min(sys.getrecursionlimit(), _USUAL_RECURSION),
         _change("the recursion limit", str),

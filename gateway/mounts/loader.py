@@ -130,9 +130,7 @@ class _Imports:
         self._pool = pool
         self._note = note
         self._project = DjangoProject()
-        targets = [mount.target for mount in mounts if isinstance(mount.target, AppTarget)]
-        modules = {re.split("[.:]", target.import_string)[0] for target in targets}
-        self._footprint = Footprint(modules, is_shared=len(targets) > 1)
+        self._footprint = build_footprint(mounts)
 
     def load(self, name: str, target: AppTarget) -> WSGIApp:
         """Raises AppLoadError."""
@@ -141,6 +139,13 @@ class _Imports:
         footprint = self._footprint.watched(lambda text: self._note(name, text))
         with footprint, self._project.loading(name, module, setting):
             return load_app(target.import_string, self._pool)
+
+
+def build_footprint(mounts: Iterable[Mount]) -> Footprint:
+    """What the apps of a process that has these mounts may not change for each other."""
+    targets = [mount.target for mount in mounts if isinstance(mount.target, AppTarget)]
+    modules = {re.split("[.:]", target.import_string)[0] for target in targets}
+    return Footprint(modules, is_shared=len(targets) > 1)
 
 
 def load_target(target: StaticTarget | RedirectTarget) -> tuple[WSGIApp, str]:

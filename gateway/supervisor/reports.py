@@ -41,10 +41,15 @@ def take_report(generation: Generation, child: Process, report: Report) -> None:
 
 def _note_change(generation: Generation, report: Report) -> None:
     """What an app has changed for others counts once, and not for every worker."""
-    text = f"{describe_place(generation.config, report['mount'])}: {report['text']}"
+    config, name = generation.config, report["mount"]
+    is_known = any(mount.name == name for mount in config.mounts)  # it may have gone meanwhile
+    place = (
+        describe_place(config, name) if is_known else f"{config.source}: pool {config.pool.name}"
+    )
+    text = f"{place}: {report['text']}"
     if text not in generation.noted:
         generation.noted.add(text)
-        lifecycle.warning("%s", text, extra={"mount": report["mount"]})
+        lifecycle.warning("%s", text, extra={"mount": name} if is_known else {})
 
 
 def _on_loaded(generation: Generation, child: Process, report: Report) -> None:

@@ -179,3 +179,21 @@ def test_connections_give_their_slots_back(serve: Any) -> None:
     for _ in range(5):
         assert gateway.ask().status == 200
     assert gateway.service.in_flight.take() == 512
+
+
+def test_what_has_ended_lately_is_remembered_by_its_connection() -> None:
+    worker = InFlight()
+    slots = [worker.take() for _ in range(4)]
+    # monotonic moments on both sides of 2**17 seconds, from which on the first byte is another
+    for began in (5.5, 131_000.5, 131_080.5, 9_000_000.5):
+        for slot, mount in zip(slots, "abcd", strict=True):
+            worker.write(worker.memory, slot, began, b"id", b"client", name_place(mount, b"GET /"))
+        assert worker.running() == dict.fromkeys(slots, began)
+        was_running = {slots[0]: began}
+        for slot in slots[:3]:
+            worker.memory[slot] = 0
+        # in flight is d; the others have ended, and began since, or were running then
+        assert worker.recall(began - 1, began + 1, {}) == ({"a", "b", "c", "d"}, 3)
+        assert worker.recall(began + 1, began + 2, was_running) == ({"a", "d"}, 1)
+        assert worker.recall(began + 1, began + 2, {slots[0]: began - 1}) == ({"d"}, 0)
+        assert worker.running() == {slots[3]: began}

@@ -1,0 +1,117 @@
+"""What apps change for their whole process while they serve: undone, or reported with the mount.
+
+Owns when: once the requests that were in flight as it was seen have ended, since one of them may
+put it back, but not much later. Looks once a second, so that no request pays for it. Refuses to
+know what the things are, and who is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from gateway.inflight import InFlight
+from gateway.mounts.footprint import Thing
+
+LOOK_SECONDS = 1.0
+# while it is not known whose it was: between two looks few requests are served, so that one mount
+# alone may be left
+CLOSE_LOOK_SECONDS = 0.05
+CLOSE_LOOKS_SECONDS = 30.0
+# for a request to put back what it has changed; a stream may never end
+MOST_SECONDS = 5.0
+MOST_NAMES = 5
+
+
+class _Change(NamedTuple):
+    """Seen and not settled; ``running`` are the requests in flight at that time, ``suspects`` the
+    mounts that were asked since the look before."""
+
+    seen: float
+    running: dict[int, float]
+    suspects: frozenset[str]
+
+
+class Guard:
+    """Keeps ``things`` as they are now. ``find_mounts`` gives the names of the apps' mounts;
+    ``report`` is called with one of them, "" for several that it may have been, and a text."""
+
+    def __init__(
+        self,
+        things: Sequence[Thing],
+        in_flight: InFlight,
+        find_mounts: Callable[[], Collection[str]],
+        report: Callable[[str, str], object],
+    ) -> None:
+        self._things = things
+        self._in_flight = in_flight
+        self._find_mounts = find_mounts
+        self._report = report
+        self._kept = [thing.read() for thing in things]
+        self._changes: dict[int, _Change] = {}
+        self._suspects: dict[int, frozenset[str]] = {}
+        self._reported: set[tuple[int, str]] = set()
+        self._looked = time.monotonic()
+        self._running = in_flight.running()
+        self._requests = in_flight.requests
+        self._is_close_until = 0.0
+
+    def look(self) -> float:
+        """Settle what has changed for good; the seconds until the next look."""
+        now, changed = time.monotonic(), {}
+        running = self._in_flight.running()
+        for index, thing in enumerate(self._things):
+            value = thing.read()
+            if text := thing.find(self._kept[index], value):
+                changed[index] = text
+            else:
+                self._kept[index] = value
+                self._changes.pop(index, None)
+        if changed:
+            self._consider(changed, running, now)
+        self._looked, self._running, self._requests = now, running, self._in_flight.requests
+        return CLOSE_LOOK_SECONDS if now < self._is_close_until else LOOK_SECONDS
+
+    def _consider(self, changed: dict[int, str], running: dict[int, float], now: float) -> None:
+        recent = self._in_flight.recall(self._looked, now, self._running)
+        mounts = frozenset(self._find_mounts())
+        is_complete = recent.ended == self._in_flight.requests - self._requests
+        suspects = (mounts & recent.mounts if is_complete else frozenset()) or mounts
+        for index, text in changed.items():
+            new = _Change(now, running, suspects)
+            change = self._changes.setdefault(index, new)
+            is_running = bool(change.running.items() & running.items())
+            if not is_running or now - change.seen >= MOST_SECONDS:
+                del self._changes[index]
+                self._settle(index, text, change.suspects, now)
+
+    def _settle(self, index: int, text: str, suspects: frozenset[str], now: float) -> None:
+        thing, kept = self._things[index], self._kept[index]
+        if thing.undo:
+            with suppress(Exception):  # what cannot be undone is reported all the same
+                thing.undo(kept)
+        value = thing.read()
+        if thing.find(kept, value):
+            self._kept[index] = value  # to be reported once, and not at each look
+        # who has done it again is among those of the time before, unless there are two of them
+        suspects = self._suspects.get(index, suspects) & suspects or suspects
+        self._suspects[index] = suspects
+        if len(suspects) > 1:
+            self._is_close_until = now + CLOSE_LOOKS_SECONDS
+        self._tell(index, text, sorted(suspects), is_undone=thing.undo is not None)
+
+    def _tell(self, index: int, text: str, suspects: list[str], *, is_undone: bool) -> None:
+        """Once for each mount; of several, once and only where none is known yet."""
+        mount = suspects[0] if len(suspects) == 1 else ""
+        if (index, mount) in self._reported:
+            return
+        self._reported |= {(index, mount), (index, "")}
+        names = ", ".join(suspects[:MOST_NAMES]) + (", …" if len(suspects) > MOST_NAMES else "")
+        who = "it" if mount else f"one of {names}"
+        end = ", which was undone" if is_undone else ""
+        is_shared = len(self._find_mounts()) > 1
+        advice = ' (with "pool: own" it keeps such changes to itself)' if is_shared else ""
+        what = f"while serving, {who} changed {text} for its whole process{end}"
+        self._report(mount, what + advice)
