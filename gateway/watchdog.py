@@ -78,8 +78,9 @@ class Watchdog:
             what += f" (request {exchange.request_id})"
         text = f"the event loop has been silent for {silent:.1f} s: {what}, in\n{stack}"
         if place:
-            text = f"an app waits in a debugger at {place}: all of this worker wait with it"
-            text += f" (request {exchange.request_id}, {line})" if exchange is not None else ""
+            text = f"an app waits in a debugger at {place}"
+            text += f" with {line} (request {exchange.request_id})" if exchange is not None else ""
+            text += ": other requests of this worker wait meanwhile"
         self._write(text.rstrip(), **extra)
         # what was answered before it in the same turn; if the worker is killed, nobody else will
         self._service.access_log.flush()
