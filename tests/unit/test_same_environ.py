@@ -114,16 +114,27 @@ def start(folder: Path, server: str, option: str = "") -> Running:
     return Running(folder, MOUNTS + POOLS, server, option, show=SHOW)
 
 
+def find_loopback() -> str:
+    """That of IPv6, where this machine has one."""
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return "127.0.0.1"
+    return "[::1]"
+
+
 @pytest.fixture(scope="module", params=["unix", "proxied", "direct"])
 def front(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "direct":
-        running = start(folder, "", "--listen=127.0.0.1:0")
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", running.log_text)
+        host = find_loopback()
+        running = start(folder, "", f"--listen={host}:0")
+        found = re.search(re.escape(f"http://{host}") + r":(\d+)", running.log_text)
         assert found is not None, running.log_text
-        address = ("127.0.0.1", int(found[1]))
+        address = host.strip("[]"), int(found[1])
         front = Front(running, lambda: socket.create_connection(address, WAIT_SECONDS))
     elif request.param == "unix":
         running = start(folder, "  trusted_proxies: ['unix:']\n")
