@@ -329,6 +329,9 @@ class Connection(Deadlines):
                 self._watch(True)
             if self._buffer:
                 self._advance(self._buffer)
+        elif response.is_cut:
+            self.set_to_reset()
+            self.close()
         elif self.has_ended or self._has_read_all(head, content):
             self.close()
         else:

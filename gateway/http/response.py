@@ -186,6 +186,13 @@ class Response:
             self._is_chunked = False
             self._sink.send(b"0\r\n\r\n")
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether a close would pass for the end of a body that has not come to its own: one
+        without a length, to an HTTP/1.0 client (RFC 9112 §8)."""
+        is_open = self.head_sent and not self._is_bodiless and not self._is_chunked
+        return is_open and self.remaining < 0
+
     def take_over(self, taker: Takeover) -> None:
         """Send a 101 and leave the connection to ``taker``; afterwards it cannot be used again."""
         self.code = 101

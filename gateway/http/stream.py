@@ -12,7 +12,8 @@ from contextlib import suppress
 from enum import Enum
 from fcntl import ioctl
 from select import POLLRDHUP
-from socket import MSG_MORE
+from socket import MSG_MORE, SO_LINGER, SOL_SOCKET
+from struct import pack
 from termios import FIONREAD
 from time import monotonic
 from typing import Any
@@ -269,6 +270,11 @@ class Stream:
         poll = _get_poll()
         poll.register(self._socket.fileno(), POLLRDHUP)
         return bool(poll.poll(0))
+
+    def set_to_reset(self) -> None:
+        """Have the close reset the connection, which tells the client of an error (RFC 9293)."""
+        with suppress(OSError):
+            self._socket.setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
 
     def _shut(self) -> None:
         self.state = State.CLOSED

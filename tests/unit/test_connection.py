@@ -10,7 +10,7 @@ import gevent
 import pytest
 import readers
 from gevent.event import Event
-from harness import GET, PEER, Client, Cut, Gateway, wait_until
+from harness import GET, PEER, Client, Cut, Gateway, TcpListener, wait_until
 
 from gateway.errors import ClientDisconnected
 from gateway.http.body import DRAIN_BYTES
@@ -943,3 +943,26 @@ def test_a_client_that_leaves_before_a_byte_of_its_answer_is_recorded_as_499(ser
     app.go_on.set()
     [record] = gateway.records
     assert (record["status"], record["bytes_out"]) == (499, 0)
+
+
+# --- answers that are cut ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_cut_body_without_a_length_does_not_end_as_a_whole_one_does(is_cut: bool) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"some"
+        yield b"more"
+        if is_cut:
+            raise RuntimeError("in the middle")
+
+    gateway = Gateway(app, listener=TcpListener())
+    try:
+        if is_cut:
+            with pytest.raises(ConnectionResetError):
+                gateway.ask(b"GET / HTTP/1.0\r\n\r\n")
+        else:
+            assert gateway.ask(b"GET / HTTP/1.0\r\n\r\n").content == b"somemore"
+    finally:
+        gateway.close()
