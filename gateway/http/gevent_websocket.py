@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from hashlib import sha1
 from importlib import import_module
-from socket import SHUT_WR
+from socket import SHUT_RDWR
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,9 +24,9 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSIONS = ("13", "8", "7")
 
 
-def open_websocket(environ: Environ, connected: Any) -> Any:
-    """The object, also put into ``environ``; None where the client asks for something else, or
-    the package is missing. ``connected`` is first used when the app uses the object."""
+def open_websocket(environ: Environ, connected: Any) -> OfferedWebSocket | None:
+    """The object, put into ``environ``; None where the client asks for something else, or the
+    package is missing. ``connected`` is first used when the app uses the object."""
     key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
     is_one = environ["REQUEST_METHOD"] == "GET" and environ["HTTP_UPGRADE"].lower() == "websocket"
@@ -34,10 +34,10 @@ def open_websocket(environ: Environ, connected: Any) -> Any:
         return None
     if (kind := _find_class()) is None:
         return None
-    websocket = kind(environ, Stream(connected, key.encode("latin-1")), _HANDLER)
-    environ["wsgi.websocket"] = websocket
+    stream = Stream(connected, key.encode("latin-1"))
+    websocket = environ["wsgi.websocket"] = kind(environ, stream, _HANDLER)
     environ["wsgi.websocket_version"] = version
-    return websocket
+    return OfferedWebSocket(websocket, stream)
 
 
 def _is_key(key: str) -> bool:
@@ -65,6 +65,22 @@ def _find_class() -> Any:
     return Quiet
 
 
+class OfferedWebSocket:
+    """``websocket`` and its ``stream``, which its own ``close`` takes away from it."""
+
+    def __init__(self, websocket: Any, stream: Stream) -> None:
+        self._websocket = websocket
+        self._stream = stream
+
+    def say_goodbye(self) -> None:
+        """Close what the app has left open, and the connection, as gevent-websocket's server does;
+        where it was never used, nothing. May block."""
+        if self._stream.is_open:
+            if self._websocket.stream is not None:
+                self._websocket.close()
+            self._stream.end()
+
+
 class Stream:
     """What the object reads from and writes to; the first use sends the handshake."""
 
@@ -72,6 +88,7 @@ class Stream:
         self._connected = connected
         self._key = key
         self._file: Any = None
+        self._has_ended = False
 
     @property
     def is_open(self) -> bool:
@@ -80,14 +97,21 @@ class Stream:
 
     def end(self) -> None:
         """Nothing more is read or written: the client need not wait for it."""
+        self._has_ended = True
         with suppress(OSError):
-            self._connected.shutdown(SHUT_WR)
-        self._file.close()
+            self._connected.shutdown(SHUT_RDWR)  # another one that still reads sees the end
+        with suppress(RuntimeError):  # within another greenlet's read, which closes it then
+            self._file.close()
+        self._connected.close()
 
     def read(self, size: int) -> bytes:
         """``size`` bytes, fewer at the end. Raises OSError."""
         self._shake_hands()
-        return self._file.read(size)  # type: ignore[no-any-return]
+        try:
+            return self._file.read(size)  # type: ignore[no-any-return]
+        finally:
+            if self._has_ended:
+                self._file.close()
 
     def write(self, data: bytes) -> None:
         """Raises OSError."""

@@ -26,7 +26,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from gateway.dispatch import Mount
 from gateway.errors import AppError, ClientDisconnected
 from gateway.http.exchange import Exchange
-from gateway.http.gevent_websocket import open_websocket
+from gateway.http.gevent_websocket import OfferedWebSocket, open_websocket
 from gateway.http.head import RequestHead
 from gateway.http.stream import READ, WRITE, wait_for
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Takeover, Write, WSGIApp
@@ -138,8 +138,7 @@ class Upgradable:
         self._socket: OfferedSocket
         self._start: StartResponse
         self._is_over = False
-        self._websocket: Any = None
-        self._stream: Any = None
+        self._websocket: OfferedWebSocket | None = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         self._start = start_response
@@ -147,7 +146,6 @@ class Upgradable:
         self._socket = OfferedSocket(self._take, _Socket, peer)
         environ.update(dict.fromkeys(SOCKET_KEYS, self._socket))
         self._websocket = open_websocket(environ, self._socket)
-        self._stream = self._websocket and self._websocket.stream  # which its close takes away
         try:
             result = self._app(environ, self._start_response)
         except BaseException as error:  # noqa: BLE001  raised again where it is a fault
@@ -189,7 +187,8 @@ class Upgradable:
             if error is not None and is_cut:
                 tunnel.stop()
             else:
-                self._say_goodbye()
+                if self._websocket is not None:
+                    self._websocket.say_goodbye()
                 tunnel.finish()
             self._close_socket()
             if isinstance(error, _ENDS):
@@ -198,13 +197,6 @@ class Upgradable:
                 error = AppError("the app took the connection over and sent nothing")
         if error is not None:
             raise error
-
-    def _say_goodbye(self) -> None:
-        # gevent-websocket's server closes what its app has left open, and the connection
-        if self._stream is not None and self._stream.is_open:
-            if self._websocket.stream is not None:
-                self._websocket.close()
-            self._stream.end()
 
     def _close_socket(self) -> None:
         # one that a native thread may still read from is left to that thread: it sees the end

@@ -34,6 +34,7 @@ from gevent.hub import Waiter
 
 from gateway.errors import ClientDisconnected
 from gateway.http.body import READ_BYTES
+from gateway.http.gevent_websocket import OfferedWebSocket, open_websocket
 from gateway.http.upgrade import SOCKET_KEYS, OfferedSocket
 from gateway.logs import faults
 from gateway.mounts.threadpool import ThreadPool
@@ -100,6 +101,7 @@ class _Call:
         self._leaving = allocate_lock()  # for the two that follow
         self._thread_id = 0  # while the app may be interrupted
         self._is_lost = False  # to the pool: another thread has taken its thread's place
+        self._websocket: OfferedWebSocket | None = None
         environ["wsgi.multithread"] = True
         content = environ["wsgi.input"]
         if isinstance(content, io.BufferedReader) and not content.raw.is_complete:
@@ -111,7 +113,8 @@ class _Call:
             take = partial(self._take, offered.take)
             native = OfferedSocket(take, _make_socket, offered.peer)
             environ.update(dict.fromkeys(SOCKET_KEYS, native))
-            environ.pop("wsgi.websocket", None)  # its object is for greenlets
+            if "wsgi.websocket" in environ:
+                self._websocket = open_websocket(environ, native)
         early_hints = environ.get("wsgi.early_hints")
         if early_hints is not None:
             environ["wsgi.early_hints"] = partial(self._call, early_hints)
@@ -125,7 +128,7 @@ class _Call:
         try:
             self._thread_id = get_ident()
             try:
-                value = Context().run(self._run)
+                value = Context().run(self._run_to_its_end)
             except _Stop:
                 pass
             except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
@@ -139,6 +142,13 @@ class _Call:
     def _leave(self) -> None:
         with self._leaving:
             self._thread_id = 0
+
+    def _run_to_its_end(self) -> Any:
+        try:
+            return self._run()
+        finally:
+            if self._websocket is not None:
+                self._websocket.say_goodbye()
 
     def _run(self) -> Any:
         result: Any = self._app(self._environ, self._start_response)

@@ -7,6 +7,7 @@ import copy
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import gevent
@@ -448,14 +449,14 @@ def test_simple_websocket_asks_whether_the_client_is_there(
 # --- gevent-websocket ---------------------------------------------------------------------------
 
 
-def test_gevent_websocket_has_its_object(serve: Any) -> None:
+def test_gevent_websocket_has_its_object(serve: Any, run: Any) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         websocket = environ["wsgi.websocket"]
         while (message := websocket.receive()) is not None:
             websocket.send(message)
         return []
 
-    gateway = serve(app)
+    gateway = serve(run(app))
     peer, client = talk(gateway)
     peer.send(Message("grüße"))
     assert peer.message() == "grüße"
@@ -468,12 +469,12 @@ def test_gevent_websocket_has_its_object(serve: Any) -> None:
     assert (record["status"], record.get("error")) == (101, None)
 
 
-def test_gevent_websocket_is_closed_behind_its_app(serve: Any) -> None:
+def test_gevent_websocket_is_closed_behind_its_app(serve: Any, run: Any) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         environ["wsgi.websocket"].send("only this")
         return []
 
-    peer, client = talk(serve(app))
+    peer, client = talk(serve(run(app)))
     assert peer.message() == "only this"
     assert isinstance(peer.next(), CloseConnection)
     client.expect_end()
@@ -481,7 +482,7 @@ def test_gevent_websocket_is_closed_behind_its_app(serve: Any) -> None:
 
 @pytest.mark.parametrize("closes", [True, False])
 def test_gevent_websocket_s_connection_ends_with_its_app(
-    serve: Any, monkeypatch: pytest.MonkeyPatch, closes: bool
+    serve: Any, run: Any, monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         environ["wsgi.websocket"].send("only this")
@@ -490,19 +491,46 @@ def test_gevent_websocket_s_connection_ends_with_its_app(
         return []
 
     monkeypatch.setattr(upgrade, "GRACE_SECONDS", 1000)
-    peer, client = talk(serve(app))
+    peer, client = talk(serve(run(app)))
     assert peer.message() == "only this"
     assert isinstance(peer.next(), CloseConnection)
     client.expect_end()
 
 
-def test_gevent_websocket_that_nobody_uses_is_silent(serve: Any) -> None:
+def test_gevent_websocket_that_another_one_still_reads_ends_with_its_app(
+    serve: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_greenlets = run(echo) is echo
+    reads = gevent.event.Event() if in_greenlets else threading.Event()
+    received: list[Any] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        websocket = environ["wsgi.websocket"]
+        websocket.send("only this")
+        kind = GreenletThread if in_greenlets else threading.Thread
+        kind(target=partial(receive, websocket)).start()
+        reads.wait()
+        return []
+
+    def receive(websocket: Any) -> None:
+        reads.set()
+        received.append(websocket.receive())
+
+    monkeypatch.setattr(upgrade, "GRACE_SECONDS", 1000)
+    peer, client = talk(serve(run(app)))
+    assert peer.message() == "only this"
+    assert isinstance(peer.next(), CloseConnection)
+    client.expect_end()
+    wait_until(lambda: received == [None], "the other one sees the end")
+
+
+def test_gevent_websocket_that_nobody_uses_is_silent(serve: Any, run: Any) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         assert environ.pop("wsgi.websocket") is not None
         start_response("403 Forbidden", [])
         return [b"no"]
 
-    gateway = serve(app)
+    gateway = serve(run(app))
     client = gateway.connect()
     request = UPGRADE.replace(b"Key: AAAA", b"Key: AAAAAAAAAAAAAAAAAAAAAA==")
     assert client.ask(request).status == 403
@@ -510,7 +538,7 @@ def test_gevent_websocket_that_nobody_uses_is_silent(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [b"Key: AAAA", b"Version: 99"])
-def test_a_broken_handshake_gets_no_object(serve: Any, wrong: bytes) -> None:
+def test_a_broken_handshake_gets_no_object(serve: Any, run: Any, wrong: bytes) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
         return [str("wsgi.websocket" in environ).encode()]
@@ -521,6 +549,6 @@ def test_a_broken_handshake_gets_no_object(serve: Any, wrong: bytes) -> None:
         b"Sec-WebSocket-" + wrong if line.startswith(b"Sec-WebSocket-" + name) else line
         for line in good.split(b"\r\n")
     )
-    gateway = serve(app)
+    gateway = serve(run(app))
     assert gateway.ask(good).content == b"True"
     assert gateway.ask(bad).content == b"False"
