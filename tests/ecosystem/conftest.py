@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from rows import MOUNTS
-from running import Running
 from services import (
     FileGate,
     Gate,
@@ -24,6 +23,7 @@ from services import (
     Web,
     WebGate,
 )
+from talkers import OnPort
 
 APPS = Path(__file__).with_name("apps")
 SETUPS = {
@@ -91,7 +91,7 @@ def make_gate(
 @pytest.fixture(scope="session", params=SETUPS)
 def setup(
     request: pytest.FixtureRequest, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Running]]:
+) -> Iterator[tuple[str, OnPort]]:
     """The name of a column of the table, and a gateway that serves all rows so."""
     folder = tmp_path_factory.mktemp("gateway")
     modules = {path.stem: path.read_text() for path in APPS.glob("*.py")}
@@ -100,7 +100,7 @@ def setup(
         f"  {at}: {{app: '{app}'{pool}, env: {{PGHOST: '{postgres.host}'}}}}\n"
         for at, app in MOUNTS.items()
     )
-    gateway = Running(folder, mounts, SETUPS[request.param], **modules)
+    gateway = OnPort(folder, mounts, SETUPS[request.param], **modules)
     try:
         yield request.param, gateway
     finally:

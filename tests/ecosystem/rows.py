@@ -1,16 +1,20 @@
 """The rows of the table in docs/libraries.md: where each is asked, and what it waits for there."""
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+from talkers import OnPort, ask, call, talk
 
 
 class Row(NamedTuple):
     """``waits_for`` names a kind of gate in ``conftest.py``; ``names_itself`` is whether the answer
-    ends in the address that the framework gives the view."""
+    ends in the address that the framework gives the view; ``speak`` is its client."""
 
     library: str
     target: str
     waits_for: str
     names_itself: bool = False
+    speak: Callable[[OnPort, str], tuple[int, str]] = ask
 
 
 ROWS = [
@@ -71,6 +75,17 @@ ROWS = [
     Row("Pyramid", "/pyramid/wait", "file", names_itself=True),
     Row("CherryPy", "/cherrypy/wait", "file", names_itself=True),
     Row("a2wsgi", "/a2wsgi/wait", "file", names_itself=True),
+    Row("simple-websocket", "/simple-websocket", "file", speak=talk),
+    Row("flask-sock", "/flask-sock/wait", "file", names_itself=True, speak=talk),
+    Row("gevent-websocket", "/gevent-websocket", "file", speak=talk),
+    Row("Flask-SocketIO, polling", "/socketio", "file", speak=call("polling")),
+    Row("Flask-SocketIO, WebSocket", "/socketio", "file", speak=call("websocket")),
+    Row(
+        "Flask-SocketIO, polling, then WebSocket",
+        "/socketio",
+        "file",
+        speak=call("polling", "websocket"),
+    ),
     # the last, as it changes asyncio for the others of its process
     Row("nest_asyncio", "/work/use_nest_asyncio", "file"),
 ]
@@ -84,5 +99,9 @@ MOUNTS = {
     **{
         f"/{name}": f"frameworks:{name}_app"
         for name in ("flask", "bottle", "falcon", "pyramid", "cherrypy", "a2wsgi")
+    },
+    **{
+        f"/{name}": f"talks:{name.replace('-', '_')}_app"
+        for name in ("simple-websocket", "flask-sock", "gevent-websocket", "socketio")
     },
 }
