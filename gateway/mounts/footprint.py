@@ -256,9 +256,10 @@ def _finder_of_shadows(modules: Collection[str]) -> Callable[[list[str], list[st
     """What is added to sys.path is an app's own business, unless it hides another app's module."""
 
     def find(before: list[str], after: list[str]) -> str:
+        first = after.index(before[0]) if before and before[0] in after else 0
         hidden = [
             f"{entry} first, which hides the module {module} of another app"
-            for entry in after[: after.index(before[0])] if before and before[0] in after
+            for entry in after[:first]
             for module in sorted(modules)
             if entry not in before and _has_module(entry, module)
             and any(_has_module(other, module) for other in before)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from running import ENVIRON, Running, wait_until
 
+from gateway.mounts import footprint
+
 Start = Callable[..., Running]
 Check = Callable[..., tuple[int, str, str]]
 
@@ -224,3 +226,14 @@ def test_a_gateway_reports_it_once_for_all_its_workers(start: Start) -> None:
     # every record's time stays UTC
     assert {record["time"][-1] for record in gateway.records} == {"Z"}
     assert gateway.end() == 0
+
+
+def test_a_path_that_has_lost_its_first_entry_hides_no_module(tmp_path: Path) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+    for folder in (first, other):
+        folder.mkdir()
+        (folder / "look.py").touch()
+    find = footprint._finder_of_shadows({"look"})
+    assert find([str(first)], []) == ""
+    assert find([str(first)], [str(other)]) == ""
+    assert str(other) in find([str(first)], [str(other), str(first)])
