@@ -45,12 +45,13 @@ MOUNTS = """\
   /greenlets: {app: "talk:app", pool: greenlets}
   /threads: {app: "talk:app", pool: threads}
   /gevent: talk:gevent_app
+  /gevent-threads: {app: "talk:gevent_app", pool: threads}
   /asgi: {asgi: "talk:asgi_app"}
 pools:
   greenlets: {}
   threads: {concurrency: threads, threads: 4}
 """
-AGENTS = ("shared", "greenlets", "threads", "gevent", "asgi")
+AGENTS = ("shared", "greenlets", "threads", "gevent", "gevent-threads", "asgi")
 # all but compression, which none of these has; the tunnel passes it like all else
 CASES = [f"{number}.*" for number in (1, 2, 3, 4, 5, 6, 7, 9, 10)]
 GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}
@@ -60,6 +61,7 @@ KNOWN = {
     *(("threads", case) for case in ("5.6", "5.7", "5.8", "5.19", "5.20")),
     # gevent-websocket repeats the reason of a close as Python prints bytes, which is too long
     *(("gevent", case) for case in ("7.3.4", "7.3.5")),
+    *(("gevent-threads", case) for case in ("7.3.4", "7.3.5")),
 }
 
 
