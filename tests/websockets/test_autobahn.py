@@ -75,16 +75,18 @@ def results(tmp_path_factory: Any) -> Iterator[dict[str, dict[str, Any]]]:
     """What came of each case, by agent."""
     folder: Path = tmp_path_factory.mktemp("autobahn")
     port = find_port()
-    gateway = Running(folder, MOUNTS, option=f"--listen=127.0.0.1:{port}", talk=APPS)
     address = f"ws://127.0.0.1:{port}"
     servers = [{"agent": agent, "url": f"{address}/{agent}"} for agent in AGENTS]
     wanted = {"outdir": str(folder / "reports"), "servers": servers, "cases": CASES}
     wanted |= {"exclude-cases": [], "exclude-agent-cases": {}}
     (folder / "spec.json").write_text(json.dumps(wanted))
     program = shlex.split(os.environ["AUTOBAHN"])
-    subprocess.run([*program, "-m", "fuzzingclient", "-s", folder / "spec.json"], check=True)
-    yield json.loads((folder / "reports" / "index.json").read_text())
-    assert gateway.end() == 0
+    gateway = Running(folder, MOUNTS, option=f"--listen=127.0.0.1:{port}", talk=APPS)
+    try:
+        subprocess.run([*program, "-m", "fuzzingclient", "-s", folder / "spec.json"], check=True)
+        yield json.loads((folder / "reports" / "index.json").read_text())
+    finally:
+        assert gateway.end() == 0
 
 
 @pytest.mark.parametrize("agent", AGENTS)
