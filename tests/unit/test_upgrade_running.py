@@ -1,6 +1,7 @@
 """WebSockets in apps of a whole gateway: every kind of worker, over the hop, drain, records."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -163,3 +164,24 @@ def test_a_reload_leaves_a_websocket_its_time(start: Callable[..., Running]) -> 
         assert peer.socket.recv(65536) == b""
         peer.socket.close()
         assert record_of(gateway, f"{mount}/kept")["status"] == 101
+
+
+@pytest.mark.parametrize("mount", KINDS)
+def test_a_websocket_whose_worker_is_killed_has_its_record(
+    start: Callable[..., Running], mount: str
+) -> None:
+    gateway = start(MOUNTS, talk=APP)
+    peer = talk(gateway, f"{mount}/killed")
+    assert peer.ask("hello") == "hello"
+    pool = {"/main": "main", "/pool": "greenlets", "/threads": "threads"}[mount]
+    [generation] = [g for g in gateway.control("status")["generations"] if g["pool"] == pool]
+    [worker] = generation["workers"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    peer.expect_end()
+    record = record_of(gateway, f"{mount}/killed")
+    assert (record["mount"], record["protocol"]) == (mount, "HTTP/1.1")
+    if mount == "/main":  # nobody is left who knows what had been answered
+        assert (record["status"], record["error"][-8:]) == (502, " SIGKILL")
+    else:  # the front worker's
+        assert record["status"] == 101
+        assert min(record["bytes_in"], record["bytes_out"]) > 0
