@@ -304,8 +304,7 @@ class Connection(Deadlines):
         log = service.access_log
         if log.is_on:
             known = head.prepared
-            record = log.record
-            record(
+            log.record(
                 (
                     response.request_id or service.next_request_id(),
                     response.client or self._peer,
