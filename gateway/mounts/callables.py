@@ -44,7 +44,13 @@ def find_call_fault(import_string: str, found: object) -> str:
     if plain is None or _takes(plain, 0):
         return ""
     bare = import_string.removesuffix("()")
-    return find_fault(bare, found) or f"it is the app itself, not a factory{_hint(bare)}"
+    fault = find_fault(bare, found)
+    if not fault:
+        return f"it is the app itself, not a factory{_hint(bare)}"
+    if fault != _explain_parameters(bare, plain):
+        return fault
+    name = plain.function.__name__
+    return f"{_show(plain)} cannot be called without arguments: {_in_module(name)}"
 
 
 def guess_in(module: object) -> str:
@@ -160,11 +166,14 @@ def _explain_asgi(import_string: str) -> str:
     )
 
 
-def _explain_parameters(import_string: str, plain: _Plain) -> str:
-    name = plain.function.__name__
+def _show(plain: _Plain) -> str:
     keywords = _keywords(plain)
     parameters = _names(plain) + (["*", *keywords] if keywords else [])
-    shown = f"{name}({', '.join(parameters)})"
+    return f"{plain.function.__name__}({', '.join(parameters)})"
+
+
+def _explain_parameters(import_string: str, plain: _Plain) -> str:
+    name, keywords, shown = plain.function.__name__, _keywords(plain), _show(plain)
     if keywords and _takes(plain._replace(keywords=plain.keywords | dict.fromkeys(keywords)), 2):
         return f"{shown} cannot be called with environ and start_response alone: {_give(keywords)}"
     text = f"{shown} does not take environ and start_response"

@@ -265,7 +265,7 @@ APPS = [
         name="factory wants arguments",
         adds=FACTORY,
         module="def create(settings):\n    pass",
-        told="missing 1 required positional argument: 'settings'",
+        told="create(settings) cannot be called without arguments: write",
     ),
     BadEdit(
         name="long exception",

@@ -32,6 +32,9 @@ def test_a_killed_worker_is_replaced_while_the_others_serve(disturbed_lab: Lab):
     )
     killed = min(before)
     assert lab.run_in("gateway", "bash", "-c", f"kill -9 {killed}").exit_code == 0
+    # the connections that nginx has to it end with it, and not with the signal
+    is_there = f"kill -0 {killed}"
+    wait_until(lambda: lab.run_in("gateway", "bash", "-c", is_there).exit_code != 0, "it has ended")
 
     def is_replaced() -> bool:
         assert killed not in answering_workers(lab.address)  # and no answer is other than 200

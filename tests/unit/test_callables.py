@@ -142,8 +142,8 @@ CALLED = {
     ),
     "async def app(scope, receive, send): ...": ASGI,
     "def app(config): ...": (
-        "app(config) does not take environ and start_response; if it makes the app, "
-        'write "app = app(...)" in its module, and mount that'
+        'app(config) cannot be called without arguments: write "app = app(...)" in its module, and '
+        "mount that"
     ),
 }
 

@@ -1,5 +1,6 @@
 """``gateway serve``: what its options change of a table, and which addresses it refuses."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,14 +25,16 @@ def serve(served: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """``gateway serve`` of TABLE, up to the supervisor's start."""
 
     class Supervisor:
-        def __init__(self, config: Config, read: Callable[[Path], Config]) -> None:
+        def __init__(self, config: Config, *_: object) -> None:
             served.append(config)
 
         def run(self) -> int:
             return 0
 
     monkeypatch.setattr(supervise, "Supervisor", Supervisor)
-    monkeypatch.setattr(cli, "configure_logs", lambda style: None)
+    for name in ("configure_logs", "report_dropped"):
+        monkeypatch.setattr(cli, name, lambda *_, **named: None)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # which the command replaces
     table = tmp_path / "mounts.yaml"
     table.write_text(TABLE)
     return lambda *arguments: cli.main(["serve", "-c", str(table), *arguments])

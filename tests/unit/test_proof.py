@@ -34,6 +34,14 @@ def go_on(load: Load) -> None:
     wait_until(lambda: load.total > served + CLIENTS, "the load goes on")
 
 
+def answers(gateway: Running) -> bool:
+    """A worker may take a connection while it is being killed."""
+    try:
+        return gateway.ask("/").endswith(b"g1")
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("mounts", [MOUNTS, IN_POOL], ids=["in the front", "in a pool"])
 def test_reloads_and_rollbacks_lose_nothing(start: Start, mounts: str) -> None:
     server = "  workers: 2\n  reload_on_edit: false\n  access_log: off\n"
@@ -93,7 +101,7 @@ def test_of_a_kill_only_what_was_in_flight_is_lost(start: Start, killed: str) ->
         began = time.monotonic()
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
-        assert gateway.ask("/").endswith(b"g1")
+        wait_until(lambda: answers(gateway), "it serves again")
         took = time.monotonic() - began
         wait_until(lambda: len(gateway.children() - set(victims)) == 2, "both serve again")
         for _ in range(3):
