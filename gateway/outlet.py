@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from _queue import SimpleQueue
+from _queue import Empty, SimpleQueue
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from time import monotonic
@@ -115,12 +116,20 @@ class Outlet:
         """Whether all that was kept has been read."""
         return self._kept == self._taken
 
+    def give_up(self) -> None:
+        """Count what is still kept as dropped."""
+        with suppress(Empty):
+            while True:
+                self.dropped += self._queue.get_nowait().count(b"\n")
+
 
 def finish(*outlets: Outlet) -> None:
-    """Wait until all that was kept has been read, FINISH_SECONDS at most."""
+    """Wait until all that was kept has been read, FINISH_SECONDS at most; the rest is dropped."""
     ends = monotonic() + FINISH_SECONDS
     while not all(outlet.is_empty for outlet in outlets) and monotonic() < ends:
         outlets[0].sleep(_LOOK_SECONDS)
+    for outlet in outlets:
+        outlet.give_up()
 
 
 def _find_native(module: str, name: str) -> Any:

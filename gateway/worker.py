@@ -170,6 +170,7 @@ def work(
     send(control, {"event": "loaded", "mounts": report})
     code = outlast(gevent.spawn(Worker(config, service, listener, control, handover).run, orders))
     finish(access_log.outlet, errors)
+    in_flight.beat(in_flight.heartbeat)  # what was dropped then counts, too
     return code
 
 

@@ -50,6 +50,7 @@ class Supervisor:
         count_dropped: Callable[[], int] = int,
     ) -> None:
         self._count_dropped = count_dropped
+        self._dropped = 0  # by workers that have ended
         self._config = config
         self._is_stopping = False
         self._read_table = read
@@ -97,7 +98,7 @@ class Supervisor:
             "table": config.source,
             "generation": main.id if main else "",
             "generations": generations,
-            "dropped": self._count_dropped(),
+            "dropped": self._dropped + self._count_dropped(),
             "mounts": describe_mounts(
                 config, self._pools.current, self._pools.failed, self._pools.quarantines.describe
             ),
@@ -165,6 +166,7 @@ class Supervisor:
                 if pid in generation.children:
                     child = generation.children[pid]
                     self._pools.note_end(generation, child, wait_status)
+                    self._dropped += child.in_flight.pulse().dropped
                     if self._terminal is not None and os.WIFSIGNALED(wait_status):
                         self._terminal.restore()
                     self._start_task(bury(generation, child, is_stopping=self._is_stopping))

@@ -276,6 +276,20 @@ def read_all(read: int) -> None:
         pass
 
 
+def test_what_a_worker_leaves_unread_at_its_end_is_counted(
+    start: Any, stalled: tuple[int, int]
+) -> None:
+    _, write = stalled
+    server = "  reload_on_edit: false\n  keep_previous: 0s\n"
+    running = start("  /: good:app\n", server, stdout=write)
+    fill(write)
+    for _ in range(50):
+        assert running.ask("/").startswith(b"HTTP/1.1 200")
+    assert running.control("status")["dropped"] == 0
+    assert running.control("reload")["exit_code"] == 0
+    wait_until(lambda: running.control("status")["dropped"] >= 45, "it is counted")
+
+
 POOLS = """
 pools:
   greenlets: {}
