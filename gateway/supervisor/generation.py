@@ -76,6 +76,7 @@ class Generation:
         self._ended = (0, 0)
         self.was_ready = False
         self.was_asked = False  # whether it may have connections
+        self.is_claimed = False  # whether a rollback is about to have it serve again
         self._changed = asyncio.Event()
 
     # --- starting -----------------------------------------------------------------------------
@@ -102,6 +103,7 @@ class Generation:
         if self.state is State.KEPT:
             self.faults = [] if self.is_whole else [f"a worker of {self.id} has ended meanwhile"]
             self.state = State.STARTING
+            self.is_claimed = False
         for child in self.crew:
             child.accept()
         if not await self._has_reached(ChildState.READY):

@@ -236,6 +236,7 @@ class Pool:
         if change.old is change.new:
             return await self.prepare(change.before, anew=False)
         if change.old and change.old.state is State.KEPT and change.old.is_whole:
+            change.old.is_claimed = True
             return Change(change.new, change.after, change.old, change.before)
         return await self.prepare(change.before, anew=True)
 
@@ -261,6 +262,9 @@ class Pool:
 
     async def drop(self, change: Change) -> None:
         """Leave what was prepared."""
+        if change.new.is_claimed:
+            change.new.is_claimed = False
+            change.new.note_change()
         if change.new.state is State.STARTING:
             with contextlib.suppress(AppLoadError):
                 await change.new.give_up()
@@ -270,6 +274,7 @@ class Pool:
         """Keep it loaded for a while, and retire it then, unless it serves again."""
         seconds = max(server.keep_previous_seconds, server.watch.for_seconds if server.watch else 0)
         await old.until(lambda: old.state is not State.KEPT, seconds)
+        await old.until(lambda: not old.is_claimed, None)
         if old.state is State.KEPT:
             await old.retire()
         elif old.state is State.STOPPING:

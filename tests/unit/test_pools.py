@@ -272,6 +272,28 @@ def test_a_rollback_resumes_the_workers_of_every_pool(start: Start) -> None:
     assert workers < gateway.children()
 
 
+SLOW = """
+import pathlib, time
+if pathlib.Path(__file__).with_name("is-slow").exists():
+    time.sleep(3)
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return []
+"""
+
+
+def test_a_rollback_waits_for_a_slow_pool_and_keeps_the_others_meanwhile(start: Start) -> None:
+    server = f"{MANUAL}  keep_previous: 2s\npools:\n  a: {{}}\n  b: {{}}\n"
+    gateway = start(TWO + "  /s: {app: 'slow:app', pool: b}\n", server, telling=TELLING, slow=SLOW)
+    gone = told(gateway, "/b")["pid"]
+    assert gateway.control("reload")["exit_code"] == 0
+    gateway.write("is-slow", "")
+    os.kill(gone, signal.SIGKILL)
+    wait_until(lambda: gone not in gateway.children(), "its workers have to be started again")
+    outcome = gateway.control("rollback")
+    assert outcome["exit_code"] == 0, outcome["messages"]
+
+
 def test_nothing_is_left_behind(start: Start) -> None:
     gateway = start_with(start, "  a: {}\n  b: {}\n")
     folder = gateway.folder / "control.pools"
