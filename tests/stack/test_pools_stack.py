@@ -84,7 +84,6 @@ def test_an_app_that_computes_holds_up_no_other_pool(pooled: Lab):
     assert computing.result().status == 200
     assert others > 10
     assert served > 100
-    assert load.longest < 3
     assert (load.faults, load.resets) == ([], 0)
 
 

@@ -79,7 +79,12 @@ class Running:
             stderr=self.log if stderr is None else stderr,
             preexec_fn=before,
         )
-        wait_until(self.is_ready, "the gateway is ready")
+        try:
+            wait_until(self.is_ready, "the gateway is ready")
+        except BaseException:
+            self.end()  # nobody else could
+            print(self.log_text)
+            raise
 
     def is_ready(self) -> bool:
         """Fails where it has ended."""

@@ -1,6 +1,7 @@
 """TrustedProxies: what is believed of a client, and of whom."""
 
 import time
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -325,12 +326,27 @@ def test_a_malformed_forwarded_is_refused(value: str) -> None:
         parse_forwarded(value)
 
 
-@pytest.mark.parametrize("value", [" " * 30_000 + "x", 'for="' + "\\a" * 15_000, "a=b " * 8_000])
-def test_a_long_malformed_forwarded_is_refused_at_once(value: str) -> None:
-    started = time.process_time()
-    with pytest.raises(MalformedRequest):
-        parse_forwarded(value)
-    assert time.process_time() - started < 1  # in quadratic time it is ten seconds
+def time_refusal(value: str) -> float:
+    """The CPU time, in seconds, of the fastest of three."""
+    seconds = []
+    for _ in range(3):
+        started = time.process_time()
+        with pytest.raises(MalformedRequest):
+            parse_forwarded(value)
+        seconds.append(time.process_time() - started)
+    return min(seconds)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: " " * 30 * size + "x",
+        lambda size: 'for="' + "\\a" * 15 * size,
+        lambda size: "a=b " * 8 * size,
+    ],
+)
+def test_a_malformed_forwarded_is_refused_in_linear_time(make: Callable[[int], str]) -> None:
+    assert time_refusal(make(1000)) < 1000 * time_refusal(make(10))  # 10,000 times in quadratic
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,12 +41,13 @@ def test_a_saved_table_is_served(start: Start) -> None:
     gateway = start()
     assert gateway.generation() == "g1"
     gateway.write("more.py", APP)
+    saved = time.time()
     gateway.write_table("  /: good:app\n  /more: more:app\n")
     last = wait_until(lambda: gateway.control("status")["last_reload"], "a reload has ended")
     assert gateway.generation() == "g2"
     assert (last["trigger"], last["exit_code"], last["generation"]) == ("edit", 0, "g2")
     assert last["how"] == "new workers"
-    assert 0 < last["seconds"] < 10
+    assert 0 < last["seconds"] < time.time() - saved
 
 
 def test_a_signal_is_a_reload(start: Start) -> None:

