@@ -13,7 +13,9 @@ ENV PATH=/opt/venv/bin:$PATH \
 # The name serves apps that ask who they are; the image itself says 10001.
 RUN echo 'gateway:x:10001:10001::/tmp:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'gateway:x:10001:' >> /etc/group \
- && install -d -o 10001 -g 10001 /data
+ && install -d -o 10001 -g 10001 /data \
+ && install -d -o 10001 -g 10001 -m 0700 /run/gateway \
+ && install -d -o 10001 -g 10001 -m 2755 /run/http
 
 # A venv, since a distribution's own Python is externally managed (PEP 668); filled by the base
 # image's pip, so that it needs none itself.
@@ -33,7 +35,6 @@ RUN python -m compileall -q /opt/gateway/gateway && python /opt/gateway/deploy/l
 
 USER 10001:10001
 WORKDIR /srv
-EXPOSE 8000
 STOPSIGNAL SIGTERM
 
 # Ready, not merely alive: nginx waits for it. By bash alone, which costs a tenth of a Python.
@@ -41,4 +42,6 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=3 CMD ["bash", "-c", \
     "exec 3<>/dev/tcp/127.0.0.1/8001 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 2 _ status _ <&3 && [ \"$status\" = 200 ]"]
 
-CMD ["gateway", "serve", "-c", "/srv/apps/mounts.yaml", "--listen", "0.0.0.0:8000"]
+# On a socket that nginx shares, in a directory whose group nginx is in. What other containers and
+# the apps' own processes send there is not believed: the kernel knows nginx's user.
+CMD ["gateway", "serve", "-c", "/srv/apps/mounts.yaml", "--listen", "unix:/run/http/gateway.sock", "--trust", "unix:10002"]

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from gateway import __version__
-from gateway.config.addresses import parse_address
+from gateway.config.addresses import parse_address, parse_network
 from gateway.config.kinds import KINDS
 from gateway.config.model import (
     AppTarget,
@@ -117,6 +117,13 @@ def add_serve(commands: Any, table: argparse.ArgumentParser) -> None:
     """``gateway serve`` and its options."""
     serve = commands.add_parser("serve", parents=[table], help="serve the table")
     serve.add_argument("--listen", metavar="ADDR", help="HOST:PORT or unix:/path, over the table's")
+    serve.add_argument(
+        "--trust",
+        metavar="PEER",
+        action="append",
+        default=[],
+        help="beside the table's trusted_proxies: an address, a CIDR or unix:USER",
+    )
     how_many = serve.add_mutually_exclusive_group()
     how_many.add_argument(
         "--workers", type=positive, metavar="N", help="worker processes, over the table's"
@@ -152,13 +159,16 @@ def run_serve(options: argparse.Namespace) -> int:
         raise ConfigError(["--live: only --dev reloads code on a save: add it"])
     changes: dict[str, Any] = {}
     if options.listen is not None:
-        changes["listen"] = parse_listen(options.listen)
+        changes["listen"] = parse_option("--listen", "address", options.listen)
     if options.workers:
         changes["workers"] = options.workers
+    trusted = tuple(parse_option("--trust", "networks", peer) for peer in options.trust)
 
     def read(table: Path) -> Config:
         config = read_config(table, os.environ)
-        config = dataclasses.replace(config, server=dataclasses.replace(config.server, **changes))
+        proxies = config.server.trusted_proxies + trusted
+        server = dataclasses.replace(config.server, trusted_proxies=proxies, **changes)
+        config = dataclasses.replace(config, server=server)
         if options.dev:
             config = for_development(config, is_live=options.live)
         if clash := describe_clash(config.server):
@@ -177,14 +187,15 @@ def run_serve(options: argparse.Namespace) -> int:
         finish(errors)
 
 
-def parse_listen(text: str) -> str:
-    """An address, as the table reads one. Raises ConfigError."""
+def parse_option(option: str, kind: str, text: str) -> Any:
+    """What the table would read as a ``kind``, or as one of a list. Raises ConfigError."""
+    parse = {"address": parse_address, "networks": parse_network}[kind]
     try:
-        return parse_address(text)
+        return parse(text)
     except BadValueError as bad:
-        expected = bad.expected or KINDS["address"].expected
+        expected = bad.expected or KINDS[kind].expected
         hint = f": {bad.hint}" if bad.hint else ""
-        problem = f"--listen: expected {expected}, got {shown(text)}{hint}"
+        problem = f"{option}: expected {expected}, got {shown(text)}{hint}"
         raise ConfigError([problem]) from bad
 
 

@@ -9,11 +9,12 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from gateway.config.model import Network
 from gateway.config.problems import BadValueError
+from gateway.config.users import find_user
 
 MOST_SOCKET_PATH_BYTES = 107  # unix(7): sun_path holds 108 with its NUL
 ADDRESS_PATTERN = r"unix:/.+|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
 CONTROL_PATTERN = "auto|unix:/.+"
-NETWORK_PATTERN = r"unix:|[0-9A-Fa-f:.]+(/[0-9]{1,3})?"
+NETWORK_PATTERN = r"unix:([a-z_][a-z0-9_-]*|[0-9]{1,10})?|[0-9A-Fa-f:.]+(/[0-9]{1,3})?"
 
 _HOST_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
@@ -89,15 +90,27 @@ def parse_control(text: str) -> str:
 
 
 def parse_network(text: str) -> Network | str:
-    """An address, a CIDR, or ``unix:``. Raises BadValueError."""
-    if text == "unix:":
-        return text
+    """An address, a CIDR, ``unix:``, or ``unix:UID``, also for ``unix:`` and the name of a user.
+    Raises BadValueError."""
+    if text.startswith("unix:"):
+        return _unix_peer(text)
     if re.fullmatch(NETWORK_PATTERN, text):
         try:
             return ip_network(text)
         except ValueError:
             _refuse_host_bits(text)
     raise BadValueError(_network_hint(text))
+
+
+def _unix_peer(text: str) -> str:
+    user = text.removeprefix("unix:")
+    if not re.fullmatch(NETWORK_PATTERN, text):
+        raise BadValueError('name the user of the peer, such as "unix:www-data"')
+    if not user:
+        return text
+    # a container may have other names for the users of another
+    number = int(user) if user.isdigit() else find_user(user)
+    return f"unix:{number}"
 
 
 def _refuse_host_bits(text: str) -> None:
@@ -111,8 +124,6 @@ def _refuse_host_bits(text: str) -> None:
 def _network_hint(text: str) -> str:
     if text == "*":
         return 'write "0.0.0.0/0" and "::/0" to believe everybody'
-    if text.startswith("unix:"):
-        return 'write "unix:": it stands for every peer on a Unix socket'
     if re.fullmatch(r"[0-9.]+:[0-9]+|\[.*\](:[0-9]+)?", text):
         return "leave out the port and the brackets"
     return "names are not looked up" if is_host_name(text.lower()) else ""

@@ -161,10 +161,10 @@ KINDS = {
     ),
     "networks": Kind(
         name="list of networks",
-        expected='an address, a CIDR such as "172.16.0.0/12", or "unix:"',
+        expected='an address, a CIDR such as "172.16.0.0/12", or "unix:www-data"',
         parse=_alone(addresses.parse_network),
-        form="Each an address, a CIDR such as `172.16.0.0/12`, or `unix:`, which is every peer on "
-        "a Unix socket.",
+        form="Each an address, a CIDR such as `172.16.0.0/12`, `unix:www-data` or `unix:33`, which "
+        "is every process of that user that connects over a Unix socket, or `unix:`, of any user.",
         pattern=addresses.NETWORK_PATTERN,
         shape="list",
     ),

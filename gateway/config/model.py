@@ -335,8 +335,9 @@ class Server:
     )
     trusted_proxies: tuple[Network | str, ...] = setting(
         (),
-        "Peers whose X-Forwarded-* and X-Request-ID are believed: addresses, CIDRs, or unix: for "
-        "every peer on a Unix socket.",
+        "Peers whose X-Forwarded-* and X-Request-ID are believed: addresses, CIDRs, or, on a Unix "
+        "socket, users. Any process on the same machine or container network can have such an "
+        "address; only nginx has nginx's user.",
         reads="networks",
     )
     proxy_protocol: bool = setting(

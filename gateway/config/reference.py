@@ -25,8 +25,8 @@ code that reads the table; `gateway check` reads it and stops before the start.
 ```yaml
 # yaml-language-server: $schema=mounts.schema.json
 server:
-  listen: 0.0.0.0:8000
-  trusted_proxies: [172.16.0.0/12]
+  listen: unix:/run/http/gateway.sock
+  trusted_proxies: ["unix:33"]          # what processes of this user forward is believed
 defaults:
   timeout: 30s
 mounts:

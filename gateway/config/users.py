@@ -17,6 +17,11 @@ def parse_user(text: str) -> str:
     return _known(text, names, "user")
 
 
+def find_user(name: str) -> int:
+    """A user's number. Raises BadValueError where there is none of that name."""
+    return pwd.getpwnam(parse_user(name)).pw_uid
+
+
 def parse_group(text: str) -> str:
     """A group's name. Raises BadValueError where there is none."""
     names = [entry.gr_name for entry in grp.getgrall()]

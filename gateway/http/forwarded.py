@@ -60,20 +60,24 @@ class Hops(dict[str, tuple[str, bool]]):
 
 
 class Peers(Hops):
-    """The same of peers, which may be UNIX_PEER: no hop that is told of can."""
+    """The same of peers, which may be UNIX_PEER with a user: no forwarded hop can."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
+        networks = tuple(networks)
         super().__init__(networks)
-        self._unix_peer = "", UNIX_PEER in networks
+        self._unix_peers = frozenset(n for n in networks if isinstance(n, str))
 
     def __missing__(self, peer: str) -> tuple[str, bool]:
-        return self._unix_peer if peer == UNIX_PEER else super().__missing__(peer)
+        if not peer.startswith(UNIX_PEER):
+            return super().__missing__(peer)
+        return "", not self._unix_peers.isdisjoint((UNIX_PEER, peer))
 
 
 class TrustedProxies:
-    """The peers whose word counts. ``networks`` holds networks and, for Unix sockets, ``unix:``.
+    """The peers whose word counts. ``networks`` holds networks and, for Unix sockets, ``unix:UID``
+    for each user whose processes are believed, or ``unix:`` for all users.
 
-    ``peers`` tells of a peer, an address as text or UNIX_PEER, whether it is one of them.
+    ``peers`` tells of a peer, an address as text or ``unix:UID``, whether it is one of them.
     """
 
     takes_statements = False

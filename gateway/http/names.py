@@ -19,7 +19,7 @@ METHODS = frozenset((
     "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
 ))  # fmt: skip
 
-# the peer of whoever has come over a Unix socket
+# the peer of whoever has come over a Unix socket; its user's number may follow
 UNIX_PEER = "unix:"
 # What front workers alone say, to pools alone; dropped whoever else says it, proxies too.
 STATEMENT_KEY, REQUEST_KEY = "HTTP_GATEWAY_STATEMENT", "HTTP_GATEWAY_REQUEST"

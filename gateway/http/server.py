@@ -8,6 +8,7 @@ from __future__ import annotations
 import _socket
 import socket
 import time
+from struct import unpack
 from typing import Any
 
 import gevent
@@ -53,6 +54,13 @@ def find_sweep_seconds(service: Service) -> float:
         *(timeout for m in service.table.mounts if (timeout := m.limits.timeout_seconds)),
     )
     return min(max(shortest / 4, SWEEP_SECONDS[0]), SWEEP_SECONDS[1])
+
+
+def name_peer(client: Any) -> str:
+    """Who has connected over a Unix socket: ``unix:`` and the number of its user, which only the
+    kernel can say (unix(7), SO_PEERCRED)."""
+    _, user, _ = unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f"{UNIX_PEER}{user}"
 
 
 class Server:
@@ -160,7 +168,7 @@ class Server:
             client = _socket.socket(family, kind, protocol, descriptor)
             client.setblocking(False)
             if self._is_unix:
-                connection = self._connection(service, client, UNIX_PEER, "")
+                connection = self._connection(service, client, name_peer(client), "")
             else:
                 connection = self._connection(service, client, address[0], str(address[1]))
             self._begin(connection)

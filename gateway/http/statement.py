@@ -18,7 +18,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from gateway.http.head import RequestHead
-from gateway.http.names import CACHE_ENTRIES, REQUEST_KEY, STATEMENT_KEY, UNIX_PEER
+from gateway.http.names import CACHE_ENTRIES, REQUEST_KEY, STATEMENT_KEY
 from gateway.wsgi import Environ
 
 # Host of each such request, which RFC 9112 §3.2 demands; the one that counts is in the statement
@@ -89,11 +89,18 @@ def _read_again(text: str, usual: str) -> str:
     return usual if text == _SAME else unquote(text[1:], encoding="latin-1")
 
 
+class _Everybody(dict[str, tuple[str, bool]]):
+    """Who can connect is trusted, whoever it is."""
+
+    def __missing__(self, peer: str) -> tuple[str, bool]:
+        return "", True
+
+
 class FrontWorkers:
     """To a pool's worker what ``TrustedProxies`` is to others: whose word counts."""
 
     takes_statements = True
-    peers = {UNIX_PEER: ("", True)}
+    peers = _Everybody()
 
     def take_told(self, raw: bytes) -> tuple[bytes, Environ | None]:
         """See ``TrustedProxies``."""

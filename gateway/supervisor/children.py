@@ -54,6 +54,8 @@ class Child(Process):
                     config.pool, environment, (style, generation, *map(str, descriptors))
                 ),
                 stdin=order,
+                # who writes no access records gets no descriptor of theirs, so no app forges them
+                stdout=2 if config.server.access_log == "off" else None,
                 pass_fds=descriptors,
                 **build_surroundings(config.pool, environment),
             )

@@ -15,7 +15,7 @@ from gateway.errors import ConfigError
 
 Pair = tuple[socket.socket, socket.socket]
 
-BACKLOG = 2048  # the kernel takes the smaller of this and net.core.somaxconn
+BACKLOG = 4096  # the kernel takes the smaller of this and net.core.somaxconn
 
 
 def split_address(address: str) -> tuple[str, int]:

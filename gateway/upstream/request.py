@@ -124,7 +124,7 @@ class Request:
         """
         client: str = environ["REMOTE_ADDR"]
         told = f"X-Request-ID: {environ['gateway.request_id']}\r\n"
-        if client and client != UNIX_PEER:
+        if client and not client.startswith(UNIX_PEER):
             told = f"X-Forwarded-For: {client}\r\n{told}"
         return f"{self._before_told}{told}{self._after_told}".encode("latin-1")
 

@@ -170,6 +170,10 @@ class Stack:
             detach=True,
         )
 
+    def disconnect(self, service: str) -> None:
+        """Take the service off the stack's network."""
+        self._engine.networks.get(f"{self.project}_default").disconnect(self.container(service))
+
     def internal_address(self, service: str) -> str:
         """The service's address on the stack's network."""
         networks = self.container(service).attrs["NetworkSettings"]["Networks"]

@@ -2,8 +2,8 @@
 
 ``example``  the stack as shipped, with the example apps. Tests only read and use it.
 ``lab``      a second one, with the apps of ``tests/stack/apps`` from a copy that tests may edit
-             (``lab.table``), and the gateway's port published beside nginx's. A test that disturbs
-             it takes ``disturbed_lab``, which is the same stack and is mended afterwards.
+             (``lab.table``), and a way to the gateway without nginx (``lab.direct``). A test that
+             disturbs it takes ``disturbed_lab``, which is the same stack and is mended afterwards.
 
 Each is brought up once a session, on a free port, under a project name of its own, and removed with
 its volume and images at the end. When a test fails, the end of the logs is part of its report.

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from compose_stack import Stack, wait_for
+from wire import Address
 
 APPS = Path(__file__).resolve().parent / "apps"
 
@@ -40,6 +41,11 @@ class Lab(Stack):
     @table.setter
     def table(self, text: str) -> None:
         self._table.write_text(text, "utf-8")
+
+    @property
+    def direct(self) -> Address:
+        """Where the gateway answers without nginx, and takes who asks for nginx."""
+        return self.published("door", 8000)
 
     def restart_gateway(self) -> None:
         """`docker compose restart`, not awaited until it is ready."""

@@ -34,9 +34,7 @@ NOT_END_TO_END = {
 
 @pytest.fixture(scope="module", params=["nginx", "gateway"])
 def entrance(lab: Lab, request: pytest.FixtureRequest) -> tuple[str, Address]:
-    return request.param, lab.published(
-        request.param, {"nginx": 8080, "gateway": 8000}[request.param]
-    )
+    return request.param, {"nginx": lab.address, "gateway": lab.direct}[request.param]
 
 
 def send(address: Address, raw: bytes, *methods: str) -> list[Answer]:

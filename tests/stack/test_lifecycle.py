@@ -26,7 +26,7 @@ def answering_workers(address: Address) -> set[int]:
 def test_a_killed_worker_is_replaced_while_the_others_serve(disturbed_lab: Lab):
     lab, before = disturbed_lab, set()
     # where each connection is a new one; nginx keeps those that it has to the other worker
-    gateway = lab.published("gateway", 8000)
+    gateway = lab.direct
     wait_until(
         lambda: before.update(answering_workers(gateway)) or len(before) == 2, "both workers answer"
     )
@@ -134,6 +134,25 @@ def test_a_recreated_gateway_with_another_address_is_followed(disturbed_lab: Lab
     finally:
         squatter.remove(force=True)
     assert {answer.status for answer in answers} == {200}
+
+
+def test_a_killed_gateway_leaves_a_socket_that_the_next_one_takes_over(disturbed_lab: Lab):
+    lab = disturbed_lab
+    nginx = lab.container("nginx").attrs["State"]["StartedAt"]
+    lab.container("gateway").kill()
+    away = lab.fetch("/echo")
+    assert (away.status, away["Retry-After"]) == (502, "5")
+    lab.up("gateway")
+    assert {lab.fetch("/echo").status for _ in range(50)} == {200}
+    assert lab.container("nginx").attrs["State"]["StartedAt"] == nginx
+
+
+def test_no_name_has_to_be_found(disturbed_lab: Lab):
+    """As where Docker's name server has lost the gateway: it is in no network at all."""
+    lab = disturbed_lab
+    lab.disconnect("gateway")
+    assert {lab.fetch("/echo").status for _ in range(50)} == {200}
+    lab.recreate("gateway")
 
 
 def test_nginx_ends_with_exit_code_0(disturbed_lab: Lab):

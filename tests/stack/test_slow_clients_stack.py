@@ -78,7 +78,7 @@ def begin(way: str, target: str) -> bytes:
 def test_slow_clients_keep_nobody_waiting_in_the_stack(
     slow_lab: Lab, way: str, target: str, entry: str
 ) -> None:
-    address = slow_lab.address if entry == "nginx" else slow_lab.published("gateway", 8000)
+    address = slow_lab.address if entry == "nginx" else slow_lab.direct
     with ExitStack() as stack:
         slow = [stack.enter_context(Connection(address, 60)) for _ in range(SLOW)]
         for client in slow:

@@ -13,7 +13,7 @@ ASKS = (("Connection", "keep-alive, Upgrade"), ("Upgrade", "echo"))
 
 @pytest.fixture(scope="module", params=["nginx", "gateway"])
 def entrance(lab: Lab, request: pytest.FixtureRequest) -> Address:
-    return lab.published(request.param, {"nginx": 8080, "gateway": 8000}[request.param])
+    return {"nginx": lab.address, "gateway": lab.direct}[request.param]
 
 
 def ask(address: Address, target: str, *fields: tuple[str, str], version: str = "1.1") -> int:

@@ -10,7 +10,10 @@ from gateway import cli
 from gateway.config.model import Config
 from gateway.supervisor import supervise
 
-TABLE = "server: {listen: 127.0.0.1:8000, admin: 127.0.0.1:8001}\nmounts: {/a: {redirect: /b}}\n"
+TABLE = """\
+server: {listen: 127.0.0.1:8000, admin: 127.0.0.1:8001, trusted_proxies: ["::1"]}
+mounts: {/a: {redirect: /b}}
+"""
 Serve = Callable[..., int]
 
 
@@ -98,3 +101,20 @@ def test_listen_is_checked_as_the_tables_own(
 def test_workers_take_the_place_of_the_tables_own(serve: Serve, served: list[Config]) -> None:
     assert serve() == serve("--workers", "5") == 0
     assert [config.server.workers for config in served] == [2, 5]
+
+
+def test_trust_adds_to_the_peers_of_the_table(serve: Serve, served: list[Config]) -> None:
+    assert serve() == serve("--trust", "unix:10002", "--trust", "192.0.2.0/24") == 0
+    assert [[str(peer) for peer in config.server.trusted_proxies] for config in served] == [
+        ["::1/128"],
+        ["::1/128", "unix:10002", "192.0.2.0/24"],
+    ]
+
+
+def test_a_peer_that_can_be_none_is_refused(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve("--trust", "nginx") == 2
+    expected = 'an address, a CIDR such as "172.16.0.0/12", or "unix:www-data"'
+    message = f'--trust: expected {expected}, got "nginx": names are not looked up\n'
+    assert capsys.readouterr() == ("", message)

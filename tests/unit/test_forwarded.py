@@ -21,7 +21,7 @@ BASE = build_base_environ("localhost", "8000", ())
 
 def proxies(*networks: str) -> TrustedProxies:
     return TrustedProxies(
-        [n if n == UNIX_PEER else ip_network(n) for n in networks or NETWORKS]  # type: ignore[misc]
+        [n if n.startswith(UNIX_PEER) else ip_network(n) for n in networks or NETWORKS]  # type: ignore[misc]
     )
 
 
@@ -74,6 +74,15 @@ def test_unix_peers_are_trusted_by_name() -> None:
     assert not proxies(UNIX_PEER).peers["127.0.0.1"][1]
 
 
+@pytest.mark.parametrize(
+    ("peer", "is_trusted"),
+    [("unix:33", True), ("unix:3", False), ("unix:333", False), ("unix:", False), ("", False)],
+)
+def test_unix_peers_are_trusted_by_user(peer: str, is_trusted: bool) -> None:
+    assert proxies("unix:33").peers[peer] == ("", is_trusted)
+    assert proxies("unix:33", "unix:").peers[peer][1] is bool(peer)
+
+
 def test_nobody_is_trusted_where_none_is_named() -> None:
     assert not TrustedProxies([]).peers["127.0.0.1"][1]
 
@@ -82,6 +91,7 @@ def test_a_client_cannot_pass_for_a_unix_peer() -> None:
     trusted = proxies(UNIX_PEER)
     assert trusted.peers[UNIX_PEER][1]
     assert trusted.client("192.0.2.9, unix:") == ""
+    assert proxies("unix:33").client("192.0.2.9, unix:33") == ""
     told = 'for=192.0.2.9;proto=https;host=evil.example, for="unix:";proto=http'
     assert trusted._read_forwarded(told) == ("", "http", "")
 

@@ -271,6 +271,17 @@ def test_whom_to_trust_is_what_the_table_says_now(start: Start) -> None:
             assert peer(client, number) == expected
 
 
+def test_on_a_unix_socket_the_peers_user_is_trusted_and_no_other(start: Start) -> None:
+    us, others = (f"  trusted_proxies: ['unix:{uid}']\n" for uid in (os.getuid(), 4_000_000_000))
+    gateway = start(MOUNTS, f"{MANUAL}{others}", versioned=version(1))
+    with Client(gateway.connect()) as client:
+        assert peer(client, 1) == f"unix:{os.getuid()}"
+        gateway.server = gateway.server.replace(others, us)
+        gateway.write_table(MOUNTS)
+        reload(gateway, 2)
+        assert peer(client, 2) == "192.0.2.1"
+
+
 def test_a_worker_that_is_recycled_hands_its_connections_over(start: Start) -> None:
     gateway = start(MOUNTS, f"{MANUAL}  max_requests: 100\n", versioned=version(1))
     with clients(gateway, 10) as made:

@@ -119,6 +119,30 @@ def test_each_request_of_a_head_that_comes_again_keeps_its_client_and_id(start: 
             assert (a["HTTP_HOST"], a["PATH_INFO"], a["QUERY_STRING"]) == ("example.com", "/x", "q")
 
 
+FORGING = """
+import os
+def app(environ, start_response):
+    print("printed")
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{number}").endswith("/records"):
+                os.write(int(number), b'{"request_id": "forged"}\\n')
+        except OSError:
+            pass
+    start_response("200 OK", [])
+    return []
+"""
+
+
+def test_a_pools_worker_cannot_write_access_records(start: Start) -> None:
+    server = f"{MANUAL}pools:\n  a: {{}}\n"
+    gateway = start("  /a: {app: 'forging:app', pool: a}\n", server, forging=FORGING)
+    assert b" 200 " in gateway.ask("/a")
+    wait_until(lambda: "printed\n" in gateway.log_text, "what it prints is in the other log")
+    wait_until(lambda: gateway.records, "the request has a record")
+    assert [record["status"] for record in gateway.records] == [200]
+
+
 def test_a_worker_that_dies_in_a_pool_leaves_the_others_alone(start: Start) -> None:
     gateway = start_with(start, "  a: {}\n  b: {}\n")
     a, b = told(gateway, "/a")["pid"], told(gateway, "/b")["pid"]
