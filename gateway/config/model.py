@@ -370,6 +370,12 @@ class Server:
         "instant. They cost their memory as long.",
         least=0,
     )
+    try_asleep: bool = setting(
+        True,
+        "Whether a reload starts a worker of each pool that sleeps, to see whether its new code "
+        "and settings load, and ends it again. Without it, the next request is the first to see.",
+        reads="boolean",
+    )
     watch: Watch | None = field(
         default=None,
         metadata={

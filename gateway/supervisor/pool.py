@@ -9,6 +9,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,24 @@ from gateway.supervisor.tasks import keep_up
 # Workers that are kept, or have requests in flight, keep their memory: many quick edits must not
 # fill the machine. The oldest end sooner, as in a stop.
 MOST_RETIRING = 3
+# of a pool's current generation: it sleeps, or is about to
+AT_REST = (State.ASLEEP, State.STOPPING)
 RETRY_SECONDS = 10
 
 
 def find_environments(config: Config) -> Path:
     """The directory of ``server.environments``, which is relative to the table's."""
     return Path(config.source).absolute().parent / config.server.environments
+
+
+class Means(Enum):
+    """What serves a change: the same workers, new ones, those that were kept for a rollback, or
+    none until somebody asks for them."""
+
+    IN_PLACE = "in place"
+    NEW = "new workers"
+    KEPT = "kept workers"
+    ASLEEP = "asleep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +63,17 @@ class Change:
     before: Config
     new: Generation
     after: Config
+    means: Means
 
 
 class Pool:
     """``start`` starts a process of a generation; ``start_task`` runs what ends one in the
     background; ``name_generation`` gives ids. ``on_change`` is called where one may answer
-    elsewhere now, or no more.
+    elsewhere now, or no more. ``trials`` bounds how many sleeping pools are tried at a time.
 
-    ``current`` serves; ``generations`` are all that have not ended. ``refused`` is what could not
-    even be begun, so that all mounts have answered 503 since; ``refusal`` is why.
+    ``current`` serves; ``generations`` are all that have not ended, and ``previous`` is what a
+    rollback can go back to. ``refused`` is what could not even be begun, so that all mounts have
+    answered 503 since; ``refusal`` is why.
     """
 
     def __init__(
@@ -69,6 +84,7 @@ class Pool:
         start_task: Callable[[Any], None],
         doorman: Doorman | None,
         on_change: Callable[[], None],
+        trials: asyncio.Semaphore,
     ) -> None:
         self.listener = listener
         # by which its workers hand connections over: what is on its way outlives them
@@ -77,18 +93,22 @@ class Pool:
         self._name_generation = name_generation
         self._start_task = start_task
         self._on_change = on_change
+        self._trials = trials
         self.generations: list[Generation] = []
         self.current: Generation | None = None
+        self.previous: Generation | None = None
         self.refused: Config | None = None
         self.refusal = ""
         self._doorman = doorman
-        self._alarm = Alarm(listener, self._wake)
+        # a connection that was handed over waits for a worker, too
+        self._alarm = Alarm((listener, self._handover[1]), self._wake)
         self._is_closed = False
 
     @property
     def environments(self) -> set[str]:
         """The directories of those that it uses."""
-        used = (g.environment.uses for g in self.generations if g.environment)
+        having = [*self.generations, *([self.previous] if self.previous else [])]
+        used = (g.environment.uses for g in having if g.environment)
         return {name for uses in used for name in uses}
 
     @property
@@ -139,6 +159,8 @@ class Pool:
         self._alarm.clear()
         self.current = generation
         self._mind_door(generation)
+        if generation not in self.generations:
+            self.generations.append(generation)  # it was asleep
         self._start_task(self._rest(generation))
 
     async def _rest(self, generation: Generation) -> None:
@@ -221,44 +243,85 @@ class Pool:
         old = self.current
         if old and not anew and not old.failed and not find_reasons(old.config, config):
             await inplace.prepare(old, config)
-            return Change(old, old.config, old, config)
+            return Change(old, old.config, old, config, Means.IN_PLACE)
         environment = await self._find_environment(config)
         new = self._build(config, environment, frozenset(old.failed if old else ()))
+        is_asleep = old is not None and old.state in AT_REST
         try:
-            await new.load()
+            if is_asleep:
+                await self._try_out(new)
+            else:
+                await new.load()
         except BaseException:
             self._forget(new)
             raise
-        return Change(old, old.config if old else config, new, config)
+        means = Means.ASLEEP if is_asleep else Means.NEW
+        return Change(old, old.config if old else config, new, config, means)
+
+    async def _try_out(self, generation: Generation) -> None:
+        """See whether it loads, in a worker that ends again, and have it sleep."""
+        if generation.config.server.try_asleep:
+            async with self._trials:
+                generation.size = 1
+                await generation.load()
+                await generation.stop(0)
+        generation.size = generation.config.server.workers
+        generation.state = State.ASLEEP
 
     async def prepare_undo(self, change: Change) -> Change:
-        """Make ready to serve what was served before ``change``, at once where it is kept."""
-        if change.old is change.new:
-            return await self.prepare(change.before, anew=False)
-        if change.old and change.old.state is State.KEPT and change.old.is_whole:
-            change.old.is_claimed = True
-            return Change(change.new, change.after, change.old, change.before)
+        """Make ready to serve what was served before ``change``: at once where that is kept, or
+        where it sleeps, or the pool does now."""
+        old, now = change.old, self.current
+        if old is None or now is None or old is change.new:
+            return await self.prepare(change.before, anew=old is not change.new)
+        if old.state is State.KEPT and old.is_whole:
+            old.is_claimed = True
+            return Change(now, now.config, old, change.before, Means.KEPT)
+        if old.state is State.ASLEEP:
+            return Change(now, now.config, old, change.before, Means.ASLEEP)
+        if now.state in AT_REST:
+            # it has served already, so that there is nothing to be tried
+            old = self._build(change.before, old.environment, frozenset(old.failed))
+            old.state = State.ASLEEP
+            return Change(now, now.config, old, change.before, Means.ASLEEP)
         return await self.prepare(change.before, anew=True)
 
     async def commit(self, change: Change) -> None:
         """Serve what was prepared. Raises AppLoadError where its workers end at the last moment;
         then nothing has changed."""
-        if change.new is change.old:
-            await inplace.apply(change.new, change.after)
+        if change.means is Means.IN_PLACE:
+            # somebody may have woken it meanwhile
+            await inplace.apply(self.current or change.new, change.after)
             return
-        try:
-            await change.new.accept()
-        except BaseException:
-            self._forget(change.new)
-            raise
+        if change.means is not Means.ASLEEP:
+            try:
+                await change.new.accept()
+            except BaseException:
+                self._forget(change.new)
+                raise
+        left = self.current  # another one than before the reload where somebody has woken it
         self._lead(change.new)
-        if change.old and change.old.state is State.ASLEEP:
-            self._forget(change.old)
-        elif change.old:
-            self._end_oldest()
-            # a server of another make takes none
-            await change.old.leave(hands_over=not change.after.pool.command)
-            self._start_task(self._keep(change.old, change.after.server))
+        if left is not None:
+            await self._leave(left, change.after)
+        if change.new is self.current and change.new.state is State.ASLEEP and not self._is_closed:
+            self._alarm.set()
+
+    async def _leave(self, old: Generation, after: Config) -> None:
+        """Another one serves: keep it, for as long as a rollback may want it."""
+        self.let_go(old)
+        if old.state is State.ASLEEP:
+            self._forget(old)
+            return
+        self._end_oldest()
+        # a server of another make takes none
+        await old.leave(hands_over=not after.pool.command)
+        self._start_task(self._keep(old, after.server))
+
+    def let_go(self, previous: Generation | None = None) -> None:
+        """No rollback goes back any more to what it went back to until now."""
+        gone, self.previous = self.previous, previous
+        if gone is not None:
+            gone.note_change()
 
     async def drop(self, change: Change) -> None:
         """Leave what was prepared."""
@@ -269,11 +332,13 @@ class Pool:
             with contextlib.suppress(AppLoadError):
                 await change.new.give_up()
             self._forget(change.new)
+        elif change.new.state is State.ASLEEP and change.new is not self.current:
+            self._forget(change.new)
 
     async def _keep(self, old: Generation, server: Server) -> None:
         """Keep it loaded for a while, and retire it then, unless it serves again."""
         seconds = max(server.keep_previous_seconds, server.watch.for_seconds if server.watch else 0)
-        await old.until(lambda: old.state is not State.KEPT, seconds)
+        await old.until(lambda: old.state is not State.KEPT or old is not self.previous, seconds)
         await old.until(lambda: not old.is_claimed, None)
         if old.state is State.KEPT:
             await old.retire()

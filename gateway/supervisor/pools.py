@@ -29,7 +29,7 @@ from gateway.supervisor.generation import Generation
 from gateway.supervisor.guide import Guide
 from gateway.supervisor.launch import find_ids
 from gateway.supervisor.memory_kills import MemoryKills
-from gateway.supervisor.pool import Change, Pool, find_environments
+from gateway.supervisor.pool import Change, Means, Pool, find_environments
 from gateway.supervisor.process import Process, Report
 from gateway.supervisor.quarantine import Quarantines
 from gateway.supervisor.reports import take_report
@@ -38,6 +38,8 @@ from gateway.supervisor.sockets import Pair, open_pool_listener
 MAIN = "main"
 # how often it is looked at what is in flight
 LOOK_SECONDS = 0.5
+# of sleeping pools, each in one worker beside those that serve
+MOST_TRIED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,19 @@ class TableChange:
 
     def describe(self) -> str:
         """How it is brought about, for a person."""
-        renewed = [name for name, change in self.changes.items() if change.old is not change.new]
-        if not renewed:
-            return "in place"
-        return "new workers" if MAIN in renewed else f"new workers of {', '.join(renewed)}"
+        told = [
+            _describe(means, [name for name, own in self.changes.items() if own.means is means])
+            for means in (Means.NEW, Means.KEPT, Means.ASLEEP)
+        ]
+        return "; ".join(filter(None, told)) or Means.IN_PLACE.value
+
+
+def _describe(means: Means, names: list[str]) -> str:
+    if not names:
+        return ""
+    if means is Means.ASLEEP:
+        return f"{means.value}: {', '.join(names)}"
+    return means.value if MAIN in names else f"{means.value} of {', '.join(names)}"
 
 
 class Pools:
@@ -71,6 +82,7 @@ class Pools:
         numbers = count(1)
         self._next_number = lambda: next(numbers)
         self._own_sockets = count(1)
+        self._trials = asyncio.Semaphore(MOST_TRIED)
         self._folder = folder
         self._start_task = start_task
         self._pools: dict[str, Pool] = {}
@@ -96,6 +108,11 @@ class Pools:
         """The ids of the generations that serve, by pool."""
         pools = list(self._pools.items())
         return {name: pool.current.id for name, pool in pools if pool.current}
+
+    def find_current(self, name: str) -> Generation | None:
+        """The generation of a pool that serves."""
+        pool = self._pools.get(name)
+        return pool.current if pool else None
 
     @property
     def failed(self) -> dict[str, Report]:
@@ -147,9 +164,8 @@ class Pools:
 
     def _open(self, listener: socket.socket, doorman: Doorman | None) -> Pool:
         guide, start_task = self._guide, self._start_task
-        return Pool(
-            listener, self._start, self._next_number, start_task, doorman, guide.note_change
-        )
+        change, trials = guide.note_change, self._trials
+        return Pool(listener, self._start, self._next_number, start_task, doorman, change, trials)
 
     def _start(self, listener: socket.socket, pair: Pair, generation: Generation) -> Process:
         """A process of a generation: a worker on its pool's socket, or its command."""
@@ -262,8 +278,11 @@ class Pools:
             await self.drop(change)
             raise
         self.config = change.after
-        for name, own in change.changes.items():
-            if own.old is not own.new:
+        for name, pool in self._pools.items():
+            renewed = change.changes.get(name)
+            if renewed is None or renewed.means is Means.IN_PLACE:
+                pool.let_go()
+            else:
                 self.quarantines.forget(name)
         await self._guide.lead()
         if change.after.is_live:

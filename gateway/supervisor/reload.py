@@ -151,7 +151,8 @@ class Reloader:
             self._trial = None
         watch = change.after.server.watch
         if watch is not None and not is_undo:
-            self._trial = start(self._try(Trial(change.changes, watch)))
+            trial = Trial(change.changes, watch, self._pools.find_current)
+            self._trial = start(self._try(trial))
 
     async def _try(self, trial: Trial) -> None:
         fault = await trial.judge()

@@ -8,7 +8,7 @@ this socket activation.
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gateway.supervisor.generation import Generation, State
 
@@ -31,19 +31,21 @@ async def fall_asleep(generation: Generation) -> bool:
 
 
 class Alarm:
-    """Calls ``ring`` once somebody connects to ``listener``, between ``set`` and ``clear``."""
+    """Calls ``ring`` once something waits at one of ``sockets``, between ``set`` and ``clear``."""
 
-    def __init__(self, listener: socket.socket, ring: Callable[[], None]) -> None:
-        self._descriptor = listener.fileno()
+    def __init__(self, sockets: Iterable[socket.socket], ring: Callable[[], None]) -> None:
+        self._descriptors = [each.fileno() for each in sockets]
         self._ring = ring
 
     def set(self) -> None:
         """From now on."""
-        asyncio.get_running_loop().add_reader(self._descriptor, self._on_connection)
+        for descriptor in self._descriptors:
+            asyncio.get_running_loop().add_reader(descriptor, self._on_connection)
 
     def clear(self) -> None:
         """No more; safe to call twice."""
-        asyncio.get_running_loop().remove_reader(self._descriptor)
+        for descriptor in self._descriptors:
+            asyncio.get_running_loop().remove_reader(descriptor)
 
     def _on_connection(self) -> None:
         self.clear()

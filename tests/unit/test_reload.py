@@ -20,6 +20,16 @@ from gateway.remote import describe_status
 from gateway.supervisor.control import ask
 
 Start = Callable[..., Running]
+WAITING = """
+import pathlib, time
+here = pathlib.Path(__file__).parent
+def app(environ, start_response):
+    start_response("200 OK", [])
+    (here / ("began-" + environ["QUERY_STRING"])).touch()
+    while not (here / "go").exists():
+        time.sleep(0.01)
+    return [environ["gateway.generation"].encode()]
+"""
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -113,21 +123,39 @@ def test_what_is_asked_during_a_reload_is_answered_by_one_more(start: Start) -> 
     assert gateway.generation() == max(outcome["generation"] for outcome in outcomes)
 
 
+def test_one_previous_generation_is_kept(start: Start) -> None:
+    gateway = start(server="  reload_on_edit: false\n  keep_previous: 1h\n")
+    for _ in range(4):
+        assert gateway.control("reload")["exit_code"] == 0
+    wait_until(lambda: len(gateway.children()) == 2, "those before the last have ended")
+    found = [(g["generation"], g["state"]) for g in gateway.control("status")["generations"]]
+    assert found == [("g4", "kept"), ("g5", "serving")]
+    assert gateway.control("rollback")["generation"] == "g4"
+    assert gateway.control("rollback")["generation"] == "g5"
+
+
+def test_what_no_rollback_reaches_is_not_kept(start: Start) -> None:
+    gateway = start(server="  keep_previous: 1h\n")
+    assert gateway.control("reload")["generation"] == "g2"
+    assert len(gateway.children()) == 2
+    gateway.write_table("  /moved: good:app\n")
+    wait_until(lambda: len(gateway.children()) == 1, "a rollback undoes the edit in place")
+    assert gateway.control("rollback")["how"] == "in place"
+    assert gateway.generation() == "g2"
+
+
 def test_old_workers_do_not_pile_up(start: Start) -> None:
-    gateway = start(server="  reload_on_edit: false\n")
-    idle = []
-    try:
-        for _ in range(5):
-            idle.append(gateway.connect())
-            idle[-1].sendall(GET)
-            idle[-1].recv(65536)
+    gateway = start(server="  reload_on_edit: false\n", good=WAITING)
+    with ThreadPoolExecutor(5) as pool:
+        waiting = []
+        for number in range(5):
+            waiting.append(pool.submit(gateway.ask, f"/?{number}"))
+            wait_until((gateway.folder / f"began-{number}").exists, "the request has begun")
             assert gateway.control("reload")["exit_code"] == 0
-        wait_until(lambda: len(gateway.children()) <= 4, "the oldest have ended")
         states = [g["state"] for g in gateway.control("status")["generations"]]
-        assert states == ["kept"] * 3 + ["serving"]
-    finally:
-        for connection in idle:
-            connection.close()
+        assert states == ["stopping"] * 2 + ["retiring"] * 2 + ["kept", "serving"]
+        gateway.write("go", "")
+        assert all(b" 200 " in each.result() for each in waiting)
 
 
 def test_the_end_of_its_terminal_is_the_end_of_a_gateway(tmp_path: Path) -> None:
