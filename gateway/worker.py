@@ -14,9 +14,11 @@ import sys
 THREADS = int(sys.argv[2]) if sys.argv[1:2] == ["--threads"] else 0
 if not THREADS:
     # before any other import: one that keeps a reference to an unpatched function blocks the hub
-    from gevent import monkey
+    from gevent import get_hub, monkey
 
     monkey.patch_all()
+    # gevent does so behind the first fork alone, and a child that has ended by then is never seen
+    get_hub().loop.install_sigchld()
     # before any app is imported, too
     from gateway.coroutines import keep_apart
 

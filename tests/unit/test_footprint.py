@@ -206,6 +206,20 @@ def test_a_child_that_an_import_forks_does_not_come_back(check: Check, tail: str
         assert (code, out, told) == (0, "mounts.yaml: 3 mounts, no problems\n", "")
 
 
+def test_a_child_that_ends_before_its_parent_goes_on_is_not_waited_for_in_vain(
+    check: Check,
+) -> None:
+    code, out, told = check(
+        "import os, gevent.monkey\n"
+        "sleep = gevent.monkey.get_original('time', 'sleep')\n"
+        "os.register_at_fork(after_in_parent=lambda: sleep(0.5))\n"
+        "child = os.fork()\n"
+        "if not child: os._exit(0)\n"
+        "os.waitpid(child, 0)"
+    )
+    assert (code, out, told) == (0, "mounts.yaml: 3 mounts, no problems\n", "")
+
+
 def test_a_gateway_reports_it_once_for_all_its_workers(start: Start) -> None:
     chicago = "import os, time; os.environ['TZ'] = 'America/Chicago'; time.tzset()"
     forks = "import os\nos.fork()"
