@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
-from gateway.config.slices import find_foreign
+from gateway.config.slices import complete, find_foreign
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.supervisor.children import pickled
 from gateway.supervisor.control import ask
@@ -59,7 +59,7 @@ def split(config: Config) -> list[Config]:
             config,
             directory=pool.directory or config.directory,
             mounts=tuple(mounts_of[pool.name]),
-            pool=pool,
+            pool=complete(pool, config.server),
         )
         for pool in (config.pool, *config.pools)
         if pool.name in mounts_of

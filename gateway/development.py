@@ -15,16 +15,17 @@ from gateway.errors import GatewayError
 KEEP_ALIVE_SECONDS = 1.0
 # nobody else waits for the answer of the code of before, which may wait in a debugger
 DRAIN_SECONDS = 1.0
+FLASK_DEBUG = "FLASK_DEBUG"
 
 
 def prepare() -> None:
     """Before all else. Raises GatewayError where the package that dev mode needs is not installed.
 
     Flask answers an app's exceptions with a page of its own unless it is in debug mode, which lets
-    them through to the gateway's page. Workers inherit that; what is set already counts, and so
-    does what the table sets.
+    them through to the gateway's page. Workers get that passed on; what is set already counts, and
+    so does what the table sets.
     """
-    os.environ.setdefault("FLASK_DEBUG", "1")
+    os.environ.setdefault(FLASK_DEBUG, "1")
     if find_spec("watchfiles") is None:
         install = f"{sys.executable} -m pip install watchfiles"
         raise GatewayError(f"--dev needs the package watchfiles, which is not installed: {install}")
@@ -54,7 +55,12 @@ def for_development(config: Config, *, is_live: bool = False) -> Config:
         watch=None,
         limits=limits,
     )
-    pools = tuple(replace(pool, workers=Workers()) for pool in config.pools)
+    # Flask's, which is set above
+    server = replace(server, pass_env=(*server.pass_env, FLASK_DEBUG))
+    pools = tuple(
+        replace(pool, workers=Workers(), pass_env=(*pool.pass_env, FLASK_DEBUG))
+        for pool in config.pools
+    )
     mounts = tuple(
         replace(mount, limits=replace(mount.limits, timeout_seconds=0.0)) for mount in config.mounts
     )

@@ -27,8 +27,9 @@ def find_reasons(old: Config, new: Config) -> list[str]:
         for key in _OF_A_START
         if getattr(old.server, key) != getattr(new.server, key)
     ]
+    place = "server" if new.pool.name == "main" else f"pools.{new.pool.name}"
     reasons += [
-        f"pools.{new.pool.name}.{field.name} changes"
+        f"{place}.{field.name} changes"
         for field in fields(Pool)
         if field.name not in _OF_THE_SUPERVISOR
         and getattr(old.pool, field.name) != getattr(new.pool, field.name)

@@ -17,6 +17,7 @@ from gateway.config import (
     units,
     upstreams,
     users,
+    variables,
     workers,
 )
 from gateway.config.problems import BadValueError
@@ -183,6 +184,14 @@ KINDS = {
         form="`NAME: value`; a name has letters, digits and underscores.",
         shape="mapping",
         is_free_text=True,
+    ),
+    "variables": Kind(
+        name="list of variables",
+        expected='a variable such as DATABASE_URL, or the beginning of several such as "PG*"',
+        parse=_alone(variables.parse_variable),
+        form="Each a name, or the beginning of several names and `*`.",
+        pattern=variables.VARIABLE_PATTERN,
+        shape="list",
     ),
     "text": Kind(
         name="text",

@@ -327,6 +327,12 @@ class Server:
         reads="user",
     )
     group: str = setting("", "Their group; without it, the user's own.", reads="group")
+    pass_env: tuple[str, ...] = setting(
+        (),
+        "Further variables of the gateway's own environment that front workers get; a pool has its "
+        "own list. Without it they get PATH, HOME, LANG, TZ and the like alone.",
+        reads="variables",
+    )
     workers: int = setting(
         2,
         "Worker processes: a number, or auto for one per usable core, at least two.",
@@ -472,6 +478,12 @@ class Pool:
     )
     env_file: Path | None = setting(  # noqa: RUF009
         None, "A file of further ones, NAME=value a line, as in Compose.", reads="file"
+    )
+    pass_env: tuple[str, ...] = setting(
+        (),
+        "Further variables of the gateway's own environment that its workers get. Without it they "
+        "get PATH, HOME, LANG, TZ and the like alone.",
+        reads="variables",
     )
     user: str = setting(
         "",

@@ -29,13 +29,13 @@ def cut(
             server=_server_of(config.server, pool, find_socket(pool.name)),
             mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if _pool_of(m) == pool.name),
             pools=(),
-            pool=replace(_with_user(pool, config.server), admission=ANY),
+            pool=replace(complete(pool, config.server), admission=ANY),
         )
         for pool in config.pools
     }
     pools = {pool.name: pool for pool in config.pools}
     front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
-    main = _with_user(config.pool, config.server)
+    main = complete(config.pool, config.server)
     front_config = replace(config, mounts=front, pools=(), pool=main)
     return slices | {"main": redirect(front_config, find_addresses)}
 
@@ -88,10 +88,12 @@ def _with_room(limits: Limits) -> Limits:
     )
 
 
-def _with_user(pool: Pool, server: Server) -> Pool:
-    """With the workers' common user where it names none, and their group where it names neither."""
+def complete(pool: Pool, server: Server) -> Pool:
+    """With the workers' common user where it names none, and their group where it names neither;
+    the front workers with the variables that the server passes on."""
     group = pool.group if pool.user or pool.group else server.group
-    return replace(pool, user=pool.user or server.user, group=group)
+    pass_env = server.pass_env if pool.name == "main" else pool.pass_env
+    return replace(pool, user=pool.user or server.user, group=group, pass_env=pass_env)
 
 
 def _as_seen_in_pool(mount: Mount) -> Mount:

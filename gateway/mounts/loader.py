@@ -27,6 +27,7 @@ from gateway.http.error_page import build_error_page
 from gateway.mounts.callables import APP_NAMES, find_call_fault, find_fault, guess_in
 from gateway.mounts.footprint import Footprint
 from gateway.mounts.packages import advise_package
+from gateway.mounts.pass_env import advise_variable
 from gateway.mounts.projects import VARIABLE, DjangoProject
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
@@ -205,6 +206,7 @@ def _explain(import_string: str, module_name: str, error: BaseException, pool: P
     hint = _guess_meant(import_string, module_name, error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         hint = advise_package(error.name, pool)
+    hint = hint or advise_variable(error, pool)
     return f"{explained} ({hint})" if hint else explained
 
 

@@ -16,10 +16,18 @@ from typing import Any
 import gateway
 from gateway.boot import OWN_PYTHON
 from gateway.config.model import Config, Pool
+from gateway.config.variables import is_named
 from gateway.environments.cache import Environment
 from gateway.errors import ConfigError
 
 BOOT = Path(gateway.__file__).with_name("boot.py")
+# where programs, files and texts are, and how Python runs; nothing here is a secret
+EVERYONES = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR"),
+    *("LD_LIBRARY_PATH", "PYTHON*"),
+)
+# another Python would find the gateway's packages by them, or not start at all
+OF_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
@@ -85,13 +93,15 @@ def find_ids(user: str, group: str) -> tuple[int, int]:
 
 
 def build_environment(pool: Pool, environment: Environment | None) -> dict[str, str]:
-    """The gateway's own variables, those of the file, and those of the table, the last win."""
-    variables = dict(os.environ)
+    """Few of the gateway's own variables, those of the file, and those of the table, the last
+    win."""
+    variables = select_variables(pool.pass_env)
     if environment is not None:
+        for name in OF_OWN_PYTHON:
+            variables.pop(name, None)
         # as activating it does: an app may start programs that lie there
         programs = Path(environment.python).parent
         variables["PATH"] = f"{programs}:{variables.get('PATH', os.defpath)}"
-        variables.pop("VIRTUAL_ENV", None)
         if (programs.parent / "pyvenv.cfg").exists():
             variables["VIRTUAL_ENV"] = str(programs.parent)
     if pool.user:
@@ -100,6 +110,12 @@ def build_environment(pool: Pool, environment: Environment | None) -> dict[str, 
     if pool.env_file:
         variables |= read_env_file(pool.env_file.read_text())
     return variables | pool.env
+
+
+def select_variables(wanted: tuple[str, ...]) -> dict[str, str]:
+    """Of the gateway's own those that every process gets, and those that are ``wanted``. All others
+    may be secrets of other pools."""
+    return {name: value for name, value in os.environ.items() if is_named(name, EVERYONES + wanted)}
 
 
 def read_env_file(text: str) -> dict[str, str]:
