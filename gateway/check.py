@@ -14,12 +14,13 @@ from pathlib import Path
 from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
 from gateway.config.slices import complete, find_foreign
 from gateway.errors import AppLoadError, ConfigError, GatewayError
+from gateway.logs import hide_controls
 from gateway.supervisor.children import pickled
 from gateway.supervisor.control import ask
 from gateway.supervisor.failures import describe_failure, describe_pool, describe_troubles
 from gateway.supervisor.launch import build_command, build_surroundings, check_users
+from gateway.supervisor.places import find_control
 from gateway.supervisor.process import Report, describe_exit
-from gateway.supervisor.sockets import find_control
 
 # for a running gateway to answer in; it does at once, unless it is stopped
 STATUS_SECONDS = 5.0
@@ -125,4 +126,5 @@ def tell_unwell(config: Config) -> None:
     except GatewayError:
         return
     if lines := describe_troubles(report["mounts"]):
-        print(f"the running gateway, pid {report['pid']}, reports:", *lines, sep="\n")
+        print(f"the running gateway, pid {report['pid']}, reports:")
+        print(hide_controls("\n".join(lines)))

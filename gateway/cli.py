@@ -33,7 +33,7 @@ from gateway.development import for_development, prepare
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
 from gateway.errors import AppLoadError, ConfigError, GatewayError
-from gateway.logs import choose_style, configure_logs, report_dropped
+from gateway.logs import choose_style, configure_logs, hide_controls, report_dropped
 from gateway.outlet import Outlet, finish
 from gateway.remote import add_commands
 from gateway.streams import Stream
@@ -52,13 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_code
     except ConfigError as error:
         for problem in error.problems:
-            print(problem, file=sys.stderr)
+            print(hide_controls(problem), file=sys.stderr)
         return EXIT_CONFIG
     except AppLoadError as error:
-        print(error, file=sys.stderr)
+        print(hide_controls(str(error)), file=sys.stderr)
         return EXIT_APP_LOAD
     except GatewayError as error:
-        print(f"gateway: {error}", file=sys.stderr)
+        print(hide_controls(f"gateway: {error}"), file=sys.stderr)
         return EXIT_OTHER
     except BrokenPipeError:
         # `gateway routes | head`: the reader has what it wanted

@@ -11,15 +11,16 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gateway.config.plan import build_plan
 from gateway.config.read import read_config
 from gateway.config.units import format_size
 from gateway.errors import ConfigError, GatewayError
+from gateway.logs import escape_controls, hide_controls
 from gateway.supervisor.control import Answer, ask
 from gateway.supervisor.failures import describe_troubles
-from gateway.supervisor.sockets import find_control
+from gateway.supervisor.places import find_control
 
 EXIT_CHANGES = 10
 # of workers in a row, to be told as a loop
@@ -72,7 +73,13 @@ def ask_gateway(table: Path, command: str, **more: str) -> Answer:
 
 
 def _show(progress: str) -> None:
-    print(progress, file=sys.stderr)
+    show(progress, sys.stderr)
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print what the gateway has answered, without what the terminal would obey: apps have a say
+    in it, in the message of an exception, say."""
+    print(hide_controls(text), file=stream)
 
 
 def locate_control(table: Path) -> Path:
@@ -102,7 +109,7 @@ def run_plan(options: argparse.Namespace) -> int:
     exit_code: int = answer["exit_code"]
     stream = sys.stdout if exit_code == EXIT_CHANGES else sys.stderr
     for message in answer["messages"]:
-        print(message, file=stream)
+        show(message, stream)
     if not exit_code:
         print("nothing changes")
     return exit_code
@@ -124,10 +131,10 @@ def tell_outcome(outcome: Answer, what: str) -> int:
         raise GatewayError("the gateway ended before the reload did")
     exit_code: int = outcome["exit_code"]
     for message in outcome["messages"]:
-        print(message, file=sys.stderr)
+        show(message, sys.stderr)
     if not exit_code:
         generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
-        print(f"{what}: generation {generation} serves after {seconds:.2f} s, {how}")
+        show(f"{what}: generation {generation} serves after {seconds:.2f} s, {how}")
     return exit_code
 
 
@@ -144,9 +151,9 @@ def run_status(options: argparse.Namespace) -> int:
     """``gateway status``"""
     report = ask_gateway(options.config, "status")
     if options.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(escape_controls(json.dumps(report, indent=2, ensure_ascii=False)))
     else:
-        print("\n".join(describe_status(report)))
+        show("\n".join(describe_status(report)))
     return 0
 
 

@@ -316,7 +316,8 @@ class Server:
     control: str = setting(
         "auto",
         "The Unix socket that `gateway reload`, `status` and `stop` speak to, for the gateway's "
-        "own user alone (mode 0600). auto is one in /tmp, named after the table's path.",
+        "own user alone (mode 0600). auto is one named after the table's path, in a directory of "
+        "that user: $XDG_RUNTIME_DIR/gateway, /run/gateway or /tmp/gateway-UID.",
         reads="control socket",
     )
     user: str = setting(

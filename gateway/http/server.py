@@ -8,7 +8,6 @@ from __future__ import annotations
 import _socket
 import socket
 import time
-from struct import unpack
 from typing import Any
 
 import gevent
@@ -25,6 +24,7 @@ from gateway.http.push import Pusher
 from gateway.http.service import Service
 from gateway.http.stream import READ, State
 from gateway.limits import Limits
+from gateway.peers import find_user
 from gateway.streams import find_closed, reopen
 
 # at one wake-up; the other workers' turn comes in between
@@ -54,13 +54,6 @@ def find_sweep_seconds(service: Service) -> float:
         *(timeout for m in service.table.mounts if (timeout := m.limits.timeout_seconds)),
     )
     return min(max(shortest / 4, SWEEP_SECONDS[0]), SWEEP_SECONDS[1])
-
-
-def name_peer(client: Any) -> str:
-    """Who has connected over a Unix socket: ``unix:`` and the number of its user, which only the
-    kernel can say (unix(7), SO_PEERCRED)."""
-    _, user, _ = unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return f"{UNIX_PEER}{user}"
 
 
 class Server:
@@ -168,7 +161,8 @@ class Server:
             client = _socket.socket(family, kind, protocol, descriptor)
             client.setblocking(False)
             if self._is_unix:
-                connection = self._connection(service, client, name_peer(client), "")
+                peer = f"{UNIX_PEER}{find_user(client)}"
+                connection = self._connection(service, client, peer, "")
             else:
                 connection = self._connection(service, client, address[0], str(address[1]))
             self._begin(connection)

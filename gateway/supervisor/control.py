@@ -8,12 +8,14 @@ file's mode sees to that.
 import asyncio
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gateway.errors import GatewayError
+from gateway.peers import find_user
 
 Question = dict[str, Any]
 Answer = dict[str, Any]
@@ -68,8 +70,8 @@ def ask(
     **more: str,
 ) -> Answer:
     """What the gateway whose control socket is at ``path`` answers, once it has done it; nothing
-    where it ends instead. Raises GatewayError where there is none, or it is silent for longer than
-    ``patience_seconds``.
+    where it ends instead. Raises GatewayError where there is none, it is silent for longer than
+    ``patience_seconds``, or it is another user's.
 
     ``on_progress`` gets each line that it tells meanwhile.
     """
@@ -78,6 +80,7 @@ def ask(
         connection.settimeout(patience_seconds)
         try:
             connection.connect(str(path))
+            _check_peer(connection, path)
             connection.sendall(json.dumps({"command": command, **more}).encode() + b"\n")
             with connection.makefile("rb") as answers:
                 for line in answers:
@@ -89,3 +92,13 @@ def ask(
             hint = "is it running, from this table (-c FILE) and as this user?"
             raise GatewayError(f"no gateway answers at {path}: {reason}: {hint}") from error
     return answer
+
+
+def _check_peer(connection: socket.socket, path: Path) -> None:
+    """The caller, root, or whoever owns the directory, and so decides what is in it."""
+    user = find_user(connection)
+    if user not in (os.geteuid(), 0, path.parent.stat().st_uid):
+        raise GatewayError(
+            f"what answers at {path} belongs to another user ({user}): it may not be the gateway; "
+            "if it is, run the command as that user"
+        )

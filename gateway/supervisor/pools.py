@@ -5,7 +5,6 @@ Owns the pools' sockets. Knows neither the table's text nor what asked for a cha
 
 import asyncio
 import contextlib
-import shutil
 import socket
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
@@ -331,7 +330,6 @@ class Pools:
         others = [pool for name, pool in self._pools.items() if name != MAIN] + self._closing
         await self.main.stop(drain_seconds)
         await asyncio.gather(*(pool.stop(drain_seconds) for pool in others))
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def kill(self) -> None:
         """End all workers at once."""

@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import stat
-from hashlib import sha256
+from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.errors import ConfigError
@@ -42,16 +42,9 @@ def open_listener(address: str, key: str) -> socket.socket:
         return listener
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE and Path(address.removeprefix("unix:")).is_socket():
+            reason = "another process answers there"
         raise ConfigError([f"{key}: cannot listen on {address}: {reason}"]) from error
-
-
-def find_control(control: str, table: str | Path) -> Path:
-    """The path of the control socket for the setting ``server.control`` of ``table``."""
-    if control != "auto":
-        return Path(control.removeprefix("unix:"))
-    # not resolve(): the command and the gateway are told of one path, wherever it may lead
-    name = sha256(os.fsencode(os.path.abspath(table))).hexdigest()[:16]  # noqa: PTH100
-    return Path("/tmp") / f"gateway-{name}.sock"
 
 
 def open_control(path: Path) -> socket.socket:
@@ -65,23 +58,12 @@ def open_control(path: Path) -> socket.socket:
         raise ConfigError([f"server.control: cannot listen on unix:{path}: {reason}"]) from error
 
 
-def make_folder(control: Path) -> Path:
-    """A folder for the sockets of pools, beside the control socket. Others may pass through it to
-    what is theirs, and see or change nothing."""
-    folder = control.with_suffix(".pools")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.geteuid():
-        raise ConfigError([f"server.control: {folder} is another user's: remove it"])
-    folder.chmod(0o711)
-    return folder
-
-
 def open_pool_listener(path: Path, user: int) -> socket.socket:
     """A pool's listening socket, for the front workers alone: ``user``'s, -1 for this one."""
     try:
         listener = _open_unix(path, 0o600)
         with _closing_on_error(listener):
-            os.chown(path, user, -1)
+            os.chown(path, user, -1, follow_symlinks=False)
         return listener
     except OSError as error:
         reason = error.strerror or str(error)
@@ -94,9 +76,10 @@ def open_handover() -> Pair:
 
 
 def _open_unix(path: Path, mode: int) -> socket.socket:
-    # the file of a gateway that was killed is in the way; one that still answers is not ours
+    # the file of a gateway that was killed is in the way; one that still answers is not ours, and
+    # where a link leads is for nobody to find out
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.stat().st_mode) and not _answers(path):
+        if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
             path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with _closing_on_error(listener):
@@ -113,6 +96,36 @@ def _open_unix(path: Path, mode: int) -> socket.socket:
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         return probe.connect_ex(str(path)) == 0
+
+
+@contextlib.contextmanager
+def removing(listener: socket.socket) -> Iterator[socket.socket]:
+    """At the end remove its file, if it has one, and close it: in this order, so that what another
+    gateway makes there, once nobody answers, is left alone."""
+    path = find_path(listener)
+    made = _mark(path)
+    try:
+        yield listener
+    finally:
+        if path and _mark(path) == made:
+            path.unlink(missing_ok=True)
+        listener.close()
+
+
+def _mark(path: Path | None) -> tuple[int, int]:
+    """Which file it is; numbers are used again."""
+    try:
+        found = path.lstat() if path else None
+    except OSError:
+        found = None
+    return (found.st_ino, found.st_ctime_ns) if found else (0, 0)
+
+
+def find_path(listener: socket.socket) -> Path | None:
+    """The file of a Unix socket."""
+    if listener.family != socket.AF_UNIX:
+        return None
+    return Path(os.fsdecode(listener.getsockname()))
 
 
 @contextlib.contextmanager
@@ -135,7 +148,7 @@ def raise_descriptor_limit() -> None:
 
 def describe(listener: socket.socket) -> str:
     """Where it can be reached, as a person types it."""
-    if listener.family == socket.AF_UNIX:
-        return f"unix:{os.fsdecode(listener.getsockname())}"
+    if path := find_path(listener):
+        return f"unix:{path}"
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -22,16 +22,16 @@ from gateway.supervisor.control import Answer, Question, Tell, serve_control
 from gateway.supervisor.deaths import bury
 from gateway.supervisor.failures import describe_mounts
 from gateway.supervisor.launch import check_users
+from gateway.supervisor.places import make_control, making_folder
 from gateway.supervisor.pools import MAIN, Pools
 from gateway.supervisor.process import ChildState
 from gateway.supervisor.reload import EDIT, Reloader, check_kept
 from gateway.supervisor.sockets import (
     describe,
-    find_control,
-    make_folder,
     open_control,
     open_listener,
     raise_descriptor_limit,
+    removing,
 )
 from gateway.supervisor.tasks import keep_up, start
 from gateway.supervisor.watch import Mark, look, watch_file
@@ -63,20 +63,18 @@ class Supervisor:
         check_users(self._config)
         raise_descriptor_limit()
         server = self._config.server
+        control = make_control(server.control, self._config.source)
         self._listener = open_listener(server.listen, "server.listen")
-        control = find_control(server.control, self._config.source)
         with (
-            self._listener,
-            open_listener(server.admin, "server.admin") as admin_listener,
-            open_control(control) as self._control_listener,
+            removing(self._listener),
+            removing(open_listener(server.admin, "server.admin")) as admin_listener,
+            removing(open_control(control)) as self._control_listener,
+            making_folder(control) as folder,
         ):
-            self._pools = Pools(self._listener, make_folder(control), self._start_task)
+            self._pools = Pools(self._listener, folder, self._start_task)
             self._reloader = Reloader(self._pools, self._read)
             self._admin = AdminServer(admin_listener, self.status, self.report)
-            try:
-                return asyncio.run(self._run())
-            finally:
-                control.unlink(missing_ok=True)
+            return asyncio.run(self._run())
 
     def status(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests are served, and what /readyz says. Called from the admin's threads."""

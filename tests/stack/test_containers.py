@@ -45,6 +45,25 @@ def test_limits_and_health_are_set(example: Example, service):
     assert container.attrs["State"]["Health"]["Status"] == "healthy"
 
 
+def test_commands_find_the_gateway_in_a_directory_of_its_own(example: Example):
+    status = ("gateway", "status", "-c", "/srv/apps/mounts.yaml")
+    ran = example.run_in("gateway", *status)
+    assert ran.exit_code == 0, ran.err
+    assert "table /srv/apps/mounts.yaml" in ran.out
+    ran = example.run_in("gateway", *status, user="0")  # which has no capability here
+    assert ran.exit_code == 1
+    assert (
+        "Permission denied: is it running, from this table (-c FILE) and as this user?" in ran.err
+    )
+    ran = example.run_in("gateway", "sh", "-c", "stat -c '%a %u' /run/gateway /run/gateway/*")
+    assert ran.out.splitlines() == ["700 10001", "711 10001", "600 10001"]
+
+
+def test_nginx_cannot_replace_the_gateways_socket(example: Example):
+    ran = example.run_in("nginx", "rm", "/run/http/gateway.sock", user="0")
+    assert "Read-only file system" in ran.err
+
+
 def test_only_nginx_is_published(example: Example):
     published = {
         service: [port for port, hosts in example.container(service).ports.items() if hosts]

@@ -47,6 +47,21 @@ def test_a_worker_reads_its_users_files_and_no_others(files: Lab, path):
     assert read == {user: f"of {user}\n" if user == own else None for user in users}
 
 
+BIND = """
+import os, socket
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind("/run/http/of-root.sock")
+    print(os.stat("/run/http/of-root.sock").st_gid)
+os.unlink("/run/http/of-root.sock")
+"""
+
+
+def test_nginx_can_connect_to_the_socket_of_a_gateway_that_runs_as_root(lab: Lab):
+    ran = lab.run_in("users", "python", "-c", BIND)
+    assert ran.exit_code == 0, ran.err
+    assert ran.out.split() == lab.run_in("nginx", "id", "-g").out.split() == ["10001"]
+
+
 def test_a_gateway_that_is_not_root_says_what_it_may_not_do(lab: Lab):
     ran = lab.run_in("gateway", "gateway", "serve", "-c", "/srv/apps/users.yaml")
     assert ran.exit_code == 2

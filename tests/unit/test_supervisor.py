@@ -294,7 +294,7 @@ def test_a_unix_listener_leaves_a_gateway_that_lives_alone(tmp_path: Path) -> No
     with open_listener(address, "server.listen"), pytest.raises(ConfigError) as refused:
         open_listener(address, "server.listen")
     assert refused.value.problems == [
-        f"server.listen: cannot listen on {address}: Address already in use"
+        f"server.listen: cannot listen on {address}: another process answers there"
     ]
 
 

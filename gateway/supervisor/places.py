@@ -1,0 +1,170 @@
+"""Where the control socket and the pools' sockets lie: directories in which their owner alone can
+create names, so that nothing found there is another user's.
+
+Owns finding, making, checking and removing these directories. Refuses to know what listens in them.
+Source: the XDG Base Directory Specification (XDG_RUNTIME_DIR), file-hierarchy(7) (/run), open(2)
+(O_NOFOLLOW), inode(7) (the sticky bit).
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from gateway.errors import ConfigError
+
+RUN = Path("/run")
+TEMPORARY = Path("/tmp")
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def make_control(control: str, table: str | Path) -> Path:
+    """The path of the control socket for the setting ``server.control`` of ``table``; its directory
+    is made where that is not named. Raises ConfigError where there can be none."""
+    if control == "auto":
+        return _make_place() / _name_socket(table)
+    path = Path(control.removeprefix("unix:"))
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            problem = f"anybody may change what is in {path.parent}: choose another directory"
+            raise ConfigError([f"server.control: {problem}"])
+    return path
+
+
+def find_control(control: str, table: str | Path) -> Path:
+    """Where a command finds that socket, of another user's gateway too where root asks; where it
+    would be, if there is none."""
+    if control != "auto":
+        return Path(control.removeprefix("unix:"))
+    paths = [place / _name_socket(table) for place in _find_places(table)]
+    # root may lack the capability to look into another user's directory: that comes last
+    return max(paths, key=_rank)
+
+
+def _rank(path: Path) -> int:
+    """2 for a socket, 1 for what cannot be known, else 0."""
+    try:
+        return 2 * stat.S_ISSOCK(path.lstat().st_mode)
+    except PermissionError:
+        return 1
+    except OSError:
+        return 0
+
+
+def _name_socket(table: str | Path) -> str:
+    # not resolve(): the command and the gateway are given one path, wherever it may lead
+    return sha256(os.fsencode(os.path.abspath(table))).hexdigest()[:16] + ".sock"  # noqa: PTH100
+
+
+# --- for a gateway --------------------------------------------------------------------------------
+
+
+def _make_place() -> Path:
+    """The first directory that can be had. Others may pass through root's, to pools of theirs."""
+    user = os.geteuid()
+    for place in _list_shared(user):
+        with contextlib.suppress(OSError):
+            if place.parent != RUN or not user:
+                place.mkdir(mode=0o700, exist_ok=True)
+            if _is_own(place, user) and os.access(place, os.W_OK):
+                _restrict(place, 0o700 if user else 0o711)
+                return place
+    place = _name_temporary(user)
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        _restrict(place, 0o700 if user else 0o711)
+    except OSError as error:
+        raise ConfigError([f"server.control: {place}: {error.strerror}"]) from error
+    return place
+
+
+def _list_shared(user: int) -> list[Path]:
+    """Directories below others that strangers cannot write to. /run/gateway is made by whoever
+    starts the gateway as this user, such as systemd or an image."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    is_usable = user and runtime.startswith("/") and _is_own(Path(runtime), user)
+    return [*([Path(runtime) / "gateway"] if is_usable else []), RUN / "gateway"]
+
+
+def _name_temporary(user: int) -> Path:
+    return TEMPORARY / f"gateway-{user}"
+
+
+def _is_own(place: Path, user: int) -> bool:
+    """Whether it is a directory, no link to one, in which ``user`` alone can create names."""
+    try:
+        found = place.lstat()
+    except OSError:
+        return False
+    is_closed = not found.st_mode & _WRITABLE_BY_OTHERS
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == user and is_closed
+
+
+def _restrict(place: Path, mode: int) -> None:
+    """Give a directory of ours its mode. Raises ConfigError where it is another user's, or was open
+    to others, who may have left something there; OSError where it is no directory."""
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid():
+            raise ConfigError([f"server.control: {place} is another user's: remove it"])
+        if found.st_mode & _WRITABLE_BY_OTHERS:
+            problem = f"{place} can be written to by others: remove it"
+            raise ConfigError([f"server.control: {problem}"])
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def making_folder(control: Path) -> Iterator[Path]:
+    """A folder for the sockets of pools, beside the control socket, which is this gateway's by now.
+    Others may pass through it to what is theirs, and see or change nothing. It is gone at the end.
+
+    Raises ConfigError where there is another user's, or a link."""
+    is_usual = control.suffix == ".sock"
+    folder = (
+        control.with_suffix(".pools") if is_usual else control.with_name(f"{control.name}-pools")
+    )
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            _restrict(folder, 0o700)
+            shutil.rmtree(folder)  # of a gateway that was killed
+        folder.mkdir(mode=0o700)
+        _restrict(folder, 0o711)
+    except OSError as error:
+        raise ConfigError([f"server.control: {folder}: {error.strerror}"]) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- for commands ---------------------------------------------------------------------------------
+
+
+def _find_places(table: str | Path) -> list[Path]:
+    """The directories in which a gateway may have made its socket that the caller may ask: its own,
+    and for root those of the table's owner, too."""
+    caller = os.geteuid()
+    places = [(place, caller) for place in _list_shared(caller)]
+    users = [caller]
+    if not caller:
+        users += _find_owner(table)
+        # root alone decides whose that is
+        places += [(RUN / "gateway", owner) for owner in _find_owner(RUN / "gateway")]
+    for user in dict.fromkeys(users):
+        places += [(RUN / "user" / str(user) / "gateway", user), (_name_temporary(user), user)]
+    found = [place for place, owner in places if _is_own(place, owner)]
+    return found or [_name_temporary(caller)]
+
+
+def _find_owner(path: str | Path) -> list[int]:
+    try:
+        return [Path(path).stat().st_uid]
+    except OSError:
+        return []
