@@ -33,8 +33,9 @@ import os
 import pickle
 import signal
 from base64 import b64decode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import gevent
@@ -60,7 +61,7 @@ from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.footprint import undo_signals
 from gateway.mounts.guard import Guard
 from gateway.mounts.live import Live
-from gateway.mounts.loader import build_footprint, describe_cause, load_mounts
+from gateway.mounts.loader import Unavailable, build_footprint, describe_cause, load_mounts
 from gateway.mounts.projects import VARIABLE, show_exceptions
 from gateway.mounts.quarantine import confine
 from gateway.mounts.reuse import reuse_apps
@@ -94,6 +95,7 @@ def main() -> int:
     set_standard_streams(errors)
     faulthandler.enable(errors.crash_descriptor)  # a crash in C, or SIGABRT, tells the stack
     config: Config = pickle.load(sys.stdin.buffer)
+    left_out: dict[str, str] = pickle.load(sys.stdin.buffer)
     if app_threads is not None:
         app_threads.name = config.pool.name.strip("/") or "app"
     sys.stdin.close()
@@ -103,7 +105,7 @@ def main() -> int:
     if config.is_dev:
         give_terminal()
     if rest:
-        return work(config, style, output, errors, *rest)
+        return work(config, left_out, style, output, errors, *rest)
     report = try_out(config, style, errors)
     with open(output, "w") as file:
         json.dump(report, file)
@@ -126,6 +128,7 @@ def try_out(config: Config, style: str, errors: Outlet) -> list[dict[str, Any]]:
 
 def work(
     config: Config,
+    left_out: dict[str, str],
     style: str,
     output: int,
     errors: Outlet,
@@ -136,8 +139,8 @@ def work(
     giving: str,
     taking: str,
 ) -> int:
-    """Load, and serve when told to; the exit code. Access records go to ``output``, all else that
-    is written to ``errors``."""
+    """Load all but what is ``left_out``, and serve when told to; the exit code. Access records go
+    to ``output``, all else that is written to ``errors``."""
     configure_logs(style, generation, Stream(errors, errors.descriptor))
     report_uncaught()
     control = socket.socket(fileno=int(control_descriptor))
@@ -150,7 +153,7 @@ def work(
         send(control, {"event": "noted", "mount": name, "text": text})
 
     table, mounts, report = load(
-        config, lambda name: send(control, {"event": "loading", "mount": name}), note
+        config, lambda name: send(control, {"event": "loading", "mount": name}), note, left_out
     )
     faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
     gevent.sleep(0)  # gevent closes what an app has closed at the loop's next turn, at times
@@ -223,9 +226,10 @@ def outlast(running: Any) -> int:
 
 class Worker:
     """Obeys: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration and ``apply`` it,
-    ``quarantine`` mounts, ``find`` what is loaded, note that other workers were ``reloaded``.
+    ``quarantine`` mounts, ``find`` what is loaded, note that other workers were ``reloaded``, and
+    that mounts which have not loaded are ``put_off``.
 
-    Each order but the last is answered when it is done, by an event.
+    Each order but the last two is answered when it is done, by an event.
     """
 
     def __init__(
@@ -268,6 +272,7 @@ class Worker:
             "quarantine": self._quarantine,
             "find": self._find,
             "reloaded": self._note_reload,
+            "put_off": self._put_off,
         }
         seconds: float | None = None
         while not self._server.has_retired():
@@ -344,6 +349,14 @@ class Worker:
         self._quarantines = pickle.loads(b64decode(pickled))
         confine(self._service.table.mounts, self._quarantines)
 
+    def _put_off(self, pickled: str) -> None:
+        """Say so where one of these mounts is asked for."""
+        pauses = pickle.loads(b64decode(pickled))
+        for mount in self._service.table.mounts:
+            app = unwrap(mount.app)
+            if isinstance(app, Unavailable) and mount.name in pauses:
+                app.put_off(*pauses[mount.name])
+
     def _find(self, pickled: str) -> None:
         """Which of these files are of modules that are loaded."""
         files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
@@ -361,19 +374,22 @@ def warn(config: Config, name: str, text: str) -> None:
 
 
 def load(
-    config: Config, announce: Callable[[str], None], note: Callable[[str, str], None]
+    config: Config,
+    announce: Callable[[str], None],
+    note: Callable[[str, str], None],
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """Import every app; the table, what apps may know of it, and what to report of each mount.
 
     ``announce`` is called with a mount's name before it is loaded, ``note`` with a name and what
-    its app has changed for the others.
+    its app has changed for the others. ``left_out`` are mounts that are not to be loaded, and why.
     """
     sys.path.insert(0, str(config.directory))
     for mount in config.mounts:
         if isinstance(mount.target, AppTarget):
             # Django's variable is set while its own mount is loaded
             os.environ.update((k, v) for k, v in mount.target.env.items() if k != VARIABLE)
-    made = build_table(config, announce, {}, note)
+    made = build_table(config, announce, {}, note, left_out)
     if config.is_dev:
         show_exceptions()
     # what the apps have built stays: no collection needs to walk it again
@@ -387,12 +403,15 @@ def build_table(
     announce: Callable[[str], None],
     apps: dict[str, WSGIApp],
     note: Callable[[str, str], None] = lambda mount, text: None,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
     """See ``load``; the mounts named in ``apps`` are loaded already."""
-    loaded, errors = load_mounts(config.mounts, announce, apps, config.is_dev, config.pool, note)
+    loaded, errors = load_mounts(
+        config.mounts, announce, apps, config.is_dev, config.pool, note, left_out
+    )
     if app_threads is not None:
         for mount in loaded:
-            if mount.kind == "app" and not isinstance(mount.app, InThreads):
+            if mount.kind == "app" and not isinstance(mount.app, (InThreads, Unavailable)):
                 mount.app = InThreads(mount.app, app_threads)
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [

@@ -10,6 +10,8 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from math import ceil
+from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
@@ -36,21 +38,29 @@ from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 # of what an exception says; its traceback follows
 MOST_CHARACTERS = 1000
+RETRY_SECONDS = 5
 # what functions that make an app are usually called
 FACTORY_NAMES = ("create_app", "make_app")
 
 
 class Unavailable:
-    """Stands for an app that did not load: 503. ``cause`` is shown; strangers are told none."""
+    """Stands for an app that has not loaded: 503. ``cause`` is shown; strangers are told none."""
 
     def __init__(self, cause: str = "") -> None:
         self._cause = cause
+        self._until = 0.0
+
+    def put_off(self, cause: str, until: float) -> None:
+        """It is not tried again before ``until``, a monotonic moment."""
+        self._until = until
+        if self._cause:
+            self._cause = cause
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
         status = "503 Service Unavailable"
         page = build_error_page(
             status,
-            "The app mounted here did not load. The gateway's log has the cause.",
+            "The app mounted here has not loaded. The gateway's log has the cause.",
             environ.get("gateway.request_id", ""),
             self._cause,
         )
@@ -59,10 +69,14 @@ class Unavailable:
             [
                 ("Content-Type", "text/html; charset=utf-8"),
                 ("Cache-Control", "no-store"),
-                ("Retry-After", "10"),
+                ("Retry-After", str(self._find_seconds())),
             ],
         )
         return [page]
+
+    def _find_seconds(self) -> int:
+        """Until it is tried again; nobody has said so right after the start."""
+        return max(1, ceil(self._until - monotonic())) if self._until else RETRY_SECONDS
 
 
 def load_mounts(
@@ -72,6 +86,7 @@ def load_mounts(
     tells_cause: bool = False,
     pool: Pool = Pool(name="main"),  # noqa: B008  frozen
     note: Callable[[str, str], object] = lambda mount, text: None,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
     """Every mount, and the errors of those that did not load, by mount name.
 
@@ -79,14 +94,17 @@ def load_mounts(
     environment and ``sys.path`` as they are, but for those that ``loaded_apps`` has by mount name.
     ``tells_cause`` is whether the page of one that did not load tells why. ``pool`` is whose worker
     this is. ``note`` is called with a mount's name and what its import has changed for others.
+    ``left_out`` are the mounts that are not to be loaded, each with the reason.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
     mounts = list(mounts)
     imports = _Imports(mounts, pool, note)
     for mount in mounts:
-        announce(mount.name)
         try:
+            if mount.name in left_out:
+                raise AppLoadError(left_out[mount.name])
+            announce(mount.name)
             app, kind = _find_app(mount, imports, loaded_apps)
         except AppLoadError as error:
             errors[mount.name] = error

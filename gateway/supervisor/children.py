@@ -12,17 +12,23 @@ import socket
 import subprocess
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gateway.config.model import Config, as_path
 from gateway.environments.cache import Environment
+from gateway.supervisor.last_lines import LastLines
 from gateway.supervisor.launch import build_command, build_surroundings
-from gateway.supervisor.process import ChildState, Process, Report
+from gateway.supervisor.process import ChildState, Process, Purpose, Report
 from gateway.supervisor.sockets import Pair
 from gateway.supervisor.tasks import start
 from gateway.uncaught import report_own
+
+# of what a trial wrote before its end: a crash in C writes the stack of each thread
+MOST_LINES = 50
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Child(Process):
@@ -36,6 +42,7 @@ class Child(Process):
         generation: str,
         environment: Environment | None,
         on_report: Callable[[Process, Report], None],
+        purpose: Purpose,
         listener: socket.socket,
         handover: Pair,
         place: Path | None = None,
@@ -48,19 +55,23 @@ class Child(Process):
             *(theirs.fileno(), listener.fileno(), self.in_flight.descriptor),
             *(end.fileno() for end in handover),
         )
-        with theirs, pickled(config) as order:
+        with theirs, pickled(config, purpose.left_out) as order:
             self._process = subprocess.Popen(
                 build_command(
                     config.pool, environment, (style, generation, *map(str, descriptors))
                 ),
                 stdin=order,
                 # who writes no access records gets no descriptor of theirs, so no app forges them
-                stdout=2 if config.server.access_log == "off" else None,
+                stdout=2 if config.server.access_log == "off" or purpose.trial else None,
+                stderr=subprocess.PIPE if purpose.trial else None,
                 pass_fds=descriptors,
                 **build_surroundings(config.pool, environment),
             )
         self._control = ours
         self._writer: asyncio.StreamWriter | None = None
+        # what a trial writes is news where it fails for the first time, and not each time
+        self._lines = LastLines(self._process.stderr, len, MOST_LINES)
+        self._relaying = start(self._lines.read()) if purpose.trial else None
         self._listening = start(self._listen())
 
     async def _listen(self) -> None:
@@ -82,10 +93,16 @@ class Child(Process):
             rest = b" " + b64encode(to_bytes(value)) if value is not None else b""
             self._writer.write(word.encode() + rest + b"\n")
 
+    @property
+    def last_words(self) -> str:
+        return self._lines.text
+
     async def finish(self) -> None:
         # what it had sent is there already; the end is not where a child of its own has the socket
-        await asyncio.wait([self._listening], timeout=0.2)
-        self._listening.cancel()
+        tasks = [task for task in (self._listening, self._relaying) if task is not None]
+        await asyncio.wait(tasks, timeout=0.2)
+        for task in tasks:
+            task.cancel()
         if self._place is not None:
             self._place.unlink(missing_ok=True)
         self.state = ChildState.DEAD
@@ -103,9 +120,10 @@ def to_bytes(value: object) -> bytes:
     return buffer.getvalue()
 
 
-def pickled(config: Config):  # type: ignore[no-untyped-def]
-    """The configuration in an open temporary file, at its beginning: a worker's stdin."""
+def pickled(config: Config, left_out: Mapping[str, str] = NOTHING):  # type: ignore[no-untyped-def]
+    """The configuration, and the mounts that are not to be loaded with the reason of each, in an
+    open temporary file, at its beginning: a worker's stdin."""
     order = tempfile.TemporaryFile()  # noqa: SIM115
-    order.write(to_bytes(config))
+    order.write(to_bytes(config) + to_bytes(dict(left_out)))
     order.seek(0)
     return order

@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config, Server, UpstreamTarget
 from gateway.environments.cache import Environment
+from gateway.supervisor.last_lines import LastLines
 from gateway.supervisor.launch import build_server, find_ids
 from gateway.supervisor.process import ChildState, Process, Report
 from gateway.supervisor.reach import count_connections, find_fault
@@ -28,9 +28,6 @@ from gateway.supervisor.tasks import start
 
 # between two questions whether it answers, or whether somebody is still connected
 LOOK_SECONDS = 0.05
-READ_BYTES = 65536
-# of what it wrote, in a message of why it does not start
-MOST_LINES, MOST_LINE_BYTES = 10, 500
 _ANSWERS = {
     "accept": "ready",
     "pause": "paused",
@@ -59,14 +56,14 @@ class Command(Process):
         self._expected = config
         self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._fault = ""
-        self._lines: deque[str] = deque(maxlen=MOST_LINES)
         self._leaving: asyncio.Task[None] | None = None
         try:
             self._start(environment)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        self._relaying = start(self._relay())
+        self._lines = LastLines(self._process.stdout, self._tell)
+        self._relaying = start(self._lines.read())
         self._knocking = start(self._knock())
 
     def _start(self, environment: Environment | None) -> None:
@@ -120,36 +117,17 @@ class Command(Process):
     def expect(self, config: Config) -> None:
         self._expected = config  # what it is asked for may have been the mistake
 
-    async def _relay(self) -> None:
-        """What it writes goes where workers' errors go; its last lines tell of a failed start."""
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
-        )
-        rest = b""
-        try:
-            while data := await reader.read(READ_BYTES):
-                lines, _, rest = (rest + data).rpartition(b"\n")
-                if len(rest) > READ_BYTES:
-                    lines, rest = lines + b"\n" + rest if lines else rest, b""
-                if lines:
-                    self._tell(lines)
-        finally:
-            if rest:
-                self._tell(rest)
-            transport.close()
-
-    def _tell(self, lines: bytes) -> None:
-        for line in lines.splitlines()[-MOST_LINES:]:
-            self._lines.append(line[:MOST_LINE_BYTES].decode(errors="replace"))
-        # whole lines, so that those of others are not cut in two
+    @staticmethod
+    def _tell(lines: bytes) -> None:
+        """What it writes goes where workers' errors go: whole lines, so that those of others are
+        not cut in two."""
         sys.stderr.buffer.write(lines + b"\n")
         sys.stderr.flush()
 
     @property
     def last_words(self) -> str:
         fault = f": {self._fault}" if self._fault and self.exit_code is None else ""
-        return "\n".join([fault, *self._lines])
+        return fault + self._lines.text
 
     # --- changing -----------------------------------------------------------------------------
 

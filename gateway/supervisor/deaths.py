@@ -10,6 +10,7 @@ from functools import cache
 
 from gateway.access_log import AccessLog, Asked
 from gateway.logs import choose_style, lifecycle
+from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
 from gateway.uncaught import report_own
@@ -33,24 +34,73 @@ async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> 
         report_own(f"the records of worker {child.pid}", error)
     ended = f"worker {child.pid} ({was.value}) {child.describe_end()}"
     ended += f", with requests in flight: {lost}," if lost else ""
-    if generation.state is State.STARTING:
-        if not generation.faults:
+    was_loading = was in (ChildState.LOADING, ChildState.TRYING) and not is_stopping
+    is_left_out = was_loading and note_mount(generation, child, now)
+    if child.trial:
+        pass  # it has said what it was for
+    elif generation.state is State.STARTING:
+        if is_left_out:
+            start_again(generation)
+        elif not generation.faults:
             ended = f"{ended} while it was loading"
             generation.note_fault(generation.locate(child.loading, ended + child.last_words))
     elif generation.state is State.SERVING and generation.is_short and not is_stopping:
         has_served = was not in (ChildState.LOADING, ChildState.LOADED) and not child.reason
         if was is ChildState.LOADING:
             generation.note_trouble(child, ended + child.last_words)
-        delay = generation.backoff.note_death(child.started, now, has_served=has_served)
+        delay = 0.0
+        if not is_left_out:
+            delay = generation.backoff.note_death(child.started, now, has_served=has_served)
         when = f"in {delay:g} s" if delay else "now"
+        when += ", without that mount" if is_left_out else ""
         lived = now - child.started
         ended = generation.locate(child.loading, ended)
         lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
         generation.note_change()
         await replace(generation, delay)
     elif lost or (generation.state is State.SERVING and child.exit_code):
+        ended = generation.locate(child.loading, ended)
         lifecycle.error("%s after %.1f s", ended, now - child.started)
     generation.note_change()
+
+
+def note_mount(generation: Generation, child: Process, now: float) -> bool:
+    """A worker has ended while it was loading: the mount that it loaded is tried alone from now on;
+    whether the next worker leaves it out."""
+    name = child.trial or child.loading
+    is_starting = generation.state is State.STARTING and generation.may_lack(name)
+    if not name or not (generation.state is State.SERVING or is_starting):
+        return False
+    what = ", which tried it alone," if child.trial else " (loading)"
+    why = child.objection or f"worker {child.pid}{what} {child.describe_end()}{child.last_words}"
+    error, _, more = why.partition("\n")
+    report = {"mount": name, "error": error, "traceback": more}
+    outage = generation.outages.note_death(
+        report,
+        now,
+        took=now - child.started,
+        is_trial=bool(child.trial),
+        is_alone=len(generation.config.mounts) == 1,
+    )
+    if not outage.is_left_out:
+        return False
+    generation.failed[name] = outage.report
+    if child.trial and not outage.is_reported:
+        outage.is_reported = True
+        effect = (
+            "; it is left out and answers 503, the others serve. It is tried again until it loads"
+        )
+        text = describe_failure(generation.config, outage.report, effect)
+        lifecycle.error("%s", text, extra={"mount": name})
+    return True
+
+
+def start_again(generation: Generation) -> None:
+    """Have a start go on without the mount that has ended a worker."""
+    try:
+        generation.spawn()
+    except OSError as error:
+        generation.note_fault(generation.locate("", f"a worker could not be started: {error}"))
 
 
 async def replace(generation: Generation, delay: float) -> None:
@@ -65,6 +115,7 @@ async def replace(generation: Generation, delay: float) -> None:
             generation.trouble = f"a worker could not be started: {error}"
             fault = generation.locate("", generation.trouble)
             lifecycle.error("%s; again in %g s", fault, delay)
+            generation.note_change()
             await asyncio.sleep(delay)
 
 

@@ -1,7 +1,7 @@
 """Answers at a pool's socket in its workers' stead, while there are none.
 
 Knows nothing of pools. The socket is the supervisor's and stays open, so without an answer a
-request would wait for as long as its mount lets it.
+request would wait for as long as its mount lets it, and at the front for ever.
 """
 
 import asyncio
@@ -9,22 +9,25 @@ import contextlib
 import socket
 
 from gateway.http.error_page import build_error_page
+from gateway.supervisor.tasks import start
 
 STATUS = "503 Service Unavailable"
 # to take in what the client is still sending: a close with unread input would reset the connection
 LINGER_SECONDS = 2.0
+MOST_AT_A_TIME = 100
 
 
 class Doorman:
-    """Refuses every connection on ``listener`` between ``open`` and ``close``."""
+    """Refuses every connection on ``listener`` between ``open`` and ``close``. Each that it accepts
+    is answered, also one that it has accepted just before ``close``."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._server: asyncio.AbstractServer | None = None
         self._answer = b""
-        self._is_wanted = False
+        self._door: socket.socket | None = None
+        self._refusing: set[asyncio.Task[None]] = set()
 
-    async def open(self, cause: str, retry_seconds: int) -> None:
+    def open(self, cause: str, retry_seconds: int) -> None:
         """Answer 503 from now on, with ``cause`` for a person and Retry-After."""
         page = build_error_page(STATUS, cause, "")
         head = (
@@ -32,29 +35,36 @@ class Doorman:
             f"Cache-Control: no-store\r\nRetry-After: {retry_seconds}\r\n"
             f"Content-Length: {len(page)}\r\nConnection: close\r\n\r\n"
         )
-        self._answer, self._is_wanted = head.encode("latin-1") + page, True
-        if self._server is None:
-            # A copy: the end of the server closes what it was given. Not start_unix_server, whose
-            # servers remove the socket's path at their end since Python 3.13.
-            self._server = await asyncio.start_server(
-                self._refuse, sock=self._listener.dup(), backlog=socket.SOMAXCONN
-            )
-            if not self._is_wanted:
-                self.close()
+        self._answer = head.encode("latin-1") + page
+        if self._door is None:
+            # a descriptor of its own: another may wait for the pool to be asked for
+            self._door = self._listener.dup()
+            self._door.setblocking(False)  # as it is for workers, with which it is shared
+            asyncio.get_running_loop().add_reader(self._door, self._accept, self._door)
 
     def close(self) -> None:
-        """Leave the socket to workers."""
-        self._is_wanted = False
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        """Leave the socket to workers; safe to call twice."""
+        if self._door is not None:
+            asyncio.get_running_loop().remove_reader(self._door)
+            self._door.close()
+            self._door = None
 
-    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, TimeoutError):
-            writer.write(self._answer)
-            await writer.drain()
-            writer.write_eof()
+    def _accept(self, door: socket.socket) -> None:
+        for _ in range(MOST_AT_A_TIME):
+            try:
+                connection, _ = door.accept()
+            except OSError:  # none is left, or there is no descriptor for it
+                return
+            connection.setblocking(False)
+            task = start(self._refuse(connection))
+            self._refusing.add(task)
+            task.add_done_callback(self._refusing.discard)
+
+    async def _refuse(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection, contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                while await reader.read(65536):
+                await loop.sock_sendall(connection, self._answer)
+                connection.shutdown(socket.SHUT_WR)
+                while await loop.sock_recv(connection, 65536):
                     pass
-        writer.close()

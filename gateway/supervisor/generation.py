@@ -6,7 +6,7 @@ beside it nor what asked for it.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -16,10 +16,12 @@ from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import Backoff
 from gateway.supervisor.failures import describe_place, describe_pool
-from gateway.supervisor.process import LEAVING, ChildState, Process, Report
+from gateway.supervisor.outages import Outages
+from gateway.supervisor.process import LEAVING, ChildState, Process, Purpose, Report
 
-# without workers for so long, requests are better answered than kept waiting
-GONE_SECONDS = 0.5
+# Without workers for so long, requests are better answered than kept waiting. Those of workers that
+# had served are back sooner.
+GONE_SECONDS = 0.8
 # until it is of interest why a worker is not ready
 SLOW_START_SECONDS = 2.0
 # beyond the time that a worker was given to end, for one that is wedged
@@ -39,21 +41,21 @@ class State(Enum):
 
 
 class Generation:
-    """The workers of ``config``. ``start`` starts one of them and raises OSError; ``may_fail``
-    names mounts that may answer 503; None is any. ``on_change`` is called after each report and
-    each end of a worker.
+    """The workers of ``config``. ``start`` starts one of them, for a purpose, and raises OSError;
+    ``may_fail`` names mounts that may answer 503; None is any. ``on_change`` is called after each
+    report and each end of a worker.
 
     ``size`` is how many workers there are to be. ``failed`` has the report of each mount that did
-    not load, by name; ``noted`` what apps have changed for others; ``faults`` are why the
-    generation cannot serve, each as a person reads it. ``trouble`` is why no worker could be had
-    lately, "" once one accepts.
+    not load, by name, and ``outages`` when it is tried again; ``noted`` what apps have changed for
+    others; ``faults`` are why the generation cannot serve, each as a person reads it. ``trouble``
+    is why no worker could be had lately, "" once one accepts.
     """
 
     def __init__(
         self,
         number: int,
         config: Config,
-        start: Callable[["Generation"], Process],
+        start: Callable[["Generation", "Purpose"], Process],
         environment: Environment | None = None,
         may_fail: frozenset[str] | None = None,
         on_change: Callable[["Generation"], object] = id,
@@ -69,6 +71,7 @@ class Generation:
         self.trouble = ""
         self.began = time.monotonic()
         self.backoff = Backoff()
+        self.outages = Outages()
         self._start = start
         self.environment = environment
         self.may_fail = may_fail
@@ -127,13 +130,16 @@ class Generation:
         latest = time.monotonic() - SLOW_START_SECONDS
         slow = [child.last_words.removeprefix(": ") for child in children if child.started < latest]
         why = self.trouble or next(filter(None, slow), "")
-        if not why or any(child.accepts for child in children):
+        ready = [child for child in children if child.accepts]
+        if ready:
+            lacking = frozenset.intersection(*(child.lacks for child in ready))
+            error = "it has not loaded so far"
+            return {name: _report(name, error) for name in lacking} | self.failed
+        if not why:
             return self.failed
         why = "its pool has no worker: " + why.partition("\n")[0]
-        return {
-            mount.name: {"mount": mount.name, "error": why, "traceback": "", "is_alone": True}
-            for mount in self.config.mounts
-        } | self.failed
+        reports = (_report(mount.name, why, is_alone=True) for mount in self.config.mounts)
+        return {report["mount"]: report for report in reports} | self.failed
 
     @property
     def is_short(self) -> bool:
@@ -160,29 +166,46 @@ class Generation:
     @property
     def is_gone(self) -> bool:
         """Whether it should serve, and has no worker that could for a while."""
-        is_alone = self.state is State.SERVING and not self.children
+        is_alone = self.state is State.SERVING and not self.crew
         return is_alone and self.backoff.seconds >= GONE_SECONDS
 
-    def spawn(self, *, is_spare: bool = False) -> Process:
-        """Start a worker, as a spare one beside those that serve. Raises OSError."""
-        child = self._start(self)
+    def spawn(
+        self,
+        *,
+        is_spare: bool = False,
+        left_out: Mapping[str, str] | None = None,
+        trial: str = "",
+    ) -> Process:
+        """Start a worker, as a spare one beside those that serve, or for a ``trial`` of that mount.
+        It leaves out what cannot be loaded, unless told otherwise. Raises OSError."""
+        left_out = self.outages.left_out if left_out is None else left_out
+        child = self._start(self, Purpose(left_out, trial))
         self.children[child.pid] = child
-        child.is_spare = is_spare
+        child.is_spare, child.left_out = is_spare, left_out
+        if trial:
+            child.state, child.trial, child.may_serve = ChildState.TRYING, trial, False
         seconds = self.config.server.limits.start_timeout_seconds
         asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)
         self._on_change(self)
         return child
 
     def _end_overdue(self, child: Process) -> None:
-        if child.state is not ChildState.LOADING or child.exit_code is not None:
+        is_loading = child.state in (ChildState.LOADING, ChildState.TRYING)
+        if not is_loading or child.exit_code is not None:
             return
         seconds = self.config.server.limits.start_timeout_seconds
         what = f"worker {child.pid} did not load within {seconds:g} s (server.start_timeout)"
-        self.note_trouble(child, what + child.last_words)
+        child.objection = what + child.last_words
         try:
-            self.note_fault(self.locate(child.loading, self.trouble))
+            if not child.trial:
+                self.note_trouble(child, child.objection)
+                self.note_fault(self.locate(child.loading, self.trouble), child.loading)
         finally:
             child.kill()
+
+    def may_lack(self, mount: str) -> bool:
+        """Whether it may serve although that mount does not load."""
+        return bool(mount) and (self.may_fail is None or mount in self.may_fail)
 
     def locate(self, mount: str, what: str) -> str:
         """``what`` with the place in the table of the mount that was being loaded, or the pool."""
@@ -200,9 +223,10 @@ class Generation:
         self._changed.set()
         self._on_change(self)
 
-    def note_fault(self, fault: str) -> None:
-        """Why it cannot serve, or what is to be known of one that does."""
-        if self.state is State.STARTING:
+    def note_fault(self, fault: str, mount: str = "") -> None:
+        """Why it cannot serve, or what is to be known of one that does, or may without ``mount``,
+        where that is at fault."""
+        if self.state is State.STARTING and not self.may_lack(mount):
             self.faults.append(fault)
         else:
             lifecycle.error("%s", fault)
@@ -296,7 +320,7 @@ class Generation:
     def is_busy(self) -> bool:
         """Whether a worker has a request in flight, or is no longer or not yet one that serves."""
         return any(
-            child.state is not ChildState.READY or child.in_flight.count()
+            child.state not in (ChildState.READY, ChildState.TRYING) or child.in_flight.count()
             for child in self.children.values()
         )
 
@@ -318,3 +342,7 @@ class Generation:
             "delay": self.backoff.seconds,
             "workers": [child.describe() for child in list(self.children.values())],
         }
+
+
+def _report(mount: str, error: str, **more: bool) -> Report:
+    return {"mount": mount, "error": error, "traceback": "", **more}

@@ -15,6 +15,7 @@ from gateway.logs import lifecycle
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import Cause, ChildState, Process
 from gateway.supervisor.recycle import Recycler
+from gateway.supervisor.retries import Retrier
 from gateway.supervisor.scale import Scaler
 
 LOOK_SECONDS = 0.25
@@ -32,7 +33,7 @@ MOST_TOLD = 10
 
 async def patrol(generation: Generation) -> None:
     """Until the last worker has gone."""
-    recycler, scaler = Recycler(generation), Scaler(generation)
+    recycler, scaler, retrier = Recycler(generation), Scaler(generation), Retrier(generation)
     looked = weighed = time.monotonic()
     while generation.children or generation.state in (State.STARTING, State.SERVING):
         await asyncio.sleep(LOOK_SECONDS)
@@ -40,6 +41,7 @@ async def patrol(generation: Generation) -> None:
         for child in list(generation.children.values()):
             child.note_silence(min(elapsed, MOST_ELAPSED_SECONDS))
             end_silent(child, generation.config.server.limits.block_timeout_seconds)
+        retrier.look()
         if looked - weighed >= WEIGH_SECONDS:
             weighed = looked
             recycler.look()

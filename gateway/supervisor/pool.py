@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.failures import describe_pool
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.patrol import patrol
-from gateway.supervisor.process import Process, Report
+from gateway.supervisor.process import Process, Purpose, Report
 from gateway.supervisor.sleep import Alarm, fall_asleep
 from gateway.supervisor.sockets import Pair, open_handover
 from gateway.supervisor.tasks import keep_up
@@ -79,10 +80,9 @@ class Pool:
     def __init__(
         self,
         listener: socket.socket,
-        start: Callable[[socket.socket, Pair, Generation], Process],
+        start: Callable[[socket.socket, Pair, Generation, Purpose], Process],
         name_generation: Callable[[], int],
         start_task: Callable[[Any], None],
-        doorman: Doorman | None,
         on_change: Callable[[], None],
         trials: asyncio.Semaphore,
     ) -> None:
@@ -99,7 +99,7 @@ class Pool:
         self.previous: Generation | None = None
         self.refused: Config | None = None
         self.refusal = ""
-        self._doorman = doorman
+        self._doorman = Doorman(listener)
         # a connection that was handed over waits for a worker, too
         self._alarm = Alarm((listener, self._handover[1]), self._wake)
         self._is_closed = False
@@ -140,9 +140,8 @@ class Pool:
             environment = await self._find_environment(config)
         except AppLoadError as error:
             self.refused, self.refusal = config, str(error)
-            if self._doorman is not None:
-                cause = "The environment of the app mounted here could not be built."
-                await self._doorman.open(cause, RETRY_SECONDS)
+            cause = "The environment of the app mounted here could not be built."
+            self._doorman.open(cause, RETRY_SECONDS)
             raise
         self._begin(config, environment)
 
@@ -165,7 +164,7 @@ class Pool:
 
     async def _rest(self, generation: Generation) -> None:
         """Have it sleep once nobody asks for it."""
-        if self._doorman is None or not await fall_asleep(generation):
+        if not await fall_asleep(generation):
             return
         lifecycle.info("pool %s: asleep until it is asked for", generation.config.pool.name)
         await generation.sleep(generation.config.server.limits.drain_timeout_seconds)
@@ -202,14 +201,15 @@ class Pool:
         self._on_change()
 
     def _mind_door(self, generation: Generation) -> None:
-        """Have requests answered while nobody else can. The front's own wait in the kernel: clients
-        that nginx sends back at once would be no better off."""
-        if self._doorman is None or generation is not self.current:
+        """Have requests answered while nobody else can: from when its workers do not come back at
+        once, until one serves where none could be had. Until then they wait in the kernel."""
+        if generation is not self.current:
             return
         if generation.is_gone:
-            cause = "The workers of the app mounted here have ended; new ones are starting."
-            self._start_task(self._doorman.open(cause, RETRY_SECONDS))
-        else:
+            cause = "The workers that answer here have ended; new ones are starting."
+            seconds = ceil(generation.backoff.seconds)
+            self._doorman.open(cause, seconds)
+        elif not generation.trouble or generation.state is not State.SERVING:
             self._doorman.close()
 
     async def _find_environment(self, config: Config) -> Environment | None:
@@ -365,8 +365,7 @@ class Pool:
         """End all generations."""
         self._is_closed = True
         self._alarm.clear()
-        if self._doorman is not None:
-            self._doorman.close()
+        self._doorman.close()
         await asyncio.gather(*(generation.stop(drain_seconds) for generation in self.generations))
 
     def close(self) -> None:

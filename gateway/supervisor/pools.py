@@ -21,7 +21,6 @@ from gateway.errors import AppLoadError
 from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.children import Child
 from gateway.supervisor.command import Command
-from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.edited import find_stale
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation
@@ -29,7 +28,7 @@ from gateway.supervisor.guide import Guide
 from gateway.supervisor.launch import find_ids
 from gateway.supervisor.memory_kills import MemoryKills
 from gateway.supervisor.pool import Change, Means, Pool, find_environments
-from gateway.supervisor.process import Process, Report
+from gateway.supervisor.process import Process, Purpose, Report
 from gateway.supervisor.quarantine import Quarantines
 from gateway.supervisor.reports import take_report
 from gateway.supervisor.sockets import Pair, open_pool_listener
@@ -86,7 +85,7 @@ class Pools:
         self._start_task = start_task
         self._pools: dict[str, Pool] = {}
         self._guide = Guide(self._pools, MAIN, start_task)
-        self._pools[MAIN] = self._open(listener, None)
+        self._pools[MAIN] = self._open(listener)
         self._closing: list[Pool] = []
         self.quarantines = Quarantines(self._publish_quarantines)
         self._memory_kills = MemoryKills()
@@ -154,19 +153,21 @@ class Pools:
     def _find(self, name: str) -> Pool:
         if name not in self._pools:
             listener = self._listen(self._find_socket(name))
-            self._pools[name] = self._open(listener, Doorman(listener))
+            self._pools[name] = self._open(listener)
         return self._pools[name]
 
     def _listen(self, place: Path) -> socket.socket:
         user, _ = find_ids(self.config.server.user, self.config.server.group)
         return open_pool_listener(place, user)
 
-    def _open(self, listener: socket.socket, doorman: Doorman | None) -> Pool:
+    def _open(self, listener: socket.socket) -> Pool:
         guide, start_task = self._guide, self._start_task
         change, trials = guide.note_change, self._trials
-        return Pool(listener, self._start, self._next_number, start_task, doorman, change, trials)
+        return Pool(listener, self._start, self._next_number, start_task, change, trials)
 
-    def _start(self, listener: socket.socket, pair: Pair, generation: Generation) -> Process:
+    def _start(
+        self, listener: socket.socket, pair: Pair, generation: Generation, purpose: Purpose
+    ) -> Process:
         """A process of a generation: a worker on its pool's socket, or its command."""
         config, environment = generation.config, generation.environment
         take = partial(self._take_report, generation)
@@ -174,11 +175,11 @@ class Pools:
             return Command(config, self._folder, environment, self._guide.is_asked, take)
         style = choose_style(config.server.access_log)
         if config.pool.sticky == "off":
-            return Child(config, style, generation.id, environment, take, listener, pair)
+            return Child(config, style, generation.id, environment, take, purpose, listener, pair)
         # a worker that clients come back to has a socket of its own
         place = self._folder / f"worker-{next(self._own_sockets)}.sock"
         with self._listen(place) as own:
-            return Child(config, style, generation.id, environment, take, own, pair, place)
+            return Child(config, style, generation.id, environment, take, purpose, own, pair, place)
 
     # --- watching -----------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ Report = dict[str, Any]
 
 class ChildState(Enum):
     """A worker's life, in order. One that stops at once goes from READY to DRAINING, and PAUSED may
-    become READY again."""
+    become READY again. One that only tries whether a mount loads is TRYING until it drains."""
 
+    TRYING = "trying"
     LOADING = "loading"
     LOADED = "loaded"
     READY = "ready"
@@ -54,8 +56,17 @@ FATAL_SIGNALS = frozenset(
 )
 # a loop tells of itself once a second at least
 NORMAL_SILENCE_SECONDS = 1.5
-# a worker that is in one of these is not to come back
-LEAVING = frozenset((ChildState.RETIRING, ChildState.DRAINING, ChildState.DEAD))
+# a worker that is in one of these is not to come back, or never to serve
+LEAVING = frozenset((ChildState.RETIRING, ChildState.DRAINING, ChildState.DEAD, ChildState.TRYING))
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a worker is started for: ``left_out`` are the mounts that it does not load, and why;
+    ``trial`` is the one that it only tries, "" for a worker that is to serve."""
+
+    left_out: Mapping[str, str]
+    trial: str
 
 
 class Process:
@@ -67,6 +78,10 @@ class Process:
     ``loaded_bytes`` the memory that it took with all of them loaded. ``accepts``: whether it may
     still take connections. ``address`` is where the front workers are to ask it, "" where that is
     its pool's socket.
+
+    ``loading_since`` is the moment at which it began with ``loading``. ``lacks`` are the mounts
+    that it has not loaded, of which it was to leave out ``left_out``; ``trial`` is the one that it
+    tries, "" for none, and ``may_serve`` whether it is then to serve.
 
     In place: ``config`` is what it is to serve, and ``applied`` what it serves.
 
@@ -84,6 +99,11 @@ class Process:
         self.started = time.monotonic()
         self.exit_code: int | None = None
         self.loading = ""
+        self.loading_since = 0.0
+        self.left_out: Mapping[str, str] = {}
+        self.lacks: frozenset[str] = frozenset()
+        self.trial = ""
+        self.may_serve = True
         self.accepts = False
         self.address = ""
         self.config = self.applied = config
@@ -109,7 +129,8 @@ class Process:
     def order(self, word: str, value: object = None) -> None:
         """Tell it to ``accept``, ``pause``, ``retire``, ``prepare`` a configuration, ``apply``
         that, or ``find`` modules. It answers each, in their order, with a report; one that has
-        ended does not hear. Or to ``quarantine`` mounts, which it does not answer."""
+        ended does not hear. Or to ``quarantine`` mounts, or that some are ``put_off``, which it
+        does not answer."""
         raise NotImplementedError
 
     def prepare(self, config: Config) -> "asyncio.Future[list[Report]]":
@@ -186,6 +207,11 @@ class Process:
     def quarantine(self, ends: dict[str, float]) -> None:
         """Have it answer 503 for these mounts alone, until a monotonic moment each."""
         self.order("quarantine", ends)
+
+    def put_off(self, pauses: dict[str, tuple[str, float]]) -> None:
+        """Tell it why mounts have not loaded, and until when, as a monotonic moment each, they are
+        not tried again."""
+        self.order("put_off", pauses)
 
     def end(self, reason: str, cause: Cause, signal_number: int = signal.SIGKILL) -> None:
         """End it at once, for a reason that whoever asks after it is told."""

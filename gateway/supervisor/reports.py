@@ -3,6 +3,7 @@
 Refuses to know how a report arrives.
 """
 
+import asyncio
 import time
 
 from gateway.logs import lifecycle
@@ -10,12 +11,15 @@ from gateway.supervisor.failures import describe_failure, describe_place
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process, Report, resident_bytes
 
+# what a worker that is not to serve has to end, whatever its apps have started
+END_SECONDS = 2.0
+
 
 def take_report(generation: Generation, child: Process, report: Report) -> None:
     """Take note of what a worker says of itself."""
     event = report["event"]
     if event == "loading":
-        child.loading = report["mount"]
+        child.loading, child.loading_since = report["mount"], time.monotonic()
     elif event == "noted":
         _note_change(generation, report)
     elif event == "loaded":
@@ -55,10 +59,18 @@ def _note_change(generation: Generation, report: Report) -> None:
 def _on_loaded(generation: Generation, child: Process, report: Report) -> None:
     child.loading = ""
     child.loaded_bytes = resident_bytes(child.pid)
-    if child.is_spare and _has_objections(generation, child, report["mounts"]):
+    reports = [each for each in report["mounts"] if each["mount"] not in child.left_out]
+    is_unfit = child.is_spare and _has_objections(generation, child, reports)
+    _note_outages(generation, child, reports)
+    if child.trial and child.may_serve and child.trial not in child.lacks:
+        child.state, child.trial = ChildState.LOADING, ""
+    if child.trial or is_unfit:
         child.terminate()
+        asyncio.get_running_loop().call_later(END_SECONDS, child.kill)
         return
-    _note_mounts(generation, report["mounts"])
+    _note_mounts(generation, reports)
+    if child.lacks:
+        child.put_off(generation.outages.pauses)
     if child.state is ChildState.LOADING:
         child.state = ChildState.LOADED
         if child.config is not generation.config:
@@ -69,13 +81,29 @@ def _on_loaded(generation: Generation, child: Process, report: Report) -> None:
 
 def _has_objections(generation: Generation, child: Process, reports: list[Report]) -> bool:
     """Whether a spare worker failed to load what others have loaded."""
-    new = [report for report in reports if report["mount"] not in generation.failed]
+    known = generation.failed.keys() - set(generation.outages.loaded)
+    new = [report for report in reports if report["mount"] not in known]
     child.objection = "\n".join(describe_failure(generation.config, report) for report in new)
     return bool(new)
 
 
+def _note_outages(generation: Generation, child: Process, reports: list[Report]) -> None:
+    """What it could not load is tried again; what it could, others are to have, too."""
+    now = time.monotonic()
+    failed = [report for report in reports if not report.get("is_loaded")]
+    child.lacks = frozenset(child.left_out) | {report["mount"] for report in failed}
+    for report in failed:
+        name, took = report["mount"], now - child.started
+        if name in generation.outages.pauses:
+            generation.failed[name] = report  # a reason of its own, but no news for the log
+        elif child.is_spare:
+            continue  # it is not to serve, and all others have it
+        generation.outages.note_error(report, now, took=took, is_trial=name == child.trial)
+    generation.outages.note_loaded(child.lacks)
+
+
 def _tell_when_ready(generation: Generation) -> None:
-    states = {child.state for child in generation.children.values()}
+    states = {child.state for child in generation.crew}
     if not generation.was_ready and states == {ChildState.READY}:
         generation.was_ready = True
         if generation.state is State.SERVING:

@@ -32,7 +32,7 @@ class Crew:
     """A generation whose workers are none, with a clock to be set."""
 
     def __init__(self, config: Config, size: int) -> None:
-        self.generation = Generation(1, config, lambda _: self._start())
+        self.generation = Generation(1, config, lambda *_: self._start())
         self.generation.state, self.generation.size = State.SERVING, size
         self.now, self.started = 0.0, 0
         self.fault = ""

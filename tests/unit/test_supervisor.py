@@ -24,7 +24,7 @@ from gateway.supervisor.backoff import (
     backoff_seconds,
 )
 from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.process import ChildState, describe_exit
+from gateway.supervisor.process import ChildState, Purpose, describe_exit
 from gateway.supervisor.reports import take_report
 from gateway.supervisor.sockets import describe, open_listener, split_address
 from gateway.supervisor.supervise import Supervisor
@@ -62,6 +62,11 @@ def child(pid: int, state: ChildState) -> Any:
         loading="",
         accepts=False,
         is_spare=False,
+        started=0.0,
+        left_out={},
+        lacks=frozenset(),
+        trial="",
+        put_off=lambda _: None,
         config=CONFIG,
         orders=orders,
         accept=lambda: orders.append("accept"),
@@ -69,7 +74,7 @@ def child(pid: int, state: ChildState) -> Any:
     )
 
 
-def cannot_start(_: Generation) -> Any:
+def cannot_start(_: Generation, __: Purpose) -> Any:
     raise OSError("no process here")
 
 

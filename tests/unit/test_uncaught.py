@@ -224,7 +224,7 @@ def test_a_fault_of_the_admin_listener_is_answered_and_reported(
 
 def test_status_is_given_while_workers_come_and_go(tmp_path: Path) -> None:
     config = Config(str(tmp_path), tmp_path, Server(), ())
-    generation = Generation(1, config, start=lambda _: None)  # type: ignore[arg-type,return-value]
+    generation = Generation(1, config, start=lambda *_: None)  # type: ignore[arg-type,return-value]
 
     def describe_worker() -> dict[str, int]:
         os.sched_yield()

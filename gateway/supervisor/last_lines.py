@@ -1,0 +1,56 @@
+"""What a process writes to a pipe: its last lines are kept, to say why it has ended.
+
+Refuses to know what they mean, and where the rest goes.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import IO, Any
+
+READ_BYTES = 65536
+MOST_LINES, MOST_LINE_BYTES = 10, 500
+
+
+class LastLines:
+    """Those of ``pipe``; ``pass_on`` gets all that is written, whole lines at a time."""
+
+    def __init__(
+        self,
+        pipe: IO[bytes] | None,
+        pass_on: Callable[[bytes], object],
+        most_lines: int = MOST_LINES,
+    ) -> None:
+        self._pipe = pipe
+        self._pass_on = pass_on
+        self._lines: deque[str] = deque(maxlen=most_lines)
+
+    @property
+    def text(self) -> str:
+        """Each on a line of its own, with a line end before it."""
+        return "".join(f"\n{line}" for line in self._lines)
+
+    async def read(self) -> None:
+        """Until nobody has the other end any more."""
+        reader = asyncio.StreamReader()
+        transport: Any
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._pipe
+        )
+        rest = b""
+        try:
+            while data := await reader.read(READ_BYTES):
+                lines, _, rest = (rest + data).rpartition(b"\n")
+                if len(rest) > READ_BYTES:
+                    lines, rest = lines + b"\n" + rest if lines else rest, b""
+                if lines:
+                    self._take(lines)
+        finally:
+            if rest:
+                self._take(rest)
+            transport.close()
+
+    def _take(self, lines: bytes) -> None:
+        for line in lines.splitlines()[-(self._lines.maxlen or 0) :]:
+            self._lines.append(line[:MOST_LINE_BYTES].decode(errors="replace"))
+        self._pass_on(lines)

@@ -1,0 +1,280 @@
+"""Mounts that do not load at a start cost nobody but themselves, and come back by themselves."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import running
+from running import Running, wait_until
+
+Start = Callable[..., Running]
+MANUAL = "  reload_on_edit: false\n"
+# a busy machine loads its workers several times over
+SECONDS = 60.0
+
+GOOD = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"good"]
+"""
+EXITS = "import os, sys; print('last words', file=sys.stderr, flush=True); os._exit(3)\n"
+HANGS = "import time; time.sleep(10_000)\n"
+RAISES = "raise ConnectionError('no database')\n"
+# mended by a file beside it: no bytecode of the broken one may be taken for it
+MENDABLE = (
+    """
+import os, pathlib, sys
+if not (pathlib.Path(__file__).parent / "mended").exists():
+    BREAK
+"""
+    + GOOD
+)
+
+
+def name(number: int) -> str:
+    return f"m{number:02}"
+
+
+def write_mounts(names: list[str], pool: str = "") -> str:
+    where = f", pool: {pool}" if pool else ""
+    return "".join(f"  /{name}: {{app: '{name}:app'{where}}}\n" for name in names)
+
+
+def serves(gateway: Running, names: list[str]) -> bool:
+    return all(b" 200 " in gateway.ask(f"/{name}").partition(b"\r\n")[0] for name in names)
+
+
+def find_trouble(gateway: Running) -> dict[str, dict[str, Any]]:
+    mounts = gateway.control("status")["mounts"]
+    return {each["mount"].strip("/"): each for each in mounts if each["state"] == "failed"}
+
+
+def retry_seconds(answer: bytes) -> int:
+    [seconds] = [
+        line.partition(b": ")[2]
+        for line in answer.partition(b"\r\n\r\n")[0].split(b"\r\n")
+        if line.startswith(b"Retry-After: ")
+    ]
+    return int(seconds)
+
+
+@contextmanager
+def asking(gateway: Running, target: str) -> Iterator[list[bytes]]:
+    """One request after the other meanwhile; their status lines, b"" for one that was lost."""
+    seen: list[bytes] = []
+    is_over = Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            try:
+                seen.append(gateway.ask(target).partition(b"\r\n")[0])
+            except OSError:
+                seen.append(b"")
+
+    with ThreadPoolExecutor(1) as threads:
+        work = threads.submit(ask)
+        try:
+            yield seen
+        finally:
+            is_over.set()
+        work.result()
+
+
+@pytest.mark.parametrize("pool", ["", "a"])
+def test_a_crash_a_hang_and_an_error_at_a_start_cost_their_mounts_alone(
+    start: Start, pool: str
+) -> None:
+    names = [name(number) for number in range(20)]
+    bad = {names[3]: EXITS, names[9]: HANGS, names[16]: RAISES}
+    well = [each for each in names if each not in bad]
+    server = f"{MANUAL}  workers: 2\n" + ("pools: {a: {workers: 2}}\n" if pool else "")
+    gateway = start(write_mounts(names, pool), server, **dict.fromkeys(names, GOOD) | bad)
+    wait_until(lambda: serves(gateway, well), "the others serve", SECONDS)
+    # so nobody has waited for the one that hangs
+    assert "server.start_timeout" not in gateway.log_text
+    for each in bad:
+        answer = gateway.ask(f"/{each}")
+        assert b" 503 " in answer.partition(b"\r\n")[0]
+        assert retry_seconds(answer) >= 1
+
+    def all_say_why() -> bool:
+        found = find_trouble(gateway)
+        return found.keys() == bad.keys() and "tried it alone" in found[names[3]]["error"]
+
+    wait_until(all_say_why, "status says why", SECONDS)
+    found = find_trouble(gateway)
+    assert "exited with 3" in found[names[3]]["error"]
+    assert "last words" in found[names[3]]["traceback"]
+    assert "loading" in found[names[9]]["error"] or "not loaded so far" in found[names[9]]["error"]
+    assert "ConnectionError: no database" in found[names[16]]["error"]
+    lines = gateway.log_text
+    for each in bad:
+        assert f"mounts.yaml:{found[each]['place'].split(':')[-2]}:3: mounts./{each}: " in lines
+    assert lines.count(f"/{names[3]}: worker") >= 1
+    assert lines.count("it is left out and answers 503") == 1
+    assert serves(gateway, well)
+
+
+@pytest.mark.parametrize("broken", ["os._exit(3)", "raise ConnectionError('no database')"])
+def test_what_passes_by_itself_is_served_again_and_no_request_is_lost(
+    start: Start, broken: str
+) -> None:
+    names = ["ill", "well"]
+    ill = MENDABLE.replace("BREAK", broken)
+    gateway = start(write_mounts(names), f"{MANUAL}  workers: 2\n", ill=ill, well=GOOD)
+    wait_until(lambda: find_trouble(gateway).keys() == {"ill"}, "it has not loaded", SECONDS)
+    with asking(gateway, "/well") as seen:
+        wait_until(
+            lambda: (
+                gateway.log_text.count("it answers 503")
+                + gateway.log_text.count("left out and answers 503")
+            ),
+            "the log has it",
+            SECONDS,
+        )
+        gateway.write("mended", "")
+        wait_until(lambda: not find_trouble(gateway), "it serves again", SECONDS)
+    assert {line.split()[1] for line in seen} == {b"200"}
+    # all workers have it
+    assert all(serves(gateway, ["ill"]) for _ in range(20))
+    assert gateway.log_text.count("mounts./ill: it has loaded, and serves") == 1
+    assert gateway.log_text.count(" 503, the others serve") == 1
+    assert gateway.control("status")["generation"] == "g1"
+
+
+def test_a_worker_that_took_anothers_place_in_an_outage_is_replaced_after_it(start: Start) -> None:
+    ill = MENDABLE.replace("BREAK", "raise ConnectionError('no database')")
+    gateway = start(write_mounts(["ill", "well"]), MANUAL + "  workers: 2\n", ill=GOOD, well=GOOD)
+    wait_until(lambda: gateway.control("status")["ready"] == 2, "both are ready", SECONDS)
+    gateway.write("ill.py", ill)
+    victim = min(gateway.children())
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: find_trouble(gateway).keys() == {"ill"}, "the new one lacks it", SECONDS)
+    gateway.write("mended", "")
+    wait_until(lambda: not find_trouble(gateway), "it is replaced in its turn", SECONDS)
+    assert all(serves(gateway, ["ill", "well"]) for _ in range(20))
+    assert victim not in gateway.children()
+
+
+def test_killed_workers_come_back_without_the_app_that_no_longer_loads(start: Start) -> None:
+    names = ["a", "ill", "z"]
+    gateway = start(write_mounts(names), f"{MANUAL}  workers: 2\n", **dict.fromkeys(names, GOOD))
+    wait_until(lambda: gateway.control("status")["ready"] == 2, "both are ready", SECONDS)
+    gateway.write("ill.py", MENDABLE.replace("BREAK", "os.kill(os.getpid(), 9)"))
+    for pid in gateway.children():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: serves(gateway, ["a", "z"]), "the others serve", SECONDS)
+    told = "which tried it alone, was ended by SIGKILL; it is left out"
+    wait_until(lambda: told in gateway.log_text, "it is told", SECONDS)
+    assert b" 503 " in gateway.ask("/ill").partition(b"\r\n")[0]
+    gateway.write("mended", "")
+    wait_until(lambda: serves(gateway, ["ill"] * 10), "it serves again", SECONDS)
+
+
+def test_what_loads_slowly_keeps_nobody_waiting_and_serves_in_the_end(start: Start) -> None:
+    slow = (
+        """
+import pathlib, time
+here = pathlib.Path(__file__).parent
+with open(here / "begun", "a") as file:
+    file.write(".")
+while not (here / "go").exists():
+    time.sleep(0.01)
+"""
+        + GOOD
+    )
+    gateway = start(write_mounts(["a", "slow", "z"]), MANUAL, a=GOOD, slow=slow, z=GOOD)
+    wait_until(lambda: serves(gateway, ["a", "z"]), "the others serve", SECONDS)
+    answer = gateway.ask("/slow")
+    assert b" 503 " in answer.partition(b"\r\n")[0]
+    assert find_trouble(gateway).keys() == {"slow"}
+    with asking(gateway, "/z") as seen:
+        gateway.write("go", "")
+        wait_until(lambda: serves(gateway, ["slow"] * 10), "it serves", SECONDS)
+        wait_until(lambda: gateway.control("status")["workers"] == 1, "one worker", SECONDS)
+    assert {line.split()[1] for line in seen} == {b"200"}
+    assert not find_trouble(gateway)
+
+
+def test_an_app_that_ends_its_workers_holds_up_a_reload_only_where_it_served(start: Start) -> None:
+    ill = MENDABLE.replace("BREAK", "os._exit(3)")
+    gateway = start(write_mounts(["a", "ill"]), MANUAL, a=GOOD, ill=ill)
+    wait_until(lambda: find_trouble(gateway).keys() == {"ill"}, "it is left out", SECONDS)
+    gateway.write("b.py", GOOD)
+    gateway.write_table(write_mounts(["a", "ill", "b"]))
+    assert gateway.control("reload")["exit_code"] == 0
+    assert serves(gateway, ["a", "b"])
+    assert b" 503 " in gateway.ask("/ill").partition(b"\r\n")[0]
+    # what serves may not become worse
+    gateway.write("b.py", EXITS)
+    outcome = gateway.control("reload")
+    assert outcome["exit_code"] == 3
+    assert "mounts./b: worker " in outcome["messages"][0]
+    assert serves(gateway, ["a", "b"])
+
+
+# --- the front's fallback responder -----------------------------------------------------------
+
+BROKEN_GEVENT = "raise SystemExit('no worker can start')\n"
+
+
+def kill_all(gateway: Running) -> None:
+    for pid in gateway.children():
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_clients_are_answered_503_while_front_workers_end_before_they_load(
+    start: Start, tmp_path: Path
+) -> None:
+    gateway = start(server=MANUAL, before=lambda: os.chdir(tmp_path))
+    gateway.write("gevent.py", BROKEN_GEVENT)  # which a worker finds before the real one
+    kill_all(gateway)
+
+    def is_refused() -> bytes:
+        answer = gateway.ask()
+        return answer if b" 503 " in answer.partition(b"\r\n")[0] else b""
+
+    answer = wait_until(is_refused, "clients are answered", SECONDS)
+    assert retry_seconds(answer) in range(1, 11)
+    assert b"new ones are starting" in answer
+    with asking(gateway, "/") as seen:
+        (tmp_path / "gevent.py").unlink()
+        wait_until(lambda: seen[-1:] and b" 200 " in seen[-1], "workers answer", SECONDS)
+        wait_until(lambda: len(seen) > 20 and b" 200 " in seen[-20], "they go on", SECONDS)
+    # handed back: no request is lost, and none is refused any more
+    codes = [line.split()[1] if line else b"" for line in seen]
+    assert set(codes) <= {b"200", b"503"}
+    assert set(codes[codes.index(b"200") :]) == {b"200"}
+
+
+def test_clients_are_answered_503_while_no_front_worker_can_be_started(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setitem(running.ENVIRON, "TMPDIR", str(folder))
+    gateway = start(server=MANUAL)
+    folder.rename(tmp_path / "away")  # where each worker's configuration is written
+    kill_all(gateway)
+    refused = lambda: b" 503 " in gateway.ask().partition(b"\r\n")[0]  # noqa: E731
+    wait_until(refused, "clients are answered", SECONDS)
+    assert "a worker could not be started: " in gateway.log_text
+    (tmp_path / "away").rename(folder)
+    wait_until(lambda: not refused(), "workers answer", SECONDS)
+
+
+def test_requests_wait_for_a_front_worker_that_is_only_replaced(start: Start) -> None:
+    gateway = start(server=MANUAL)
+    for _ in range(3):
+        pids = gateway.children()
+        kill_all(gateway)
+        wait_until(lambda pids=pids: not pids & gateway.children(), "it has gone")
+        began = time.monotonic()
+        assert b" 200 " in gateway.ask().partition(b"\r\n")[0], time.monotonic() - began
