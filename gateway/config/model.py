@@ -310,7 +310,7 @@ class Server:
     )
     admin: str = setting(
         "127.0.0.1:8001",
-        "Where /healthz and /readyz answer; never to be published.",
+        "Where /healthz, /readyz and /status answer; never to be published.",
         reads="address",
     )
     control: str = setting(

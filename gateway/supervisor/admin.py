@@ -1,87 +1,184 @@
 """The admin listener: /healthz (alive) and /readyz (ready), for health checks and load balancers,
-and /status, for who looks after the gateway.
+and /status, for who looks after the gateway. On TCP anybody on this machine may ask, so /status has
+no text of an app there: exceptions and URLs can hold secrets.
 
-Answers from a thread of its own, whatever the workers do. Knows nothing of how the state came.
+Answers from a thread of its own, whatever the workers and the supervisor do. Knows nothing of how
+the state came. Source: RFC 9110 §7.2 and §15.5.20, RFC 9112 §3.2 (Host).
 """
 
+import asyncio
+import contextlib
 import json
+import os
 import socket
-import sys
 import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any
 
-from gateway.uncaught import report_own
+from gateway.errors import MalformedRequest
+from gateway.http.names import parse_host
+from gateway.peers import find_user
+from gateway.uncaught import report_asyncio, report_own
 
 KNOWN = ["/healthz", "/readyz", "/status"]
+# from the connection to the end of the answer
+CLIENT_SECONDS = 5.0
+# one more takes the place of the oldest, which has had its time to ask
+MOST_CLIENTS = 32
+LONGEST_HEAD_BYTES = 8192
+# what strangers may read of /status beside numbers: names of the gateway's own and of the table
+_TOLD = frozenset((
+    "address", "generation", "how", "loading", "mount", "place", "pool", "state", "status", "table",
+    "trigger",
+))  # fmt: skip
 
 Status = Callable[[], tuple[bool, dict[str, Any]]]
 Report = Callable[[], dict[str, Any]]
+Answer = tuple[int, dict[str, Any]]
 
 
-class AdminServer(ThreadingHTTPServer):
+class AdminServer:
     """Serves on an open listening socket. ``status`` gives (is it ready, what to say), ``report``
-    all that is known."""
+    all that is known, and ``hosts`` the names by which it may be asked beside this machine's."""
 
-    daemon_threads = True
-
-    def __init__(self, listener: socket.socket, status: Status, report: Report) -> None:
-        super().__init__(("", 0), AdminHandler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listener
-        self.status = status
-        self.report = report
+    def __init__(
+        self,
+        listener: socket.socket,
+        status: Status,
+        report: Report,
+        hosts: Callable[[], Iterable[str | None]],
+    ) -> None:
+        self._listener = listener
+        self._status = status
+        self._report = report
+        self._hosts = hosts
+        self._clients: dict[asyncio.Task[Any], None] = {}
+        self._end = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
 
     def start(self) -> None:
         """Serve in the background."""
-        threading.Thread(target=self.serve_forever, name="admin", daemon=True).start()
+        self._loop = asyncio.new_event_loop()
+        self._thread.start()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A health checker that hangs up is no news; all else is a fault of the gateway's own."""
-        error = sys.exception()
-        if not isinstance(error, OSError):
-            report_own("the admin listener", error)
+    def stop(self) -> None:
+        """End it, and wait for that."""
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
 
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
-class AdminHandler(BaseHTTPRequestHandler):
-    """One request to the admin listener."""
+    async def _serve(self) -> None:
+        report_asyncio(self._loop)
+        server = await asyncio.start_server(
+            self._take, sock=self._listener.dup(), limit=LONGEST_HEAD_BYTES
+        )
+        await self._end.wait()
+        server.close()
 
-    server: AdminServer
-    protocol_version = "HTTP/1.1"
-    timeout = 5  # seconds a client may be silent
-
-    def do_GET(self) -> None:
-        """Answer a probe."""
+    async def _take(self, reader: StreamReader, writer: StreamWriter) -> None:
+        """One client, one answer."""
+        task: Any = asyncio.current_task()
+        self._clients[task] = None
+        if len(self._clients) > MOST_CLIENTS:
+            oldest = next(iter(self._clients))
+            del self._clients[oldest]
+            oldest.cancel()
+        # all that is sent is waited for
+        writer.transport.set_write_buffer_limits(0)
         try:
-            self._answer(*self._find_answer())
-        except OSError:
-            raise  # it has hung up
-        except Exception as error:  # noqa: BLE001  whatever it is
-            report_own(f"the admin listener cannot answer {self.path}", error)
-            self._answer(500, {"status": "a fault of the gateway's own; its log has the cause"})
+            async with asyncio.timeout(CLIENT_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(self._answer(head, writer.get_extra_info("socket")))
+                await writer.drain()
+            writer.close()
+        except (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            writer.transport.abort()  # it has hung up, is too slow, or one of too many
+        finally:
+            self._clients.pop(task, None)
 
-    def _find_answer(self) -> tuple[int, dict[str, Any]]:
-        is_ready, report = self.server.status()
-        if self.path == "/healthz":
+    # --- one request --------------------------------------------------------------------------
+
+    def _answer(self, raw: bytes, connection: Any) -> bytes:
+        line, *fields = raw[:-4].decode("latin-1").split("\r\n")
+        try:
+            status, report = self._find_answer(line, fields, connection)
+        except MalformedRequest as error:
+            status, report = 400, {"status": str(error)}
+        except Exception as error:  # noqa: BLE001  whatever it is
+            report_own(f"the admin listener cannot answer {line}", error)
+            status, report = 500, {"status": "a fault of the gateway's own; its log has the cause"}
+        body = json.dumps(report).encode() + b"\n"
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode() + (b"" if line.startswith("HEAD ") else body)
+
+    def _find_answer(self, line: str, fields: list[str], connection: Any) -> Answer:
+        method, path, version = parse_request_line(line)
+        host = find_host(fields, version)
+        is_local = connection.family == socket.AF_UNIX
+        if not (is_local or is_own_host(host) or host in self._hosts()):
+            # a name that leads here all the same: a web page may have had a browser ask (DNS
+            # rebinding), and would read the answer
+            return 421, {"status": "ask by an address, localhost or a host of the table"}
+        if method not in ("GET", "HEAD"):
+            return 405, {"status": "GET and HEAD are answered"}
+        if path == "/healthz":
             return 200, {"status": "alive"}
-        if self.path == "/readyz":
+        if path == "/readyz":
+            is_ready, report = self._status()
             return 200 if is_ready else 503, report
-        if self.path == "/status":
-            return 200, self.server.report()
+        if path == "/status":
+            is_own = is_local and find_user(connection) in (0, os.geteuid())
+            return 200, self._report() if is_own else tell_strangers(self._report())
         return 404, {"status": "unknown path", "known": KNOWN}
 
-    do_HEAD = do_GET  # noqa: N815
 
-    def _answer(self, status: int, report: dict[str, Any]) -> None:
-        body = json.dumps(report).encode() + b"\n"
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+def parse_request_line(line: str) -> tuple[str, str, str]:
+    """Method, target and version. Raises MalformedRequest."""
+    words = line.split(" ")
+    if len(words) != 3 or words[2] not in ("HTTP/1.0", "HTTP/1.1"):
+        raise MalformedRequest("the request line is not one of HTTP/1.1")
+    method, path, version = words
+    return method, path, version
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Probes are not logged."""
+
+def find_host(fields: list[str], version: str) -> str:
+    """The host that is asked, lower-case and without a port; "" where HTTP/1.0 names none. Raises
+    MalformedRequest (RFC 9112 §3.2: one Host, no more, no less)."""
+    named = [field.partition(":") for field in fields]
+    hosts = [value.strip(" \t") for name, _, value in named if name.lower() == "host"]
+    if not hosts and version == "HTTP/1.0":
+        return ""
+    if len(hosts) != 1:
+        raise MalformedRequest("HTTP/1.1 wants one Host")
+    return parse_host(hosts[0])
+
+
+def is_own_host(host: str) -> bool:
+    """Whether no stranger's name server can have made it lead here: an address, or localhost."""
+    if host in ("", "localhost") or host.endswith(".localhost"):
+        return True
+    with contextlib.suppress(ValueError):
+        return bool(ip_address(host.strip("[]")))
+    return False
+
+
+def tell_strangers(value: Any) -> Any:
+    """``value`` without texts that an app or a client has a say in."""
+    if isinstance(value, dict):
+        return {
+            key: tell_strangers(each)
+            for key, each in value.items()
+            if key in _TOLD or not isinstance(each, str)
+        }
+    if isinstance(value, list):
+        return [tell_strangers(each) for each in value if not isinstance(each, str)]
+    return value

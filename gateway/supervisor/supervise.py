@@ -73,11 +73,11 @@ class Supervisor:
         ):
             self._pools = Pools(self._listener, folder, self._start_task)
             self._reloader = Reloader(self._pools, self._read)
-            self._admin = AdminServer(admin_listener, self.status, self.report)
+            self._admin = AdminServer(admin_listener, self.status, self.report, self._find_hosts)
             return asyncio.run(self._run())
 
     def status(self) -> tuple[bool, dict[str, Any]]:
-        """Whether requests are served, and what /readyz says. Called from the admin's threads."""
+        """Whether requests are served, and what /readyz says. Called from the admin's thread."""
         children = [c for g in self._pools.generations for c in list(g.children.values())]
         ready = [child for child in children if child.state is ChildState.READY]
         # what other pools' workers are not ready for waits; the front's have to be there
@@ -86,7 +86,7 @@ class Supervisor:
         return is_ready, {"status": state, "workers": len(children), "ready": len(ready)}
 
     def report(self) -> dict[str, Any]:
-        """All that is known, for ``gateway status``. Called from the admin's threads too."""
+        """All that is known, for ``gateway status``. Called from the admin's thread too."""
         config, main = self._pools.config, self._pools.main.current
         generations = [generation.describe() for generation in self._pools.generations]
         last = self._reloader.last
@@ -138,7 +138,14 @@ class Supervisor:
         await self._stop.wait()
         await self._drain()
         control.close()
+        self._admin.stop()
         return 0
+
+    def _find_hosts(self) -> set[str | None]:
+        """The names that the table has for this machine; called from the admin's thread."""
+        config = self._pools.config
+        host, _, _ = config.server.admin.rpartition(":")
+        return {host, *(mount.host for mount in config.mounts)}
 
     def _start_task(self, work: Coroutine[Any, Any, Any]) -> None:
         task = start(work)

@@ -1,7 +1,6 @@
-"""The supervisor's decisions, its listening sockets and its admin surface, without a worker."""
+"""The supervisor's decisions, and its listening sockets, without a worker."""
 
 import asyncio
-import json
 import os
 import socket
 import stat
@@ -14,7 +13,6 @@ import pytest
 from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
 from gateway.errors import ConfigError
 from gateway.limits import MountLimits
-from gateway.supervisor.admin import KNOWN, AdminHandler
 from gateway.supervisor.backoff import (
     FIRST_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
@@ -323,59 +321,6 @@ def test_where_nobody_can_listen(address: str, reason: str) -> None:
     with pytest.raises(ConfigError) as refused:
         open_listener(address, "server.admin")
     assert refused.value.problems == [f"server.admin: cannot listen on {address}: {reason}"]
-
-
-# --- the admin surface ------------------------------------------------------------------------
-
-
-def ask_admin(request: bytes, *, is_ready: bool = True) -> tuple[list[bytes], bytes]:
-    """Status line and fields, and content, of what the admin listener answers."""
-    client, server_side = socket.socketpair()
-    with client, server_side:
-        client.sendall(request)
-        client.shutdown(socket.SHUT_WR)
-        server = SimpleNamespace(
-            status=lambda: (is_ready, {"status": "a report"}), report=lambda: {"all": "of it"}
-        )
-        AdminHandler(server_side, ("127.0.0.1", 1), server)  # type: ignore[arg-type]
-        server_side.shutdown(socket.SHUT_WR)
-        with client.makefile("rb") as answer:
-            head, _, content = answer.read().partition(b"\r\n\r\n")
-    return head.split(b"\r\n"), content
-
-
-@pytest.mark.parametrize(
-    ("path", "is_ready", "status", "report"),
-    [
-        ("/healthz", True, b"200 OK", {"status": "alive"}),
-        ("/healthz", False, b"200 OK", {"status": "alive"}),
-        ("/readyz", True, b"200 OK", {"status": "a report"}),
-        ("/readyz", False, b"503 Service Unavailable", {"status": "a report"}),
-        ("/status", False, b"200 OK", {"all": "of it"}),
-        ("/", True, b"404 Not Found", {"status": "unknown path", "known": KNOWN}),
-    ],
-)
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_probes(path: str, is_ready: bool, status: bytes, report: Any, method: str) -> None:
-    lines, content = ask_admin(f"{method} {path} HTTP/1.1\r\n\r\n".encode(), is_ready=is_ready)
-    assert lines[0] == b"HTTP/1.1 " + status
-    assert b"Content-Length: %d" % len(json.dumps(report) + "\n") in lines
-    assert b"Cache-Control: no-store" in lines
-    assert content == (b"" if method == "HEAD" else json.dumps(report).encode() + b"\n")
-
-
-def test_a_probe_can_be_repeated_on_one_connection() -> None:
-    _, rest = ask_admin(b"HEAD /healthz HTTP/1.1\r\n\r\n" * 3)
-    assert rest.count(b"HTTP/1.1 200 OK") == 2
-
-
-@pytest.mark.parametrize(
-    "request_bytes", [b"POST /readyz HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n", b""]
-)
-def test_anything_else_is_refused(request_bytes: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    lines, _ = ask_admin(request_bytes)
-    assert not lines[0].startswith(b"HTTP/1.1 2")
-    assert capfd.readouterr().err == ""
 
 
 def test_the_descriptor_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,19 +196,17 @@ def test_what_a_callback_of_the_loop_raises_is_reported(
 
 def ask_admin(path: str, report: Any) -> bytes:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        admin = AdminServer(listener, lambda: (True, {}), report)
+        admin = AdminServer(listener, lambda: (True, {}), report, list)
         admin.start()
         try:
             with socket.create_connection(listener.getsockname()) as client:
-                client.sendall(
-                    f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
-                )
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 answer = b""
                 while data := client.recv(65536):
                     answer += data
                 return answer
         finally:
-            admin.shutdown()
+            admin.stop()
 
 
 def test_a_fault_of_the_admin_listener_is_answered_and_reported(
