@@ -84,8 +84,9 @@ def test_status_names_what_failed_and_its_workers(run: Run) -> None:
     assert "ready, " in out
     report = json.loads(run("status", "--json")[1])
     assert report["status"] == "ready"
-    [worker] = [w for g in report["generations"] for w in g["workers"] if g["state"] == "serving"]
-    assert worker["memory"] > 2**20
+    workers = [w for g in report["generations"] for w in g["workers"] if g["state"] == "serving"]
+    # another one may be trying the mount that failed
+    assert max(worker["memory"] for worker in workers) > 2**20
     assert "\n".join(describe_status(report)).startswith("gateway      ready, pid ")
 
 
