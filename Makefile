@@ -26,7 +26,8 @@ help:
 	@echo 'make test-image  the unit tests in the shipped image, with its Python'
 	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost; then POSTs that'
 	@echo '             nobody reads, 10,000 of each size and framing (POSTS=500: 500), and the requests after them;'
-	@echo '             then 1,000 operations at random against a model (OPERATIONS=100 POOLS=4 SEED=1: those)'
+	@echo '             then 1,000 operations at random against a model (OPERATIONS=100 POOLS=4 SEED=1: those),'
+	@echo '             and 200 starts with a random fault each (FAULTS=20: 20)'
 	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
 	@echo 'make ecosystem  the libraries of docs/libraries.md, with real PostgreSQL and Redis'
 	@echo 'make autobahn   the Autobahn test suite for WebSockets, which needs a Python 2.7: PYTHON2=/path'
@@ -68,6 +69,8 @@ proof: $(VENV)/dev.stamp
 		tests/unit/test_proof.py tests/stack/test_proof_stack.py tests/stack/test_unread_content.py
 	PROOF_OPERATIONS=$(or $(OPERATIONS),1000) PROOF_POOLS=$(or $(POOLS),20) PROOF_SEED=$(or $(SEED),0) \
 		$(BIN)/python -m pytest -q -rP tests/unit/test_random_operations.py
+	PROOF_FAULTS=$(or $(FAULTS),200) PROOF_SEED=$(or $(SEED),0) \
+		$(BIN)/python -m pytest -q -rP tests/unit/test_random_faults.py
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python tests/fuzz/fuzz.py head -max_total_time=$(or $(SECONDS),600)

@@ -77,7 +77,7 @@ class Outages:
             pause = FIRST_PAUSE_SECONDS
             self._outages[report["mount"]] = Outage(report, now + pause, took, is_reported=True)
         elif is_trial or outage.has_loaded:  # else its siblings have reported the same
-            outage.is_left_out = False
+            outage.is_left_out, outage.deaths = False, 0
             outage.put_off(report, now, took)
 
     def note_death(
@@ -88,7 +88,7 @@ class Outages:
         outage.deaths += 1
         if is_trial or outage.has_loaded:
             outage.put_off(report, now, took)
-        outage.is_left_out |= not is_alone or outage.deaths >= LEAST_DEATHS
+        outage.is_left_out |= is_trial or not is_alone or outage.deaths >= LEAST_DEATHS
         return outage
 
     def note_hang(self, report: Report, until: float) -> None:

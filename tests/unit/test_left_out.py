@@ -14,6 +14,8 @@ import pytest
 import running
 from running import Running, wait_until
 
+from gateway.supervisor.outages import FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, Outages
+
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
 # a busy machine loads its workers several times over
@@ -278,3 +280,104 @@ def test_requests_wait_for_a_front_worker_that_is_only_replaced(start: Start) ->
         wait_until(lambda pids=pids: not pids & gateway.children(), "it has gone")
         began = time.monotonic()
         assert b" 200 " in gateway.ask().partition(b"\r\n")[0], time.monotonic() - began
+
+
+# --- when it is tried again -------------------------------------------------------------------
+
+COUNTING = """
+import pathlib
+with open(pathlib.Path(__file__).parent / "tries", "a") as file:
+    file.write(".")
+raise ConnectionError("no database")
+"""
+
+
+def is_trying(gateway: Running) -> bool:
+    [generation] = gateway.control("status")["generations"]
+    return any(worker["state"] == "trying" for worker in generation["workers"])
+
+
+def test_clients_are_told_when_the_next_try_begins_and_tries_are_no_news(start: Start) -> None:
+    gateway = start(write_mounts(["ill", "well"]), MANUAL, ill=COUNTING, well=GOOD)
+    count = lambda: (gateway.folder / "tries").stat().st_size  # noqa: E731
+    wait_until(lambda: count() >= 3, "it has been tried twice", SECONDS)
+
+    def find_pause() -> tuple[float, int, int] | None:
+        tries = count()
+        began, is_between = time.monotonic(), not is_trying(gateway)
+        seconds = retry_seconds(gateway.ask("/ill"))
+        is_between &= not is_trying(gateway) and count() == tries
+        return (began, seconds, tries) if is_between and seconds >= 2 else None
+
+    began, seconds, tries = wait_until(find_pause, "a pause between two tries", SECONDS)
+    wait_until(lambda: count() > tries, "the next try", SECONDS)
+    assert time.monotonic() - began > seconds - 1  # it is a number of whole seconds, rounded up
+    assert count() == tries + 1
+    entries = [line for line in gateway.log_text.splitlines() if "mounts./ill" in line]
+    assert len(entries) == 1, entries
+    assert "no database" not in gateway.log_text.replace(entries[0], "")
+
+
+def report(error: str, mount: str = "/a") -> dict[str, Any]:
+    return {"mount": mount, "error": error, "traceback": ""}
+
+
+def test_the_pause_between_tries_doubles_up_to_a_minute_or_as_long_as_a_try_took() -> None:
+    outages = Outages()
+    outages.note_error(report("no database"), 0.0, took=1.0, is_trial=False)
+    assert outages.begin_due(FIRST_PAUSE_SECONDS - 0.1, ()) == ""
+    assert outages.begin_due(FIRST_PAUSE_SECONDS, ()) == "/a"
+    pauses = []
+    for _ in range(10):
+        outages.note_error(report("no database"), 100.0, took=0.5, is_trial=True)
+        pauses.append(outages.pauses["/a"][1] - 100.0)
+    assert pauses == [1, 2, 4, 8, 16, 32] + [MOST_PAUSE_SECONDS] * 4
+    outages.note_error(report("no database"), 100.0, took=300.0, is_trial=True)
+    assert outages.pauses["/a"][1] == 400.0
+
+
+def test_what_siblings_report_is_one_failure() -> None:
+    outages = Outages()
+    for moment in (0.0, 0.3, 0.6):
+        outages.note_error(report("no database"), moment, took=1.0, is_trial=False)
+    assert outages.pauses["/a"][1] == FIRST_PAUSE_SECONDS
+
+
+def test_a_mount_that_has_ended_a_worker_is_left_out_until_it_has_loaded_alone() -> None:
+    outages = Outages()
+    outages.note_death(report("exited"), 0.0, took=1.0, is_trial=False, is_alone=False)
+    assert outages.left_out == {"/a": "exited"}
+    assert outages.begin_due(0.0, {"/a"}) == ""  # it is being tried
+    assert outages.begin_due(0.0, ()) == "/a"
+    outages.note_loaded(frozenset({"/b"}))
+    assert outages.left_out == {}
+    assert outages.loaded == ["/a"]
+    assert outages.begin_due(1000.0, ()) == ""
+    # in company it does not: the next pause is longer
+    for number in range(3):
+        outages.note_death(report("exited"), 0.0, took=0.1, is_trial=False, is_alone=False)
+        assert outages.pauses["/a"][1] == 2**number
+        outages.note_loaded(frozenset())
+
+
+def test_the_only_mount_of_a_pool_is_left_out_from_its_second_death_on() -> None:
+    outages = Outages()
+    outages.note_death(report("exited"), 0.0, took=1.0, is_trial=False, is_alone=True)
+    assert outages.left_out == {}
+    assert outages.begin_due(1.0, ()) == ""  # the next worker tries it
+    outages.note_death(report("exited"), 1.0, took=1.0, is_trial=False, is_alone=True)
+    assert outages.left_out == {"/a": "exited"}
+    assert outages.begin_due(1.0, ()) == "/a"
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_mount_is_tried_again_whether_it_ends_its_worker_or_only_fails(is_alone: bool) -> None:
+    outages = Outages()
+    outages.note_error(report("no database"), 0.0, took=1.0, is_trial=False)
+    for moment in (100.0, 300.0, 500.0):
+        assert outages.begin_due(moment, ()) == "/a"
+        outages.note_death(report("exited"), moment, took=1.0, is_trial=True, is_alone=is_alone)
+        assert outages.left_out == {"/a": "exited"}
+        assert outages.begin_due(moment + 100, ()) == "/a"
+        outages.note_error(report("no database"), moment + 100, took=1.0, is_trial=True)
+        assert outages.left_out == {}
