@@ -1,112 +1,159 @@
 """``gateway check``: what ``serve`` does before it accepts, and what only a running gateway tries.
 
-Refuses to know how a table is read. The apps are loaded, and their probes asked, in processes of
-their own. What a running gateway says of its mounts is shown, but is no fault of the table: the
-next reload may be what mends it.
+Refuses to know how a table is read, and how workers are started: they are those of ``serve``, on
+sockets of their own, and end once they have loaded. What a running gateway says of its mounts is
+shown, but is no fault of the table: the next reload may be what mends it.
 """
 
-import json
-import subprocess
-from collections.abc import Iterable
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from gateway.config.model import AppTarget, Config, Mount, UpstreamTarget
-from gateway.config.slices import complete, find_foreign
-from gateway.errors import AppLoadError, ConfigError, GatewayError
-from gateway.logs import hide_controls
-from gateway.supervisor.children import pickled
+from gateway.config.model import Config, UpstreamTarget, Workers
+from gateway.errors import ConfigError, GatewayError
+from gateway.logs import hide_controls, lifecycle, passing_on
 from gateway.supervisor.control import ask
-from gateway.supervisor.failures import describe_failure, describe_pool, describe_troubles
-from gateway.supervisor.launch import build_command, build_surroundings, check_users
+from gateway.supervisor.deaths import bury
+from gateway.supervisor.failures import describe_troubles
+from gateway.supervisor.launch import check_users
 from gateway.supervisor.places import find_control
-from gateway.supervisor.process import Report, describe_exit
+from gateway.supervisor.pools import Pools
+from gateway.supervisor.sockets import open_pool_listener, raise_descriptor_limit
+from gateway.supervisor.tasks import start
+from gateway.uncaught import explain
 
 # for a running gateway to answer in; it does at once, unless it is stopped
 STATUS_SECONDS = 5.0
+# what ends a check, and all that it has started
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def check(config: Config, *, loads: bool) -> int:
+def check(config: Config, *, loads: bool, starts: bool = False) -> int:
     """Say that all is well, 0, with what was not tried, and what the running gateway reports;
-    raises AppLoadError. ``loads``: the apps too, and not the table alone."""
-    foreign = find_foreign(config)
-    if loads:
-        load(replace(config, mounts=tuple(m for m in config.mounts if m not in foreign)))
+    raises AppLoadError. ``loads``: the apps too, and not the table alone; ``starts``: commands
+    too. More than 128: it was ended by a signal."""
+    if loads and (ended_by := load(config, starts=starts)):
+        print(f"gateway: ended by {signal.Signals(ended_by).name}", file=sys.stderr)
+        return 128 + ended_by
     print(f"{config.source}: {len(config.mounts)} mounts, no problems")
     if loads:
-        tell_untried(config, foreign)
+        tell_untried(config, starts=starts)
         tell_unwell(config)
     return 0
 
 
-def load(config: Config) -> None:
-    """Raises AppLoadError where an app does not load, or its probe fails. The apps of each pool
-    share a process, as they do in service, with the pool's directory and environment."""
-    failed = [report for each in split(config) for report in load_pool(each)]
-    places = [mount.name for mount in config.mounts]
-    failed.sort(key=lambda report: places.index(report["mount"]))
-    if failed:
-        raise AppLoadError("\n".join(describe_failure(config, each) for each in failed))
+def load(config: Config, *, starts: bool) -> int:
+    """Have one worker of each pool load its apps and ask their probes. Raises AppLoadError.
+    The number of the signal that ended it before, else 0."""
+    raise_descriptor_limit()
+    # in /tmp, whatever TMPDIR says: a socket's path has to be short (unix(7))
+    prefix = f"gateway-check-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # a command of another user makes its socket below
+        with (
+            open_pool_listener(folder / "main.sock", -1) as listener,
+            passing_on(lifecycle, lambda line: print(hide_controls(line), file=sys.stderr)),
+        ):
+            try:
+                return asyncio.run(Check(folder, listener).run(select(config, starts=starts)))
+            except (GatewayError, OSError):
+                raise
+            except Exception as error:
+                # whoever checks a table is not to read where in the gateway it went wrong
+                fault = f"a fault of the gateway's own: {explain(error)}"
+                raise GatewayError(fault) from error
 
 
-def split(config: Config) -> list[Config]:
-    """What each pool is to load; what is not an app is the front workers'."""
-    mounts_of: dict[str, list[Mount]] = {}
-    for mount in config.mounts:
-        name = mount.target.pool if isinstance(mount.target, AppTarget) else config.pool.name
-        mounts_of.setdefault(name, []).append(mount)
-    return [
-        replace(
-            config,
-            directory=pool.directory or config.directory,
-            mounts=tuple(mounts_of[pool.name]),
-            pool=complete(pool, config.server),
-        )
-        for pool in (config.pool, *config.pools)
-        if pool.name in mounts_of
-    ]
+def select(config: Config, *, starts: bool) -> Config:
+    """What is to be loaded: one worker for each pool, and commands only where ``starts``."""
+    pools = tuple(
+        replace(pool, workers=Workers()) for pool in config.pools if starts or not pool.command
+    )
+    names = {pool.name for pool in pools}
+    return replace(
+        config,
+        server=replace(config.server, workers=1, access_log="off"),
+        pools=pools,
+        mounts=tuple(
+            mount
+            for mount in config.mounts
+            if not isinstance(mount.target, UpstreamTarget)
+            or not mount.target.pool
+            or mount.target.pool in names
+        ),
+    )
 
 
-def load_pool(config: Config) -> list[Report]:
-    """The failures among a pool's mounts. Raises AppLoadError where the process ends early."""
-    try:
-        surroundings = build_surroundings(config.pool, None)
-    except OSError as error:
-        raise AppLoadError(f"{describe_pool(config)}: {error}") from error
-    seconds = config.server.limits.start_timeout_seconds
-    with pickled(config) as order:
-        try:
-            loader = subprocess.run(
-                build_command(config.pool, None, ["text"]),
-                stdin=order,
-                stdout=subprocess.PIPE,
-                text=True,
-                timeout=seconds,
-                check=False,
-                **surroundings,
-            )
-        except subprocess.TimeoutExpired:
-            late = f"did not end within {seconds:g} s (server.start_timeout)"
-            raise AppLoadError(f"{config.source}: the process that loads the apps {late}") from None
-    if not loader.stdout:
-        ended = describe_exit(loader.returncode)
-        raise AppLoadError(f"{config.source}: the process that loads the apps {ended}")
-    failed: list[Report] = json.loads(loader.stdout)
-    return failed
+class Check:
+    """The part of a supervisor that a check needs: it starts, reaps and ends workers."""
+
+    def __init__(self, folder: Path, listener: Any) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._pools = Pools(listener, folder, self._start_task, style="text")
+
+    def _start_task(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = start(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def run(self, config: Config) -> int:
+        """See ``load``."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[int] = loop.create_future()
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        for number in _ENDS:
+            loop.add_signal_handler(number, self._end, ended, number)
+        at_once = len(os.sched_getaffinity(0))
+        work = asyncio.create_task(self._pools.try_out(config, at_once))
+        either: set[asyncio.Future[Any]] = {work, ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        self._pools.is_stopping = True
+        await self._pools.stop(0)
+        work.cancel()  # an environment may be under construction
+        await asyncio.wait({work})
+        self._pools.close()
+        if ended.done():
+            return ended.result()
+        work.result()
+        return 0
+
+    def _end(self, ended: "asyncio.Future[int]", number: int) -> None:
+        if ended.done():
+            self._pools.kill()
+        else:
+            ended.set_result(number)
+
+    def _reap(self) -> None:
+        """The processes of the pools alone: others are not this one's to wait for."""
+        for generation in self._pools.generations:
+            for child in list(generation.children.values()):
+                if child.exit_code is not None:
+                    continue
+                pid, wait_status = os.waitpid(child.pid, os.WNOHANG)
+                if pid:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)  # what its apps have started ends with it
+                    self._pools.note_end(generation, child, wait_status)
+                    self._start_task(bury(generation, child, is_stopping=True))
 
 
-def tell_untried(config: Config, foreign: Iterable[Mount]) -> None:
+def tell_untried(config: Config, *, starts: bool) -> None:
     """What a gateway tries that starts or reloads, and this does not."""
-    targets = [(mount.name, mount.target) for mount in config.mounts]
+    targets = [(m.name, m.target) for m in config.mounts if isinstance(m.target, UpstreamTarget)]
     untried = {
-        "not loaded, since their pools have packages of their own": [m.name for m in foreign],
-        "not started, the commands behind": [
-            name for name, target in targets if isinstance(target, UpstreamTarget) and target.pool
+        "not started (--start does), the commands behind": [
+            name for name, target in targets if target.pool and not starts
         ],
         "not asked, the health of the servers behind": [
-            name
-            for name, target in targets
-            if isinstance(target, UpstreamTarget) and target.health and not target.pool
+            name for name, target in targets if target.health and not target.pool
         ],
     }
     for what, names in untried.items():

@@ -5,13 +5,14 @@ would not load, or its probe fails.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote, urlsplit
 
 from gateway import __version__
@@ -36,7 +37,7 @@ from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import choose_style, configure_logs, hide_controls, report_dropped
 from gateway.outlet import Outlet, finish
 from gateway.remote import add_commands
-from gateway.streams import Stream
+from gateway.streams import Stream, find_closed
 from gateway.uncaught import report_uncaught
 
 DEFAULT_TABLE = Path("apps/mounts.yaml")
@@ -45,27 +46,51 @@ EXIT_OTHER, EXIT_CONFIG, EXIT_APP_LOAD = 1, 2, 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    fill_closed()
     options = build_parser().parse_args(arguments)
     try:
         exit_code: int = options.run(options)
         sys.stdout.flush()  # here, where a reader that has left is no error
         return exit_code
     except ConfigError as error:
-        for problem in error.problems:
-            print(hide_controls(problem), file=sys.stderr)
-        return EXIT_CONFIG
+        return complain("\n".join(error.problems), EXIT_CONFIG)
     except AppLoadError as error:
-        print(hide_controls(str(error)), file=sys.stderr)
-        return EXIT_APP_LOAD
+        return complain(str(error), EXIT_APP_LOAD)
     except GatewayError as error:
-        print(hide_controls(f"gateway: {error}"), file=sys.stderr)
-        return EXIT_OTHER
+        return complain(f"gateway: {error}", EXIT_OTHER)
     except BrokenPipeError:
         # `gateway routes | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
+    except OSError as error:  # the disk is full, or the folder has gone
+        silence(sys.stdout)
+        return complain(f"gateway: {error}", EXIT_OTHER)
     except KeyboardInterrupt:
         return 130
+
+
+def complain(text: str, exit_code: int) -> int:
+    """Print what went wrong, where anybody reads it; ``exit_code``."""
+    try:
+        print(hide_controls(text), file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+    return exit_code
+
+
+def silence(stream: TextIO) -> None:
+    """Have what is still in it, which cannot be written, lead nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def fill_closed() -> None:
+    """Have standard streams that are closed (``gateway check >&-``) lead nowhere: the next socket
+    would take the number, and get what is printed."""
+    for _ in find_closed():
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,8 +117,12 @@ def build_parser() -> argparse.ArgumentParser:
         parents=[table],
         help="check the table, load its apps and ask their probes, without serving",
     )
-    check.add_argument(
+    how_far = check.add_mutually_exclusive_group()
+    how_far.add_argument(
         "--table-only", action="store_true", help="do not import the apps, only read the table"
+    )
+    how_far.add_argument(
+        "--start", action="store_true", help="also start the commands of pools, and ask them"
     )
     check.set_defaults(run=run_check)
 
@@ -203,7 +232,8 @@ def run_check(options: argparse.Namespace) -> int:
     """``gateway check``"""
     from gateway.check import check
 
-    return check(read_config(options.config, os.environ), loads=not options.table_only)
+    config = read_config(options.config, os.environ)
+    return check(config, loads=not options.table_only, starts=options.start)
 
 
 def run_routes(options: argparse.Namespace) -> int:

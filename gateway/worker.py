@@ -56,7 +56,7 @@ from gateway.http.server import Server
 from gateway.http.service import Service, tell_nothing
 from gateway.http.statement import FrontWorkers
 from gateway.inflight import InFlight
-from gateway.logs import configure_logs, faults, keep_from_apps, lifecycle, report_dropped
+from gateway.logs import configure_logs, faults, keep_from_apps, report_dropped
 from gateway.mounts.fair import Fairness, unwrap
 from gateway.mounts.footprint import undo_signals
 from gateway.mounts.guard import Guard
@@ -84,12 +84,12 @@ RETIRED_LOOK_SECONDS = 0.1
 
 def main() -> int:
     """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD
-    GIVING_FD TAKING_FD``; with ``STYLE`` alone it loads, asks the probes and reports on stdout."""
+    GIVING_FD TAKING_FD``."""
     # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
     # supervisor's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # stdout holds access records, or the report, alone: what apps print goes with their errors
+    # stdout holds access records alone: what apps print goes with their errors
     output, errors = duplicate(1), Outlet(duplicate(2))
     os.dup2(2, 1)
     set_standard_streams(errors)
@@ -104,26 +104,7 @@ def main() -> int:
     keep_from_apps()
     if config.is_dev:
         give_terminal()
-    if rest:
-        return work(config, left_out, style, output, errors, *rest)
-    report = try_out(config, style, errors)
-    with open(output, "w") as file:
-        json.dump(report, file)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # an app may have put anything there
-            stream.flush()
-    os._exit(0)  # threads that apps have started need not end for that
-
-
-def try_out(config: Config, style: str, errors: Outlet) -> list[dict[str, Any]]:
-    """What to report of each mount that does not load, or whose probe fails."""
-    configure_logs(style, stream=Stream(errors, errors.descriptor))
-    table, mounts, report = load(config, lambda _: None, partial(warn, config))
-    log = AccessLog("off", errors.descriptor)
-    service = build_service(config, "", log, None, table, mounts, InFlight())
-    service.base_environ["wsgi.errors"] = Stream(errors, 2)
-    part_at_fork(service, is_patched=not THREADS)
-    return report + ask_probes(config.mounts, service)
+    return work(config, left_out, style, output, errors, *rest)
 
 
 def work(
@@ -155,8 +136,10 @@ def work(
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name}), note, left_out
     )
+    send(control, {"event": "loading", "mount": ""})
     faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
-    gevent.sleep(0)  # gevent closes what an app has closed at the loop's next turn, at times
+    # gevent closes what an app has closed at the loop's next turn, at times
+    outlast(gevent.spawn(gevent.sleep, 0))
     reopen(find_closed())
     orders: SimpleQueue[str] = SimpleQueue()
     stopping = gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
@@ -167,13 +150,15 @@ def work(
     service.base_environ["wsgi.errors"] = Stream(errors, 2)
     report_hub(gevent.get_hub(), partial(find_request, service.connections))
     gevent.spawn(keep_watch, build_guard(config, service, stopping.watcher, note))
-    report += ask_probes(config.mounts, service)
+    report += outlast(gevent.spawn(ask_probes, config.mounts, service))
     access_log.flush()  # the server, which does, may never start: for what a probe says
     Watchdog(service, errors).start()
     part_at_fork(service, is_patched=not THREADS)
     gevent.spawn(take_orders, control, orders)
     send(control, {"event": "loaded", "mounts": report})
-    code = outlast(gevent.spawn(Worker(config, service, listener, control, handover).run, orders))
+    code: int = outlast(
+        gevent.spawn(Worker(config, service, listener, control, handover).run, orders)
+    )
     finish(access_log.outlet, errors)
     in_flight.beat(in_flight.heartbeat)  # what was dropped then counts, too
     return code
@@ -212,7 +197,7 @@ def keep_watch(guard: Guard) -> None:
         gevent.sleep(seconds)
 
 
-def outlast(running: Any) -> int:
+def outlast(running: Any) -> Any:
     """Wait for its result, whatever apps have left running as they were imported, in this very
     greenlet: a ``gevent.Timeout`` that goes off here ends no worker."""
     while not running.ready():
@@ -220,8 +205,7 @@ def outlast(running: Any) -> int:
             running.join()
         except BaseException as error:  # noqa: BLE001  whatever it is
             report_apps("an app, as it was imported, has left running what has failed", error)
-    code: int = running.get()
-    return code
+    return running.get()
 
 
 class Worker:
@@ -364,13 +348,6 @@ class Worker:
         paths = pickle.loads(b64decode(pickled))
         found = [path for path in paths if os.path.realpath(path) in loaded]
         send(self._control, {"event": "found", "paths": found})
-
-
-def warn(config: Config, name: str, text: str) -> None:
-    """Log what concerns a mount, with its place in the table."""
-    where = next(mount.where for mount in config.mounts if mount.name == name)
-    place = f"{config.source}:{where.line}:{where.column}"
-    lifecycle.warning("%s: mounts.%s: %s", place, name, text)
 
 
 def load(

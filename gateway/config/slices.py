@@ -52,12 +52,6 @@ def redirect(config: Config, find_addresses: FindAddresses) -> Config:
     return config if mounts == config.mounts else replace(config, mounts=mounts)
 
 
-def find_foreign(config: Config) -> list[Mount]:
-    """The apps that only their pools' Python can load."""
-    pools = {p.name for p in config.pools if p.python or p.venv or p.requirements}
-    return [m for m in config.mounts if isinstance(m.target, AppTarget) and m.target.pool in pools]
-
-
 def _pool_of(mount: Mount) -> str:
     target = mount.target
     return (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"

@@ -65,6 +65,9 @@ class Child(Process):
                 stdout=2 if config.server.access_log == "off" or purpose.trial else None,
                 stderr=subprocess.PIPE if purpose.trial else None,
                 pass_fds=descriptors,
+                # an app that signals its group means what it has started; but only who is in the
+                # terminal's own group may read there
+                process_group=None if config.is_dev else 0,
                 **build_surroundings(config.pool, environment),
             )
         self._control = ours

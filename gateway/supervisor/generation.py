@@ -211,7 +211,7 @@ class Generation:
         """``what`` with the place in the table of the mount that was being loaded, or the pool."""
         if mount:
             return f"{describe_place(self.config, mount)}: {what}"
-        return f"{describe_pool(self.config)}: {what}" if self.config.pool.command else what
+        return what if self.config.pool.name == "main" else f"{describe_pool(self.config)}: {what}"
 
     def note_trouble(self, child: Process, why: str) -> None:
         """Why one never came to serve: the first cause that was seen, not how it was ended then."""

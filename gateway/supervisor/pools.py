@@ -68,7 +68,8 @@ def _describe(means: Means, names: list[str]) -> str:
 class Pools:
     """``config`` is the table that is served; ``folder`` is where the pools' sockets are made.
 
-    ``start_task`` runs what goes on in the background.
+    ``start_task`` runs what goes on in the background. ``style`` is that of the workers' log; ""
+    is what the table says.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Pools:
         listener: socket.socket,
         folder: Path,
         start_task: Callable[[Coroutine[Any, Any, Any]], None],
+        style: str = "",
     ) -> None:
         numbers = count(1)
         self._next_number = lambda: next(numbers)
         self._own_sockets = count(1)
         self._trials = asyncio.Semaphore(MOST_TRIED)
         self._folder = folder
+        self._style = style
         self._start_task = start_task
         self._pools: dict[str, Pool] = {}
         self._guide = Guide(self._pools, MAIN, start_task)
@@ -173,7 +176,7 @@ class Pools:
         take = partial(self._take_report, generation)
         if config.pool.command:
             return Command(config, self._folder, environment, self._guide.is_asked, take)
-        style = choose_style(config.server.access_log)
+        style = self._style or choose_style(config.server.access_log)
         if config.pool.sticky == "off":
             return Child(config, style, generation.id, environment, take, purpose, listener, pair)
         # a worker that clients come back to has a socket of its own
@@ -226,6 +229,28 @@ class Pools:
                 if anew(name) or name not in self._pools or self._pools[name].config != own
             },
         )
+
+    async def try_out(self, config: Config, at_once: int) -> None:
+        """Load everything as a start would, serve nothing, and end it again; so many pools
+        ``at_once``. Raises AppLoadError with what did not load, the front's first."""
+        self.config = config
+        turns = asyncio.Semaphore(at_once)
+
+        async def try_pool(name: str, own: Config) -> None:
+            async with turns:
+                if self.is_stopping:
+                    raise AppLoadError("the check was ended")
+                pool = self._find(name)
+                await pool.drop(await pool.prepare(own, anew=True))
+
+        wanted = sorted(self._cut(config).items(), key=lambda each: each[0] != MAIN)
+        results = await asyncio.gather(
+            *(try_pool(*each) for each in wanted), return_exceptions=True
+        )
+        failures = [result for result in results if result is not None]
+        strange = [f for f in failures if not isinstance(f, AppLoadError)]
+        if failures:
+            raise strange[0] if strange else AppLoadError("\n".join(map(str, failures)))
 
     async def prepare_undo(self, undone: TableChange) -> TableChange:
         """Make ready to serve what was served before."""
@@ -331,6 +356,11 @@ class Pools:
         others = [pool for name, pool in self._pools.items() if name != MAIN] + self._closing
         await self.main.stop(drain_seconds)
         await asyncio.gather(*(pool.stop(drain_seconds) for pool in others))
+
+    def close(self) -> None:
+        """Close their sockets, once all have ended."""
+        for pool in self._pools.values():
+            pool.close()
 
     def kill(self) -> None:
         """End all workers at once."""
