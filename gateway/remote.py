@@ -21,8 +21,10 @@ from gateway.logs import escape_controls, hide_controls
 from gateway.supervisor.control import Answer, ask
 from gateway.supervisor.failures import describe_troubles
 from gateway.supervisor.places import find_control
+from gateway.supervisor.reload import explain
 
 EXIT_CHANGES = 10
+CODE = " in the table; `gateway reload` loads the code anew"
 # of workers in a row, to be told as a loop
 LEAST_CRASHES = 2
 # a table that is wrong still names its socket
@@ -111,7 +113,8 @@ def run_plan(options: argparse.Namespace) -> int:
     for message in answer["messages"]:
         show(message, stream)
     if not exit_code:
-        print("nothing changes")
+        is_running = not (options.config and options.file)
+        print(f"nothing changes{CODE if is_running else ''}")
     return exit_code
 
 
@@ -134,7 +137,7 @@ def tell_outcome(outcome: Answer, what: str) -> int:
         show(message, sys.stderr)
     if not exit_code:
         generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
-        show(f"{what}: generation {generation} serves after {seconds:.2f} s, {how}")
+        show(f"{what}: generation {generation} serves after {seconds:.2f} s, {explain(how)}")
     return exit_code
 
 
@@ -206,7 +209,7 @@ def describe_reload(last: Answer | None) -> list[str]:
     how = (
         "failed, nothing has changed"
         if last["exit_code"]
-        else f"{last['generation']} serves, {last['how']}"
+        else f"{last['generation']} serves, {explain(last['how'])}"
     )
     line = f"last reload  {when}, by {last['trigger']}, after {last['seconds']:.2f} s: {how}"
     return [line, *(f"  {message}" for message in last["messages"])]

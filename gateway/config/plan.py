@@ -4,12 +4,16 @@ A pure function of two Configs; refuses to know which of them runs.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from gateway.config.inplace import find_reasons
 from gateway.config.model import Config, Mount
+from gateway.config.settings import Setting, settings_of
 from gateway.config.slices import cut
+
+IN_PLACE = "in place: no code is loaded anew"
 
 Place = tuple[str, str]  # host ("" for any) and prefix ("" for the root)
 
@@ -44,19 +48,31 @@ class Plan:
         for pool, reasons in self.reasons.items():
             whose = "" if pool == "main" else f" of {pool}"
             lines += [f"! new workers{whose}: {reason}" for reason in reasons]
-        return [*lines, "= in place"] if self and not self.reasons else lines
+        return [*lines, f"= {IN_PLACE}"] if self and not self.reasons else lines
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A setting by its field's name, which has the unit; values that may be secrets are hidden."""
+    """A setting by its key, and its values, as the table says them; what may be a secret is
+    hidden."""
 
-    field: str
+    key: str
     old: str
     new: str
 
     def __str__(self) -> str:
-        return f"{self.field} {self.old} -> {self.new}" if self.old != self.new else self.field
+        return f"{self.key} {self.old} -> {self.new}" if self.old != self.new else self.key
+
+
+def is_same(old: Config, new: Config) -> bool:
+    """Whether they mean the same, in whatever order and at whatever place it stands."""
+    return _in_order(old) == _in_order(new)
+
+
+def _in_order(config: Config) -> Config:
+    mounts = sorted(config.mounts, key=attrgetter("name"))
+    pools = sorted(config.pools, key=attrgetter("name"))
+    return replace(config, mounts=tuple(mounts), pools=tuple(pools))
 
 
 def build_plan(old: Config, new: Config) -> Plan:
@@ -111,22 +127,26 @@ def compare_mounts(old: Mount, new: Mount) -> Iterable[Change]:
     yield from compare_fields(old.limits, new.limits)
 
 
-def compare_fields(old: Any, new: Any) -> Iterable[Change]:
-    """The fields that differ in two dataclasses of one type, those within them too."""
+def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[Change]:
+    """The settings that differ in two dataclasses of one type, those within them too; ``path`` is
+    where they stand."""
+    settings = {setting.field: setting for setting in settings_of(type(old)).values()}
     for field in fields(old):
-        if not field.compare:
-            continue
         one, other = getattr(old, field.name), getattr(new, field.name)
+        if one == other:
+            continue
+        setting = settings.get(field.name)
+        key = path + setting.key if setting else path
         if is_dataclass(one) and is_dataclass(other):
-            yield from compare_fields(one, other)
+            yield from compare_fields(one, other, f"{key}." if setting else key)
         elif isinstance(one, dict):
             # the values of environment variables are often secrets: their names alone are told
             names = sorted(
                 name for name in one.keys() | other.keys() if one.get(name) != other.get(name)
             )
-            yield from (Change(f"{field.name}.{name}", "", "") for name in names)
-        elif one != other:
-            yield Change(field.name, _show(one), _show(other))
+            yield from (Change(f"{key}.{name}", "", "") for name in names)
+        elif setting:
+            yield Change(key, _show(setting, one), _show(setting, other))
 
 
 def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str, str, str]]:
@@ -173,11 +193,19 @@ def owner(mounts: dict[Place, str], host: str, path: str) -> str:
 
 
 def _show_target(mount: Mount) -> str:
-    first = fields(mount.target)[0]
-    return f"{first.metadata['key']} {_show(getattr(mount.target, first.name))}"
+    first = next(iter(settings_of(type(mount.target)).values()))
+    return f"{first.key} {_show(first, getattr(mount.target, first.field))}"
 
 
-def _show(value: Any) -> str:
+def _show(setting: Setting, value: Any) -> str:
+    """As the table says it."""
+    if value is None or value == "":
+        return "none"
     if isinstance(value, tuple):
-        return f"[{', '.join(map(str, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"[{', '.join(map(setting.kind.show, value))}]"
+    if is_dataclass(value):
+        own = settings_of(type(value)).values()
+        said = ((each, getattr(value, each.field)) for each in own)
+        texts = (f"{each.key}: {_show(each, one)}" for each, one in said if one != each.default)
+        return f"{{{', '.join(texts)}}}"
+    return setting.kind.show(value)

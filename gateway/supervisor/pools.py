@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config
+from gateway.config.plan import is_same
 from gateway.config.slices import cut, redirect
 from gateway.environments.client import collect
 from gateway.errors import AppLoadError
@@ -226,7 +227,7 @@ class Pools:
             {
                 name: self._find(name).prepare(own, anew=anew(name))
                 for name, own in wanted.items()
-                if anew(name) or name not in self._pools or self._pools[name].config != own
+                if anew(name) or not self._serves(name, own)
             },
         )
 
@@ -252,6 +253,17 @@ class Pools:
         if failures:
             raise strange[0] if strange else AppLoadError("\n".join(map(str, failures)))
 
+    def _serves(self, name: str, config: Config) -> bool:
+        served = self._pools[name].config if name in self._pools else None
+        return served is not None and is_same(served, config)
+
+    def adopt(self, config: Config) -> None:
+        """Take note of where things stand in the table now; it means what is served already."""
+        self.config = config
+        for name, own in self._cut(config).items():
+            if (generation := self.find_current(name)) is not None:
+                generation.config = own
+
     async def prepare_undo(self, undone: TableChange) -> TableChange:
         """Make ready to serve what was served before."""
         wanted = self._cut(undone.before)
@@ -259,7 +271,7 @@ class Pools:
         for name, own in wanted.items():
             if name in undone.changes and undone.changes[name].old:
                 work[name] = self._find(name).prepare_undo(undone.changes[name])
-            elif name not in self._pools or self._pools[name].config != own:
+            elif not self._serves(name, own):
                 work[name] = self._find(name).prepare(own, anew=False)
         return await self._prepare(undone.before, work)
 

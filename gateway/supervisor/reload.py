@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gateway.config.model import Config
+from gateway.config.plan import IN_PLACE, is_same
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
 from gateway.supervisor.launch import check_users
@@ -21,13 +22,14 @@ from gateway.supervisor.trial import Trial
 # the sockets are the gateway's own, opened once for all generations; those of pools are this user's
 KEPT = ("listen", "admin", "control", "user", "group")
 EDIT = "edit"
+UNCHANGED = "nothing has changed"
 WATCH = "watch"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a reload ended. ``exit_code`` is the command's: 0, 2 bad table, 3 an app did not load, 1
-    anything else. ``how`` is "in place" or "new workers …", "" for one that failed.
+    anything else. ``how`` is "in place", "new workers …" or the like, "" for one that failed.
 
     ``seconds`` are from the save of the file (where a save was the trigger) to serving, else from
     the request; ``generation`` is the one that serves now.
@@ -97,14 +99,17 @@ class Reloader:
                 self._stale |= stale
             return outcome
 
-    async def _prepare(self, trigger: str, stale: set[str], *, is_all_stale: bool) -> TableChange:
+    async def _prepare(
+        self, trigger: str, stale: set[str], *, is_all_stale: bool
+    ) -> TableChange | None:
+        """None where an edit changes nothing."""
         config = await asyncio.to_thread(self._read)
         running = self._pools.config
         check_kept(running, config)
         check_users(config)
-        # an edit tells what it wants; where it changes nothing, or there was none, it is the code
-        # that has changed
-        is_all_stale |= trigger == EDIT and config == running
+        if trigger == EDIT and not stale and is_same(config, running):
+            self._pools.adopt(config)
+            return None
         lifecycle.info("reload (%s): the table is right", trigger)
         return await self._pools.prepare(config, anew=lambda name: is_all_stale or name in stale)
 
@@ -117,17 +122,18 @@ class Reloader:
         self,
         trigger: str,
         since: float,
-        prepare: Callable[[], Awaitable[TableChange]],
+        prepare: Callable[[], Awaitable[TableChange | None]],
         why: str = "",
     ) -> Outcome:
         exit_code, messages, how = 0, [why] if why else [], ""
         try:
             change = await prepare()
-            await self._pools.commit(change)
-            self._change = change
-            how = change.describe()
+            how = UNCHANGED if change is None else change.describe()
+            if change is not None:
+                await self._pools.commit(change)
+                self._change = change
+                self._begin_trial(change, is_undo=prepare == self._prepare_undo)
             messages += self._pools.describe_unwell()
-            self._begin_trial(change, is_undo=prepare == self._prepare_undo)
         except ConfigError as error:
             exit_code, messages = 2, error.problems
         except AppLoadError as error:
@@ -137,6 +143,8 @@ class Reloader:
         except Exception as error:  # noqa: BLE001  nothing that a reload meets may end the gateway
             lifecycle.exception("reload (%s): a fault of the gateway's own", trigger)
             exit_code, messages = 1, [f"a fault of the gateway's own: {error!r}"]
+        if exit_code:
+            how = ""
         now = time.time()
         main = self._pools.main.current
         current = main.id if main else ""
@@ -183,8 +191,15 @@ def tell(outcome: Outcome) -> None:
             "reload (%s) failed after %.2f s, nothing has changed: %s",
             *(outcome.trigger, outcome.seconds, "\n".join(outcome.messages)),
         )
+    elif outcome.how == UNCHANGED:
+        lifecycle.info("reload (%s): %s", outcome.trigger, UNCHANGED)
     else:
         lifecycle.info(
             "reload (%s): generation %s serves after %.2f s, %s",
-            *(outcome.trigger, outcome.generation, outcome.seconds, outcome.how),
+            *(outcome.trigger, outcome.generation, outcome.seconds, explain(outcome.how)),
         )
+
+
+def explain(how: str) -> str:
+    """An outcome's ``how``, for a person."""
+    return IN_PLACE if IN_PLACE.startswith(f"{how}:") else how

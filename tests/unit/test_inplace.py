@@ -112,12 +112,44 @@ def test_each_mount_keeps_what_its_factory_made(start: Start) -> None:
     assert gateway.ask("/c").endswith(b"made 1")
 
 
-def test_a_save_that_changes_nothing_loads_the_code_anew(start: Start) -> None:
-    gateway = start("  /: counting:app\n", counting=COUNTING)
+@pytest.mark.parametrize(
+    "again",
+    [
+        "  /: counting:app\n  /b: good:app\n",
+        "# a comment\n\n  /: counting:app   # another\n  /b: good:app\n",
+        "  /b: {app: 'good:app'}\n  /: {app: counting:app, timeout: 30s}\n",
+    ],
+)
+def test_a_save_that_means_the_same_changes_nothing(start: Start, again: str) -> None:
+    gateway = start("  /: counting:app\n  /b: good:app\n", counting=COUNTING)
+    workers = gateway.children()
+    gateway.write("counting.py", "1/0")  # code waits for `gateway reload`
     assert gateway.ask().endswith(b" 1")
-    last = edit(gateway, "  /: counting:app\n")
-    assert (last["how"], last["generation"]) == ("new workers", "g2")
-    assert gateway.ask().endswith(b" 1")
+    last = edit(gateway, again)
+    assert (last["exit_code"], last["how"], last["generation"]) == (0, "nothing has changed", "g1")
+    assert gateway.children() == workers
+    assert gateway.ask().endswith(b" 2")
+    line = 1 + gateway.server.count("\n") + 1 + again[: again.index("  /:")].count("\n")
+    [place] = [m["place"] for m in gateway.control("status")["mounts"] if m["mount"] == "/"]
+    assert place.endswith(f"mounts.yaml:{line}:3")
+    assert "reload (edit): nothing has changed" in gateway.log_text
+    assert gateway.control("plan") == {"exit_code": 0, "messages": []}
+
+
+def test_mending_a_table_that_was_never_served_changes_nothing(start: Start) -> None:
+    gateway = start()
+    workers = gateway.children()
+    assert edit(gateway, "  /: [\n")["exit_code"] == 2
+    assert edit(gateway, "  /: good:app\n")["how"] == "nothing has changed"
+    assert gateway.children() == workers
+
+
+def test_a_save_that_means_the_same_is_not_what_a_rollback_undoes(start: Start) -> None:
+    gateway = start()
+    edit(gateway, "  /moved: good:app\n")
+    assert edit(gateway, "  /moved: good:app  # here\n")["how"] == "nothing has changed"
+    assert gateway.control("rollback")["how"] == "in place"
+    assert gateway.generation() == "g1"
 
 
 def test_a_mount_that_did_not_load_is_tried_again_by_new_workers(start: Start) -> None:

@@ -1,7 +1,7 @@
 """What an edit would change, told before it is made."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,24 @@ from gateway.config.model import (
     Config,
     Mount,
     Pool,
+    Probe,
     RedirectTarget,
     Server,
     StaticTarget,
     Target,
     UpstreamTarget,
+    Watch,
     Where,
+    Workers,
 )
-from gateway.config.plan import build_plan, find_moved
+from gateway.config.plan import build_plan, compare_fields, find_moved
+from gateway.config.settings import EVERY_MOUNT, POOL, SERVER, settings_of
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
-from gateway.limits import Limits, MountLimits
+from gateway.limits import Limits, MountLimits, PoolLimits
 
+IN_PLACE = "= in place: no code is loaded anew"
+WATCH, WORKERS = settings_of(Watch), settings_of(Workers)
 APP = AppTarget(import_string="app:app")
 
 
@@ -69,17 +75,17 @@ def test_another_place_in_the_file_is_no_change() -> None:
 def test_mounts_that_come_and_go() -> None:
     plan = build_plan(config(mount("/a"), mount("/b")), config(mount("/b"), mount("/c")))
     assert plan
-    assert plan.describe() == ["+ /c", "- /a", "= in place"]
+    assert plan.describe() == ["+ /c", "- /a", IN_PLACE]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        (mount("/a"), mount("/a", timeout_seconds=5), "timeout_seconds 30 -> 5"),
+        (mount("/a"), mount("/a", timeout_seconds=5), "timeout 30s -> 5s"),
         (
             mount("/a"),
             mount("/a", AppTarget(import_string="b:app")),
-            "import_string app:app -> b:app",
+            "app app:app -> b:app",
         ),
         (
             mount("/a"),
@@ -89,7 +95,7 @@ def test_mounts_that_come_and_go() -> None:
         (
             mount("/a", StaticTarget(directory=Path("/x"))),
             mount("/a", StaticTarget(directory=Path("/x"), cache_seconds=60)),
-            "cache_seconds 0 -> 60",
+            "cache 0 -> 1m",
         ),
         (
             mount("/a"),
@@ -99,7 +105,7 @@ def test_mounts_that_come_and_go() -> None:
         (
             mount("/a", UpstreamTarget(addresses=("http://b:80",))),
             mount("/a", UpstreamTarget(addresses=("http://b:80", "unix:/c"))),
-            "addresses [http://b:80] -> [http://b:80, unix:/c]",
+            "upstream [http://b:80] -> [http://b:80, unix:/c]",
         ),
     ],
 )
@@ -117,11 +123,51 @@ def test_the_value_of_a_variable_is_never_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (Server(), Server(watch=Watch()), "watch none -> {}"),
+        (
+            Server(watch=Watch(for_seconds=5.0)),
+            Server(watch=Watch(max_error_rate=0.5)),
+            "watch.for 5s -> 30s|watch.max_error_rate 5% -> 50%",
+        ),
+        (Server(), Server(user="www"), "user none -> www"),
+        (Server(), Server(reload_on_edit=False), "reload_on_edit true -> false"),
+        (Server(), Server(trusted_proxies=("unix:",)), "trusted_proxies [] -> [unix:]"),
+        (Server(), Server(limits=Limits(max_head_bytes=2**20)), "max_head 32KiB -> 1MiB"),
+    ],
+)
+def test_settings_are_told_in_the_words_of_the_table(old: Server, new: Server, told: str) -> None:
+    changes = lines(config(mount("/a"), server=old), config(mount("/a"), server=new))
+    assert changes == [f"~ server: {each}" for each in told.split("|")]
+
+
+def test_a_section_of_a_mount_is_told_in_the_words_of_the_table() -> None:
+    probe = Probe(path="/well", within_seconds=0.5)
+    old, new = mount("/a"), mount("/a", replace(APP, probe=probe))
+    assert lines(config(old), config(new)) == [
+        "~ /a: probe none -> {path: /well, within: 500ms}",
+    ]
+
+
+def test_every_key_that_a_plan_names_is_one_of_the_table() -> None:
+    """Whatever field of the model changes."""
+    keys = {key for known in (SERVER, POOL, EVERY_MOUNT, WATCH, WORKERS) for key in known}
+    for owner in (Server, Limits, PoolLimits, MountLimits, Watch, Workers, UpstreamTarget):
+        whole = owner(addresses=()) if owner is UpstreamTarget else owner()
+        for field in fields(whole):
+            value = getattr(whole, field.name)
+            other = value + 1 if isinstance(value, int | float) else ("/other",)
+            for change in compare_fields(whole, replace(whole, **{field.name: other})):
+                assert set(change.key.split(".")) <= keys
+
+
 def test_settings_of_the_server_and_its_limits() -> None:
     server = Server(workers=5, limits=replace(Limits(), keep_alive_seconds=90.0))
     assert lines(config(mount("/a")), config(mount("/a"), server=server)) == [
         "~ server: workers 2 -> 5",
-        "~ server: keep_alive_seconds 75 -> 90",
+        "~ server: keep_alive 75s -> 90s",
     ]
 
 
@@ -218,7 +264,7 @@ def test_a_factory_is_called_once_for_each_mount() -> None:
     made = AppTarget(import_string="a:create()")
     one, two = config(mount("/a", made)), config(mount("/a", made), mount("/b", made))
     assert reasons(one, two) == ["! new workers: a:create() has to be called"]
-    assert reasons(two, one) == ["= in place"]
+    assert reasons(two, one) == [IN_PLACE]
 
 
 def test_a_pool_that_changes_alone_gets_new_workers() -> None:
@@ -233,8 +279,8 @@ def test_a_pool_that_changes_alone_gets_new_workers() -> None:
         "! new workers of shop: pools.shop.nice changes",
     ]
     assert build_plan(plain, table(idle_seconds=60.0)).describe() == [
-        "~ pools.shop: idle_seconds 0 -> 60",
-        "= in place",
+        "~ pools.shop: idle 0 -> 1m",
+        IN_PLACE,
     ]
     alone = config(mount("/a", AppTarget(import_string="a:app")), mount("/b"))
     assert build_plan(alone, plain).describe() == [

@@ -91,13 +91,15 @@ def test_status_names_what_failed_and_its_workers(run: Run) -> None:
 
 
 def test_plan_tells_what_an_edit_would_change(run: Run, gateway: Running, tmp_path: Path) -> None:
-    assert run("plan") == (0, "nothing changes\n", "")
+    nothing = "nothing changes in the table; `gateway reload` loads the code anew\n"
+    assert run("plan") == (0, nothing, "")
     other = tmp_path / "mounts.yaml"
     table = (gateway.folder / "mounts.yaml").read_text()
     (tmp_path / "good.py").write_text("")
     (tmp_path / "broken.py").write_text("")
     other.write_text(table + "  /broken/x: good:app\n")
-    expected = "+ /broken/x\n> /broken/x/* moves from /broken to /broken/x\n= in place\n"
+    expected = "+ /broken/x\n> /broken/x/* moves from /broken to /broken/x\n"
+    expected += "= in place: no code is loaded anew\n"
     assert run("plan", str(other)) == (10, expected, "")
     assert gateway.control("plan", file=str(other)) == {
         "exit_code": 10,
