@@ -1,36 +1,55 @@
 """The process that builds one environment: an order on stdin, JSON lines of what happens on stdout.
 
-Owns the form of both. A process of its own, since an installer's children are nobody's business in
-the supervisor, and it can be ended whole.
+Owns the form of both. It runs as the pool's user: what is built or asked there can do no more than
+that user. A process of its own, since an installer's children are nobody's business in the
+supervisor, and it can be ended whole. What it has found it hands over as open files, whose locks
+then are the supervisor's.
 """
 
 import json
+import os
+import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from gateway.environments.cache import Cache
 from gateway.errors import BuildError
 
 
+def say(**message: object) -> None:
+    """Report to the supervisor."""
+    print(json.dumps(message), flush=True)  # noqa: T201  its way to report
+
+
 def main() -> None:
+    """Do what the order asks for."""
     order = json.load(sys.stdin)
-
-    def say(**message: object) -> None:
-        print(json.dumps(message), flush=True)  # noqa: T201  its way to report
-
     try:
         cache = Cache(Path(order["root"]), lambda line: say(progress=line))
-        found = cache.find_or_build(
-            order["python"],
-            order["requirements"],
-            Path(order["directory"]),
-            for_workers=order["for_workers"],
-        )
+        if order["collects"]:
+            say(removed=cache.collect())
+        else:
+            find_or_build(cache, order)
     except BuildError as error:
         say(error=str(error))
-    else:
-        say(environment=asdict(found))
+    except OSError as error:
+        say(error=f"{error.filename}: {error.strerror}")
+
+
+def find_or_build(cache: Cache, order: dict[str, Any]) -> None:
+    """Report the environment that is asked for, and hand it over. Raises BuildError."""
+    found = cache.find_or_build(
+        order["python"],
+        order["requirements"],
+        Path(order["directory"]),
+        for_workers=order["for_workers"],
+    )
+    if cache.held:
+        with socket.socket(fileno=os.dup(order["handover"])) as handover:
+            socket.send_fds(handover, [b"."], cache.held)
+    say(environment=asdict(found))
 
 
 if __name__ == "__main__":

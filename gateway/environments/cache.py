@@ -1,15 +1,17 @@
 """Environments that were built, by what they were made from: found again, built once, collected.
 
-Owns the directory of them. An environment cannot be moved, so it is built where it stays, under a
-lock, and counts only once its marker is there. Refuses to know how packages are installed. Source:
-flock(2), Python's ``venv``.
+Owns a directory of them, which several gateways may share. An environment cannot be moved, so it is
+built where it stays, under a lock, and counts only once its marker is there; whoever uses it holds
+a shared lock on that marker, and only what nobody holds is collected. Refuses to know how packages
+are installed. Source: flock(2), Python's ``venv``.
 """
 
+import contextlib
 import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -33,13 +35,13 @@ from gateway.errors import BuildError
 MARKER = "complete"
 # one of another layout is not found again
 LAYOUT = 1
-_OURS = re.compile(r"(?:env|runtime)-[0-9.]+-[0-9a-f]{16}")
+OURS = re.compile(r"(?:env|runtime)-[0-9.]+-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """``python`` runs in it; ``runtime`` is the directory to be put at the end of its ``sys.path``
-    for a worker, "" for none; ``uses`` are the directories that ``collect`` is to keep."""
+    for a worker, "" for none; ``uses`` are the directories that it is made of."""
 
     python: str
     version: str
@@ -48,18 +50,21 @@ class Environment:
 
 
 class Cache:
-    """The environments below ``root``, a directory of one gateway's own."""
+    """The environments below ``root``, a directory of one user's own. ``held`` are those that were
+    found: descriptors, each with a shared lock, open for as long as they are to stay."""
 
     def __init__(self, root: Path, tell: Callable[[str], object] = str) -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            (root / ".gitignore").write_text("*\n")
+            with contextlib.suppress(FileExistsError), open(root / ".gitignore", "x") as file:
+                file.write("*\n")
         except OSError as error:
             raise BuildError(
                 f"{root}: {error.strerror}: environments are kept there (server.environments)"
             ) from error
         self._root = root
         self._tell = tell
+        self.held: list[int] = []
         self._installer = Installer(root, tell)
 
     def find_or_build(
@@ -115,16 +120,16 @@ class Cache:
         return runtime
 
     def _build_once(self, directory: Path, build: Callable[[], None]) -> None:
-        """Whoever comes meanwhile waits. What is half built is thrown away by the next."""
-        if _is_complete(directory):
-            return
+        """And hold it. Whoever comes meanwhile waits. What is half built is thrown away by the
+        next."""
         with self._lock(directory.name):
-            if _is_complete(directory):
-                return
             try:
-                shutil.rmtree(directory, ignore_errors=True)
-                build()
-                (directory / MARKER).touch()
+                if not _is_complete(directory):
+                    shutil.rmtree(directory, ignore_errors=True)
+                    build()
+                    (directory / MARKER).touch()
+                self.held.append(os.open(directory / MARKER, os.O_RDONLY | os.O_CLOEXEC))
+                fcntl.flock(self.held[-1], fcntl.LOCK_SH)
             except OSError as error:
                 raise BuildError(f"{directory}: {error.strerror or error}") from error
 
@@ -132,7 +137,7 @@ class Cache:
     def _lock(self, name: str) -> Iterator[None]:
         path = self._root / f"{name}.lock"
         while True:
-            with open(path, "w") as file:
+            with _open_lock(path) as file:
                 if not _try_lock(file):
                     self._tell(f"waits for another that builds {name}")
                     fcntl.flock(file, fcntl.LOCK_EX)
@@ -141,15 +146,15 @@ class Cache:
                     yield
                     return
 
-    def collect(self, keep: Container[str]) -> list[str]:
-        """Remove the environments that ``keep`` does not name and nobody builds now; which."""
+    def collect(self) -> list[str]:
+        """Remove the environments that nobody holds and nobody builds now; which."""
         removed = []
         for path in self._root.glob("*.lock"):
             directory = path.with_suffix("")
-            if directory.name in keep or not _OURS.fullmatch(directory.name):
+            if not OURS.fullmatch(directory.name):
                 continue
-            with open(path, "w") as file:
-                if _try_lock(file) and _is_at(file, path):
+            with _open_lock(path) as file:
+                if _try_lock(file) and _is_at(file, path) and _is_free(directory):
                     (directory / MARKER).unlink(missing_ok=True)  # half removed is not complete
                     shutil.rmtree(directory, ignore_errors=True)
                     path.unlink(missing_ok=True)
@@ -165,6 +170,20 @@ def _is_complete(directory: Path) -> bool:
     """Its Python may have gone, with a new version of the image."""
     is_alive = directory.name.startswith("runtime") or os.access(directory / "bin/python", os.X_OK)
     return is_alive and (directory / MARKER).exists()
+
+
+def _is_free(directory: Path) -> bool:
+    """Whether nobody holds it: who comes now to do so waits for the lock of who asks."""
+    try:
+        with open(directory / MARKER, "r+") as marker:  # NFS asks for more than reading
+            return _try_lock(marker)
+    except FileNotFoundError:
+        return True  # half built
+
+
+def _open_lock(path: Path) -> IO[str]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "w")
 
 
 def _try_lock(file: IO[str]) -> bool:

@@ -1,24 +1,54 @@
 """Has environments built, from an event loop that must not wait.
 
-Refuses to know how: a process of its own does it, in a process group, so that an installer that
-takes too long is ended with all that it has started.
+Refuses to know how: a process of its own does it, as the pool's user, in a process group, so that
+an installer that takes too long is ended with all that it has started. What it reports is as good
+as that user, so it is checked.
 """
 
 import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
-from gateway.environments.cache import Cache, Environment
+import gateway
+from gateway.environments.cache import OURS, Environment
+from gateway.environments.homes import find_homes, open_home
+from gateway.environments.interpreter import RUNTIME
 from gateway.errors import BuildError
 
 MAX_LINE_BYTES = 2**20
+# of those that an environment is made of: its own, and what a worker needs
+MOST_HELD = 2
+COLLECT_SECONDS = 600.0
+# for a process that has reported to end by itself
+END_SECONDS = 5.0
+NO_OUTCOME = "the process that builds environments ended without an outcome"
+_UNPRINTABLE = re.compile(r"[^\t\n\x20-\x7e\xa0-\U0010ffff]")
+_START = (
+    "import sys; sys.path += sys.argv[1:]; from gateway.environments.__main__ import main; main()"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldEnvironment(Environment):
+    """One that stays for as long as it is held; ``held`` are descriptors with its locks."""
+
+    held: tuple[int, ...] = field(compare=False)
+
+    def let_go(self) -> None:
+        """It may be collected from now on. To be called once."""
+        for descriptor in self.held:
+            os.close(descriptor)
 
 
 async def find_or_build(
@@ -28,71 +58,173 @@ async def find_or_build(
     requirements: str,
     directory: Path,
     for_workers: bool = True,
+    surroundings: Mapping[str, Any],
     on_progress: Callable[[str], object],
     timeout_seconds: float,
-) -> Environment:
+) -> HeldEnvironment:
     """The environment of a Python (a path, a version, "" for the gateway's own) with what a file
     asks for ("" for nothing), both relative to ``directory``; kept below ``root``. ``for_workers``
     adds what a worker needs.
 
+    ``surroundings`` are who builds, and with which variables, as ``subprocess.Popen`` is told.
     ``on_progress`` gets each line that there is to tell. Raises BuildError.
     """
+    who = surroundings.get("user", -1), surroundings.get("group", -1)
+    home = await asyncio.to_thread(open_home, root, *who)
     order = {
-        "root": str(root),
+        "root": str(home),
         "python": python,
         "requirements": requirements,
         "directory": str(directory),
         "for_workers": for_workers,
+        "collects": False,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gateway.environments"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                found = await _ask(
+                    {**order, "handover": theirs.fileno()},
+                    {**surroundings, "pass_fds": (theirs.fileno(),)},
+                    on_progress,
+                )
+        except TimeoutError:
+            raise BuildError(
+                f"{requirements or python}: was not built within {timeout_seconds:g} s "
+                "(server.build_timeout)"
+            ) from None
+        return _read_environment(found.get("environment"), _take(ours))
+
+
+async def collect(root: Path, surroundings: Mapping[str, Any]) -> list[str]:
+    """Remove the environments that nobody holds, those of other users as these; which."""
+    removed = []
+    for home, user, group in find_homes(root):
+        who = {"user": user, "group": group, "extra_groups": []} if user >= 0 else {}
+        order = {"root": str(home), "collects": True}
+        with contextlib.suppress(BuildError, TimeoutError):
+            async with asyncio.timeout(COLLECT_SECONDS):
+                told = await _ask(order, {**surroundings, **who}, id)
+            names = told.get("removed")
+            names = names if isinstance(names, list) else []
+            removed += [name for name in names if isinstance(name, str) and OURS.fullmatch(name)]
+    return removed
+
+
+async def _ask(
+    order: dict[str, Any], surroundings: Mapping[str, Any], on_progress: Callable[[str], object]
+) -> dict[str, Any]:
+    """What a process reports in the end that is told ``order``. Raises BuildError."""
     try:
-        async with asyncio.timeout(timeout_seconds):
-            return await _talk(process, order, on_progress)
-    except TimeoutError:
-        raise BuildError(
-            f"{requirements or python}: was not built within {timeout_seconds:g} s "
-            "(server.build_timeout)"
-        ) from None
+        process = subprocess.Popen(
+            # neither variables nor the working directory decide what it imports
+            [sys.executable, "-I", "-S", "-c", _START, *_find_places()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd="/",
+            **surroundings,
+        )
+    except OSError as error:
+        raise BuildError(f"environments cannot be built: {error}") from error
+    try:
+        return await _talk(process, order, on_progress)
+    except BuildError:
+        raise  # it ends by itself, or has ended
+    except BaseException:
+        _kill(process)
+        raise
     finally:
-        # whoever reaps all children may have been first: its exit code tells nothing
-        await asyncio.to_thread(process.wait)
+        await asyncio.to_thread(_wait, process)
+
+
+def _find_places() -> list[str]:
+    """Where it finds the gateway, and the packages that a worker needs."""
+    places = {str(Path(gateway.__file__).parents[1]): None}
+    return list(places | {str(distribution(name).locate_file("")): None for name in RUNTIME})
 
 
 async def _talk(
     process: subprocess.Popen[bytes], order: dict[str, Any], on_progress: Callable[[str], object]
-) -> Environment:
+) -> dict[str, Any]:
     assert process.stdin is not None  # noqa: S101  for the type checker
-    with process.stdin:
+    with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(json.dumps(order).encode())
-    fault = "the process that builds environments ended without an outcome"
     reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), process.stdout
     )
+    last_words = ""
     try:
         while line := await reader.readline():
-            message = json.loads(line)
-            if "error" in message:
-                fault = message["error"]
-                break
-            if "environment" in message:
-                found = message["environment"]
-                return Environment(**{**found, "uses": tuple(found["uses"])})
-            on_progress(message["progress"])
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it has not ended: nothing was read of that
-        raise
+            message = _read_message(line)
+            if message is None:
+                last_words = _printable(line.decode(errors="replace").strip())
+            elif "error" in message:
+                raise BuildError(_printable(str(message["error"])))
+            elif "progress" in message:
+                on_progress(_printable(str(message["progress"])))
+            else:
+                return message
+    except ValueError as error:
+        raise BuildError("the process that builds environments reports too much") from error
     finally:
         transport.close()
-    raise BuildError(fault)
+    raise BuildError(f"{NO_OUTCOME}: {last_words}" if last_words else NO_OUTCOME)
 
 
-async def collect(root: Path, keep: frozenset[str]) -> list[str]:
-    """Remove the environments that ``keep`` (their ``uses``) does not name; which."""
-    return await asyncio.to_thread(lambda: Cache(root).collect(keep))
+def _read_message(line: bytes) -> dict[str, Any] | None:
+    """None for what is not a report, such as a traceback."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _read_environment(found: object, held: tuple[int, ...]) -> HeldEnvironment:
+    """Raises BuildError where it is none."""
+    if isinstance(found, dict):
+        texts = [found.get(name) for name in ("python", "version", "runtime")]
+        uses = found.get("uses")
+        uses = uses if isinstance(uses, list) else [None]
+        if all(isinstance(text, str) and "\0" not in text for text in (*texts, *uses)):
+            python, version, runtime = map(str, texts)
+            return HeldEnvironment(
+                python=python, version=version, runtime=runtime, uses=tuple(uses), held=held
+            )
+    for descriptor in held:
+        os.close(descriptor)
+    raise BuildError(NO_OUTCOME)
+
+
+def _take(handover: socket.socket) -> tuple[int, ...]:
+    """The open files that came, at most those that are of use."""
+    handover.setblocking(False)  # recv_fds takes no flags, whatever its documentation says
+    try:
+        _, descriptors, _, _ = socket.recv_fds(handover, 1, MOST_HELD)
+    except BlockingIOError:
+        return ()
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return tuple(descriptors)
+
+
+def _printable(text: str) -> str:
+    return _UNPRINTABLE.sub("?", text)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """For its end, whoever reaps it: its exit code tells nothing."""
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        process.wait()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """With all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

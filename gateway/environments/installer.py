@@ -74,7 +74,7 @@ class Installer:
         if self._uv:
             command = [self._uv, "venv", "--quiet", "--no-project", "--python", python.base]
         else:
-            command = [python.base, "-m", "venv"]
+            command = [python.base, "-I", "-m", "venv"]
         self._run(command[0], [*command, str(environment)], environment.parent)
         self._run(
             *("uv" if self._uv else "pip", fill, requirements.parent),
@@ -94,9 +94,9 @@ class Installer:
         if self._uv:
             return [self._uv, "pip", "install", "--compile-bytecode", "--python", python, *what]
         if form is Form.REQUIREMENTS:
-            return [python, "-m", "pip", "install", *what]
+            return [python, "-I", "-m", "pip", "install", *what]
         if form is Form.PYPROJECT:
-            return [python, "-m", "pip", "install", *read_dependencies(requirements)]
+            return [python, "-I", "-m", "pip", "install", *read_dependencies(requirements)]
         raise BuildError(f"{requirements}: pip cannot install from it: install uv")
 
     def install_apart(
@@ -106,7 +106,7 @@ class Installer:
         if self._uv:
             tool = [self._uv, "pip", "install", "--compile-bytecode", "--python", python.path]
         else:
-            tool = [python.base, "-m", "pip", "install"]
+            tool = [python.base, "-I", "-m", "pip", "install"]
         where = ["--target", str(directory), "--only-binary", ":all:"]
         command = [*tool, *where, *requirements]
         self._run("uv" if self._uv else "pip", command, directory.parent)

@@ -25,17 +25,30 @@ _QUESTION = f"""
 import json, os, sys
 told = {{"version": list(sys.version_info[:3])}}
 if sys.version_info >= {OLDEST}:
-    import sysconfig
-    from importlib.metadata import PackageNotFoundError, version
+    import site, sysconfig
+    from importlib.metadata import distributions
     told["abi"] = sysconfig.get_config_var("SOABI")
     told["platform"] = sysconfig.get_platform()
     told["base"] = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    # what site would add to the path, without running what lies there
+    places = site.getsitepackages([sys.base_prefix, sys.base_exec_prefix])
+    home = os.path.dirname(os.path.dirname(os.path.abspath(sys.executable)))
+    try:
+        with open(os.path.join(home, "pyvenv.cfg"), errors="replace") as file:
+            settings = dict(line.lower().replace(" ", "").strip().split("=", 1)
+                            for line in file if "=" in line)
+    except OSError:
+        pass
+    else:
+        if settings.get("include-system-site-packages") != "true":
+            places = []
+        for lib in ("lib64", "lib"):
+            name = "python%d.%d" % sys.version_info[:2]
+            places.insert(0, os.path.join(home, lib, name, "site-packages"))
     told["has"] = {{}}
     for name in {RUNTIME}:
-        try:
-            told["has"][name] = version(name)
-        except PackageNotFoundError:
-            pass
+        for found in distributions(name=name, path=places):
+            told["has"].setdefault(name, found.version)
 print(json.dumps(told))
 """
 
@@ -61,10 +74,11 @@ class Interpreter:
 
 
 def inspect(path: str) -> Interpreter:
-    """Ask the Python at ``path``. Raises BuildError where none runs there, or one too old."""
+    """Ask the Python at ``path``, isolated: it imports nothing but its standard library. Raises
+    BuildError where none runs there, or one too old."""
     try:
         asked = subprocess.run(
-            [path, "-E", "-s", "-c", _QUESTION],
+            [path, "-I", "-S", "-c", _QUESTION],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -72,13 +86,15 @@ def inspect(path: str) -> Interpreter:
             check=True,
         )
         told = json.loads(asked.stdout)
+        version = tuple(told.pop("version"))
     except subprocess.CalledProcessError as error:
         why = (error.stderr.strip() or f"exit code {error.returncode}").splitlines()[-1]
         raise BuildError(f"{path} is no Python that runs: {why}") from error
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{path} did not tell its version within {ASK_SECONDS} s") from error
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise BuildError(f"{path} is no Python that runs: {why}") from error
-    version = tuple(told.pop("version"))
     if version < OLDEST:
         raise BuildError(
             f"{path} is Python {'.'.join(map(str, version))}; a pool needs "

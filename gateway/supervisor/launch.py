@@ -26,6 +26,15 @@ EVERYONES = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR"),
     *("LD_LIBRARY_PATH", "PYTHON*"),
 )
+# where uv and pip find packages, and how they get there
+OF_INSTALLERS = (
+    *("UV_*", "PIP_*", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *(f"{name}_PROXY" for name in ("HTTP", "HTTPS", "ALL", "NO")),
+    *(f"{name}_proxy" for name in ("http", "https", "all", "no")),
+    "PYENV_ROOT",
+)
+# but what one user has put there may not be another's
+OF_CACHES = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_CACHE_DIR", "PIP_CACHE_DIR")
 # another Python would find the gateway's packages by them, or not start at all
 OF_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
@@ -81,6 +90,17 @@ def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str,
         if not pool.group:
             told["extra_groups"] = os.getgrouplist(pool.user, group)
     return told
+
+
+def build_installation(pool: Pool) -> dict[str, Any]:
+    """What ``subprocess.Popen`` is to be told of who builds the pool's environment: its own user,
+    with its own variables, and those that say where packages are. Raises OSError."""
+    told = build_surroundings(pool, None)
+    del told["cwd"]
+    found = select_variables(OF_INSTALLERS)
+    if "user" in told:
+        found = {name: value for name, value in found.items() if name not in OF_CACHES}
+    return told | {"env": found | told["env"]}
 
 
 def find_ids(user: str, group: str) -> tuple[int, int]:

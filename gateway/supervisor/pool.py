@@ -18,7 +18,7 @@ from typing import Any
 from gateway.config.inplace import find_reasons
 from gateway.config.model import Config, Server
 from gateway.environments.cache import Environment
-from gateway.environments.client import find_or_build
+from gateway.environments.client import HeldEnvironment, find_or_build
 from gateway.errors import AppLoadError, BuildError
 from gateway.logs import builds, lifecycle
 from gateway.supervisor import inplace
@@ -26,6 +26,7 @@ from gateway.supervisor.deaths import replace
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.failures import describe_pool
 from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.launch import build_installation
 from gateway.supervisor.patrol import patrol
 from gateway.supervisor.process import Process, Purpose, Report
 from gateway.supervisor.sleep import Alarm, fall_asleep
@@ -103,13 +104,16 @@ class Pool:
         # a connection that was handed over waits for a worker, too
         self._alarm = Alarm((listener, self._handover[1]), self._wake)
         self._is_closed = False
+        self._environments: list[HeldEnvironment] = []
 
-    @property
-    def environments(self) -> set[str]:
-        """The directories of those that it uses."""
+    def let_environments_go(self) -> None:
+        """Those that no generation uses any more may be collected."""
         having = [*self.generations, *([self.previous] if self.previous else [])]
-        used = (g.environment.uses for g in having if g.environment)
-        return {name for uses in used for name in uses}
+        used = {id(generation.environment) for generation in having}
+        for environment in self._environments:
+            if id(environment) not in used:
+                environment.let_go()
+        self._environments = [each for each in self._environments if id(each) in used]
 
     @property
     def config(self) -> Config | None:
@@ -220,17 +224,20 @@ class Pool:
             return None
         place = describe_pool(config)
         try:
-            return await find_or_build(
+            environment = await find_or_build(
                 root=find_environments(config),
                 python=python,
                 requirements=str(pool.requirements or ""),
                 directory=config.directory,
                 for_workers=not pool.command,
+                surroundings=build_installation(pool),
                 on_progress=lambda line: builds.info("%s: %s", place, line),
                 timeout_seconds=config.server.limits.build_timeout_seconds,
             )
-        except BuildError as error:
+        except (BuildError, OSError) as error:
             raise AppLoadError(f"{place}: {error}") from error
+        self._environments.append(environment)
+        return environment
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -372,6 +379,8 @@ class Pool:
         """Close its sockets, once all have ended."""
         for opened in (self.listener, *self._handover):
             opened.close()
+        for environment in self._environments:
+            environment.let_go()
 
     def kill(self) -> None:
         """End all workers at once."""

@@ -26,7 +26,7 @@ from gateway.supervisor.edited import find_stale
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.guide import Guide
-from gateway.supervisor.launch import find_ids
+from gateway.supervisor.launch import find_ids, select_variables
 from gateway.supervisor.memory_kills import MemoryKills
 from gateway.supervisor.pool import Change, Means, Pool, find_environments
 from gateway.supervisor.process import Process, Purpose, Report
@@ -336,12 +336,11 @@ class Pools:
 
     async def _collect(self) -> None:
         """Remove the environments that nobody uses any more."""
-        pools = [*self._pools.values(), *self._closing]
-        used = frozenset(name for pool in pools for name in pool.environments)
-        root = find_environments(self.config)
-        if root.is_dir():
-            for name in await collect(root, used):
-                lifecycle.info("the environment %s is not used any more: removed", name)
+        for pool in [*self._pools.values(), *self._closing]:
+            pool.let_environments_go()
+        with_variables = {"env": select_variables(())}
+        for name in await collect(find_environments(self.config), with_variables):
+            lifecycle.info("the environment %s is not used any more: removed", name)
 
     async def drop(self, change: TableChange) -> None:
         """Leave what was prepared."""

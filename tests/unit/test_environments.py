@@ -23,8 +23,6 @@ from gateway.environments.interpreter import Interpreter, find, inspect
 from gateway.environments.runtime import check_versions, fits_own, list_requirements
 from gateway.errors import BuildError
 
-ROOT = Path(__file__).parents[2]
-
 
 def make_wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
     """A wheel of one module that tells its version."""
@@ -358,17 +356,12 @@ def find_or_build(folder: Path, said: list[str], **more: Any) -> Any:
     return client.find_or_build(
         root=folder / "environments",
         directory=folder,
+        surroundings={},
         on_progress=said.append,
         **{"timeout_seconds": 60.0, **options},
     )
 
 
-@pytest.fixture
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-@pytest.mark.usefixtures("importable")
 def test_who_wants_the_same_waits_for_who_builds_it(builder: Builder) -> None:
     builder.require("hill")
     said: list[str] = []
@@ -382,14 +375,12 @@ def test_who_wants_the_same_waits_for_who_builds_it(builder: Builder) -> None:
     assert sum(line.startswith("waits ") for line in said) >= 1
 
 
-@pytest.mark.usefixtures("importable")
 def test_a_failure_reaches_who_asked(builder: Builder) -> None:
     builder.require("peak==3.0")
     with pytest.raises(BuildError, match="failed: "):
         asyncio.run(find_or_build(builder.folder, []))
 
 
-@pytest.mark.usefixtures("importable")
 def test_the_outcome_counts_even_where_another_reaps_the_process(builder: Builder) -> None:
     """A supervisor waits for every child, so its exit code may be lost."""
     builder.require("peak")
@@ -405,7 +396,6 @@ def test_the_outcome_counts_even_where_another_reaps_the_process(builder: Builde
     assert version_in(asyncio.run(ask())) == "2.0"
 
 
-@pytest.mark.usefixtures("importable")
 def test_a_build_that_takes_too_long_is_ended_with_all_it_started(folder: Path) -> None:
     python = folder / "slow"
     python.write_text(f"#!/bin/sh\necho $$ > {folder}/pid\nexec sleep 600\n")
@@ -432,36 +422,76 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+def let_go(cache: Cache) -> None:
+    while cache.held:
+        os.close(cache.held.pop())
+
+
 def test_what_nobody_uses_is_collected(builder: Builder) -> None:
     builder.require("peak==1.0")
     old = builder.build()
+    let_go(builder.cache)
     builder.require("peak==2.0")
     new = builder.build()
-    assert builder.cache.collect(new.uses) == [old.uses[0]]  # they share what a worker needs
+    assert builder.cache.collect() == [old.uses[0]]  # they share what a worker needs
     assert not Path(old.python).exists()
     assert builder.build() == new
     assert not builder.built
     builder.require("peak==1.0")
     assert version_in(builder.build()) == "1.0"
     assert builder.built == 1
+    let_go(builder.cache)
+    assert set(builder.cache.collect()) == {*old.uses, *new.uses}
 
 
-def test_what_is_being_built_is_not_collected(
-    builder: Builder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_uses_is_not_collected(builder: Builder) -> None:
+    builder.require("peak")
+    builder.build()
+    another = Builder(builder.folder)
+    environment = another.build()
+    let_go(builder.cache)
+    assert builder.cache.collect() == []
+    assert version_in(environment) == "2.0"
+    let_go(another.cache)
+    assert set(builder.cache.collect()) == set(environment.uses)
+
+
+def test_one_that_is_broken_is_built_anew_beside_its_users(builder: Builder) -> None:
     builder.require("peak")
     environment = builder.build()
+    Path(environment.python).unlink()
+    another = Builder(builder.folder)
+    assert version_in(another.build()) == "2.0"
+    assert another.built == 1
+    let_go(builder.cache)  # its lock is on what was thrown away
+    assert builder.cache.collect() == []
+
+
+def test_what_is_being_built_is_not_collected(builder: Builder) -> None:
+    builder.require("peak")
+    environment = builder.build()
+    let_go(builder.cache)
     name = environment.uses[0]
     with open(builder.folder / "environments" / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert name not in builder.cache.collect(())
-    assert name in builder.cache.collect(())
+        assert name not in builder.cache.collect()
+    assert name in builder.cache.collect()
 
 
 def test_collecting_touches_nothing_else(builder: Builder) -> None:
     root = builder.folder / "environments"
     (root / "mine").mkdir()
     (root / "mine.lock").touch()
-    assert builder.cache.collect(()) == []
+    assert builder.cache.collect() == []
     assert (root / "mine.lock").exists()
     assert (root / "mine").exists()
+
+
+def test_an_environment_is_held_until_it_is_let_go(builder: Builder) -> None:
+    builder.require("peak")
+    root = builder.folder / "environments"
+    environment = asyncio.run(find_or_build(builder.folder, []))
+    assert len(environment.held) == 2
+    assert asyncio.run(client.collect(root, {})) == []
+    environment.let_go()
+    assert set(asyncio.run(client.collect(root, {}))) == set(environment.uses)
