@@ -368,7 +368,8 @@ class Server:
     environments: str = setting(
         ".gateway/environments",
         "Where the environments of pools with requirements are built and kept, with what was "
-        "downloaded for them. For this gateway alone: what it no longer uses is removed.",
+        "downloaded for them. Gateways may share it: what none of them uses any more is removed. "
+        "Pools of other users have a part of their own in it.",
         reads="place",
     )
     keep_previous_seconds: float = setting(

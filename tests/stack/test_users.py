@@ -1,6 +1,7 @@
 """Workers of different users, checked by what they may read: one gateway that runs as root."""
 
 import json
+import time
 
 import pytest
 from stacks import Lab
@@ -22,6 +23,12 @@ def files(lab: Lab) -> Lab:
     ran = lab.run_in("users", "sh", "-c", OF_EACH)
     assert ran.exit_code == 0, ran.err
     return lab
+
+
+def fetch(lab: Lab, target: str):
+    """What the app says; None where it does not answer."""
+    ran = lab.run_in("users", "python", "-c", FETCH, f"http://127.0.0.1:8000{target}")
+    return json.loads(ran.out) if ran.exit_code == 0 else None
 
 
 def ask(lab: Lab, target: str):
@@ -47,6 +54,17 @@ def test_a_worker_reads_its_users_files_and_no_others(files: Lab, path):
     assert read == {user: f"of {user}\n" if user == own else None for user in users}
 
 
+def test_packages_are_built_as_their_pools_user_who_sees_no_secret_of_others(files: Lab):
+    deadline = time.monotonic() + 60
+    while (said := fetch(files, "/packaged/?none")) is None:
+        assert time.monotonic() < deadline, "the pool was never served"
+    assert (said["user"], said["group"]) == ("www-data", "www-data")
+    noted = files.run_in("users", "cat", "/tmp/noted")
+    assert set(noted.out.splitlines()) == {"33 33 -"}
+    owner = files.run_in("users", "stat", "-c", "%U %a", "/tmp/environments/user-33")
+    assert owner.out.split() == ["www-data", "700"]
+
+
 BIND = """
 import os, socket
 with socket.socket(socket.AF_UNIX) as listener:
@@ -69,9 +87,10 @@ def test_a_gateway_that_is_not_root_says_what_it_may_not_do(lab: Lab):
         f'/srv/apps/users.yaml:{place}: only root may start workers as "{user}", and the gateway '
         'runs as "gateway": run it as root, or leave out user and group'
         for place, user in (
-            ("11:3: pools.web", "www-data"),
-            ("12:3: pools.nobody", "nobody"),
-            ("13:3: pools.served", "nobody"),
+            ("12:3: pools.web", "www-data"),
+            ("13:3: pools.nobody", "nobody"),
+            ("14:3: pools.served", "nobody"),
+            ("15:3: pools.packaged", "www-data"),
         )
     ]
 
