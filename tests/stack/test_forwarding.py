@@ -83,16 +83,14 @@ def test_a_trusted_proxy_is_believed(lab: Lab):
     assert seen["request_id"] == "forged-1"
 
 
-def test_a_pool_cannot_pass_for_nginx(lab: Lab):
+def test_an_app_cannot_pass_for_nginx(lab: Lab):
     fields = "".join(f"{name}: {value}\r\n" for name, value in FORGED.items())
     head = f"GET /echo HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{fields}\r\n"
     answers = lab.fetch("/forger", "POST", content=head.encode()).json()
     assert len(answers) >= 2, answers
     for seen in answers.values():
         assert (seen["scheme"], seen["fields"]["HTTP_HOST"]) == ("http", "here")
-        assert not {"203.0.113", "evil", "forged"} & set(
-            re.findall("203.0.113|evil|forged", str(seen))
-        )
+        assert not re.search("203.0.113|evil|forged", str(seen))
 
 
 def test_one_request_id_is_in_both_logs_the_answer_and_the_app(lab: Lab):
