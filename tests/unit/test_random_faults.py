@@ -8,7 +8,9 @@ has 200. Times are compared with starts without a fault in the same run, before 
 import os
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ FAULTS = int(os.environ.get("PROOF_FAULTS", "12"))
 SEED = int(os.environ.get("PROOF_SEED", "0")) or random.randrange(1, 1 << 32)
 # A few starts do not tell how long one takes on a machine that does other things too.
 IS_PROOF = FAULTS >= 100
-FACTOR, SLACK_SECONDS = (2.0, SLOW_SECONDS + 1.0) if IS_PROOF else (4.0, 10.0)
+FACTOR, SLACK_SECONDS = (2.0, SLOW_SECONDS + 0.5) if IS_PROOF else (4.0, 10.0)
 # after so many, a start without a fault is timed again
 ROUND = 10
-MOUNTS = 6
+NAMES = [f"m{number}" for number in range(6)]
+# before a start that took too long fails the test
+TIMES = 3
 SECONDS = 120.0
 
 GOOD = """
@@ -75,89 +79,112 @@ def find_mount(gateway: Running, name: str) -> dict[str, Any]:
     return found
 
 
-class Start:
-    """One start with ``kind`` at a random mount, "" for none; ``took`` is how long it was until
-    every other one had answered."""
+@dataclass(frozen=True)
+class Plan:
+    """A start with ``kind`` at the mount ``faulty``; both are "" for none."""
 
-    def __init__(self, folder: Path, kind: str, chance: random.Random) -> None:
+    kind: str
+    faulty: str
+    pool: str
+    workers: int
+
+
+class Start:
+    """One start; ``took`` is how long it was until every mount but the faulty one had answered."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
         folder.mkdir()
-        self.kind = kind
-        self.fault = KINDS[kind] if kind else None
-        names = [f"m{number}" for number in range(MOUNTS)]
-        self.faulty = chance.choice(names) if kind else ""
-        self.well = [name for name in names if name != self.faulty]
-        pool = chance.choice(["", "a"])
-        workers = chance.choice([1, 2])
-        server = f"  reload_on_edit: false\n  workers: {workers}\n"
-        server += f"pools: {{a: {{workers: {workers}}}}}\n" if pool else ""
-        self.what = f"{kind or 'no fault'} at {self.faulty}, pool {pool}, {workers} workers"
+        self.plan = plan
+        self.fault = KINDS[plan.kind] if plan.kind else None
+        server = f"  reload_on_edit: false\n  workers: {plan.workers}\n"
+        server += f"pools: {{a: {{workers: {plan.workers}}}}}\n" if plan.pool else ""
         began = time.monotonic()
         self.gateway = Running(
             folder,
-            "".join(self._write(name, pool) for name in names),
+            "".join(self._write(name) for name in NAMES),
             server,
-            **{name: self._code(name) for name in names},
+            **{name: self._code(name) for name in NAMES},
         )
-        for name in self.well:
-            wait_until(
-                lambda name=name: is_answered(self.gateway, name, b"200"), self.what, SECONDS
-            )
+        for name in NAMES:
+            if name != plan.faulty:
+                self._wait(lambda name=name: is_answered(self.gateway, name, b"200"), name)
         self.took = time.monotonic() - began
 
-    def _write(self, name: str, pool: str) -> str:
-        options = f", pool: {pool}" if pool else ""
-        options += self.fault.options if self.fault and name == self.faulty else ""
+    def _write(self, name: str) -> str:
+        options = f", pool: {self.plan.pool}" if self.plan.pool else ""
+        options += self.fault.options if self.fault and name == self.plan.faulty else ""
         return f"  /{name}: {{app: '{name}:app'{options}}}\n"
 
     def _code(self, name: str) -> str:
-        return (self.fault.code if self.fault and name == self.faulty else "") + "\n" + GOOD
+        return (self.fault.code if self.fault and name == self.plan.faulty else "") + "\n" + GOOD
+
+    def _wait(self, condition: Callable[[], Any], what: str) -> None:
+        wait_until(condition, f"{self.plan}: {what}", SECONDS)
 
     def check(self) -> None:
-        """The faulty one says why."""
+        """The faulty one says why, or serves in the end."""
         if self.fault is None:
             return
+        name, words = self.plan.faulty, self.fault.words
         status = b"200" if self.fault.serves else b"503"
-        wait_until(
-            lambda: is_answered(self.gateway, self.faulty, status), f"{self.what}: its own", SECONDS
-        )
-        if words := self.fault.words:
-            wait_until(
-                lambda: any(
-                    each in find_mount(self.gateway, self.faulty)["error"] for each in words
-                ),
-                f"{self.what}: status says why",
-                SECONDS,
-            )
-            place = find_mount(self.gateway, self.faulty)["place"]
-            assert f"{place}: mounts./{self.faulty}: " in self.gateway.log_text, self.what
-        else:
-            wait_until(lambda: not find_mount(self.gateway, self.faulty)["error"], self.what)
+        self._wait(lambda: is_answered(self.gateway, name, status), "the faulty one")
+        told = lambda: find_mount(self.gateway, name)["error"]  # noqa: E731
+        if not words:
+            self._wait(lambda: not told(), "it has no error any more")
+            return
+        self._wait(lambda: any(each in told() for each in words), "status says why")
+        place = find_mount(self.gateway, name)["place"]
+        assert f"{place}: mounts./{name}: " in self.gateway.log_text, self.plan
+
+
+class Starts:
+    """Each in a folder of its own below ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = count()
+
+    def run(self, plan: Plan) -> float:
+        """How long the others took."""
+        start = Start(self._folder / str(next(self._numbers)), plan)
+        try:
+            start.check()
+        except BaseException:
+            print(start.gateway.log_text)
+            raise
+        finally:
+            start.gateway.end()
+        return start.took
+
+    def judge(self, plan: Plan, took: float, whole: float) -> float:
+        """How many times longer than a start without a fault, ``whole``, it took, where a second
+        passes before anything counts as slow. Fails where that is too long each time; once may be
+        the machine's fault."""
+        for _ in range(TIMES):
+            if took <= FACTOR * whole + SLACK_SECONDS:
+                return (took - SLOW_SECONDS) / whole
+            print(f"{plan}: {took:.2f} s, without a fault {whole:.2f} s; once more")
+            took, whole = self.run(plan), self.run(replace(plan, kind="", faulty=""))
+        raise AssertionError(f"{plan}: {took:.2f} s, without a fault {whole:.2f} s")
+
+
+def choose(kind: str, chance: random.Random) -> Plan:
+    faulty = chance.choice(NAMES) if kind else ""
+    return Plan(kind, faulty, chance.choice(["", "a"]), chance.choice([1, 2]))
 
 
 def test_one_fault_at_a_start_keeps_no_other_mount_waiting(tmp_path: Path) -> None:
     print(f"PROOF_SEED={SEED} PROOF_FAULTS={FAULTS}")
-    chance = random.Random(SEED)
+    chance, starts = random.Random(SEED), Starts(tmp_path)
     kinds = [
         kind for _ in range(0, FAULTS, len(KINDS)) for kind in chance.sample([*KINDS], len(KINDS))
     ]
-    kinds = kinds[:FAULTS]
-    worst = 0.0
+    ratios = []
     for first in range(0, FAULTS, ROUND):
-        took: list[tuple[float, str]] = []
-        healthy = []
-        for number, kind in enumerate(["", *kinds[first : first + ROUND], ""], first):
-            start = Start(tmp_path / f"{first}-{number}", kind, chance)
-            try:
-                start.check()
-            except BaseException:
-                print(start.gateway.log_text)
-                raise
-            finally:
-                start.gateway.end()
-            (took if kind else healthy).append((start.took, start.what))
-        whole = max(healthy)[0]
-        for seconds, what in took:
-            worst = max(worst, (seconds - SLOW_SECONDS) / whole)
-            longest = FACTOR * whole + SLACK_SECONDS
-            assert seconds <= longest, f"{what}: {seconds:.2f} s, without a fault {whole:.2f} s"
-    print(f"the slowest start took {worst:.2f} times as long as one without a fault, plus 1 s")
+        plans = [choose(kind, chance) for kind in kinds[first : min(first + ROUND, FAULTS)]]
+        whole = starts.run(choose("", chance))
+        took = [starts.run(plan) for plan in plans]
+        whole = max(whole, starts.run(choose("", chance)))
+        ratios += [starts.judge(p, seconds, whole) for p, seconds in zip(plans, took, strict=True)]
+    print(f"others took at most {max(ratios):.2f} times as long as without a fault, plus 1 s;")
+    print(f"half of them at most {sorted(ratios)[len(ratios) // 2]:.2f} times")
