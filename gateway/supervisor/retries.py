@@ -49,8 +49,8 @@ class Retrier:
             self._end_outages(ready)
             self._exchange(ready, now)
             self._part(ready, loading, now)
-        elif loading and all(is_slow(child, now) for child in loading):
-            self._pass_by(loading)
+        elif len(loading) == len(generation.crew):  # else one is about to serve
+            self._pass_by(loading, now)
         if ready or not loading:
             self._try(now)
 
@@ -93,14 +93,19 @@ class Retrier:
             self._spares += 1
             self._start_beside(is_spare=True)
 
-    def _pass_by(self, loading: list[Process]) -> None:
-        """Nobody serves, and all wait for a mount each: one begins that leaves these out."""
+    def _pass_by(self, loading: list[Process], now: float) -> None:
+        """Nobody serves: where a mount takes long, one begins that leaves it out."""
         generation = self._generation
         why = "it has not loaded so far, and others serve meanwhile"
-        slow = {child.loading: why for child in loading}
+        slow = {child.loading: why for child in loading if is_slow(child, now)}
         left_out = generation.outages.left_out | slow
+        # whoever is on its way will wait there too, unless it leaves out the same
+        is_begun = any(
+            slow.keys() <= child.left_out.keys() for child in loading if not is_slow(child, now)
+        )
         is_worth_it = any(mount.name not in left_out for mount in generation.config.mounts)
-        if is_worth_it and len(generation.crew) < generation.size + MOST_BESIDE:
+        beside = sum(child in loading for child in self._beside)
+        if slow and is_worth_it and not is_begun and beside < MOST_BESIDE:
             lifecycle.warning(
                 "%s: still loading; a further worker starts without it, so that others serve",
                 ", ".join(describe_place(generation.config, name) for name in slow),

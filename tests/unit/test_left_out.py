@@ -1,5 +1,6 @@
 """Mounts that do not load at a start cost nobody but themselves, and come back by themselves."""
 
+import asyncio
 import os
 import signal
 import time
@@ -8,13 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import running
 from running import Running, wait_until
 
+from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
+from gateway.limits import MountLimits
+from gateway.supervisor.generation import Generation
 from gateway.supervisor.outages import FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, Outages
+from gateway.supervisor.process import ChildState, Purpose
+from gateway.supervisor.retries import SLOW_SECONDS, Retrier
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
@@ -381,3 +388,76 @@ def test_a_mount_is_tried_again_whether_it_ends_its_worker_or_only_fails(is_alon
         assert outages.begin_due(moment + 100, ()) == "/a"
         outages.note_error(report("no database"), moment + 100, took=1.0, is_trial=True)
         assert outages.left_out == {}
+
+
+# --- what loads for long ----------------------------------------------------------------------
+
+
+class Loading:
+    """A generation whose workers are none, each at the mount that it is told to be at."""
+
+    def __init__(self, tmp_path: Path, size: int) -> None:
+        mounts = tuple(
+            Mount(each, None, each, RedirectTarget("/"), MountLimits(), Where(1, 1))
+            for each in ("/a", "/b", "/c")
+        )
+        config = Config(str(tmp_path), tmp_path, Server(workers=size), mounts)
+        self.generation = Generation(1, config, self._start)
+        self.generation.serve()
+        self.purposes: list[set[str]] = []
+        self.retrier = Retrier(self.generation)
+
+    def _start(self, _: Generation, purpose: Purpose) -> Any:
+        self.purposes.append(set(purpose.left_out))
+        return SimpleNamespace(
+            pid=len(self.purposes),
+            state=ChildState.LOADING,
+            started=time.monotonic(),
+            lacks=frozenset(),
+            loading="",
+            loading_since=0.0,
+            trial="",
+            may_serve=True,
+        )
+
+    def add(self, mount: str, seconds: float) -> Any:
+        """One that has been loading this mount for so long."""
+        child: Any = self.generation.spawn()
+        self.put(child, mount, seconds)
+        return child
+
+    def put(self, child: Any, mount: str, seconds: float) -> None:
+        child.started = child.loading_since = time.monotonic() - seconds
+        child.loading = mount
+
+
+def test_others_start_without_what_loads_for_long_one_at_a_time(tmp_path: Path) -> None:
+    async def look() -> None:
+        loading = Loading(tmp_path, 2)
+        loading.add("/a", 2 * SLOW_SECONDS)
+        loading.add("/a", 0.0)  # it will wait there, too
+        for _ in range(3):
+            loading.retrier.look()
+        assert loading.purposes == [set(), set(), {"/a"}]
+        # the one beside them is slow at another
+        loading.put(loading.generation.children[3], "/b", 2 * SLOW_SECONDS)
+        for _ in range(3):
+            loading.retrier.look()
+        assert loading.purposes[3:] == [{"/a", "/b"}]
+        # nothing is left that another could serve
+        loading.put(loading.generation.children[4], "/c", 2 * SLOW_SECONDS)
+        loading.retrier.look()
+        assert len(loading.purposes) == 4
+
+    asyncio.run(look())
+
+
+def test_who_is_about_to_serve_is_waited_for(tmp_path: Path) -> None:
+    async def look() -> None:
+        loading = Loading(tmp_path, 2)
+        loading.add("/a", 2 * SLOW_SECONDS)
+        loading.add("", 0.0).state = ChildState.LOADED
+        loading.retrier.look()
+        assert len(loading.purposes) == 2
+
+    asyncio.run(look())
