@@ -19,6 +19,8 @@ from gateway.supervisor.control import ask
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 WAIT_SECONDS = 20.0
+# a start may need several tries, on a machine that does much else
+START_SECONDS = 120.0
 
 SERVER = """\
 server:
@@ -80,7 +82,7 @@ class Running:
             preexec_fn=before,
         )
         try:
-            wait_until(self.is_ready, "the gateway is ready")
+            wait_until(self.is_ready, "the gateway is ready", START_SECONDS)
         except BaseException:
             self.end()  # nobody else could
             print(self.log_text)

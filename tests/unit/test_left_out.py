@@ -26,7 +26,7 @@ from gateway.supervisor.retries import SLOW_SECONDS, Retrier
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
 # a busy machine loads its workers several times over
-SECONDS = 60.0
+SECONDS = 120.0
 
 GOOD = """
 def app(environ, start_response):
@@ -57,7 +57,10 @@ def write_mounts(names: list[str], pool: str = "") -> str:
 
 
 def serves(gateway: Running, names: list[str]) -> bool:
-    return all(b" 200 " in gateway.ask(f"/{name}").partition(b"\r\n")[0] for name in names)
+    try:
+        return all(b" 200 " in gateway.ask(f"/{name}").partition(b"\r\n")[0] for name in names)
+    except TimeoutError:  # it waits in the kernel for a worker
+        return False
 
 
 def find_trouble(gateway: Running) -> dict[str, dict[str, Any]]:
@@ -103,7 +106,7 @@ def test_a_crash_a_hang_and_an_error_at_a_start_cost_their_mounts_alone(
     names = [name(number) for number in range(20)]
     bad = {names[3]: EXITS, names[9]: HANGS, names[16]: RAISES}
     well = [each for each in names if each not in bad]
-    server = f"{MANUAL}  workers: 2\n" + ("pools: {a: {workers: 2}}\n" if pool else "")
+    server = MANUAL + ("pools: {a: {workers: 2}}\n" if pool else "  workers: 2\n")
     gateway = start(write_mounts(names, pool), server, **dict.fromkeys(names, GOOD) | bad)
     wait_until(lambda: serves(gateway, well), "the others serve", SECONDS)
     # so nobody has waited for the one that hangs
@@ -285,8 +288,7 @@ def test_requests_wait_for_a_front_worker_that_is_only_replaced(start: Start) ->
         pids = gateway.children()
         kill_all(gateway)
         wait_until(lambda pids=pids: not pids & gateway.children(), "it has gone")
-        began = time.monotonic()
-        assert b" 200 " in gateway.ask().partition(b"\r\n")[0], time.monotonic() - began
+        assert b" 200 " in gateway.ask().partition(b"\r\n")[0]
 
 
 # --- when it is tried again -------------------------------------------------------------------
