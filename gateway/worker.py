@@ -42,6 +42,7 @@ import gevent
 from gevent import socket
 from gevent.queue import Empty, SimpleQueue
 
+from gateway import lifecycle
 from gateway.access_log import AccessLog
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.debugger import give_terminal
@@ -80,6 +81,8 @@ STOP = "stop"
 MAIN = "main"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
+# how often one that serves no more looks whether what its apps do beside requests has ended
+SETTLING_LOOK_SECONDS = 0.01
 
 
 def main() -> int:
@@ -133,6 +136,7 @@ def work(
     def note(name: str, text: str) -> None:
         send(control, {"event": "noted", "mount": name, "text": text})
 
+    lifecycle.own.move(lifecycle.LOADING)
     table, mounts, report = load(
         config, lambda name: send(control, {"event": "loading", "mount": name}), note, left_out
     )
@@ -155,6 +159,7 @@ def work(
     Watchdog(service, errors).start()
     part_at_fork(service, is_patched=not THREADS)
     gevent.spawn(take_orders, control, orders)
+    lifecycle.own.move(lifecycle.STANDBY)
     send(control, {"event": "loaded", "mounts": report})
     code: int = outlast(
         gevent.spawn(Worker(config, service, listener, control, handover).run, orders)
@@ -210,10 +215,10 @@ def outlast(running: Any) -> Any:
 
 class Worker:
     """Obeys: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration and ``apply`` it,
-    ``quarantine`` mounts, ``find`` what is loaded, note that other workers were ``reloaded``, and
-    that mounts which have not loaded are ``put_off``.
+    ``find`` what is loaded, ``quarantine`` mounts, note that other workers were ``reloaded``, that
+    mounts which have not loaded are ``put_off``, and that its apps may ``serve`` by themselves.
 
-    Each order but the last two is answered when it is done, by an event.
+    Each order but the last four is answered when it is done, by an event.
     """
 
     def __init__(
@@ -257,6 +262,7 @@ class Worker:
             "find": self._find,
             "reloaded": self._note_reload,
             "put_off": self._put_off,
+            "serve": self._serve,
         }
         seconds: float | None = None
         while not self._server.has_retired():
@@ -268,10 +274,25 @@ class Worker:
                 obey[word](rest)
                 seconds = RETIRED_LOOK_SECONDS if word == "retire" else seconds
         self._let_listen(is_on=False)
+        self._move(lifecycle.LEAVING)
         if self._has_accepted:
             cut = self._server.drain(self._service.limits.drain_timeout_seconds)
             send(self._control, {"event": "drained", "cut": cut})
+        self._settling.join()
         return 0
+
+    def _serve(self, _: str) -> None:
+        lifecycle.own.move(lifecycle.SERVING)
+
+    def _move(self, state: str) -> None:
+        """Have the apps stop what they do by themselves, and report once they have."""
+        lifecycle.own.move(state)
+        self._settling = gevent.spawn(self._settle)
+
+    def _settle(self) -> None:
+        while not lifecycle.own.is_settled():
+            gevent.sleep(SETTLING_LOOK_SECONDS)
+        send(self._control, {"event": "settled"})
 
     def _let_listen(self, *, is_on: bool) -> None:
         if self._live is not None:
@@ -292,10 +313,12 @@ class Worker:
 
     def _pause(self, pickled: str) -> None:
         self._let_listen(is_on=False)
+        self._move(lifecycle.STANDBY)
         self._server.pause(hands_over=pickle.loads(b64decode(pickled)))
         send(self._control, {"event": "paused"})
 
     def _retire(self, _: str) -> None:
+        self._move(lifecycle.LEAVING)
         self._server.retire()
         send(self._control, {"event": "retired"})
 

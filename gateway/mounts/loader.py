@@ -15,6 +15,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
+from gateway import lifecycle
 from gateway.config.model import (
     AppTarget,
     Mount,
@@ -156,7 +157,8 @@ class _Imports:
         module = target.import_string.partition(":")[0]
         setting = target.env.get(VARIABLE, "")
         footprint = self._footprint.watched(lambda text: self._note(name, text))
-        with footprint, self._project.loading(name, module, setting):
+        lives = lifecycle.own.loading(name)
+        with lives, footprint, self._project.loading(name, module, setting):
             return load_app(target.import_string, self._pool)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from gateway.config.model import Config, as_path
 from gateway.environments.cache import Environment
+from gateway.lifecycle import CALLBACK_SECONDS
 from gateway.supervisor.last_lines import LastLines
 from gateway.supervisor.launch import build_command, build_surroundings
 from gateway.supervisor.process import ChildState, Process, Purpose, Report
@@ -28,6 +29,8 @@ from gateway.uncaught import report_own
 
 # of what a trial wrote before its end: a crash in C writes the stack of each thread
 MOST_LINES = 50
+# for apps to end what they do beside requests: longer than the worker gives them
+SETTLE_SECONDS = 2 * CALLBACK_SECONDS
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -49,6 +52,7 @@ class Child(Process):
     ) -> None:
         super().__init__(config, config.server.limits.max_connections, on_report)
         self._place = place
+        self._activations = 0
         self.address = f"unix:{place}" if place else ""
         ours, theirs = socket.socketpair()
         descriptors = (
@@ -95,6 +99,33 @@ class Child(Process):
         if self._writer is not None:
             rest = b" " + b64encode(to_bytes(value)) if value is not None else b""
             self._writer.write(word.encode() + rest + b"\n")
+
+    def activate(self) -> None:
+        self.is_active = True
+        self._activations += 1
+        self.order("serve")
+
+    def pause(self, *, hands_over: bool) -> None:
+        super().pause(hands_over=hands_over)
+        self._expect_settled()
+
+    def retire(self) -> None:
+        super().retire()
+        self._expect_settled()
+
+    def terminate(self) -> None:
+        super().terminate()
+        self._expect_settled()
+
+    def _expect_settled(self) -> None:
+        """One that is wedged does not say so: others may serve in its place all the same."""
+        if self.is_active:
+            loop = asyncio.get_running_loop()
+            loop.call_later(SETTLE_SECONDS, self._give_up_on, self._activations)
+
+    def _give_up_on(self, activation: int) -> None:
+        if self.is_active and self._activations == activation:
+            self.on_report(self, {"event": "settled"})
 
     @property
     def last_words(self) -> str:

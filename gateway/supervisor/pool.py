@@ -31,6 +31,7 @@ from gateway.supervisor.patrol import patrol
 from gateway.supervisor.process import Process, Purpose, Report
 from gateway.supervisor.sleep import Alarm, fall_asleep
 from gateway.supervisor.sockets import Pair, open_handover
+from gateway.supervisor.succession import hand_on
 from gateway.supervisor.tasks import keep_up
 
 # Workers that are kept, or have requests in flight, keep their memory: many quick edits must not
@@ -164,6 +165,7 @@ class Pool:
         self._mind_door(generation)
         if generation not in self.generations:
             self.generations.append(generation)  # it was asleep
+        hand_on(self.current, self.generations)
         self._start_task(self._rest(generation))
 
     async def _rest(self, generation: Generation) -> None:
@@ -202,6 +204,7 @@ class Pool:
 
     def _note_change(self, generation: Generation) -> None:
         self._mind_door(generation)
+        hand_on(self.current, self.generations)
         self._on_change()
 
     def _mind_door(self, generation: Generation) -> None:

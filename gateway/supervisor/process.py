@@ -76,7 +76,9 @@ class Process:
     why the supervisor has ended it. ``cause`` is known once it has ended by no order: None also
     for one that somebody else has ended. ``loading`` is the mount that it loads now, "" for none;
     ``loaded_bytes`` the memory that it took with all of them loaded. ``accepts``: whether it may
-    still take connections. ``address`` is where the front workers are to ask it, "" where that is
+    still take connections, ``is_active`` whether its apps may do something beside requests, such as
+    running a scheduler: no longer once it has ``settled``. ``address`` is where the front workers
+    are to ask it, "" where that is
     its pool's socket.
 
     ``loading_since`` is the moment at which it began with ``loading``. ``lacks`` are the mounts
@@ -105,6 +107,7 @@ class Process:
         self.trial = ""
         self.may_serve = True
         self.accepts = False
+        self.is_active = False
         self.address = ""
         self.config = self.applied = config
         self.reason = ""
@@ -175,6 +178,10 @@ class Process:
         if self.state is ChildState.PAUSED:
             self.state = ChildState.LOADED
         self.order("accept")
+
+    def activate(self) -> None:
+        """Have its apps begin what they do beside requests; a server of another make decides by
+        itself."""
 
     def pause(self, *, hands_over: bool) -> None:
         """Have it accept no more and stay loaded, and give its idle connections to those that

@@ -36,6 +36,8 @@ def take_report(generation: Generation, child: Process, report: Report) -> None:
             child.accepts = generation.was_asked = True
             generation.trouble = ""
         _tell_when_ready(generation)
+    elif event == "settled":
+        child.is_active = False
     elif event in ("paused", "retired"):
         child.accepts = False
     elif event == "drained" and report["cut"]:
