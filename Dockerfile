@@ -31,16 +31,19 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 COPY deploy/link.py /opt/gateway/deploy/
 COPY gateway /opt/gateway/gateway
-RUN python -m compileall -q /opt/gateway/gateway && python /opt/gateway/deploy/link.py /opt/gateway
+# A checkout has the modes of whoever made it: the gateway's user may read all, whatever the umask was.
+RUN python -m compileall -q /opt/gateway/gateway && python /opt/gateway/deploy/link.py /opt/gateway \
+ && chmod -R a+rX /opt/gateway
 
 USER 10001:10001
 WORKDIR /srv
 STOPSIGNAL SIGTERM
 
-# Ready, not merely alive: nginx waits for it. By bash alone, which costs a tenth of a Python.
-# The interval is short because engines before version 25 know no other one for the start.
-HEALTHCHECK --interval=2s --timeout=3s --start-period=30s --retries=3 CMD ["bash", "-c", \
-    "exec 3<>/dev/tcp/127.0.0.1/8001 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 2 _ status _ <&3 && [ \"$status\" = 200 ]"]
+# Ready, not merely alive. By bash alone, which costs a tenth of a Python. The start has three times
+# the default start_timeout; the first success ends it. The interval is short because engines before
+# version 25 know no other one for the start. A busy machine is no fault: ten failures in a row are.
+HEALTHCHECK --interval=2s --timeout=10s --start-period=3m --retries=10 CMD ["bash", "-c", \
+    "exec 3<>/dev/tcp/127.0.0.1/8001 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 9 _ status _ <&3 && [ \"$status\" = 200 ]"]
 
 # On a socket that nginx shares, in a directory whose group nginx is in. What other containers and
 # the apps' own processes send there is not believed: the kernel knows nginx's user.

@@ -39,8 +39,7 @@ help:
 
 up:
 	@if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then \
-		docker compose up --build --wait --wait-timeout 120 || { docker compose logs --tail 40; exit 1; }; \
-		echo "The gateway answers on http://localhost:$$(docker compose port nginx 8080 | sed 's/.*://')/"; \
+		deploy/up; \
 	else \
 		echo "No Docker engine with Compose answers: running the gateway alone, as make run does."; \
 		$(MAKE) --no-print-directory run; \

@@ -60,7 +60,11 @@ def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: P
     status = commands.add_parser(
         "status", parents=[table], help="tell its generations, workers, mounts and last reload"
     )
-    status.add_argument("--json", action="store_true", help="for machines")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for machines")
+    form.add_argument(
+        "--failed", action="store_true", help="only the mounts that do not serve, and why"
+    )
     status.set_defaults(run=run_status)
     stop = commands.add_parser(
         "stop", parents=[table], help="let its requests in flight finish, and end it"
@@ -155,6 +159,9 @@ def run_status(options: argparse.Namespace) -> int:
     report = ask_gateway(options.config, "status")
     if options.json:
         print(escape_controls(json.dumps(report, indent=2, ensure_ascii=False)))
+    elif options.failed:
+        for line in describe_troubles(report["mounts"]):
+            show(line.strip())
     else:
         show("\n".join(describe_status(report)))
     return 0

@@ -37,6 +37,10 @@ def _why_unreadable(exc: Exception) -> str:
         return "no such file: name the table with -c FILE"
     if isinstance(exc, IsADirectoryError):
         return "a directory: name the table in it with -c FILE"
+    if isinstance(exc, PermissionError):
+        # by name alone: in a container the path is another
+        folder = Path(os.path.abspath(str(exc.filename))).parent.name  # noqa: PTH100
+        return f'user {os.geteuid()} may not read it: try "chmod -R a+rX {folder}"'
     reason = getattr(exc, "strerror", None) or "not a path"
     return f"cannot be read: {reason.lower()}"
 

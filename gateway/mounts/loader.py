@@ -29,7 +29,7 @@ from gateway.errors import AppLoadError
 from gateway.http.error_page import build_error_page
 from gateway.mounts.callables import APP_NAMES, find_call_fault, find_fault, guess_in
 from gateway.mounts.footprint import Footprint
-from gateway.mounts.packages import advise_package
+from gateway.mounts.packages import advise_mode, advise_package
 from gateway.mounts.pass_env import advise_variable
 from gateway.mounts.projects import VARIABLE, DjangoProject
 from gateway.mounts.redirect import Redirect
@@ -214,7 +214,8 @@ def _explain(import_string: str, module_name: str, error: BaseException, pool: P
     ):
         if "is not a package" in error.msg:  # another module of that name comes first
             return f"{import_string}: {error.msg}"
-        return f"{import_string}: there is no module {error.name} on sys.path"
+        hint = advise_mode(error.name)
+        return f"{import_string}: there is no module {error.name} on sys.path{hint}"
     if isinstance(error, SystemExit):
         return f"{import_string}: the app called sys.exit({error.code!r}) while it was loaded"
     try:
@@ -227,6 +228,8 @@ def _explain(import_string: str, module_name: str, error: BaseException, pool: P
     if isinstance(error, ModuleNotFoundError) and error.name:
         hint = advise_package(error.name, pool)
     hint = hint or advise_variable(error, pool)
+    if isinstance(error, PermissionError) and str(error.filename).endswith(".py"):
+        hint = hint or f'try "chmod a+r {error.filename}"'
     return f"{explained} ({hint})" if hint else explained
 
 

@@ -5,6 +5,7 @@ Owns that advice. Refuses to know why it is asked for.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +54,19 @@ def advise_package(module: str, pool: Pool) -> str:
     if not (root / "Makefile").is_file():  # the image
         return f'add {package} to apps/requirements.txt and run "make up"'
     return install
+
+
+def advise_mode(module: str) -> str:
+    """Of a package's folder that is on ``sys.path`` but closed to this user, in which Python finds
+    nothing (importlib takes what it may not look at for missing); "" where there is none."""
+    parts = module.split(".")
+    for entry in sys.path:
+        for depth in range(1, len(parts) + 1):
+            # not pathlib, which raises for what lies in a closed folder
+            folder = os.path.join(entry, *parts[:depth])  # noqa: PTH118
+            if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112
+                return f': user {os.geteuid()} may not read {folder}: try "chmod -R a+rX {folder}"'
+    return ""
 
 
 def _is_there(module: str) -> bool:

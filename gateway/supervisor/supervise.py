@@ -18,6 +18,7 @@ from gateway.debugger import Terminal
 from gateway.errors import ConfigError
 from gateway.logs import builds, lifecycle, passing_on
 from gateway.supervisor.admin import AdminServer
+from gateway.supervisor.container import RESTARTED, leads_container
 from gateway.supervisor.control import Answer, Question, Tell, serve_control
 from gateway.supervisor.deaths import bury
 from gateway.supervisor.failures import describe_mounts
@@ -217,7 +218,9 @@ class Supervisor:
             return {"exit_code": 2, "messages": error.problems}
         return {"exit_code": 10 if plan else 0, "messages": plan.describe()}
 
-    async def _on_stop(self, _: Question, __: Tell) -> Answer:
+    async def _on_stop(self, _: Question, tell: Tell) -> Answer:
+        if leads_container():
+            tell(RESTARTED)
         if not self._is_stopping:
             self._on_stop_signal()
         await asyncio.Event().wait()  # the end of the process is the answer

@@ -18,8 +18,8 @@ PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMED = [str(page.relative_to(ROOT)) for page in PAGES]
 # what a page has its reader make, or shows as an example
 NOT_HERE = {"apps/since.py"}
-# a message of nginx that begins like a command
-MESSAGES = {"gateway could not be resolved"}
+# what begins like a command
+MESSAGES = {"gateway is not healthy"}
 # where a container has what is in apps/ here
 IN_CONTAINER = "/srv/apps"
 

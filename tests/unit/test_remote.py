@@ -90,6 +90,15 @@ def test_status_names_what_failed_and_its_workers(run: Run) -> None:
     assert "\n".join(describe_status(report)).startswith("gateway      ready, pid ")
 
 
+def test_status_of_what_failed_alone(run: Run, gateway: Running) -> None:
+    code, out, err = run("status", "--failed")
+    assert (code, err) == (0, "")
+    place = f"{gateway.folder}/mounts.yaml:"
+    [line] = out.splitlines()
+    assert line.startswith(place)
+    assert "mounts./broken: broken:app: ZeroDivisionError: division by zero" in line
+
+
 def test_plan_tells_what_an_edit_would_change(run: Run, gateway: Running, tmp_path: Path) -> None:
     nothing = "nothing changes in the table; `gateway reload` loads the code anew\n"
     assert run("plan") == (0, nothing, "")
