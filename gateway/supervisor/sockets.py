@@ -44,6 +44,9 @@ def open_listener(address: str, key: str) -> socket.socket:
         reason = error.strerror or str(error)
         if error.errno == errno.EADDRINUSE and Path(address.removeprefix("unix:")).is_socket():
             reason = "another process answers there"
+        elif error.errno == errno.EACCES and address.startswith("unix:"):
+            folder = Path(address.removeprefix("unix:")).parent
+            reason += f': have user {os.geteuid()} own {folder}: "chown {os.geteuid()} {folder}"'
         raise ConfigError([f"{key}: cannot listen on {address}: {reason}"]) from error
 
 

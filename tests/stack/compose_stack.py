@@ -84,6 +84,23 @@ class Stack:
             text=True,
         )
 
+    def begin_up(self) -> "subprocess.Popen[str]":
+        """What `make up` runs, begun; its stdout is a pipe, what Compose says goes nowhere."""
+        return subprocess.Popen(
+            ["deploy/up"],
+            cwd=ROOT,
+            env=self.shell_environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    @property
+    def shell_environ(self) -> dict[str, str]:
+        """With it a plain `docker compose` means this project, in whatever directory."""
+        named = {"COMPOSE_PROJECT_NAME": self.project, "COMPOSE_FILE": ":".join(self._files[1::2])}
+        return {**self._environ, **named}
+
     def compose_command(self, *arguments: str) -> list[str]:
         return [
             *("docker", "compose", "--ansi", "never", "--project-directory", str(ROOT)),

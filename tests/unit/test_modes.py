@@ -13,6 +13,7 @@ import pytest
 from gateway.config.read import read_config
 from gateway.errors import AppLoadError, ConfigError
 from gateway.mounts.loader import load_app
+from gateway.supervisor.sockets import open_listener
 
 STRANGER = 65534
 
@@ -28,6 +29,20 @@ def as_ordinary_user() -> Iterator[int]:
         yield STRANGER
     finally:
         os.setresuid(0, 0, 0)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="takes root, who may become another user")
+def test_a_folder_for_sockets_that_is_not_the_gateways_own(apps: Path) -> None:
+    address = f"unix:{apps}/http.sock"
+    with as_ordinary_user() as user, pytest.raises(ConfigError) as refused:
+        open_listener(address, "server.listen")
+    assert refused.value.problems == [
+        f"server.listen: cannot listen on {address}: Permission denied: "
+        f'have user {user} own {apps}: "chown {user} {apps}"'
+    ]
+    os.chown(apps, user, -1)
+    with as_ordinary_user():
+        open_listener(address, "server.listen").close()
 
 
 @pytest.fixture
