@@ -282,19 +282,26 @@ def collect(root: Path) -> list[str]:
     return asyncio.run(client.collect(root, {"env": {}}))
 
 
-def test_collecting_in_a_users_directory_takes_nothing_that_is_not_the_users(site: Path) -> None:
+@pytest.mark.parametrize("what", ["environment", "lock", "within"])
+def test_collecting_in_a_users_directory_takes_nothing_that_is_not_the_users(
+    site: Path, what: str
+) -> None:
     root = site / "environments"
     home = open_home(root, NOBODY.pw_uid, NOBODY.pw_gid)
     elsewhere = site / "elsewhere"
     elsewhere.mkdir()
     for name in ("complete", "file"):
         (elsewhere / name).write_text("precious")
-    (home / NAME).symlink_to(elsewhere)
-    (home / f"{NAME}.lock").touch()
-    linked = NAME.replace("0", "1")
-    (home / linked).mkdir()
-    (home / linked / "link").symlink_to(elsewhere)
-    (home / f"{linked}.lock").symlink_to(elsewhere / "file")
+        (elsewhere / name).chmod(0o666)
+    if what == "environment":
+        (home / NAME).symlink_to(elsewhere)
+    else:
+        (home / NAME).mkdir()
+        (home / NAME / "link").symlink_to(elsewhere)
+    if what == "lock":
+        (home / f"{NAME}.lock").symlink_to(elsewhere / "file")
+    else:
+        (home / f"{NAME}.lock").touch()
     own(home)
     collect(root)
     assert {path.name: path.read_text() for path in elsewhere.iterdir()} == {
