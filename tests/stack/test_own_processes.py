@@ -17,7 +17,7 @@ from wire import Connection, build_request, wait_until
 BUILD_SECONDS = 120
 # RFC 6455 §1.3
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-TEXT, BINARY, CLOSE = 1, 2, 8
+TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,14 @@ class WebSocket:
         self._socket.sendall(bytes([0x80 | kind]) + length + mask + masked)
 
     def receive(self) -> tuple[int, bytes]:
-        """The kind and the content of the next frame."""
-        first, size = self._reader.read(2)
-        if size == 126:
-            [size] = struct.unpack(">H", self._reader.read(2))
-        return first & 0x0F, self._reader.read(size)
+        """The kind and the content of the next frame. Uvicorn's pings, one in 20 s, are none."""
+        while True:
+            first, size = self._reader.read(2)
+            if size == 126:
+                [size] = struct.unpack(">H", self._reader.read(2))
+            content = self._reader.read(size)
+            if first & 0x0F != PING:
+                return first & 0x0F, content
 
     def close(self) -> None:
         self._reader.close()
