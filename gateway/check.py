@@ -27,6 +27,7 @@ from gateway.supervisor.places import find_control
 from gateway.supervisor.pools import Pools
 from gateway.supervisor.sockets import open_pool_listener, raise_descriptor_limit
 from gateway.supervisor.tasks import start
+from gateway.supervisor.warnings import find_unresolved, find_warnings
 from gateway.uncaught import explain
 
 # for a running gateway to answer in; it does at once, unless it is stopped
@@ -39,10 +40,14 @@ def check(config: Config, *, loads: bool, starts: bool = False) -> int:
     """Say that all is well, 0, with what was not tried, and what the running gateway reports;
     raises AppLoadError. ``loads``: the apps too, and not the table alone; ``starts``: commands
     too. More than 128: it was ended by a signal."""
+    warnings = find_warnings(config) + (find_unresolved(config) if loads else [])
+    for warning in warnings:
+        print(hide_controls(warning), file=sys.stderr)
     if loads and (ended_by := load(config, starts=starts)):
         print(f"gateway: ended by {signal.Signals(ended_by).name}", file=sys.stderr)
         return 128 + ended_by
-    print(f"{config.source}: {len(config.mounts)} mounts, no problems")
+    number = f", warnings: {len(warnings)}" if warnings else ""
+    print(f"{config.source}: {len(config.mounts)} mounts, no problems{number}")
     if loads:
         tell_untried(config, starts=starts)
         tell_unwell(config)

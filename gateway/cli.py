@@ -318,6 +318,7 @@ def split_url(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").rstrip(".")
+        host = host if host.isascii() else host.encode("idna").decode()
     except ValueError as error:
         raise ConfigError([f"{url}: not a URL: {error}"]) from error
     if not url.startswith("/") and not parts.netloc:

@@ -521,7 +521,7 @@ class Config:
     ``directory`` is its own, absolute; apps are imported from there.
 
     ``is_dev`` and ``is_live`` come from the command line alone: what a table says is for strangers
-    too.
+    too. ``unused_pools`` are those of the table that no mount names.
     """
 
     source: str
@@ -532,3 +532,4 @@ class Config:
     pool: Pool = Pool(name="main")
     is_dev: bool = False
     is_live: bool = False
+    unused_pools: tuple[Pool, ...] = field(default=(), compare=False)

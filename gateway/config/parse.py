@@ -44,7 +44,15 @@ def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, 
     else:
         problems.add(root, "mounts", 'missing: add "mounts:" and a mount such as "/: welcome:app"')
     problems.raise_any()
-    return Config(source=source, directory=directory, server=server, mounts=mounts, pools=used)
+    names = {pool.name for pool in used}
+    return Config(
+        source=source,
+        directory=directory,
+        server=server,
+        mounts=mounts,
+        pools=used,
+        unused_pools=tuple(pool for pool in pools.values() if pool.name not in names),
+    )
 
 
 def _section(reader: Reader, sections: Pairs, name: str) -> Pairs:

@@ -29,6 +29,7 @@ def cut(
             server=_server_of(config.server, pool, find_socket(pool.name)),
             mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if _pool_of(m) == pool.name),
             pools=(),
+            unused_pools=(),
             pool=replace(complete(pool, config.server), admission=ANY),
         )
         for pool in config.pools
@@ -36,7 +37,7 @@ def cut(
     pools = {pool.name: pool for pool in config.pools}
     front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
     main = complete(config.pool, config.server)
-    front_config = replace(config, mounts=front, pools=(), pool=main)
+    front_config = replace(config, mounts=front, pools=(), unused_pools=(), pool=main)
     return slices | {"main": redirect(front_config, find_addresses)}
 
 

@@ -153,6 +153,12 @@ def read_env_file(text: str) -> dict[str, str]:
     return found
 
 
+def find_stray_lines(text: str) -> list[int]:
+    """The numbers, from 1, of the lines of such a file that are left out and no comments."""
+    lines = enumerate((line.strip() for line in text.splitlines()), 1)
+    return [n for n, line in lines if line and line[0] != "#" and not _LINE.fullmatch(line)]
+
+
 def check_users(config: Config) -> None:
     """Raises ConfigError where this process may not start workers as the table asks."""
     server = config.server

@@ -35,6 +35,7 @@ from gateway.supervisor.sockets import (
     removing,
 )
 from gateway.supervisor.tasks import keep_up, start
+from gateway.supervisor.warnings import find_warnings
 from gateway.supervisor.watch import Mark, look, watch_file
 from gateway.supervisor.watch_code import watch_code
 from gateway.uncaught import report_asyncio
@@ -56,6 +57,7 @@ class Supervisor:
         self._is_stopping = False
         self._read_table = read
         self._seen: Mark | None = None
+        self._warned: set[str] = set()
         self._terminal = Terminal() if config.is_dev else None
 
     def run(self) -> int:
@@ -123,6 +125,7 @@ class Supervisor:
             len(self._config.mounts),
             self._config.source,
         )
+        self._warn(self._config)
         self._pools.serve(self._config)
         self._admin.start()
         commands = {
@@ -181,7 +184,16 @@ class Supervisor:
 
     def _read(self) -> Config:
         self._seen = look(self._config.source)
-        return self._read_table(Path(self._config.source))
+        config = self._read_table(Path(self._config.source))
+        self._warn(config)
+        return config
+
+    def _warn(self, config: Config) -> None:
+        """Of what is odd about a table, once. Names are not resolved: a start does not wait."""
+        for warning in find_warnings(config):
+            if warning not in self._warned:
+                self._warned.add(warning)
+                lifecycle.warning("%s", warning)
 
     async def _on_edit(self, saved: float) -> None:
         is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster

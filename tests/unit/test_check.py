@@ -282,3 +282,79 @@ def test_the_exit_code_does_not_depend_on_who_reads(
     assert "gateway/cli.py" not in err
     assert 2 in numbers or ("mounts./odd" in err) is (expected == 3)
     assert site.find_left() == []
+
+
+# --- warnings -----------------------------------------------------------------------------------
+
+
+def test_what_is_odd_is_a_warning_with_its_place(site: Site) -> None:
+    site.write("settings", "# comment\n\nNAME=value\nthis is no line\nexport OTHER=1\n=x\n")
+    odd = """\
+  /away: {upstream: "http://nothing.invalid:3000"}
+  xn--999999999/: good:app
+  /web: {upstream: "pool:web"}
+  /piped: {upstream: "pool:piped"}
+"""
+    pools = """\
+  spare: {}
+  web: {command: "nothing-such {socket}", python: "3.99"}
+  piped: {command: "python -V && python web.py {socket}"}
+"""
+    table = TABLE.replace("pools:\n", f"{odd}pools:\n").replace(
+        "inner}", "inner, env_file: settings}"
+    )
+    site.write("mounts.yaml", table + pools)
+    code, out, err = site.check()
+    lines = err.splitlines()
+    expected = [
+        "mounts.yaml:12:3: pools.spare: no mount uses it, so it is not started: ",
+        "mounts.yaml:13:3: pools.web.python: Python 3.99 is not installed here: ",
+        'mounts.yaml:13:3: pools.web.command: there is no program "nothing-such": ',
+        'mounts.yaml:14:3: pools.piped.command: no shell runs it, so "&&" is an argument of ',
+        "mounts.yaml:7:3: mounts.xn--999999999/: no browser asks for this host, ",
+        f"{site.folder}/settings:4:1: this line sets no variable: ",
+        f"{site.folder}/settings:6:1: this line sets no variable: ",
+        'mounts.yaml:6:3: mounts./away: "nothing.invalid" ',
+    ]
+    assert len(lines) == len(expected), err
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start)
+    assert "this is no line" not in err  # it may hold a secret
+    assert code == 0
+    assert out.startswith("mounts.yaml: 7 mounts, no problems, warnings: 8\n")
+    assert len(site.check("--table-only")[2].splitlines()) == 7  # which asks no name server
+
+
+def test_what_is_there_is_no_warning(site: Site) -> None:
+    site.write("settings", "# comment\n\nNAME=value\nexport OTHER='1'\n")
+    site.write("web.sh", "")
+    (site.folder / "web.sh").chmod(0o755)
+    own = ".".join(map(str, sys.version_info[:2]))
+    more = f"""\
+  /near: {{upstream: "http://localhost:3000"}}
+  /ip: {{upstream: ["http://127.0.0.1:3000", "http://[::1]:80", "unix:/run/x.sock"]}}
+  bücher.example/: good:app
+  /web: {{upstream: "pool:web"}}
+  /sh: {{upstream: "pool:sh"}}
+pools:
+  web: {{command: "./web.sh {{socket}}", python: "{own}"}}
+  sh: {{command: "sh -c 'true && true' {{socket}}", env_file: settings}}
+"""
+    site.write("mounts.yaml", TABLE.replace("pools:\n", more))
+    code, out, err = site.check("--table-only")
+    assert (code, out, err) == (0, "mounts.yaml: 8 mounts, no problems\n", "")
+    code, out, err = site.check()
+    assert (code, err) == (0, "")
+
+
+def test_a_start_logs_them_once_and_a_reload_those_that_are_new(start: Start) -> None:
+    gateway = start(server="  reload_on_edit: false\npools:\n  spare: {}\n")
+    said = "pools.spare: no mount uses it"
+    assert gateway.log_text.count(said) == 1
+    assert gateway.control("reload")["exit_code"] == 0
+    assert gateway.log_text.count(said) == 1
+    table = (gateway.folder / "mounts.yaml").read_text()
+    gateway.write("mounts.yaml", table.replace("spare: {}", "spare: {}\n  more: {}"))
+    assert gateway.control("reload")["exit_code"] == 0
+    assert gateway.log_text.count(said) == 1
+    assert gateway.log_text.count("pools.more: no mount uses it") == 1

@@ -26,7 +26,7 @@ mounts:
   /files: {static: public}
   /old: {redirect: /notes, status: 301}
   shop.example.com/: welcome:app
-  /api: {upstream: ["http://api:3000", "unix:/run/api.sock"]}
+  /api: {upstream: ["http://127.0.0.1:3000", "unix:/run/api.sock"]}
 """
 APP = """
 def app(environ, start_response):
@@ -76,7 +76,7 @@ def test_routes_lists_what_is_mounted(run: Run, site: Path) -> None:
     assert run("routes") == (
         0,
         "/                  app       welcome:app\n"
-        "/api               upstream  http://api:3000, unix:/run/api.sock\n"
+        "/api               upstream  http://127.0.0.1:3000, unix:/run/api.sock\n"
         f"/files             static    {site}/public\n"
         "/notes             app       notes.wsgi:create()\n"
         "/old               redirect  /notes (301)\n"
@@ -142,6 +142,19 @@ def test_match_follows_the_table(run: Run, url: str, mount: str, path_info: str)
     code, out, _ = run("match", "--json", url)
     answer = json.loads(out)
     assert (code, answer["mount"], answer["PATH_INFO"]) == (0, mount, path_info)
+
+
+def test_match_takes_an_international_host_as_the_table_does(run: Run, site: Path) -> None:
+    table = (site / "mounts.yaml").read_text()
+    (site / "mounts.yaml").write_text(table + "  bücher.example/: welcome:app\n")
+    for url in (
+        "http://bücher.example/a",
+        "http://BÜCHER.example/",
+        "http://xn--bcher-kva.example",
+    ):
+        code, out, _ = run("match", url)
+        assert code == 0
+        assert out.split()[1] == "xn--bcher-kva.example/"
 
 
 def test_match_of_nothing_is_1(run: Run, site: Path) -> None:
@@ -215,7 +228,7 @@ def test_check_tells_what_only_a_running_gateway_tries(run: Run, site: Path) -> 
   /checked: {upstream: "http://127.0.0.1:9", health: /}
 pools:
   packed: {requirements: packed.txt}
-  served: {command: "nothing {socket}"}
+  served: {command: "sh {socket}"}
 """
     (site / "packed.txt").write_text("")
     (site / "mounts.yaml").write_text(table + more)
