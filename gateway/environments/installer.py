@@ -20,6 +20,7 @@ from gateway.errors import BuildError
 Tell = Callable[[str], object]
 
 KEPT_LINES = 200
+FIRST_LINES = 4
 SHOWN_LINES = 12
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _FIRST_OF_ERROR = re.compile(r"\s*(?:error|ERROR|\u00d7)")
@@ -152,5 +153,8 @@ def excerpt(lines: Iterable[str], exit_code: int) -> str:
     if first is None:
         shown = said[-SHOWN_LINES:]
     else:
-        shown = said[first : first + SHOWN_LINES]
+        # what failed is said first, and why it did last: by a compiler, say, behind all that it did
+        shown = said[first:]
+        if len(shown) > FIRST_LINES + SHOWN_LINES:
+            shown = [*shown[:FIRST_LINES], "…", *shown[-SHOWN_LINES:]]
     return "\n  ".join([line.rstrip() for line in shown]) or f"exit code {exit_code}"

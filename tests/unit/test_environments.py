@@ -256,6 +256,14 @@ def test_an_excerpt_begins_where_the_fault_does() -> None:
     assert excerpt([], 3) == "exit code 3"
 
 
+def test_an_excerpt_ends_with_the_reason() -> None:
+    copied = [f"copying {n}" for n in range(100)]
+    lines = excerpt(["resolved", "error: Failed to build", *copied, "no gcc"], 1).splitlines()
+    assert (lines[0], lines[-1]) == ("error: Failed to build", "  no gcc")
+    assert len(lines) == installer.FIRST_LINES + 1 + installer.SHOWN_LINES
+    assert excerpt(["error: a", *copied[:10], "b"], 1).count("copying") == 10
+
+
 # --- pythons ------------------------------------------------------------------------------------
 
 

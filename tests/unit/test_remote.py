@@ -117,6 +117,17 @@ def test_plan_tells_what_an_edit_would_change(run: Run, gateway: Running, tmp_pa
     assert gateway.control("plan", file="/nowhere.yaml")["exit_code"] == 2
 
 
+def test_a_stop_where_nothing_starts_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = Running(tmp_path, "  /: good:app\n")
+    try:
+        assert main(["stop", "-c", str(tmp_path / "mounts.yaml")]) == 0
+    finally:
+        running.end()
+    assert capsys.readouterr() == ("stopped\n", "")
+
+
 @pytest.mark.parametrize("command", ["reload", "rollback", "status", "stop", "plan"])
 def test_where_no_gateway_runs(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
