@@ -78,7 +78,10 @@ def ask(gateway: Running, path: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _read(gateway: Running, path: str) -> Any:
-    head, _, content = gateway.ask(path).partition(b"\r\n\r\n")
+    try:
+        head, _, content = gateway.ask(path).partition(b"\r\n\r\n")
+    except TimeoutError:
+        return None  # its Python is still being asked
     return json.loads(content) if b" 200 " in head.partition(b"\r\n")[0] else None
 
 
