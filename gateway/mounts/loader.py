@@ -10,6 +10,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from math import ceil
 from time import monotonic
 from types import MappingProxyType
@@ -151,15 +152,22 @@ class _Imports:
         self._note = note
         self._project = DjangoProject()
         self._footprint = build_footprint(mounts)
+        self._loaded: dict[str, WSGIApp] = {}  # callables, by import string
 
     def load(self, name: str, target: AppTarget) -> WSGIApp:
         """Raises AppLoadError."""
         module = target.import_string.partition(":")[0]
         setting = target.env.get(VARIABLE, "")
-        footprint = self._footprint.watched(lambda text: self._note(name, text))
+        known = self._loaded.get(target.import_string)
+        # one that another mount has loaded already runs no code that could change anything
+        watched = self._footprint.watched(lambda text: self._note(name, text))
+        footprint = watched if known is None else nullcontext()
         lives = lifecycle.own.loading(name)
         with lives, footprint, self._project.loading(name, module, setting):
-            return load_app(target.import_string, self._pool)
+            app = load_app(target.import_string, self._pool) if known is None else known
+        if not target.import_string.endswith("()"):
+            self._loaded[target.import_string] = app
+        return app
 
 
 def build_footprint(mounts: Iterable[Mount]) -> Footprint:

@@ -20,7 +20,8 @@ def take_report(generation: Generation, child: Process, report: Report) -> None:
     event = report["event"]
     if event == "loading":
         child.loading, child.loading_since = report["mount"], time.monotonic()
-    elif event == "noted":
+        return  # nobody waits for that, and there are as many as mounts
+    if event == "noted":
         _note_change(generation, report)
     elif event == "loaded":
         _on_loaded(generation, child, report)
