@@ -27,7 +27,7 @@ def cut(
             config,
             directory=pool.directory or config.directory,
             server=_server_of(config.server, pool, find_socket(pool.name)),
-            mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if _pool_of(m) == pool.name),
+            mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if pool_of(m) == pool.name),
             pools=(),
             unused_pools=(),
             pool=replace(complete(pool, config.server), admission=ANY),
@@ -53,7 +53,8 @@ def redirect(config: Config, find_addresses: FindAddresses) -> Config:
     return config if mounts == config.mounts else replace(config, mounts=mounts)
 
 
-def _pool_of(mount: Mount) -> str:
+def pool_of(mount: Mount) -> str:
+    """The name of the pool that runs it, or whose workers lead to it."""
     target = mount.target
     return (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
 
@@ -98,7 +99,7 @@ def _as_seen_in_pool(mount: Mount) -> Mount:
 def _as_seen_in_front(
     mount: Mount, config: Config, pools: dict[str, Pool], find_socket: Callable[[str], str]
 ) -> Mount:
-    name = _pool_of(mount)
+    name = pool_of(mount)
     if name not in pools:
         return replace(mount, takes_in_all=bool(mount.limits.max_concurrency))
     pool = pools[name]

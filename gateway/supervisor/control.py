@@ -67,7 +67,7 @@ def ask(
     on_progress: Tell = str,
     *,
     patience_seconds: float | None = None,
-    **more: str,
+    **more: str | list[str],
 ) -> Answer:
     """What the gateway whose control socket is at ``path`` answers, once it has done it; nothing
     where it ends instead. Raises GatewayError where there is none, it is silent for longer than

@@ -8,9 +8,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from gateway.config.model import Config
+from gateway.config.named import find_pools, take_over
 from gateway.config.plan import IN_PLACE, is_same
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
@@ -49,11 +51,15 @@ class Outcome:
 
 
 class Reloader:
-    """Runs reloads of ``pools`` one after another. ``read`` gives the newest table."""
+    """Runs reloads of ``pools`` one after another. ``read`` gives the newest table, and so does
+    ``read_aside``, after which it still counts as unread."""
 
-    def __init__(self, pools: Pools, read: Callable[[], Config]) -> None:
+    def __init__(
+        self, pools: Pools, read: Callable[[], Config], read_aside: Callable[[], Config]
+    ) -> None:
         self._pools = pools
         self._read = read
+        self._read_aside = read_aside
         self._running = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
         self._trigger = ""
@@ -81,10 +87,31 @@ class Reloader:
             self._trigger = trigger  # it asks for the code of now, too
         return await asyncio.shield(self._waiting)
 
+    async def renew(self, trigger: str, names: list[str]) -> Outcome:
+        """Load anew what the pools run that ``names`` name, as mounts or pools; all others stay
+        as they are. A rollback undoes it as any other change."""
+        messages: list[str] = []
+        async with self._running:
+            prepare = partial(self._prepare_named, names, messages)
+            return await self._run(trigger, time.time(), prepare, messages)
+
+    async def _prepare_named(self, names: list[str], messages: list[str]) -> TableChange:
+        running = self._pools.config
+        pools = find_pools(running, names)
+        saved = await asyncio.to_thread(self._read_aside)
+        check_kept(running, saved)
+        check_users(saved)
+        config = take_over(running, saved, pools)
+        change = await self._pools.prepare(config, anew=pools.__contains__)
+        if not is_same(config, saved):
+            messages.append("the saved table has more changes: `gateway reload` serves them")
+        return change
+
     async def rollback(self, trigger: str, why: str = "") -> Outcome:
         """Serve what was served before the last reload; a second one undoes the first."""
         async with self._running:
-            return await self._run(trigger, time.time(), self._prepare_undo, why)
+            messages = [why] if why else []
+            return await self._run(trigger, time.time(), self._prepare_undo, messages)
 
     async def _run_next(self, since: float) -> Outcome:
         async with self._running:
@@ -93,7 +120,10 @@ class Reloader:
             stale, is_all_stale = self._stale, self._is_all_stale
             self._stale, self._is_all_stale = set(), False
             outcome = await self._run(
-                trigger, since, lambda: self._prepare(trigger, stale, is_all_stale=is_all_stale)
+                trigger,
+                since,
+                lambda: self._prepare(trigger, stale, is_all_stale=is_all_stale),
+                [],
             )
             if outcome.exit_code:  # what was not loaded again still has to be
                 self._stale |= stale
@@ -123,9 +153,10 @@ class Reloader:
         trigger: str,
         since: float,
         prepare: Callable[[], Awaitable[TableChange | None]],
-        why: str = "",
+        messages: list[str],
     ) -> Outcome:
-        exit_code, messages, how = 0, [why] if why else [], ""
+        """``messages`` are those of one that succeeds; ``prepare`` may add to them."""
+        exit_code, how = 0, ""
         try:
             change = await prepare()
             how = UNCHANGED if change is None else change.describe()

@@ -26,7 +26,8 @@ from gateway.supervisor.launch import check_users
 from gateway.supervisor.places import make_control, making_folder
 from gateway.supervisor.pools import MAIN, Pools
 from gateway.supervisor.process import ChildState
-from gateway.supervisor.reload import EDIT, Reloader, check_kept
+from gateway.supervisor.progress import describe_leaving, show_loading
+from gateway.supervisor.reload import EDIT, Outcome, Reloader, check_kept
 from gateway.supervisor.sockets import (
     describe,
     open_control,
@@ -75,7 +76,7 @@ class Supervisor:
             making_folder(control) as folder,
         ):
             self._pools = Pools(self._listener, folder, self._start_task)
-            self._reloader = Reloader(self._pools, self._read)
+            self._reloader = Reloader(self._pools, self._read, self._read_aside)
             self._admin = AdminServer(admin_listener, self.status, self.report, self._find_hosts)
             return asyncio.run(self._run())
 
@@ -195,6 +196,9 @@ class Supervisor:
                 self._warned.add(warning)
                 lifecycle.warning("%s", warning)
 
+    def _read_aside(self) -> Config:
+        return self._read_table(Path(self._config.source))
+
     async def _on_edit(self, saved: float) -> None:
         is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
         if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
@@ -211,13 +215,32 @@ class Supervisor:
     async def _on_status(self, _: Question, __: Tell) -> Answer:
         return self.report()
 
-    async def _on_reload(self, _: Question, tell: Tell) -> Answer:
-        with passing_on(builds, tell):
-            return (await self._reloader.reload("gateway reload")).describe()
+    async def _on_reload(self, question: Question, tell: Tell) -> Answer:
+        names = question.get("names") or []
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            return {"exit_code": 2, "messages": ["names: expected a list of mounts or pools"]}
+        if names:
+            return await self._show(
+                tell, self._reloader.renew(f"reload of {' '.join(names)}", names)
+            )
+        return await self._show(tell, self._reloader.reload("gateway reload"))
 
     async def _on_rollback(self, _: Question, tell: Tell) -> Answer:
-        with passing_on(builds, tell):
-            return (await self._reloader.rollback("rollback")).describe()
+        return await self._show(tell, self._reloader.rollback("rollback"))
+
+    async def _show(self, tell: Tell, work: Coroutine[Any, Any, Outcome]) -> Answer:
+        """Its outcome; meanwhile, and before it, tell what is loaded and what becomes of open
+        requests."""
+        before = {generation.id for generation in self._pools.generations}
+        showing = start(show_loading(self._pools, tell))
+        try:
+            with passing_on(builds, tell):
+                outcome = await work
+        finally:
+            showing.cancel()
+        if note := describe_leaving(self._pools, before):
+            tell(note)
+        return outcome.describe()
 
     async def _on_plan(self, question: Question, _: Tell) -> Answer:
         running = self._pools.config

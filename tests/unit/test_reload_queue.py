@@ -48,7 +48,7 @@ def test_a_reload_that_waits_loads_the_code_where_one_asks_for_it(
 ) -> None:
     async def run() -> None:
         pools = SlowPools()
-        reloader = Reloader(pools, lambda: EDITED)  # type: ignore[arg-type]
+        reloader = Reloader(pools, lambda: EDITED, lambda: EDITED)  # type: ignore[arg-type]
         first = asyncio.create_task(reloader.reload("SIGHUP"))
         while not pools.anew:
             await asyncio.sleep(0)

@@ -1,0 +1,61 @@
+"""What is shown to whoever waits for a reload: what is being loaded, and what becomes of requests
+and WebSockets that are open.
+
+An observer; changes nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from gateway.supervisor.control import Tell
+from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.pools import Pools
+from gateway.supervisor.process import ChildState
+
+# a reload that takes less long shows nothing
+LOOK_SECONDS = 1.0
+MOST_SHOWN = 5
+
+
+async def show_loading(pools: Pools, tell: Tell) -> None:
+    """Until it is cancelled."""
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        if line := describe_loading(pools.generations):
+            tell(f"after {time.monotonic() - began:.0f} s: loading {line}")
+
+
+def describe_loading(generations: Iterable[Generation]) -> str:
+    """What new workers load now, and for how many seconds; "" for nothing."""
+    now = time.monotonic()
+    found: dict[str, float] = {}
+    for generation in generations:
+        for child in list(generation.children.values()):
+            if generation.state is State.STARTING and child.state is ChildState.LOADING:
+                since = child.loading_since if child.loading else child.started
+                where = f"pool {generation.config.pool.name}"
+                where += f" at {child.loading}" if child.loading else ""
+                found[where] = max(found.get(where, 0.0), now - since)
+    lines = [f"{where} ({seconds:.0f} s)" for where, seconds in found.items()]
+    more = [f"{len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
+    return ", ".join(lines[:MOST_SHOWN] + more)
+
+
+def describe_leaving(pools: Pools, before: set[str]) -> str:
+    """How long requests and WebSockets have that are open in workers which served ``before``, by
+    the ids of generations, and have been replaced; "" where there are none."""
+    left = [g for g in pools.generations if g.id in before and g.state in _LEFT]
+    count = sum(child.in_flight.count() for g in left for child in list(g.children.values()))
+    if not count:
+        return ""
+    server = pools.config.server
+    kept, drain = server.keep_previous_seconds, server.limits.drain_timeout_seconds
+    return (
+        f"requests and WebSockets open in replaced workers: {count}; they stay there, and what is "
+        f"still open after {kept + drain:g} s (keep_previous and drain_timeout) is cut"
+    )
+
+
+_LEFT = (State.KEPT, State.RETIRING, State.STOPPING)
