@@ -89,3 +89,26 @@ def test_hashes_of_the_apps_packages_are_checked(clone: Path) -> None:
     one_without = build(clone, f"{hashed}humanize\n")
     assert one_without.returncode != 0
     assert "--require-hashes mode" in one_without.stderr
+
+
+@pytest.mark.parametrize(
+    ("context", "argument", "command"),
+    [
+        (".", "PYTHON_IMAGE", ["gateway", "--version"]),
+        ("nginx", "NGINX_IMAGE", ["nginx", "-e", "stderr", "-t", "-c", "/etc/nginx/nginx.conf"]),
+    ],
+)
+def test_a_clone_made_with_umask_077_gives_an_image_that_runs(
+    clone: Path, context: str, argument: str, command: list[str]
+) -> None:
+    subprocess.run(["chmod", "-R", "go=", str(clone)], check=True)
+    build = ["docker", "build", "--quiet", "--build-arg", argument, str(clone / context)]
+    built = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr
+    image = built.stdout.strip()
+    try:
+        run = ["docker", "run", "--rm", image, *command]
+        ran = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    finally:
+        subprocess.run(["docker", "rmi", image], capture_output=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
