@@ -30,13 +30,13 @@ def cut(
             mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if pool_of(m) == pool.name),
             pools=(),
             unused_pools=(),
-            pool=replace(complete(pool, config.server), admission=ANY),
+            pool=replace(_complete(pool, config.server), admission=ANY),
         )
         for pool in config.pools
     }
     pools = {pool.name: pool for pool in config.pools}
     front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
-    main = complete(config.pool, config.server)
+    main = _complete(config.pool, config.server)
     front_config = replace(config, mounts=front, pools=(), unused_pools=(), pool=main)
     return slices | {"main": redirect(front_config, find_addresses)}
 
@@ -84,7 +84,7 @@ def _with_room(limits: Limits) -> Limits:
     )
 
 
-def complete(pool: Pool, server: Server) -> Pool:
+def _complete(pool: Pool, server: Server) -> Pool:
     """With the workers' common user where it names none, and their group where it names neither;
     the front workers with the variables that the server passes on."""
     group = pool.group if pool.user or pool.group else server.group
