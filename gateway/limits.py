@@ -73,8 +73,9 @@ class Limits:
     )
     start_timeout_seconds: float = setting(
         60.0,
-        "How long a worker may take to load its apps: a reload then fails, a start tries again. "
-        "Long enough for slow imports on a busy machine, short enough to tell one that hangs.",
+        "How long a worker may take to load its apps, from its turn to start: a reload then fails, "
+        "a start tries again. Long enough for slow imports on a busy machine, short enough to tell "
+        "one that hangs.",
     )
     block_warn_seconds: float = setting(
         5.0,

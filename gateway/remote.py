@@ -198,8 +198,10 @@ def describe_status(report: Answer) -> list[str]:
     for generation in report["generations"]:
         age = describe_age(generation["age"])
         name = f"{generation['pool']} {generation['generation']}"
-        loop = describe_crashes(generation)
-        lines.append(f"{name:<12} {generation['state']}, {age} old{loop}")
+        more = describe_crashes(generation)
+        if queued := generation.get("queued"):
+            more += f", workers that wait for their turn to load: {queued}"
+        lines.append(f"{name:<12} {generation['state']}, {age} old{more}")
         for worker in generation["workers"]:
             lines.append(f"  worker {worker['pid']:<7} {describe_worker(worker)}")
     return lines

@@ -10,44 +10,55 @@ FIRST_BACKOFF_SECONDS = 0.1
 # rounds at once.
 SERVED_BACKOFF_SECONDS = 0.5
 SERVED_ROUNDS = 2
-# a worker that lived this long did not die of its start
+# a worker that had loaded and lived this long did not die of its start
 YOUNG_SECONDS = 5.0
+# One that never loaded took the processor for as long as it tried: the first pause is this share of
+# that, and the longest as long, unless the above are longer.
+FIRST_SHARE = 1 / 8
 
 
 class Backoff:
     """How long to wait before each replacement: longer with every round of young deaths.
 
     Workers that were started together count once, however many of them there were. ``rounds``
-    are those in a row, ``seconds`` is the last delay.
+    are those in a row, ``seconds`` is the last delay, which ends at ``until``, a monotonic moment.
     """
 
     def __init__(self) -> None:
         self.rounds = 0
         self.seconds = 0.0
+        self.until = 0.0
         self._counted = 0.0
 
-    def note_death(self, started: float, now: float, *, has_served: bool) -> float:
+    def note_death(
+        self, started: float, now: float, *, has_served: bool, has_loaded: bool = True
+    ) -> float:
         """The delay after the death, ``now``, of a worker of that start; both monotonic."""
-        if now - started > YOUNG_SECONDS:
+        lived = now - started
+        if has_loaded and lived > YOUNG_SECONDS:
             self.rounds = 0
         elif started > self._counted:
             self.rounds += 1
             self._counted = now
         rounds = self.rounds - SERVED_ROUNDS if has_served else self.rounds
-        delay = backoff_seconds(rounds)
-        self.seconds = min(delay, SERVED_BACKOFF_SECONDS) if has_served else delay
-        return self.seconds
+        delay = backoff_seconds(rounds, 0.0 if has_loaded else lived)
+        return self._delay(min(delay, SERVED_BACKOFF_SECONDS) if has_served else delay, now)
 
-    def note_failure(self) -> float:
-        """The delay after a worker could not even be started."""
+    def note_failure(self, now: float, lived: float = 0.0) -> float:
+        """The delay after what could not even be started, or has failed after ``lived`` seconds."""
         self.rounds += 1
-        self.seconds = backoff_seconds(self.rounds)
-        return self.seconds
+        return self._delay(backoff_seconds(self.rounds, lived), now)
+
+    def _delay(self, seconds: float, now: float) -> float:
+        self.seconds, self.until = seconds, now + seconds
+        return seconds
 
 
-def backoff_seconds(rounds: int) -> float:
-    """How long to wait after so many rounds; the first death of an old worker costs nothing."""
+def backoff_seconds(rounds: int, lived: float = 0.0) -> float:
+    """How long to wait after so many rounds of starts that took ``lived`` seconds; the first death
+    of an old worker costs nothing."""
     if rounds <= 0:
         return 0.0
+    first = max(FIRST_BACKOFF_SECONDS, lived * FIRST_SHARE)
     # the exponent is bounded: a worker may die young for days
-    return float(min(FIRST_BACKOFF_SECONDS * 2 ** min(rounds - 1, 16), MAX_BACKOFF_SECONDS))
+    return float(min(first * 2 ** min(rounds - 1, 16), max(MAX_BACKOFF_SECONDS, lived)))

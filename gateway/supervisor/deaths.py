@@ -50,8 +50,12 @@ async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> 
             generation.note_trouble(child, ended + child.last_words)
         delay = 0.0
         if not is_left_out:
-            delay = generation.backoff.note_death(child.started, now, has_served=has_served)
-        when = f"in {delay:g} s" if delay else "now"
+            delay = generation.backoff.note_death(
+                *(child.started, now),
+                has_served=has_served,
+                has_loaded=was is not ChildState.LOADING,
+            )
+        when = f"in {delay:.3g} s" if delay else "now"
         when += ", without that mount" if is_left_out else ""
         lived = now - child.started
         ended = generation.locate(child.loading, ended)
@@ -104,17 +108,17 @@ def start_again(generation: Generation) -> None:
 
 
 async def replace(generation: Generation, delay: float) -> None:
-    """Start a worker after ``delay``, unless none is missing by then."""
+    """Start a worker after ``delay``, when it is its turn, unless none is missing by then."""
     await asyncio.sleep(delay)
     while generation.state is State.SERVING and generation.is_short:
         try:
-            generation.spawn()
+            await generation.add()
             break
         except OSError as error:
-            delay = generation.backoff.note_failure()
+            delay = generation.backoff.note_failure(time.monotonic())
             generation.trouble = f"a worker could not be started: {error}"
             fault = generation.locate("", generation.trouble)
-            lifecycle.error("%s; again in %g s", fault, delay)
+            lifecycle.error("%s; again in %.3g s", fault, delay)
             generation.note_change()
             await asyncio.sleep(delay)
 

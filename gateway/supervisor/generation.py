@@ -16,8 +16,10 @@ from gateway.errors import AppLoadError
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import Backoff
 from gateway.supervisor.failures import describe_place, describe_pool
+from gateway.supervisor.gate import Load, StartGate, Urgency
 from gateway.supervisor.outages import Outages
 from gateway.supervisor.process import LEAVING, ChildState, Process, Purpose, Report
+from gateway.supervisor.tasks import start as start_task
 
 # Without workers for so long, requests are better answered than kept waiting. Those of workers that
 # had served are back sooner.
@@ -43,12 +45,14 @@ class State(Enum):
 class Generation:
     """The workers of ``config``. ``start`` starts one of them, for a purpose, and raises OSError;
     ``may_fail`` names mounts that may answer 503; None is any. ``on_change`` is called after each
-    report and each end of a worker.
+    report and each end of a worker. Workers wait for ``gate`` to let them start; ``is_asked`` is
+    whether clients wait for one.
 
     ``size`` is how many workers there are to be. ``failed`` has the report of each mount that did
     not load, by name, and ``outages`` when it is tried again; ``noted`` what apps have changed for
     others; ``faults`` are why the generation cannot serve, each as a person reads it. ``trouble``
-    is why no worker could be had lately, "" once one accepts.
+    is why no worker could be had lately, "" once one accepts. ``queued`` are those that are to
+    start as soon as it is their turn.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Generation:
         environment: Environment | None = None,
         may_fail: frozenset[str] | None = None,
         on_change: Callable[["Generation"], object] = id,
+        gate: StartGate | None = None,
+        is_asked: Callable[[], bool] = bool,
     ) -> None:
         self.id = f"g{number}"
         self.config = config
@@ -72,6 +78,9 @@ class Generation:
         self.began = time.monotonic()
         self.backoff = Backoff()
         self.outages = Outages()
+        self.queued = 0
+        self._gate = gate or StartGate()
+        self._is_asked = is_asked
         self._start = start
         self.environment = environment
         self.may_fail = may_fail
@@ -91,14 +100,20 @@ class Generation:
     async def load(self) -> None:
         """Start, and wait until every worker has loaded all it should. Else all workers are ended
         again, and AppLoadError is raised with the reasons."""
+        adding = [start_task(self._try_add()) for _ in range(self.size)]
         try:
-            for _ in range(self.size):
-                self.spawn()
-        except OSError as error:
-            fault = f"a worker could not be started: {error}"
-            self.faults.append(self.locate("", fault))
-        if not await self._has_reached(ChildState.LOADED):
+            is_loaded = await self._has_reached(ChildState.LOADED)
+        finally:
+            for each in adding:
+                each.cancel()
+        if not is_loaded:
             await self.give_up()
+
+    async def _try_add(self) -> None:
+        try:
+            await self.add()
+        except OSError as error:
+            self.note_fault(self.locate("", f"a worker could not be started: {error}"))
 
     async def accept(self) -> None:
         """Have all workers accept, which have loaded or are kept. Raises AppLoadError as ``load``,
@@ -169,6 +184,34 @@ class Generation:
         is_alone = self.state is State.SERVING and not self.crew
         return is_alone and self.backoff.seconds >= GONE_SECONDS
 
+    async def add(self, *, is_spare: bool = False) -> Process | None:
+        """Start a worker as soon as it is its turn, as a spare one beside those that serve; None
+        where none is wanted any more by then. Raises OSError."""
+        self.queued += 1
+        try:
+            # the first worker of each pool goes before the second of any
+            load = await self._gate.enter(self._find_urgency, len(self.crew) + self.queued)
+        finally:
+            self.queued -= 1
+        child = None
+        try:
+            is_alive = self.state in (State.STARTING, State.SERVING) and not self.faults
+            if is_alive and (is_spare or self.is_short):
+                child = self.spawn(is_spare=is_spare)
+                self._let_load(load, child)
+        finally:
+            if child is None:
+                self._gate.leave(load)
+        return child
+
+    def _find_urgency(self) -> Urgency:
+        is_awaited = self.state is State.SERVING and self._is_asked()
+        return Urgency.AWAITED if is_awaited else Urgency.START
+
+    def _let_load(self, load: Load, child: Process) -> None:
+        load.pid = child.pid
+        load.is_over = lambda: child.state is not ChildState.LOADING or child.exit_code is not None
+
     def spawn(
         self,
         *,
@@ -221,6 +264,7 @@ class Generation:
     def note_change(self) -> None:
         """Have those look who wait in ``until``, and who was to be told of changes."""
         self._changed.set()
+        self._gate.look()
         self._on_change(self)
 
     def note_fault(self, fault: str, mount: str = "") -> None:
@@ -290,7 +334,7 @@ class Generation:
             return bool(self.faults) or self.state is not State.STARTING
 
         def is_reached() -> bool:
-            return all(child.state is state for child in self.crew)
+            return not self.is_short and all(child.state is state for child in self.crew)
 
         await self.until(lambda: is_hopeless() or is_reached(), None)
         return not is_hopeless()
@@ -318,8 +362,10 @@ class Generation:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a worker has a request in flight, or is no longer or not yet one that serves."""
-        return any(
+        """Whether a worker has a request in flight, or is no longer or not yet one that serves, if
+        only because it is not its turn to start."""
+        is_waiting = self.is_short and not self.trouble
+        return is_waiting or any(
             child.state not in (ChildState.READY, ChildState.TRYING) or child.in_flight.count()
             for child in self.children.values()
         )
@@ -332,7 +378,8 @@ class Generation:
 
     def describe(self) -> dict[str, Any]:
         """The generation for ``gateway status``; durations in seconds. ``crashes`` are those in a
-        row of workers that died young, ``delay`` is what their replacement waits."""
+        row of workers that died young, ``delay`` is what their replacement waits; ``queued`` wait
+        for their turn to start."""
         return {
             "generation": self.id,
             "pool": self.config.pool.name,
@@ -340,6 +387,7 @@ class Generation:
             "age": round(time.monotonic() - self.began, 3),
             "crashes": self.backoff.rounds,
             "delay": self.backoff.seconds,
+            "queued": self.queued,
             "workers": [child.describe() for child in list(self.children.values())],
         }
 

@@ -25,11 +25,12 @@ from gateway.supervisor import inplace
 from gateway.supervisor.deaths import replace
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.failures import describe_pool
+from gateway.supervisor.gate import StartGate
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.launch import build_installation
 from gateway.supervisor.patrol import patrol
 from gateway.supervisor.process import Process, Purpose, Report
-from gateway.supervisor.sleep import Alarm, fall_asleep
+from gateway.supervisor.sleep import Alarm, fall_asleep, has_clients
 from gateway.supervisor.sockets import Pair, open_handover
 from gateway.supervisor.succession import hand_on
 from gateway.supervisor.tasks import keep_up
@@ -72,7 +73,8 @@ class Change:
 class Pool:
     """``start`` starts a process of a generation; ``start_task`` runs what ends one in the
     background; ``name_generation`` gives ids. ``on_change`` is called where one may answer
-    elsewhere now, or no more. ``trials`` bounds how many sleeping pools are tried at a time.
+    elsewhere now, or no more. ``trials`` bounds how many sleeping pools are tried at a time, and
+    workers wait for ``gate`` to let them start.
 
     ``current`` serves; ``generations`` are all that have not ended, and ``previous`` is what a
     rollback can go back to. ``refused`` is what could not even be begun, so that all mounts have
@@ -87,8 +89,10 @@ class Pool:
         start_task: Callable[[Any], None],
         on_change: Callable[[], None],
         trials: asyncio.Semaphore,
+        gate: StartGate,
     ) -> None:
         self.listener = listener
+        self._gate = gate
         # by which its workers hand connections over: what is on its way outlives them
         self._handover = open_handover()
         self._start = partial(start, listener, self._handover)
@@ -190,6 +194,7 @@ class Pool:
     def _build(
         self, config: Config, environment: Environment | None, may_fail: frozenset[str] | None
     ) -> Generation:
+        is_front = not config.server.is_behind_front  # for which clients may always wait
         generation = Generation(
             self._name_generation(),
             config,
@@ -197,6 +202,8 @@ class Pool:
             environment,
             may_fail,
             self._note_change,
+            self._gate,
+            lambda: is_front or has_clients(self.listener),
         )
         self.generations.append(generation)
         self._start_task(keep_up(lambda: patrol(generation)))

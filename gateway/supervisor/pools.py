@@ -24,6 +24,7 @@ from gateway.supervisor.children import Child
 from gateway.supervisor.command import Command
 from gateway.supervisor.edited import find_stale
 from gateway.supervisor.failures import describe_failure
+from gateway.supervisor.gate import StartGate
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.guide import Guide
 from gateway.supervisor.launch import find_ids, select_variables
@@ -87,6 +88,7 @@ class Pools:
         self._folder = folder
         self._style = style
         self._start_task = start_task
+        self._gate = StartGate()
         self._pools: dict[str, Pool] = {}
         self._guide = Guide(self._pools, MAIN, start_task)
         self._pools[MAIN] = self._open(listener)
@@ -166,8 +168,8 @@ class Pools:
 
     def _open(self, listener: socket.socket) -> Pool:
         guide, start_task = self._guide, self._start_task
-        change, trials = guide.note_change, self._trials
-        return Pool(listener, self._start, self._next_number, start_task, change, trials)
+        shared = (guide.note_change, self._trials, self._gate)
+        return Pool(listener, self._start, self._next_number, start_task, *shared)
 
     def _start(
         self, listener: socket.socket, pair: Pair, generation: Generation, purpose: Purpose

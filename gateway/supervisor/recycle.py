@@ -86,9 +86,11 @@ class Recycler:
     async def _replace(self, old: Process, reason: str) -> None:
         generation = self._generation
         try:
-            new = generation.spawn(is_spare=True)
+            new = await generation.add(is_spare=True)
         except OSError as error:
             self._put_off(old, str(error))
+            return
+        if new is None:
             return
         await generation.until(
             lambda: (

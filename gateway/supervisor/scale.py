@@ -59,9 +59,11 @@ class Scaler:
     async def _grow(self) -> None:
         generation = self._generation
         try:
-            new = generation.spawn(is_spare=True)
+            new = await generation.add(is_spare=True)
         except OSError as error:
             self._put_off(str(error))
+            return
+        if new is None:
             return
         await generation.until(
             lambda: (

@@ -6,6 +6,7 @@ this socket activation.
 """
 
 import asyncio
+import select
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +29,13 @@ async def fall_asleep(generation: Generation) -> bool:
         elif time.monotonic() - since >= idle_seconds:
             return generation.state is State.SERVING
     return False
+
+
+def has_clients(listener: socket.socket) -> bool:
+    """Whether somebody has connected whom nobody has accepted yet."""
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Alarm:

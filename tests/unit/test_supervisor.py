@@ -57,6 +57,7 @@ def child(pid: int, state: ChildState) -> Any:
     return SimpleNamespace(
         pid=pid,
         state=state,
+        exit_code=None,
         loading="",
         accepts=False,
         is_spare=False,
@@ -181,16 +182,20 @@ def test_no_worker_accepts_before_all_have_loaded_all(
 
     async def load() -> None:
         pending = iter(workers)
-        monkeypatch.setattr(
-            starting, "spawn", lambda: starting.children.update({id(w := next(pending)): w})
-        )
+
+        def spawn(*, is_spare: bool) -> Any:
+            worker = next(pending)
+            return starting.children.setdefault(worker.pid, worker)
+
+        monkeypatch.setattr(starting, "spawn", spawn)
         loading = asyncio.create_task(load_and_accept(starting))
         for worker, report in zip(workers, reports, strict=True):
-            await asyncio.sleep(0)
+            while worker.pid not in starting.children:
+                await asyncio.sleep(0)
             assert not any(worker.orders for worker in workers)
             take_report(starting, worker, report)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(10):  # turns of the loop
+            await asyncio.sleep(0)
         loading.cancel()
 
     async def load_and_accept(starting: Generation) -> None:
@@ -243,6 +248,20 @@ def test_a_worker_that_had_served_is_soon_replaced_however_often_it_dies() -> No
     assert max(served) == SERVED_BACKOFF_SECONDS
     loading = [other.note_death(now, now + 1, has_served=False) for now in range(10, 70, 2)]
     assert max(loading) == MAX_BACKOFF_SECONDS
+
+
+def test_a_start_that_took_too_long_is_waited_for_longer_each_time() -> None:
+    backoff, now, delays = Backoff(), 100.0, []
+    for _ in range(8):
+        started, now = now, now + 64.0
+        delays.append(backoff.note_death(started, now, has_served=False, has_loaded=False))
+        assert backoff.until == now + delays[-1]
+        now += delays[-1]
+    # a share of what it took of the processor, and as much in the end
+    assert delays[:4] == [8.0, 16.0, 32.0, 64.0]
+    assert max(delays) == 64.0
+    # one that has loaded and lived as long did not die of its start
+    assert backoff.note_death(now, now + 64.0, has_served=False) == 0
 
 
 def test_an_old_worker_is_replaced_at_once() -> None:
