@@ -211,7 +211,7 @@ FILE = [
     BadEdit(name="a link to nothing", change=link_to("nowhere"), told="no such file", at=""),
     BadEdit(name="a link to itself", change=link_to("mounts.yaml"), told="cannot be read", at=""),
     BadEdit(
-        name="not readable", change=lambda table: table.chmod(0), told="permission denied", at=""
+        name="not readable", change=lambda table: table.chmod(0), told="may not read it", at=""
     ),
     BadEdit(
         name="garbage", change=add_bytes(bytes(range(256))), told="not UTF-8 (byte 0x80)", at=""

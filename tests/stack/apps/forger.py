@@ -4,7 +4,7 @@ import json
 import socket
 from contextlib import closing, suppress
 
-ADDRESSES = "/run/http/gateway.sock", ("127.0.0.1", 8000), ("nginx", 8080)
+ADDRESSES = "/run/http/gateway.sock", ("127.0.0.1", 8000), ("gateway", 8000), ("nginx", 8080)
 
 
 def app(environ, start_response):
