@@ -186,5 +186,6 @@ def test_one_fault_at_a_start_keeps_no_other_mount_waiting(tmp_path: Path) -> No
         took = [starts.run(plan) for plan in plans]
         whole = max(whole, starts.run(choose("", chance)))
         ratios += [starts.judge(p, seconds, whole) for p, seconds in zip(plans, took, strict=True)]
+        print(f"{len(ratios)} starts: at most {max(ratios):.2f} times, plus 1 s", flush=True)
     print(f"others took at most {max(ratios):.2f} times as long as without a fault, plus 1 s;")
     print(f"half of them at most {sorted(ratios)[len(ratios) // 2]:.2f} times")
