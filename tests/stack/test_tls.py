@@ -24,6 +24,15 @@ KEYS = {"ECDSA": ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"], "RSA": ["rs
 SUITES = ["AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305"]
 
 
+def is_answered(address: wire.Address) -> bool:
+    """By an error where it is TLS."""
+    try:
+        with socket.create_connection(address, 5) as connection:
+            return ask(connection, NAME).startswith("HTTP/1.1 ")
+    except OSError:
+        return False
+
+
 class Edge:
     """nginx alone, with the recipe; ``tls`` and ``plain`` are where its two ports are published."""
 
@@ -54,18 +63,13 @@ class Edge:
         (certificates / "privkey.pem").chmod(0o644)  # where the tests may not chown
 
     def find(self, port: int) -> wire.Address:
-        """Where the port is published, once it answers."""
+        """Where the port is published, once nginx answers there: Docker accepts before."""
 
         def ask() -> wire.Address | None:
             self._container.reload()
             found = self._container.ports.get(f"{port}/tcp")
             address = ("127.0.0.1", int(found[0]["HostPort"])) if found else None
-            try:
-                if address:
-                    socket.create_connection(address, 5).close()
-            except OSError:
-                return None
-            return address
+            return address if address and is_answered(address) else None
 
         address: wire.Address = wire.wait_until(ask, "nginx answers", 30)
         return address
