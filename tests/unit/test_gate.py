@@ -1,6 +1,8 @@
 """How many processes load at a time, and who goes first."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -174,11 +176,12 @@ def test_one_that_was_cancelled_when_its_turn_came_keeps_no_place() -> None:
 
 @contextmanager
 def python(code: str) -> Iterator["subprocess.Popen[bytes]"]:
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as process:
         try:
             yield process
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
 
 
 CHILD = "import subprocess, sys; print(flush=True); subprocess.run([sys.executable, '-c', {!r}])"
@@ -203,7 +206,9 @@ def test_one_that_waits_for_something_else_holds_up_nobody(outer: str) -> None:
 def test_one_that_uses_the_processor_is_waited_for(outer: str) -> None:
     async def work() -> None:
         gate = StartGate(1)
-        with python(outer.format("print(flush=True)\nwhile True: pass")) as process:
+        with python(
+            outer.format("print(flush=True)\nimport time\nwhile time.thread_time() < 30: pass")
+        ) as process:
             assert process.stdout is not None
             process.stdout.readline()
             load = await gate.enter(lambda: Urgency.START)
