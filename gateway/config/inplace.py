@@ -29,7 +29,7 @@ def find_reasons(old: Config, new: Config) -> list[str]:
     ]
     place = "server" if new.pool.name == "main" else f"pools.{new.pool.name}"
     reasons += [
-        f"{place}.{field.name} changes"
+        f"{place}.{field.metadata.get('key', field.name)} changes"
         for field in fields(Pool)
         if field.name not in _OF_THE_SUPERVISOR
         and getattr(old.pool, field.name) != getattr(new.pool, field.name)

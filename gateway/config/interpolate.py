@@ -6,7 +6,7 @@ nothing of what the text is for. Source: Compose's interpolation syntax; ``${fil
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.config.problems import quote
@@ -31,10 +31,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Interpolator:
-    """Expands with ``environ``; relative files are sought in ``directory``."""
+    """Expands with ``environ``; relative files are sought in ``directory``. ``files`` are those
+    that were read."""
 
     environ: Mapping[str, str]
     directory: Path
+    files: set[str] = field(default_factory=set)
 
     def expand(self, text: str) -> Text:
         """Raises InterpolationError."""
@@ -85,6 +87,7 @@ class Interpolator:
     def _secret(self, path: str) -> str:
         if not path:
             raise InterpolationError('"${file:}" names no file: write "${file:/run/secrets/name}"')
+        self.files.add(str(self.directory / path))
         try:
             with (self.directory / path).open("rb") as file:
                 content = file.read(MOST_SECRET_BYTES + 1)

@@ -481,6 +481,8 @@ class Pool:
     env_file: Path | None = setting(  # noqa: RUF009
         None, "A file of further ones, NAME=value a line, as in Compose.", reads="file"
     )
+    # of what the file says, so that another content is another pool
+    env_file_digest: str = field(default="", metadata={"key": "env_file"})
     pass_env: tuple[str, ...] = setting(
         (),
         "Further variables of the gateway's own environment that its workers get. Without it they "
@@ -530,6 +532,8 @@ class Config:
     mounts: tuple[Mount, ...]
     pools: tuple[Pool, ...] = ()
     pool: Pool = Pool(name="main")
+    # what else the table is made from: the files of secrets and of pools' variables
+    files: tuple[str, ...] = field(default=(), compare=False)
     is_dev: bool = False
     is_live: bool = False
     unused_pools: tuple[Pool, ...] = field(default=(), compare=False)

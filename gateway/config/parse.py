@@ -45,6 +45,7 @@ def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, 
         problems.add(root, "mounts", 'missing: add "mounts:" and a mount such as "/: welcome:app"')
     problems.raise_any()
     names = {pool.name for pool in used}
+    files = reader.interpolator.files | {str(p.env_file) for p in used if p.env_file}
     return Config(
         source=source,
         directory=directory,
@@ -52,6 +53,7 @@ def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, 
         mounts=mounts,
         pools=used,
         unused_pools=tuple(pool for pool in pools.values() if pool.name not in names),
+        files=tuple(sorted(files)),
     )
 
 

@@ -136,7 +136,7 @@ def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[Change]:
         if one == other:
             continue
         setting = settings.get(field.name)
-        key = path + setting.key if setting else path
+        key = path + (setting.key if setting else field.metadata.get("key", ""))
         if is_dataclass(one) and is_dataclass(other):
             yield from compare_fields(one, other, f"{key}." if setting else key)
         elif isinstance(one, dict):
@@ -147,6 +147,8 @@ def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[Change]:
             yield from (Change(f"{key}.{name}", "", "") for name in names)
         elif setting:
             yield Change(key, _show(setting, one), _show(setting, other))
+        elif key != path:
+            yield Change(key, "", "")  # of the same file, another content
 
 
 def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str, str, str]]:

@@ -5,6 +5,8 @@ Refuses to know how processes are started. Source: the settings of a pool.
 
 import re
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 
 from gateway.config.asgi import build_asgi_pool, find_asgi_fault, lead_to_pool
 from gateway.config.kinds import KINDS, POOL_NAME_PATTERN
@@ -37,6 +39,8 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
         own = reader.pairs(pair.value, path, "a mapping of settings") or {}
         where = Where(line=pair.key.line, column=pair.key.column)
         values = reader.settings(own, path, POOL)
+        if (file := values.get("env_file")) is not None:
+            values["env_file_digest"] = _digest(file)
         limits = PoolLimits(**take(values, POOL_LIMITS))
         admission = Admission(**take(values, ADMISSION))
         if "command" in own:
@@ -45,6 +49,14 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
         check_memory(reader, own, path, limits)
         _check_together(reader, own, path, pools[name])
     return pools
+
+
+def _digest(file: Path) -> str:
+    """Of its content; "" where it cannot be read, which its workers' start reports."""
+    try:
+        return sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _check_together(reader: Reader, own: Pairs, path: str, pool: Pool) -> None:

@@ -30,6 +30,7 @@ def cut(
             mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if pool_of(m) == pool.name),
             pools=(),
             unused_pools=(),
+            files=(),  # whose secrets they have is not every worker's to know
             pool=replace(_complete(pool, config.server), admission=ANY),
         )
         for pool in config.pools
@@ -37,7 +38,7 @@ def cut(
     pools = {pool.name: pool for pool in config.pools}
     front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
     main = _complete(config.pool, config.server)
-    front_config = replace(config, mounts=front, pools=(), unused_pools=(), pool=main)
+    front_config = replace(config, mounts=front, pools=(), unused_pools=(), pool=main, files=())
     return slices | {"main": redirect(front_config, find_addresses)}
 
 

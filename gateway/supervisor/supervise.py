@@ -37,7 +37,7 @@ from gateway.supervisor.sockets import (
 )
 from gateway.supervisor.tasks import keep_up, start
 from gateway.supervisor.warnings import find_warnings
-from gateway.supervisor.watch import Mark, look, watch_file
+from gateway.supervisor.watch import Mark, look, watch_file, watch_files
 from gateway.supervisor.watch_code import watch_code
 from gateway.uncaught import report_asyncio
 
@@ -138,6 +138,7 @@ class Supervisor:
         }
         control = await serve_control(self._control_listener, commands)
         self._start_task(keep_up(self._watch_table))
+        self._start_task(keep_up(self._watch_files))
         if self._config.is_dev:
             self._start_task(keep_up(self._watch_code))
         await self._stop.wait()
@@ -159,6 +160,9 @@ class Supervisor:
 
     async def _watch_table(self) -> None:
         await watch_file(self._config.source, self._on_edit)
+
+    async def _watch_files(self) -> None:
+        await watch_files(lambda: self._pools.config.files, self._on_file)
 
     async def _watch_code(self) -> None:
         await watch_code(lambda: self._pools.config, self._on_code)
@@ -203,6 +207,11 @@ class Supervisor:
         is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
         if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
             await self._reloader.reload(EDIT, saved)
+
+    async def _on_file(self) -> None:
+        """Of a secret, or of a pool's variables: what the table says now may be another thing."""
+        if self._pools.config.server.reload_on_edit and not self._is_stopping:
+            await self._reloader.reload(EDIT)
 
     async def _on_code(self, paths: list[Path]) -> None:
         stale = await self._pools.find_stale(paths)

@@ -6,9 +6,11 @@ says. Source: stat(2).
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from threading import Thread
 
 LOOK_SECONDS = 0.5
 # a save is over once nothing has changed for so long: some editors write in several steps
@@ -56,3 +58,46 @@ async def settle(path: str, found: Mark) -> Mark | None:
         if again is None or again == found:
             return again
         found = again
+
+
+async def watch_files(
+    find_paths: Callable[[], Iterable[str]], on_save: Callable[[], Awaitable[object]]
+) -> None:
+    """Call ``on_save`` whenever one of the files was saved that ``find_paths`` gives at each look,
+    and wait for its end. One that has gone is no save; the one that takes its place is."""
+    seen: dict[str, Mark] = {}
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        found = await _look_aside(find_paths())
+        if any(seen.get(path, mark) != mark for path, mark in found.items()):
+            while found != (found := await _look_later(found)):
+                pass
+            seen |= found
+            await on_save()
+        seen |= found
+
+
+async def _look_later(found: dict[str, Mark]) -> dict[str, Mark]:
+    await asyncio.sleep(SETTLED_SECONDS)
+    return await _look_aside(found)
+
+
+async def _look_aside(paths: Iterable[str]) -> dict[str, Mark]:
+    """The marks of those that are there. In a thread that nobody waits for: a mount of the network
+    that hangs is no reason for anything else to wait."""
+    loop = asyncio.get_running_loop()
+    looked: asyncio.Future[dict[str, Mark]] = loop.create_future()
+
+    def note(found: dict[str, Mark]) -> None:
+        if not looked.done():
+            looked.set_result(found)
+
+    def run(names: list[str]) -> None:
+        found = {name: mark for name in names if (mark := look(name)) is not None}
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(note, found)
+
+    if names := list(paths):
+        Thread(target=run, args=(names,), daemon=True).start()
+        return await looked
+    return {}
