@@ -230,7 +230,7 @@ class Process:
         """How it ended, and why, for a person."""
         ended, reason = describe_exit(self.exit_code), self.reason
         if not reason and self.cause is Cause.MEMORY:
-            reason = "the kernel killed it, since memory had run out"
+            reason = "the kernel's OOM killer killed it: memory had run out"
         return f"{ended} ({reason})" if reason else ended
 
     @property
