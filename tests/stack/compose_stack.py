@@ -119,6 +119,13 @@ class Stack:
         """A new container for ``service``, awaited until it is healthy."""
         self._up("--no-build", "--force-recreate", "--no-deps", service)
 
+    def cut_power(self, *services: str) -> None:
+        """Kill all that runs, and start ``services`` again, not awaited."""
+        self._address = None
+        for command in (["kill"], ["up", "--detach", "--no-build", *services]):
+            done = self.compose(*command)
+            assert done.returncode == 0, done.stderr
+
     def _up(self, *arguments: str) -> None:
         self._address = None
         done = self.compose("up", "--wait", "--wait-timeout", str(START_SECONDS), *arguments)
@@ -246,7 +253,9 @@ class Stack:
         return "\n".join(lines)
 
 
-def wait_for(stack: Stack, target: str, accept: Callable[[wire.Answer], bool]) -> wire.Answer:
+def wait_for(
+    stack: Stack, target: str, accept: Callable[[wire.Answer], bool], seconds: float = 30
+) -> wire.Answer:
     """The first acceptable answer to a GET through nginx."""
 
     def ask() -> wire.Answer | None:
@@ -256,4 +265,4 @@ def wait_for(stack: Stack, target: str, accept: Callable[[wire.Answer], bool]) -
             return None
         return answer if accept(answer) else None
 
-    return wire.wait_until(ask, f"an acceptable answer to GET {target}", 30)
+    return wire.wait_until(ask, f"an acceptable answer to GET {target}", seconds)
