@@ -48,7 +48,7 @@ MESSAGES = {
     "/needy": "/needy",
     "/crashing": "SIGSEGV",
     "/writing": "No space left on device",
-    "/packaged": "127.0.0.1:9",
+    "/packaged": "pools.packaged",
 }
 
 

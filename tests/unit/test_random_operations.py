@@ -314,7 +314,8 @@ class Site:
             self.save(lambda: edit.undo(path, text))
 
     def break_code(self) -> None:
-        number = self.chance.randint(0, POOLS)
+        # not of a pool that sleeps: one that is woken serves what its file says then
+        number = self.chance.randrange(0, POOLS + 1, 2)
         self.gateway.write(f"m{number}.py", self.chance.choice(BROKEN))
         answer = self.gateway.control("reload")
         assert answer["exit_code"] == 3, str(answer)
