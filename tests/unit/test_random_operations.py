@@ -223,7 +223,7 @@ class Site:
             if path not in self.model.resting:
                 with closing(Visit(self.gateway)) as visit:
                     answer = visit.ask(path)
-                assert answer == self.model.table.expect(path), (path, self.gateway.log_text)
+                assert answer == self.model.table.expect(path), path
 
     # --- what changes what is served ----------------------------------------------------------
 
@@ -303,15 +303,19 @@ class Site:
 
     def edit_badly(self) -> None:
         edit: BadEdit = self.chance.choice(BAD_EDITS)
-        path = self.gateway.folder / "mounts.yaml"
+        path, draft = self.gateway.folder / "mounts.yaml", self.gateway.folder / "draft.yaml"
         text, last = path.read_text(), self.status()["last_reload"]
-        place = edit.save(path)
+        draft.write_text(text)
+        place = edit.save(draft).replace(draft.name, path.name)
+        draft.replace(path)  # at once, so that it is one save
         outcome = self.wait_for_reload(last, edit.exit_code)
         assert edit.told in "\n".join(outcome["messages"]), (edit, outcome)
         assert place in "\n".join(outcome["messages"]), (edit, outcome)
         self.check()
         with self.turning_to(self.model.table):
-            self.save(lambda: edit.undo(path, text))
+            draft.write_text(text)
+            self.save(lambda: draft.replace(path))
+        (self.gateway.folder / "added.py").unlink(missing_ok=True)
 
     def break_code(self) -> None:
         # not of a pool that sleeps: one that is woken serves what its file says then
@@ -385,8 +389,12 @@ class Site:
             *(self.kill, self.end, self.rest, self.rest, self.wake),
         ]
         operation = self.chance.choice(operations)
-        operation()
-        self.check()
+        try:
+            operation()
+            self.check()
+        except BaseException:
+            print(operation.__name__, self.gateway.log_text[-10_000:], sep="\n")
+            raise
         return operation.__name__
 
 
@@ -403,8 +411,8 @@ def test_whatever_is_done_in_any_order_the_right_version_answers(start: Start) -
     with Visitors(gateway, site.model, SEED, site.paths) as visitors:
         for _ in range(OPERATIONS):
             done[name := site.operate()] += 1
-            assert not visitors.faults, (name, visitors.faults[:5], gateway.log_text)
-    assert not visitors.faults, (visitors.faults[:5], gateway.log_text)
+            assert not visitors.faults, (name, visitors.faults[:5])
+    assert not visitors.faults, visitors.faults[:5]
     site.model.resting.clear()
     site.check()
     wait_until(
