@@ -296,8 +296,8 @@ class Site:
                 answer = self.gateway.control("rollback")
                 assert answer["exit_code"] == 0 or table == before, str(answer)
             self.check()
-        with self.turning_to(self.model.table):
-            self.save(lambda: self.gateway.write_table(self.mounts(self.model.table)))
+        # which is what is served already, and so no change
+        self.save(lambda: self.gateway.write_table(self.mounts(self.model.table)))
 
     # --- what changes nothing -----------------------------------------------------------------
 
@@ -312,9 +312,8 @@ class Site:
         assert edit.told in "\n".join(outcome["messages"]), (edit, outcome)
         assert place in "\n".join(outcome["messages"]), (edit, outcome)
         self.check()
-        with self.turning_to(self.model.table):
-            draft.write_text(text)
-            self.save(lambda: draft.replace(path))
+        draft.write_text(text)
+        self.save(lambda: draft.replace(path))
         (self.gateway.folder / "added.py").unlink(missing_ok=True)
 
     def break_code(self) -> None:
