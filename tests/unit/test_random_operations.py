@@ -264,6 +264,16 @@ class Site:
             self.write_code(table)
             self.reload()
 
+    def edit_one(self) -> None:
+        """The code of one mount, and a reload of that alone."""
+        number = self.chance.randint(0, POOLS)
+        table = self.model.table.change("versions", number, next(self.numbers))
+        name = self.chance.choice([f"/m{number}", f"p{number}"]) if number else "/m0"
+        with self.turning_to(table):
+            self.write_code(table)
+            answer = self.gateway.control("reload", names=[name])
+            assert (answer["exit_code"], answer["messages"]) == (0, []), str(answer)
+
     def edit_table(self) -> None:
         """A save is enough: of what can be changed in place, or of a pool's environment."""
         table = self.model.table
@@ -383,7 +393,8 @@ class Site:
     def operate(self) -> str:
         """One operation; its name."""
         operations: list[Callable[[], object]] = [
-            *(self.edit_code, self.edit_table, self.edit_table, self.roll_back),
+            *(self.edit_code, self.edit_one, self.edit_one, self.edit_table, self.edit_table),
+            self.roll_back,
             *(self.edit_badly, self.break_code),
             *(self.kill, self.end, self.rest, self.rest, self.wake),
         ]
