@@ -8,7 +8,7 @@ import asyncio
 import time
 from functools import cache
 
-from gateway.access_log import AccessLog, Asked
+from gateway.access_log import AccessLog, Asked, quote
 from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation, State
@@ -135,11 +135,15 @@ def record_lost(child: Process, style: str) -> int:
     now = time.monotonic()
     requests = child.in_flight.requests()
     for request in requests if log.is_on else ():
-        asked = Asked(request.mount, request.method, request.target, request.protocol, "", "", "")
+        # the memory of a worker may hold anything, and these go into records as they are
+        request_id, client, protocol = (
+            quote(text)[1:-1] for text in (request.request_id, request.client, request.protocol)
+        )
+        asked = Asked(request.mount, request.method, request.target, protocol, "", "", "")
         log.record(
             (
-                request.request_id,
-                request.client,
+                request_id,
+                client,
                 log.describe(asked),
                 BAD_GATEWAY,
                 0,
