@@ -6,7 +6,6 @@ Knows nothing of the table. A worker is a fresh interpreter, never a fork of the
 
 import asyncio
 import io
-import json
 import pickle
 import socket
 import subprocess
@@ -20,9 +19,11 @@ from typing import Any
 from gateway.config.model import Config, as_path
 from gateway.environments.cache import Environment
 from gateway.lifecycle import CALLBACK_SECONDS
+from gateway.logs import lifecycle
 from gateway.supervisor.last_lines import LastLines
 from gateway.supervisor.launch import build_command, build_surroundings
 from gateway.supervisor.process import ChildState, Process, Purpose, Report
+from gateway.supervisor.report_lines import read_report
 from gateway.supervisor.sockets import Pair
 from gateway.supervisor.tasks import start
 from gateway.uncaught import report_own
@@ -86,10 +87,16 @@ class Child(Process):
         self._writer = writer
         try:
             while line := await reader.readline():
+                report = read_report(line)
                 try:
-                    self.on_report(self, json.loads(line))
+                    self.on_report(self, report)
                 except Exception as error:  # noqa: BLE001  the next one is to be heard
                     report_own(f"a report of worker {self.pid}", error)
+        except ValueError as error:  # readline's, too, for a line that is too long
+            lifecycle.error(
+                "worker %d wrote on its control socket: %s; it is ended", self.pid, error
+            )
+            self.kill()
         except OSError:
             pass  # it died with a report on its way; its exit says the rest
         finally:
