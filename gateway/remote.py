@@ -149,11 +149,12 @@ def tell_outcome(outcome: Answer, what: str) -> int:
     exit_code: int = outcome["exit_code"]
     for message in outcome["messages"]:
         show(message, sys.stderr)
-    if not exit_code:
+    if outcome.get("how"):
         generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
         # of the front workers, which a reload by name may leave alone
         serves = f"generation {generation} serves" if _renews_front(how) else "served"
-        show(f"{what}: {serves} after {seconds:.2f} s, {explain(how)}")
+        rest = "; but for the mounts above" if exit_code else ""
+        show(f"{what}: {serves} after {seconds:.2f} s, {explain(how)}{rest}")
     return exit_code
 
 
@@ -233,7 +234,7 @@ def describe_reload(last: Answer | None) -> list[str]:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["finished"]))
     how = (
         "failed, nothing has changed"
-        if last["exit_code"]
+        if not last["how"]
         else f"{last['generation']} serves, {explain(last['how'])}"
     )
     line = f"last reload  {when}, by {last['trigger']}, after {last['seconds']:.2f} s: {how}"

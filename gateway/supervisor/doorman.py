@@ -7,6 +7,8 @@ request would wait for as long as its mount lets it, and at the front for ever.
 import asyncio
 import contextlib
 import socket
+import time
+from math import ceil
 
 from gateway.http.error_page import build_error_page
 from gateway.supervisor.tasks import start
@@ -23,19 +25,16 @@ class Doorman:
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._answer = b""
+        self._page = b""
+        self._retry = 0.0
         self._door: socket.socket | None = None
         self._refusing: set[asyncio.Task[None]] = set()
 
-    def open(self, cause: str, retry_seconds: int) -> None:
-        """Answer 503 from now on, with ``cause`` for a person and Retry-After."""
-        page = build_error_page(STATUS, cause, "")
-        head = (
-            f"HTTP/1.1 {STATUS}\r\nContent-Type: text/html; charset=utf-8\r\n"
-            f"Cache-Control: no-store\r\nRetry-After: {retry_seconds}\r\n"
-            f"Content-Length: {len(page)}\r\nConnection: close\r\n\r\n"
-        )
-        self._answer = head.encode("latin-1") + page
+    def open(self, cause: str, retry_seconds: float) -> None:
+        """Answer 503 from now on, with ``cause`` for a person, and how long it is until
+        ``retry_seconds`` are over: Retry-After (RFC 9110 §10.2.3)."""
+        self._page = build_error_page(STATUS, cause, "")
+        self._retry = time.monotonic() + retry_seconds
         if self._door is None:
             # a descriptor of its own: another may wait for the pool to be asked for
             self._door = self._listener.dup()
@@ -60,11 +59,20 @@ class Doorman:
             self._refusing.add(task)
             task.add_done_callback(self._refusing.discard)
 
+    def _build_answer(self) -> bytes:
+        seconds = max(1, ceil(self._retry - time.monotonic()))
+        head = (
+            f"HTTP/1.1 {STATUS}\r\nContent-Type: text/html; charset=utf-8\r\n"
+            f"Cache-Control: no-store\r\nRetry-After: {seconds}\r\n"
+            f"Content-Length: {len(self._page)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode("latin-1") + self._page
+
     async def _refuse(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with connection, contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                await loop.sock_sendall(connection, self._answer)
+                await loop.sock_sendall(connection, self._build_answer())
                 connection.shutdown(socket.SHUT_WR)
                 while await loop.sock_recv(connection, 65536):
                     pass

@@ -7,11 +7,11 @@ the table's text nor what asked for a change.
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,10 @@ from gateway.supervisor.tasks import keep_up
 MOST_RETIRING = 3
 # of a pool's current generation: it sleeps, or is about to
 AT_REST = (State.ASLEEP, State.STOPPING)
-RETRY_SECONDS = 10
+# an environment that could not be built is tried again after 5 s, 10 s … up to this
+FIRST_RETRY_SECONDS = 5.0
+MOST_RETRY_SECONDS = 60.0
+NO_ENVIRONMENT = "The environment of the app mounted here could not be built."
 
 
 def find_environments(config: Config) -> Path:
@@ -131,6 +134,8 @@ class Pool:
         if self.current is not None:
             return self.current.find_failed()
         error, _, more = self.refusal.partition("\n")
+        reason = more.rpartition("\n")[2].strip()  # as a build's output has it: at its end
+        error = f"{error}; {reason}" if reason else error
         report = {"error": error, "traceback": more, "is_alone": True}
         mounts = self.refused.mounts if self.refused else ()
         return {mount.name: {"mount": mount.name, **report} for mount in mounts}
@@ -143,16 +148,38 @@ class Pool:
         return bool(self.current.config.pool.command) and not self.current.was_ready
 
     async def serve(self, config: Config) -> None:
-        """Start for the first time: a mount that does not load answers 503, and others serve.
-        Raises AppLoadError where the environment could not be built; then all answer it."""
-        try:
-            environment = await self._find_environment(config)
-        except AppLoadError as error:
-            self.refused, self.refusal = config, str(error)
-            cause = "The environment of the app mounted here could not be built."
-            self._doorman.open(cause, RETRY_SECONDS)
-            raise
-        self._begin(config, environment)
+        """Start for the first time: a mount that does not load answers 503, and others serve. Where
+        the environment cannot be built all answer it, and it is tried again until it can."""
+        tries, took = 0, 0.0
+        while self.current is None and not self._is_closed:  # else a reload was faster
+            began = time.monotonic()
+            if tries:
+                self._doorman.open(NO_ENVIRONMENT, took)
+            try:
+                environment = await self._find_environment(config, is_news=not tries)
+            except AppLoadError as error:
+                self._refuse(config, error, is_news=not tries)
+            else:
+                if self._may_begin(config):
+                    self._begin(config, environment)
+                    return
+            took = time.monotonic() - began
+            pause = max(took, min(FIRST_RETRY_SECONDS * 2 ** min(tries, 16), MOST_RETRY_SECONDS))
+            tries += 1
+            if self.current is None:
+                self._doorman.open(NO_ENVIRONMENT, pause)
+            await asyncio.sleep(pause)
+            config = self.refused or config  # as the table says it now
+
+    def _may_begin(self, config: Config) -> bool:
+        is_wanted = self.refused is None or self.refused == config
+        return is_wanted and self.current is None and not self._is_closed
+
+    def _refuse(self, config: Config, error: AppLoadError, *, is_news: bool) -> None:
+        if self.current is None:
+            self.refused, self.refusal = self.refused or config, str(error)
+        if is_news:
+            lifecycle.error("%s; its mounts answer 503, and it is tried again", error)
 
     def _begin(self, config: Config, environment: Environment | None) -> None:
         """Serve by workers that accept as soon as each has loaded what it can."""
@@ -221,13 +248,15 @@ class Pool:
             return
         if generation.is_gone:
             cause = "The workers that answer here have ended; new ones are starting."
-            seconds = ceil(generation.backoff.seconds)
-            self._doorman.open(cause, seconds)
+            self._doorman.open(cause, generation.backoff.seconds)
         elif not generation.trouble or generation.state is not State.SERVING:
             self._doorman.close()
 
-    async def _find_environment(self, config: Config) -> Environment | None:
-        """Where its Python is another than the gateway's own. Raises AppLoadError."""
+    async def _find_environment(
+        self, config: Config, *, is_news: bool = True
+    ) -> Environment | None:
+        """Where its Python is another than the gateway's own. Raises AppLoadError. ``is_news``:
+        whether its progress is to be logged."""
         pool = config.pool
         python = str(pool.venv / "bin" / "python") if pool.venv else pool.python
         if not python and not pool.requirements:
@@ -241,7 +270,7 @@ class Pool:
                 directory=config.directory,
                 for_workers=not pool.command,
                 surroundings=build_installation(pool),
-                on_progress=lambda line: builds.info("%s: %s", place, line),
+                on_progress=(lambda line: builds.info("%s: %s", place, line)) if is_news else id,
                 timeout_seconds=config.server.limits.build_timeout_seconds,
             )
         except (BuildError, OSError) as error:

@@ -135,18 +135,17 @@ class Pools:
             if report.get(key)
         ]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether each mount has a pool that has come up."""
+        return not any(report.get("is_alone") for report in self.failed.values())
+
     def serve(self, config: Config) -> None:
         """Start all for the first time."""
         self.config = config
         self._start_task(self._watch())
         for name, own in self._cut(config).items():
-            self._start_task(self._serve(self._find(name), own))
-
-    async def _serve(self, pool: Pool, config: Config) -> None:
-        try:
-            await pool.serve(config)
-        except AppLoadError as error:
-            lifecycle.error("%s; its mounts answer 503 until a reload", error)
+            self._start_task(self._find(name).serve(own))
 
     def _cut(self, config: Config) -> dict[str, Config]:
         find_socket = lambda name: str(self._find_socket(name))  # noqa: E731
@@ -317,6 +316,7 @@ class Pools:
             await self.drop(change)
             raise
         self.config = change.after
+        self._update_refused()
         for name, pool in self._pools.items():
             renewed = change.changes.get(name)
             if renewed is None or renewed.means is Means.IN_PLACE:
@@ -328,6 +328,13 @@ class Pools:
             self._note_reload(change)
         self._end_unused(self._cut(change.after))
         self._start_task(self._collect())
+
+    def _update_refused(self) -> None:
+        """What cannot be served so far is tried as the table says it now."""
+        for name, own in self._cut(self.config).items():
+            pool = self._pools[name]
+            if pool.current is None and pool.refused is not None:
+                pool.refused = own
 
     def _note_reload(self, change: TableChange) -> None:
         """New front workers are another version of all pages by themselves."""

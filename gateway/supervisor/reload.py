@@ -31,7 +31,8 @@ WATCH = "watch"
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a reload ended. ``exit_code`` is the command's: 0, 2 bad table, 3 an app did not load, 1
-    anything else. ``how`` is "in place", "new workers …" or the like, "" for one that failed.
+    anything else. ``how`` is "in place", "new workers …" or the like, "" for one that failed. With
+    3 and a ``how`` it is served but for mounts whose pool has never come up, as before.
 
     ``seconds`` are from the save of the file (where a save was the trigger) to serving, else from
     the request; ``generation`` is the one that serves now.
@@ -176,6 +177,8 @@ class Reloader:
             exit_code, messages = 1, [f"a fault of the gateway's own: {error!r}"]
         if exit_code:
             how = ""
+        elif not self._pools.is_whole:
+            exit_code = 3
         now = time.time()
         main = self._pools.main.current
         current = main.id if main else ""
@@ -217,7 +220,7 @@ def check_kept(running: Config, wanted: Config) -> None:
 
 def tell(outcome: Outcome) -> None:
     """Log it."""
-    if outcome.exit_code:
+    if not outcome.how:
         lifecycle.error(
             "reload (%s) failed after %.2f s, nothing has changed: %s",
             *(outcome.trigger, outcome.seconds, "\n".join(outcome.messages)),

@@ -81,13 +81,20 @@ class Supervisor:
             return asyncio.run(self._run())
 
     def status(self) -> tuple[bool, dict[str, Any]]:
-        """Whether requests are served, and what /readyz says. Called from the admin's thread."""
+        """Whether requests are served, and what /readyz says; ``failed`` are the mounts that answer
+        503. One of many is no reason to take all out of service. Called from the admin's thread."""
         children = [c for g in self._pools.generations for c in list(g.children.values())]
         ready = [child for child in children if child.state is ChildState.READY]
         # what other pools' workers are not ready for waits; the front's have to be there
         is_ready = any(c.config.pool.name == MAIN for c in ready) and not self._is_stopping
         state = "draining" if self._is_stopping else "ready" if is_ready else "starting"
-        return is_ready, {"status": state, "workers": len(children), "ready": len(ready)}
+        failed = sum(not report.get("is_loaded") for report in self._pools.failed.values())
+        return is_ready, {
+            "status": state,
+            "workers": len(children),
+            "ready": len(ready),
+            "failed": failed,
+        }
 
     def report(self) -> dict[str, Any]:
         """All that is known, for ``gateway status``. Called from the admin's thread too."""

@@ -48,7 +48,7 @@ MESSAGES = {
     "/needy": "/needy",
     "/crashing": "SIGSEGV",
     "/writing": "No space left on device",
-    "/packaged": "pools.packaged",
+    "/packaged": "Connection refused",
 }
 
 

@@ -205,7 +205,8 @@ def test_at_a_start_its_mount_answers_503_and_the_others_serve(start: Start) -> 
     assert b" 200 " in gateway.ask("/").partition(b"\r\n")[0]
     # and holds up no edit, however it is served
     gateway.write_table(MOUNTS + "  /too: good:app\n")
-    assert gateway.control("reload")["exit_code"] == 0
+    outcome = gateway.control("reload")
+    assert (outcome["exit_code"], outcome["how"]) == (3, "new workers")
     assert b" 200 " in gateway.ask("/too").partition(b"\r\n")[0]
     assert edit(gateway, "pithon", "python")["exit_code"] == 0
     pid(gateway)
@@ -326,7 +327,7 @@ def test_a_health_path_that_never_passes_is_shown(
     [message] = reload(f"{wrong}  /more: good:app\n")["messages"]
     assert message.endswith(f"mounts./api: its pool has no worker: {said}; it answers 503")
     right = wrong.replace("/well}", "/well, health_host: shop.example.com}")
-    assert reload(right)["exit_code"] == 0
+    assert reload(right)["how"] == "in place"
     wait_until(lambda: find()["state"] == "serving", "the command that waits is asked anew")
     assert find()["error"] == ""
 

@@ -334,10 +334,14 @@ def test_an_environment_that_could_never_be_built_holds_up_no_reload(start: Star
     gateway.end()
     table = f"{MANUAL}pools:\n  a: {{requirements: wrong.txt}}\n  b: {{}}\n"
     again = start(TWO, table, telling=TELLING)
-    wait_until(lambda: "its mounts answer 503 until a reload" in again.log_text, "it has failed")
+    wait_until(
+        lambda: "its mounts answer 503, and it is tried again" in again.log_text, "it has failed"
+    )
     assert b" 503 " in again.ask("/a").partition(b"\r\n")[0]
     again.write_table(TWO + "  /too: good:app\n")
-    assert again.control("reload")["exit_code"] == 0
+    outcome = again.control("reload")
+    assert (outcome["exit_code"], outcome["how"]) == (3, "new workers")
+    assert "mounts./a: " in "\n".join(outcome["messages"])
     assert b" 200 " in again.ask("/too").partition(b"\r\n")[0]
     assert "its mounts go on answering 503" in again.log_text
     # one that is new in the table has to be built
@@ -381,6 +385,24 @@ def test_the_log_names_the_mount_whose_load_ends_a_worker(start: Start) -> None:
     assert mount(gateway, "/") == ("serving", "")
 
 
+def test_an_environment_that_can_be_built_later_is_built_without_a_reload(start: Start) -> None:
+    gateway = start()
+    gateway.write("some.txt", "no requirement at all\n")
+    gateway.end()
+    table = f"{MANUAL}  environments: built\npools:\n  a: {{requirements: some.txt}}\n  b: {{}}\n"
+    again = start(TWO, table, telling=TELLING)
+    wait_until(lambda: mount(again, "/a")[0] == "failed", "it has failed")
+    head = again.ask("/a").partition(b"\r\n\r\n")[0]
+    assert b" 503 " in head
+    assert 1 <= int(re.search(rb"Retry-After: (\d+)", head)[1]) <= 60
+    assert again.control("reload")["exit_code"] == 3
+    again.write("some.txt", "# nothing\n")
+    wait_until(lambda: b" 200 " in again.ask("/a")[:20], "it is built", seconds=60)
+    assert mount(again, "/a") == ("serving", "")
+    assert again.log_text.count("its mounts answer 503, and it is tried again") == 1
+    assert again.control("reload")["exit_code"] == 0
+
+
 def test_a_pool_whose_environment_has_been_mended_serves_after_a_reload(start: Start) -> None:
     gateway = start()
     gateway.write("some.txt", "no requirement at all\n")
@@ -388,7 +410,9 @@ def test_a_pool_whose_environment_has_been_mended_serves_after_a_reload(start: S
     table = f"{MANUAL}  environments: built\npools:\n  a: {{requirements: some.txt}}\n  b: {{}}\n"
     again = start(TWO, table, telling=TELLING)
     wait_until(lambda: b" 503 " in again.ask("/a").partition(b"\r\n")[0], "it is answered for")
-    wait_until(lambda: "its mounts answer 503 until a reload" in again.log_text, "it has failed")
+    wait_until(
+        lambda: "its mounts answer 503, and it is tried again" in again.log_text, "it has failed"
+    )
     again.write("some.txt", "# nothing\n")
     assert again.control("reload")["exit_code"] == 0
     assert b" 200 " in again.ask("/a").partition(b"\r\n")[0]

@@ -48,7 +48,7 @@ def supervisor(*states: ChildState) -> Supervisor:
     supervisor = Supervisor(CONFIG, lambda _: CONFIG)
     children = {pid: child(pid, state) for pid, state in enumerate(states)}
     generations: Any = [SimpleNamespace(children=children)]
-    supervisor._pools = SimpleNamespace(generations=generations)  # type: ignore[assignment]
+    supervisor._pools = SimpleNamespace(generations=generations, failed={})  # type: ignore[assignment]
     return supervisor
 
 
@@ -101,14 +101,15 @@ def test_one_ready_worker_is_enough(
 ) -> None:
     assert supervisor(*states).status() == (
         is_ready,
-        {"status": state, "workers": len(states), "ready": ready},
+        {"status": state, "workers": len(states), "ready": ready, "failed": 0},
     )
 
 
 def test_a_gateway_that_stops_is_not_ready() -> None:
     stopping = supervisor(ChildState.READY)
     stopping._is_stopping = True
-    assert stopping.status() == (False, {"status": "draining", "workers": 1, "ready": 1})
+    report = {"status": "draining", "workers": 1, "ready": 1, "failed": 0}
+    assert stopping.status() == (False, report)
 
 
 LOADED = {"event": "loaded", "mounts": []}
