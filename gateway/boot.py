@@ -63,4 +63,4 @@ def load_hub() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # as worker.py does

@@ -47,6 +47,7 @@ from gateway.access_log import AccessLog
 from gateway.config.model import AppTarget, Config, Mount
 from gateway.debugger import give_terminal
 from gateway.dispatch import MountTable
+from gateway.ending import end_apps
 from gateway.forks import part_at_fork
 from gateway.http.connection import find_request
 from gateway.http.environ import MountInfo, build_base_environ, name_server
@@ -164,6 +165,7 @@ def work(
     code: int = outlast(
         gevent.spawn(Worker(config, service, listener, control, handover).run, orders)
     )
+    outlast(gevent.spawn(end_apps, errors.crash_descriptor))
     finish(access_log.outlet, errors)
     in_flight.beat(in_flight.heartbeat)  # what was dropped then counts, too
     return code
@@ -479,4 +481,4 @@ def take_orders(control: socket.socket, orders: SimpleQueue[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # nothing that apps have left running is waited for any longer

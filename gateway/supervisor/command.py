@@ -74,21 +74,14 @@ class Command(Process):
         told = build_server(self.config, environment, str(place), port)
         if "user" in told or "group" in told:
             self._share(told, self.config.server)
-        program = told["args"][0]
-        try:
-            self._process = subprocess.Popen(
-                **told,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                # a signal from the terminal is the supervisor's to pass on
-                process_group=0,
-            )
-        except FileNotFoundError as error:
-            if error.filename == program:
-                message = f"there is no program {program!r} in its environment or on PATH"
-                raise OSError(message) from error
-            raise
+        self._process = subprocess.Popen(
+            **told,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # a signal from the terminal is the supervisor's to pass on
+            process_group=0,
+        )
 
     def _share(self, told: dict[str, Any], server: Server) -> None:
         """Have its user make a socket there that the front workers' group may connect to."""

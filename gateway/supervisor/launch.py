@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,11 +72,26 @@ def build_server(
         # where there is no other one, "python" is the gateway's own, as for workers
         path = told["env"].get("PATH", os.defpath)
         told["env"]["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
-    words = _give_way(config.pool) + [
+    words = [
         word.replace("{socket}", socket).replace("{port}", port)
         for word in shlex.split(config.pool.command)
     ]
+    _check_program(words[0], told["env"].get("PATH", os.defpath), config.directory)
+    words = _give_way(config.pool) + _end_with_supervisor() + words
     return told | {"args": words, "cwd": config.directory}
+
+
+def _check_program(program: str, path: str, directory: Path) -> None:
+    """Raises OSError; what is put before it would say so in words of its own."""
+    place = directory / program if "/" in program else shutil.which(program, path=path)
+    if place is None or not Path(place).exists():
+        raise OSError(f"there is no program {program!r} in its environment or on PATH")
+
+
+def _end_with_supervisor() -> list[str]:
+    """What has the kernel end a server whose supervisor was killed and could not: PR_SET_PDEATHSIG
+    (prctl(2)), set where its user is set already, which would undo it."""
+    return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
 
 
 def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str, Any]:

@@ -65,7 +65,7 @@ async def watch_files(
 ) -> None:
     """Call ``on_save`` whenever one of the files was saved that ``find_paths`` gives at each look,
     and wait for its end. One that has gone is no save; the one that takes its place is."""
-    seen: dict[str, Mark] = {}
+    seen = await _look_aside(find_paths())
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         found = await _look_aside(find_paths())

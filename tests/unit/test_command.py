@@ -332,6 +332,31 @@ def test_a_health_path_that_never_passes_is_shown(
     assert find()["error"] == ""
 
 
+@pytest.mark.parametrize("user", ["", ", user: nobody"])
+def test_it_does_not_outlive_a_supervisor_that_is_killed(
+    start: Start, user: str, open_folder: Path
+) -> None:
+    if user and os.geteuid():
+        pytest.skip("needs root")
+    # nobody may not enter pytest's folder
+    (open_folder / "web.py").write_text(SERVER)
+    (open_folder / "web.py").chmod(0o644)
+    command = f"command: '/usr/bin/python3 web.py {{port}}', directory: {open_folder}"
+    pool = f"pools:\n  api: {{{command}{user}}}\n"
+    gateway = start(MOUNTS, MANUAL + pool)
+    number = pid(gateway)
+    os.kill(gateway.process.pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(number), "it has ended")
+
+
+def is_running(pid: int) -> bool:
+    """What nobody has collected is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 # --- changing ---------------------------------------------------------------------------------
 
 
