@@ -23,7 +23,7 @@ POOLS = """\
   /drowsy: {app: "hungry:app", pool: drowsy}
   /kin: {app: "teller:app", pool: kin}
 pools:
-  work: {workers: 2}
+  work: {workers: 2, pass_env: [GATEWAY_DATA]}
   hungry: {max_memory: 200MiB}
   drowsy: {idle: 2s}
   kin: {user: gateway, group: gateway}
@@ -51,7 +51,7 @@ def workers(lab: Lab, pool: str) -> dict[int, int]:
 def pooled(lab: Lab) -> Iterator[Lab]:
     table = lab.table
     lab.table = table.replace("server:\n", "server:\n  reload_on_edit: false\n") + POOLS
-    assert lab.run_in("gateway", "gateway", "reload", *TABLE).err == ""
+    assert lab.run_in("gateway", "gateway", "reload", *TABLE).exit_code == 0
     yield lab
     lab.table = table
     assert lab.run_in("gateway", "gateway", "reload", *TABLE).exit_code == 0
