@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from typing import Any
 
 from gevent import get_hub
@@ -36,6 +37,23 @@ def part_at_fork(service: Service, *, is_patched: bool) -> None:
             end_in_child()
 
     os.register_at_fork(after_in_child=part)
+
+
+def keep_from_children(descriptors: Iterable[int]) -> None:
+    """Have no process that apps start hold these: neither a program, nor a child that goes on as it
+    is. A port stayed taken for as long as the last of them lives."""
+    kept = tuple(descriptors)
+    for descriptor in kept:
+        os.set_inheritable(descriptor, False)
+
+    def let_go() -> None:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in kept:
+            # not closed: objects that are still here would close whatever gets the number next
+            os.dup2(nothing, descriptor, inheritable=False)
+        os.close(nothing)
+
+    os.register_at_fork(after_in_child=let_go)
 
 
 def _leave_requests(service: Service) -> None:

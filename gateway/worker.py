@@ -48,7 +48,7 @@ from gateway.config.model import AppTarget, Config, Mount
 from gateway.debugger import give_terminal
 from gateway.dispatch import MountTable
 from gateway.ending import end_apps
-from gateway.forks import part_at_fork
+from gateway.forks import keep_from_children, part_at_fork
 from gateway.http.connection import find_request
 from gateway.http.environ import MountInfo, build_base_environ, name_server
 from gateway.http.forwarded import TrustedProxies
@@ -102,9 +102,14 @@ def main() -> int:
     left_out: dict[str, str] = pickle.load(sys.stdin.buffer)
     if app_threads is not None:
         app_threads.name = config.pool.name.strip("/") or "app"
-    sys.stdin.close()
-    sys.stdin = open(os.devnull)  # noqa: SIM115
     style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # where the configuration was, with its secrets
+    os.close(nothing)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    _, control, listener, in_flight, *handover = rest
+    os.set_inheritable(int(in_flight), False)  # closed once it is mapped
+    keep_from_children(map(int, (control, listener, *handover)))
     keep_from_apps()
     if config.is_dev:
         give_terminal()
