@@ -16,6 +16,7 @@ from typing import Any
 
 import gateway
 from gateway.boot import OWN_PYTHON
+from gateway.config.interpolate import open_regular
 from gateway.config.model import Config, Pool
 from gateway.config.variables import is_named
 from gateway.environments.cache import Environment
@@ -144,7 +145,8 @@ def build_environment(pool: Pool, environment: Environment | None) -> dict[str, 
         home = pwd.getpwnam(pool.user).pw_dir
         variables |= {"HOME": home, "USER": pool.user, "LOGNAME": pool.user}
     if pool.env_file:
-        variables |= read_env_file(pool.env_file.read_text())
+        with open_regular(pool.env_file) as file:
+            variables |= read_env_file(file.read().decode())
     return variables | pool.env
 
 

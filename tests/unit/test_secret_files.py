@@ -2,6 +2,7 @@
 noticed, and renews the pools that use it."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -89,3 +90,28 @@ def test_a_secret_that_was_only_touched_changes_nothing(start: Start) -> None:
     last = wait_until(lambda: gateway.control("status")["last_reload"], "the save was noticed")
     assert (last["exit_code"], last["how"]) == (0, "nothing has changed")
     assert workers(gateway) == before
+
+
+def test_a_secret_that_is_a_pipe_fails_a_reload_and_blocks_nothing(start: Start) -> None:
+    gateway = begin(start)
+    before = workers(gateway)
+    os.mkfifo(gateway.folder / "pipe")
+    gateway.write_table("  /: {app: 'good:app', env: {KEY: '${file:pipe}'}}\n")
+    outcome = gateway.control("reload")
+    assert outcome["exit_code"] == 2
+    assert "pipe" in outcome["messages"][0]
+    assert "cannot be read: not a regular file" in outcome["messages"][0]
+    assert workers(gateway) == before
+    assert gateway.end() == 0
+
+
+def test_an_env_file_that_is_a_pipe_fails_a_reload_and_blocks_nothing(start: Start) -> None:
+    gateway = begin(start)
+    before = workers(gateway)
+    (gateway.folder / "b.env").unlink()
+    os.mkfifo(gateway.folder / "b.env")
+    outcome = gateway.control("reload")
+    assert outcome["exit_code"] == 2
+    assert "pools.b.env_file: " in outcome["messages"][0]
+    assert workers(gateway) == before
+    assert gateway.end() == 0
