@@ -131,7 +131,7 @@ def test_a_gibibyte_crosses_the_hop_in_constant_memory(pooled: Lab, direction):
             assert client.read_answer("PUT").content == digest.encode()
     after = {**workers(pooled, "main"), **workers(pooled, "work")}
     for pid, memory in before.items():
-        assert after[pid] - memory < 64 * MIB  # which is read ahead, and more on a busy machine
+        assert after[pid] - memory < 96 * MIB  # a busy machine may read 64 MiB ahead
 
 
 def test_a_tool_that_sends_chunks_works_through_the_hop(pooled: Lab):

@@ -13,6 +13,8 @@ import pytest
 from harness import GET, Gateway
 from running import Running, wait_until
 
+from gateway.upstream.link import AHEAD_BYTES
+
 Serve = Callable[..., Gateway]
 Load = Callable[..., Any]
 MIB = 1024 * 1024
@@ -69,7 +71,8 @@ def test_much_content_comes_in_constant_memory(front: Running) -> None:
     grown = most_memory(front) - before
     print(f"the worker took {grown // 1024} KiB more")
     assert size > MUCH
-    assert grown < 8 * MIB
+    # a client that a busy machine keeps from reading has that much read ahead
+    assert grown < AHEAD_BYTES + 8 * MIB
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
