@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterable
 from typing import Any
 
-from gevent import get_hub
+from gevent import get_hub, monkey
 from gevent._hub_local import set_hub
 from greenlet import getcurrent, greenlet
 
@@ -21,6 +21,9 @@ from gateway.http.connection import Connection
 from gateway.http.exchange import Exchange
 from gateway.http.service import Service
 from gateway.mounts.threads import end_in_child
+
+# at once: that of gevent may leave it to a turn of the event loop, which the child does not have
+_close = monkey.get_original("os", "close")
 
 
 def part_at_fork(service: Service, *, is_patched: bool) -> None:
@@ -51,7 +54,7 @@ def keep_from_children(descriptors: Iterable[int]) -> None:
         for descriptor in kept:
             # not closed: objects that are still here would close whatever gets the number next
             os.dup2(nothing, descriptor, inheritable=False)
-        os.close(nothing)
+        _close(nothing)
 
     os.register_at_fork(after_in_child=let_go)
 
@@ -62,7 +65,7 @@ def _leave_requests(service: Service) -> None:
     for connection in service.connections:
         connection.__class__ = _NoConnection
         # a client waits for the end of what it reads, for which all copies have to be closed
-        os.close(connection._socket.detach())
+        _close(connection._socket.detach())
 
 
 def _leave_loop() -> None:

@@ -17,6 +17,9 @@ from typing import Any
 from gateway.environments.cache import Cache
 from gateway.errors import BuildError
 
+# nice(2): a compiler can wait, requests cannot
+NICENESS = 10
+
 
 def say(**message: object) -> None:
     """Report to the supervisor."""
@@ -25,9 +28,9 @@ def say(**message: object) -> None:
 
 def main() -> None:
     """Do what the order asks for."""
-    order = json.load(sys.stdin)
+    order = json.loads(sys.stdin.readline())
     try:
-        cache = Cache(Path(order["root"]), lambda line: say(progress=line))
+        cache = Cache(Path(order["root"]), lambda line: say(progress=line), wait_for_turn)
         if order["collects"]:
             say(removed=cache.collect())
         else:
@@ -36,6 +39,15 @@ def main() -> None:
         say(error=str(error))
     except OSError as error:
         say(error=f"{error.filename}: {error.strerror}")
+
+
+def wait_for_turn() -> None:
+    """Until the supervisor lets this process build, which then gives way to those that serve.
+    Raises BuildError where the supervisor has gone."""
+    say(waits=True)
+    if not sys.stdin.readline():
+        raise BuildError("the gateway has ended")
+    os.nice(NICENESS)
 
 
 def find_or_build(cache: Cache, order: dict[str, Any]) -> None:

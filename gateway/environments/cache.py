@@ -51,9 +51,15 @@ class Environment:
 
 class Cache:
     """The environments below ``root``, a directory of one user's own. ``held`` are those that were
-    found: descriptors, each with a shared lock, open for as long as they are to stay."""
+    found: descriptors, each with a shared lock, open for as long as they are to stay.
+    ``wait_for_turn`` is called once, before the first thing is built or downloaded."""
 
-    def __init__(self, root: Path, tell: Callable[[str], object] = str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        tell: Callable[[str], object] = str,
+        wait_for_turn: Callable[[], object] = bool,
+    ) -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError), open(root / ".gitignore", "x") as file:
@@ -64,6 +70,8 @@ class Cache:
             ) from error
         self._root = root
         self._tell = tell
+        self._wait_for_turn = wait_for_turn
+        self._has_turn = False
         self.held: list[int] = []
         self._installer = Installer(root, tell)
 
@@ -72,7 +80,7 @@ class Cache:
     ) -> Environment:
         """The environment of the Python ``wanted`` with ``requirements``, "" for that Python as it
         is; both relative to ``directory``. Raises BuildError."""
-        python = find(wanted, directory) or self._installer.fetch_python(wanted)
+        python = find(wanted, directory) or self._fetch_python(wanted)
         uses: list[str] = []
         if requirements:
             environment = self._build_environment(python, directory / requirements)
@@ -89,12 +97,21 @@ class Cache:
             python=python.path, version=python.shown_version, runtime=runtime, uses=tuple(uses)
         )
 
+    def _fetch_python(self, wanted: str) -> Interpreter:
+        self._take_turn()
+        return self._installer.fetch_python(wanted)
+
+    def _take_turn(self) -> None:
+        if not self._has_turn:
+            self._has_turn = True
+            self._wait_for_turn()
+
     def _build_environment(self, python: Interpreter, requirements: Path) -> Path:
         key = _key(python.base, python.shown_version, python.platform, digest(requirements))
         environment = self._root / f"env-{python.shown_version}-{key}"
 
         def build() -> None:
-            self._tell(f"builds Python {python.shown_version} with {requirements.name}")
+            self._tell(f"building Python {python.shown_version} with {requirements.name}")
             self._installer.build(python, requirements, environment)
 
         self._build_once(environment, build)
@@ -112,7 +129,7 @@ class Cache:
             if is_own:
                 link_own(runtime)
                 return
-            self._tell(f"installs what a worker on Python {name} needs: {', '.join(OLDEST)}")
+            self._tell(f"installing what a worker on Python {name} needs: {', '.join(OLDEST)}")
             self._installer.install_apart(python, needed, runtime)
             prune(runtime)
 
@@ -122,6 +139,8 @@ class Cache:
     def _build_once(self, directory: Path, build: Callable[[], None]) -> None:
         """And hold it. Whoever comes meanwhile waits. What is half built is thrown away by the
         next."""
+        if not _is_complete(directory):
+            self._take_turn()  # before the lock: for what has a turn, others may wait there
         with self._lock(directory.name):
             try:
                 if not _is_complete(directory):
@@ -139,7 +158,7 @@ class Cache:
         while True:
             with _open_lock(path) as file:
                 if not _try_lock(file):
-                    self._tell(f"waits for another that builds {name}")
+                    self._tell(f"waiting for another process to build {name}")
                     fcntl.flock(file, fcntl.LOCK_EX)
                 # else it was collected meanwhile, and the next one would lock another file
                 if _is_at(file, path):

@@ -14,7 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from pathlib import Path
@@ -25,6 +26,8 @@ from gateway.environments.cache import OURS, Environment
 from gateway.environments.homes import find_homes, open_home
 from gateway.environments.interpreter import RUNTIME
 from gateway.errors import BuildError
+
+Turn = Callable[[int], AbstractAsyncContextManager[object]]
 
 MAX_LINE_BYTES = 2**20
 # of those that an environment is made of: its own, and what a worker needs
@@ -59,6 +62,7 @@ async def find_or_build(
     directory: Path,
     for_workers: bool = True,
     surroundings: Mapping[str, Any],
+    turn: Turn,
     on_progress: Callable[[str], object],
     timeout_seconds: float,
 ) -> HeldEnvironment:
@@ -67,7 +71,9 @@ async def find_or_build(
     adds what a worker needs.
 
     ``surroundings`` are who builds, and with which variables, as ``subprocess.Popen`` is told.
-    ``on_progress`` gets each line that there is to tell. Raises BuildError.
+    ``turn`` is entered before anything is built, with the id of the process that builds, and left
+    when that has ended; ``timeout_seconds`` begin then. ``on_progress`` gets each line that there
+    is to tell. Raises BuildError.
     """
     who = surroundings.get("user", -1), surroundings.get("group", -1)
     home = await asyncio.to_thread(open_home, root, *who)
@@ -82,11 +88,18 @@ async def find_or_build(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with asyncio.timeout(timeout_seconds) as limit, AsyncExitStack() as stack:
+
+                async def take_turn(pid: int) -> None:
+                    limit.reschedule(None)
+                    await stack.enter_async_context(turn(pid))
+                    limit.reschedule(asyncio.get_running_loop().time() + timeout_seconds)
+
                 found = await _ask(
                     {**order, "handover": theirs.fileno()},
                     {**surroundings, "pass_fds": (theirs.fileno(),)},
                     on_progress,
+                    take_turn,
                 )
         except TimeoutError:
             raise BuildError(
@@ -111,8 +124,15 @@ async def collect(root: Path, surroundings: Mapping[str, Any]) -> list[str]:
     return removed
 
 
+async def _no_turn(_: int) -> None:
+    """For what builds nothing."""
+
+
 async def _ask(
-    order: dict[str, Any], surroundings: Mapping[str, Any], on_progress: Callable[[str], object]
+    order: dict[str, Any],
+    surroundings: Mapping[str, Any],
+    on_progress: Callable[[str], object],
+    take_turn: Callable[[int], Awaitable[None]] = _no_turn,
 ) -> dict[str, Any]:
     """What a process reports in the end that is told ``order``. Raises BuildError."""
     try:
@@ -129,13 +149,15 @@ async def _ask(
     except OSError as error:
         raise BuildError(f"environments cannot be built: {error}") from error
     try:
-        return await _talk(process, order, on_progress)
+        return await _talk(process, order, on_progress, take_turn)
     except BuildError:
         raise  # it ends by itself, or has ended
     except BaseException:
         _kill(process)
         raise
     finally:
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # type: ignore[union-attr]
         await asyncio.to_thread(_wait, process)
 
 
@@ -146,16 +168,17 @@ def _find_places() -> list[str]:
 
 
 async def _talk(
-    process: subprocess.Popen[bytes], order: dict[str, Any], on_progress: Callable[[str], object]
+    process: subprocess.Popen[bytes],
+    order: dict[str, Any],
+    on_progress: Callable[[str], object],
+    take_turn: Callable[[int], Awaitable[None]],
 ) -> dict[str, Any]:
-    assert process.stdin is not None  # noqa: S101  for the type checker
-    with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(json.dumps(order).encode())
+    _write_line(process, json.dumps(order))
     reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), process.stdout
     )
-    last_words = ""
+    last_words, has_turn = "", False
     try:
         while line := await reader.readline():
             message = _read_message(line)
@@ -165,6 +188,11 @@ async def _talk(
                 raise BuildError(_printable(str(message["error"])))
             elif "progress" in message:
                 on_progress(_printable(str(message["progress"])))
+            elif "waits" in message:
+                if not has_turn:  # once, whatever it says
+                    await take_turn(process.pid)
+                has_turn = True
+                _write_line(process, "go")
             else:
                 return message
     except ValueError as error:
@@ -172,6 +200,14 @@ async def _talk(
     finally:
         transport.close()
     raise BuildError(f"{NO_OUTCOME}: {last_words}" if last_words else NO_OUTCOME)
+
+
+def _write_line(process: subprocess.Popen[bytes], line: str) -> None:
+    """What does not listen any more has said why, or will have no outcome."""
+    assert process.stdin is not None  # noqa: S101  for the type checker
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line.encode() + b"\n")
+        process.stdin.flush()
 
 
 def _read_message(line: bytes) -> dict[str, Any] | None:

@@ -108,11 +108,12 @@ class StartGate:
             self.look()
 
     @asynccontextmanager
-    async def turn(self, urgency: Urgency) -> AsyncIterator[Load]:
-        """A load that lasts as long as the block."""
-        load = await self.enter(lambda: urgency)
+    async def turn_to_build(self, pid: int) -> AsyncIterator[None]:
+        """A build by that process, for as long as the block lasts."""
+        load = await self.enter(lambda: Urgency.BUILD)
+        load.pid = pid
         try:
-            yield load
+            yield
         finally:
             self.leave(load)
 

@@ -270,6 +270,7 @@ class Pool:
                 directory=config.directory,
                 for_workers=not pool.command,
                 surroundings=build_installation(pool),
+                turn=self._gate.turn_to_build,
                 on_progress=(lambda line: builds.info("%s: %s", place, line)) if is_news else id,
                 timeout_seconds=config.server.limits.build_timeout_seconds,
             )

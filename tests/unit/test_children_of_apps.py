@@ -63,8 +63,6 @@ def find_open(pid: int) -> set[str]:
 def test_a_child_holds_nothing_of_its_worker(
     start: Start, way: str, when: str, threads: str
 ) -> None:
-    if way in ("fork", "multiprocessing") and when == "asked":
-        pytest.skip("it goes on with its parent's request, and has that connection")
     if way == "multiprocessing spawn" and when == "imported":
         pytest.skip("it imports its parent's module, which would start another one")
     code = MODULE.replace("WAY", WAYS[way])

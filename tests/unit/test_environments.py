@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from running import wait_until
 
 from gateway.environments import cache as cache_module
 from gateway.environments import client, installer
+from gateway.environments.__main__ import NICENESS
 from gateway.environments.cache import Cache, Environment
 from gateway.environments.content import digest, list_files
 from gateway.environments.installer import excerpt, find_uv
@@ -83,7 +85,7 @@ class Builder:
 
     @property
     def built(self) -> int:
-        return sum(line.startswith("builds ") for line in self.said)
+        return sum(line.startswith("building ") for line in self.said)
 
 
 @pytest.fixture
@@ -365,8 +367,12 @@ def find_or_build(folder: Path, said: list[str], **more: Any) -> Any:
         root=folder / "environments",
         directory=folder,
         surroundings={},
-        on_progress=said.append,
-        **{"timeout_seconds": 60.0, **options},
+        **{
+            "on_progress": said.append,
+            "timeout_seconds": 60.0,
+            "turn": lambda _: contextlib.nullcontext(),
+            **options,
+        },
     )
 
 
@@ -379,8 +385,51 @@ def test_who_wants_the_same_waits_for_who_builds_it(builder: Builder) -> None:
 
     found = asyncio.run(ask())
     assert found[0] == found[1] == found[2]
-    assert sum(line.startswith("builds ") for line in said) == 1
+    assert sum(line.startswith("building ") for line in said) == 1
     assert sum(line.startswith("waits ") for line in said) >= 1
+
+
+def test_what_is_built_waits_for_its_turn_and_what_is_there_does_not(builder: Builder) -> None:
+    builder.require("peak")
+    asked: list[int] = []
+
+    @contextlib.asynccontextmanager
+    async def turn(pid: int) -> AsyncIterator[None]:
+        asked.append(pid)
+        assert not list(builder.folder.glob("environments/env-*"))
+        yield
+        assert list(builder.folder.glob("environments/env-*/complete"))
+
+    for _ in range(2):
+        asyncio.run(find_or_build(builder.folder, [], turn=turn)).let_go()
+    assert len(asked) == 1
+
+
+def test_the_time_of_a_build_begins_with_its_turn_and_it_gives_way_to_others(
+    builder: Builder,
+) -> None:
+    builder.require("peak")
+    patience, niceness = 15.0, []
+
+    @contextlib.asynccontextmanager
+    async def turn(pid: int) -> AsyncIterator[None]:
+        await asyncio.sleep(patience + 1)
+        yield
+
+    def note(line: str) -> None:
+        if "building" in line:
+            [pid] = (int(p) for p in children(os.getpid()))
+            niceness.append(os.getpriority(os.PRIO_PROCESS, pid))
+
+    asking = find_or_build(
+        builder.folder, [], turn=turn, timeout_seconds=patience, on_progress=note
+    )
+    asyncio.run(asking).let_go()
+    assert niceness == [os.getpriority(os.PRIO_PROCESS, 0) + NICENESS]
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def test_a_failure_reaches_who_asked(builder: Builder) -> None:

@@ -168,7 +168,7 @@ def test_one_that_was_cancelled_when_its_turn_came_keeps_no_place() -> None:
         gate.leave(first)
         waiting.cancel()
         await turn_loop()
-        async with gate.turn(Urgency.START):
+        async with gate.turn_to_build(0):
             pass
 
     run(work())

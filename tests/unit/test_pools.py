@@ -426,7 +426,7 @@ def test_a_reload_shows_what_is_built(start: Start) -> None:
     told_meanwhile: list[str] = []
     outcome = ask(gateway.folder / "control.sock", "reload", told_meanwhile.append)
     assert (outcome["exit_code"], outcome["messages"]) == (0, [])
-    assert "builds Python" in told_meanwhile[0]
+    assert "building Python" in told_meanwhile[0]
     assert f"{gateway.folder}/mounts.yaml:7:9: pools.a: " in told_meanwhile[0]
     assert told(gateway, "/a")["env"]["VIRTUAL_ENV"].startswith(f"{gateway.folder}/built/env-")
 
