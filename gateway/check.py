@@ -116,8 +116,7 @@ class Check:
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         for number in _ENDS:
             loop.add_signal_handler(number, self._end, ended, number)
-        at_once = len(os.sched_getaffinity(0))
-        work = asyncio.create_task(self._pools.try_out(config, at_once))
+        work = asyncio.create_task(self._pools.try_out(config))
         either: set[asyncio.Future[Any]] = {work, ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         self._pools.is_stopping = True

@@ -34,8 +34,7 @@ def end_apps(crash_descriptor: int) -> None:
         names = ", ".join(thread.name for thread in left[:MOST_NAMES])
         more = f" and {len(left) - MOST_NAMES} more" if len(left) > MOST_NAMES else ""
         lifecycle.warning(
-            "threads that apps have started end with their worker, in the middle of what they do: "
-            "%s%s",
+            "this worker ends although threads that apps have started are still running: %s%s",
             *(names, more),
         )
     faulthandler.dump_traceback_later(HANDLER_SECONDS, exit=True, file=crash_descriptor)

@@ -153,7 +153,7 @@ def tell_outcome(outcome: Answer, what: str) -> int:
         generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
         # of the front workers, which a reload by name may leave alone
         serves = f"generation {generation} serves" if _renews_front(how) else "served"
-        rest = "; but for the mounts above" if exit_code else ""
+        rest = "; the mounts above answer 503" if exit_code else ""
         show(f"{what}: {serves} after {seconds:.2f} s, {explain(how)}{rest}")
     return exit_code
 

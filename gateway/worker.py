@@ -107,9 +107,6 @@ def main() -> int:
     os.dup2(nothing, 0)  # where the configuration was, with its secrets
     os.close(nothing)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    _, control, listener, in_flight, *handover = rest
-    os.set_inheritable(int(in_flight), False)  # closed once it is mapped
-    keep_from_children(map(int, (control, listener, *handover)))
     keep_from_apps()
     if config.is_dev:
         give_terminal()
@@ -123,21 +120,13 @@ def work(
     output: int,
     errors: Outlet,
     generation: str,
-    control_descriptor: str,
-    listener_descriptor: str,
-    in_flight_descriptor: str,
-    giving: str,
-    taking: str,
+    *descriptors: str,
 ) -> int:
     """Load all but what is ``left_out``, and serve when told to; the exit code. Access records go
-    to ``output``, all else that is written to ``errors``."""
+    to ``output``, all else that is written to ``errors``. ``descriptors`` are as in ``main``."""
     configure_logs(style, generation, Stream(errors, errors.descriptor))
     report_uncaught()
-    control = socket.socket(fileno=int(control_descriptor))
-    listener = socket.socket(fileno=int(listener_descriptor))
-    in_flight = InFlight(int(in_flight_descriptor))
-    os.close(int(in_flight_descriptor))
-    handover = Handover(int(giving), int(taking))
+    control, listener, in_flight, handover = open_shared(*map(int, descriptors))
 
     def note(name: str, text: str) -> None:
         send(control, {"event": "noted", "mount": name, "text": text})
@@ -174,6 +163,23 @@ def work(
     finish(access_log.outlet, errors)
     in_flight.beat(in_flight.heartbeat)  # what was dropped then counts, too
     return code
+
+
+def open_shared(
+    control: int, listener: int, in_flight: int, giving: int, taking: int
+) -> tuple[socket.socket, socket.socket, InFlight, Handover]:
+    """What it shares with its supervisor and the workers beside it; no process that its apps start
+    is to have a part in it."""
+    os.set_inheritable(in_flight, False)
+    memory = InFlight(in_flight)
+    os.close(in_flight)
+    keep_from_children((control, listener, giving, taking))
+    return (
+        socket.socket(fileno=control),
+        socket.socket(fileno=listener),
+        memory,
+        Handover(giving, taking),
+    )
 
 
 def build_guard(

@@ -85,28 +85,39 @@ async def find_or_build(
         "for_workers": for_workers,
         "collects": False,
     }
+    try:
+        return await _build(order, surroundings, turn, on_progress, timeout_seconds)
+    except TimeoutError:
+        raise BuildError(
+            f"{requirements or python}: was not built within {timeout_seconds:g} s "
+            "(server.build_timeout)"
+        ) from None
+
+
+async def _build(
+    order: dict[str, Any],
+    surroundings: Mapping[str, Any],
+    turn: Turn,
+    on_progress: Callable[[str], object],
+    timeout_seconds: float,
+) -> HeldEnvironment:
+    """See ``find_or_build``. Raises TimeoutError, too."""
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        try:
-            async with asyncio.timeout(timeout_seconds) as limit, AsyncExitStack() as stack:
+    async with asyncio.timeout(timeout_seconds) as limit, AsyncExitStack() as stack:
 
-                async def take_turn(pid: int) -> None:
-                    limit.reschedule(None)
-                    await stack.enter_async_context(turn(pid))
-                    limit.reschedule(asyncio.get_running_loop().time() + timeout_seconds)
+        async def take_turn(pid: int) -> None:
+            limit.reschedule(None)
+            await stack.enter_async_context(turn(pid))
+            limit.reschedule(asyncio.get_running_loop().time() + timeout_seconds)
 
-                found = await _ask(
-                    {**order, "handover": theirs.fileno()},
-                    {**surroundings, "pass_fds": (theirs.fileno(),)},
-                    on_progress,
-                    take_turn,
-                )
-        except TimeoutError:
-            raise BuildError(
-                f"{requirements or python}: was not built within {timeout_seconds:g} s "
-                "(server.build_timeout)"
-            ) from None
-        return _read_environment(found.get("environment"), _take(ours))
+        with ours, theirs:
+            found = await _ask(
+                {**order, "handover": theirs.fileno()},
+                {**surroundings, "pass_fds": (theirs.fileno(),)},
+                on_progress,
+                take_turn,
+            )
+            return _read_environment(found.get("environment"), _take(ours))
 
 
 async def collect(root: Path, surroundings: Mapping[str, Any]) -> list[str]:

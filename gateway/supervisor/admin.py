@@ -127,7 +127,7 @@ class AdminServer:
         if not (is_local or is_own_host(host) or host in self._hosts()):
             # a name that leads here all the same: a web page may have had a browser ask (DNS
             # rebinding), and would read the answer
-            return 421, {"status": "ask by an address, localhost or a host of the table"}
+            return 421, {"status": "ask by an IP address, by localhost, or by a host of the table"}
         if method not in ("GET", "HEAD"):
             return 405, {"status": "GET and HEAD are answered"}
         if path == "/healthz":
@@ -145,7 +145,7 @@ def parse_request_line(line: str) -> tuple[str, str, str]:
     """Method, target and version. Raises MalformedRequest."""
     words = line.split(" ")
     if len(words) != 3 or words[2] not in ("HTTP/1.0", "HTTP/1.1"):
-        raise MalformedRequest("the request line is not one of HTTP/1.1")
+        raise MalformedRequest("this is not an HTTP/1.1 request line")
     method, path, version = words
     return method, path, version
 
@@ -158,7 +158,7 @@ def find_host(fields: list[str], version: str) -> str:
     if not hosts and version == "HTTP/1.0":
         return ""
     if len(hosts) != 1:
-        raise MalformedRequest("HTTP/1.1 wants one Host")
+        raise MalformedRequest("HTTP/1.1 requires exactly one Host")
     return parse_host(hosts[0])
 
 

@@ -60,5 +60,10 @@ def backoff_seconds(rounds: int, lived: float = 0.0) -> float:
     if rounds <= 0:
         return 0.0
     first = max(FIRST_BACKOFF_SECONDS, lived * FIRST_SHARE)
-    # the exponent is bounded: a worker may die young for days
-    return float(min(first * 2 ** min(rounds - 1, 16), max(MAX_BACKOFF_SECONDS, lived)))
+    return double(first, rounds - 1, max(MAX_BACKOFF_SECONDS, lived))
+
+
+def double(first: float, times: int, most: float) -> float:
+    """``first``, twice as much after each of so many times, but no more than ``most``."""
+    # the exponent is bounded: what fails may fail for days
+    return float(min(first * 2 ** min(times, 16), most))

@@ -6,15 +6,15 @@ Knows nothing of the table. A worker is a fresh interpreter, never a fork of the
 
 import asyncio
 import io
+import os
 import pickle
 import socket
 import subprocess
-import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 from gateway.config.model import Config, as_path
 from gateway.environments.cache import Environment
@@ -93,9 +93,7 @@ class Child(Process):
                 except Exception as error:  # noqa: BLE001  the next one is to be heard
                     report_own(f"a report of worker {self.pid}", error)
         except ValueError as error:  # readline's, too, for a line that is too long
-            lifecycle.error(
-                "worker %d wrote on its control socket: %s; it is ended", self.pid, error
-            )
+            lifecycle.error("worker %d sent an invalid report, and is ended: %s", self.pid, error)
             self.kill()
         except OSError:
             pass  # it died with a report on its way; its exit says the rest
@@ -161,10 +159,11 @@ def to_bytes(value: object) -> bytes:
     return buffer.getvalue()
 
 
-def pickled(config: Config, left_out: Mapping[str, str] = NOTHING):  # type: ignore[no-untyped-def]
+def pickled(config: Config, left_out: Mapping[str, str] = NOTHING) -> BinaryIO:
     """The configuration, and the mounts that are not to be loaded with the reason of each, in an
-    open temporary file, at its beginning: a worker's stdin."""
-    order = tempfile.TemporaryFile()  # noqa: SIM115
+    open file at its beginning: a worker's stdin. In memory, since secrets are in it, and a full
+    disk is no reason not to replace a worker."""
+    order = open(os.memfd_create("gateway-config"), "w+b")  # noqa: SIM115
     order.write(to_bytes(config) + to_bytes(dict(left_out)))
     order.seek(0)
     return order

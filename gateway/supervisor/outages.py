@@ -6,6 +6,7 @@ Owns the rule; refuses to know processes. Source: RFC 9110 §10.2.3 (Retry-After
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from gateway.supervisor.backoff import double
 from gateway.supervisor.process import Report
 
 # after a try that failed: 1 s, 2 s, 4 s ... but no longer than this, unless the try took longer
@@ -36,7 +37,7 @@ class Outage:
 
     def put_off(self, report: Report, now: float, took: float) -> None:
         """Once more it has not loaded, after ``took`` seconds."""
-        pause = min(FIRST_PAUSE_SECONDS * 2 ** min(self.tries, 16), MOST_PAUSE_SECONDS)
+        pause = double(FIRST_PAUSE_SECONDS, self.tries, MOST_PAUSE_SECONDS)
         self.report, self.took, self.has_loaded = report, took, False
         self.until = now + max(pause, took)
         self.tries += 1

@@ -22,6 +22,7 @@ from gateway.environments.client import HeldEnvironment, find_or_build
 from gateway.errors import AppLoadError, BuildError
 from gateway.logs import builds, lifecycle
 from gateway.supervisor import inplace
+from gateway.supervisor.backoff import double
 from gateway.supervisor.deaths import replace
 from gateway.supervisor.doorman import Doorman
 from gateway.supervisor.failures import describe_pool
@@ -164,7 +165,7 @@ class Pool:
                     self._begin(config, environment)
                     return
             took = time.monotonic() - began
-            pause = max(took, min(FIRST_RETRY_SECONDS * 2 ** min(tries, 16), MOST_RETRY_SECONDS))
+            pause = max(took, double(FIRST_RETRY_SECONDS, tries, MOST_RETRY_SECONDS))
             tries += 1
             if self.current is None:
                 self._doorman.open(NO_ENVIRONMENT, pause)
@@ -179,7 +180,7 @@ class Pool:
         if self.current is None:
             self.refused, self.refusal = self.refused or config, str(error)
         if is_news:
-            lifecycle.error("%s; its mounts answer 503, and it is tried again", error)
+            lifecycle.error("%s; its mounts answer 503 until a retry succeeds", error)
 
     def _begin(self, config: Config, environment: Environment | None) -> None:
         """Serve by workers that accept as soon as each has loaded what it can."""
@@ -292,6 +293,8 @@ class Pool:
             await inplace.prepare(old, config)
             return Change(old, old.config, old, config, Means.IN_PLACE)
         environment = await self._find_environment(config)
+        if self._is_closed:
+            raise AppLoadError("the gateway is stopping")  # nobody would end what is started now
         new = self._build(config, environment, frozenset(old.failed if old else ()))
         is_asleep = old is not None and old.state in AT_REST
         try:

@@ -6,6 +6,7 @@ Owns the pools' sockets. Knows neither the table's text nor what asked for a cha
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -232,18 +233,14 @@ class Pools:
             },
         )
 
-    async def try_out(self, config: Config, at_once: int) -> None:
-        """Load everything as a start would, serve nothing, and end it again; so many pools
-        ``at_once``. Raises AppLoadError with what did not load, the front's first."""
+    async def try_out(self, config: Config) -> None:
+        """Load everything as a start would, serve nothing, and end it again. Raises AppLoadError
+        with what did not load, the front's first."""
         self.config = config
-        turns = asyncio.Semaphore(at_once)
 
         async def try_pool(name: str, own: Config) -> None:
-            async with turns:
-                if self.is_stopping:
-                    raise AppLoadError("the check was ended")
-                pool = self._find(name)
-                await pool.drop(await pool.prepare(own, anew=True))
+            pool = self._find(name)
+            await pool.drop(await pool.prepare(own, anew=True))
 
         wanted = sorted(self._cut(config).items(), key=lambda each: each[0] != MAIN)
         results = await asyncio.gather(
@@ -372,10 +369,13 @@ class Pools:
     # --- ending -------------------------------------------------------------------------------
 
     async def stop(self, drain_seconds: float) -> None:
-        """Let requests in flight finish and end all; the front workers first, which ask others."""
+        """Let requests in flight finish and end all; the front workers first, which ask others.
+        Together they have no longer than ``drain_seconds``."""
         others = [pool for name, pool in self._pools.items() if name != MAIN] + self._closing
+        ends = time.monotonic() + drain_seconds
         await self.main.stop(drain_seconds)
-        await asyncio.gather(*(pool.stop(drain_seconds) for pool in others))
+        left = max(0.0, ends - time.monotonic())
+        await asyncio.gather(*(pool.stop(left) for pool in others))
 
     def close(self) -> None:
         """Close their sockets, once all have ended."""

@@ -13,6 +13,7 @@ from typing import Any
 from gateway.config.model import AppTarget
 from gateway.inflight import Request
 from gateway.logs import lifecycle
+from gateway.supervisor.backoff import double
 from gateway.supervisor.evidence import LEAST_DEATHS, WINDOW_SECONDS, Evidence, keys_of
 from gateway.supervisor.failures import describe_place
 from gateway.supervisor.generation import Generation, State
@@ -46,7 +47,7 @@ class Quarantine:
 
     def begin(self, now: float) -> float:
         """Once more, twice as long as the last time; for how many seconds."""
-        pause: float = min(FIRST_PAUSE_SECONDS * 2 ** min(self.times, 16), MOST_PAUSE_SECONDS)
+        pause = double(FIRST_PAUSE_SECONDS, self.times, MOST_PAUSE_SECONDS)
         self.until = now + pause
         self.seconds += pause
         self.times += 1

@@ -9,6 +9,7 @@ import time
 
 from gateway.limits import PoolLimits
 from gateway.logs import lifecycle
+from gateway.supervisor.backoff import double
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import Cause, ChildState, Process, resident_bytes
 from gateway.supervisor.tasks import start
@@ -113,7 +114,7 @@ class Recycler:
             old.retire()
 
     def _put_off(self, old: Process, why: str) -> None:
-        seconds = min(FIRST_RETRY_SECONDS * 2 ** min(self._failures, 16), MOST_RETRY_SECONDS)
+        seconds = double(FIRST_RETRY_SECONDS, self._failures, MOST_RETRY_SECONDS)
         self._failures += 1
         self._rest_until = time.monotonic() + seconds
         lifecycle.error(

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from gateway.logs import lifecycle
+from gateway.supervisor.backoff import double
 from gateway.supervisor.failures import describe_place
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.outages import FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS
@@ -88,8 +89,7 @@ class Retrier:
             elif beside:
                 beside[0].retire()
         elif missing[worst] and len(generation.crew) == len(ready) and now >= self._rest_until:
-            pause = FIRST_PAUSE_SECONDS * 2 ** min(self._spares, 16)
-            self._rest_until = now + min(pause, MOST_PAUSE_SECONDS)
+            self._rest_until = now + double(FIRST_PAUSE_SECONDS, self._spares, MOST_PAUSE_SECONDS)
             self._spares += 1
             self._start_beside(is_spare=True)
 

@@ -2,6 +2,7 @@
 are asked what they are. All of it takes a gateway that runs as root."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pwd
@@ -356,11 +357,20 @@ REPORTS = [
 ]
 
 
-def report(text: str, monkeypatch: pytest.MonkeyPatch, site: Path) -> client.HeldEnvironment:
-    """What is made of a process that writes ``text`` where reports are expected."""
+def report(
+    text: str, monkeypatch: pytest.MonkeyPatch, site: Path, turns: list[int] | None = None
+) -> client.HeldEnvironment:
+    """What is made of a process that writes ``text`` where reports are expected; ``turns`` gets its
+    id each time that it is let build."""
     (site / "text").write_text(text + "\n")
-    said = f"import sys; sys.stdin.read(); print(open({str(site / 'text')!r}).read())"
+    said = f"import sys; sys.stdin.readline(); print(open({str(site / 'text')!r}).read())"
     monkeypatch.setattr(client, "_START", said)
+
+    def turn(pid: int) -> contextlib.nullcontext[None]:
+        if turns is not None:
+            turns.append(pid)
+        return contextlib.nullcontext()
+
     return asyncio.run(
         client.find_or_build(
             root=site,
@@ -368,6 +378,7 @@ def report(text: str, monkeypatch: pytest.MonkeyPatch, site: Path) -> client.Hel
             requirements="",
             directory=site,
             surroundings={},
+            turn=turn,
             on_progress=lambda _: None,
             timeout_seconds=30,
         )
@@ -385,6 +396,15 @@ def test_a_report_that_makes_no_sense_is_a_failed_build(
 def test_a_report_that_makes_sense_is_taken(monkeypatch: pytest.MonkeyPatch, site: Path) -> None:
     found = report(json.dumps({"environment": GOOD}), monkeypatch, site)
     assert (found.python, found.uses, found.held) == (sys.executable, (NAME,), ())
+
+
+def test_who_asks_for_its_turn_again_and_again_gets_it_once(
+    monkeypatch: pytest.MonkeyPatch, site: Path
+) -> None:
+    turns: list[int] = []
+    text = 3 * '{"waits": true}\n' + json.dumps({"environment": GOOD})
+    report(text, monkeypatch, site, turns)
+    assert len(turns) == 1
 
 
 def test_no_control_characters_are_taken_over(monkeypatch: pytest.MonkeyPatch, site: Path) -> None:

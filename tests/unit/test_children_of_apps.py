@@ -98,5 +98,5 @@ def is_sleep(pid: int) -> bool:
 
 
 def is_order(link: str) -> bool:
-    """Whether it is the deleted file in which a worker gets its configuration."""
-    return link.startswith("/tmp/#") and "deleted" in link
+    """Whether it is what a worker gets its configuration from."""
+    return "gateway-config" in link

@@ -57,7 +57,7 @@ def test_a_worker_ends_whatever_apps_have_left(start: Start, mounts: str, left: 
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it has ended")
     assert (gateway.folder / "ended").exists()
     wait_until(lambda: "the last words" in gateway.log_text, "its prints are in the log")
-    said = "end with their worker, in the middle of what they do: poller"
+    said = "threads that apps have started are still running: poller"
     assert (said in gateway.log_text) == is_said
     assert gateway.end() == 0
 

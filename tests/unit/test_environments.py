@@ -386,7 +386,7 @@ def test_who_wants_the_same_waits_for_who_builds_it(builder: Builder) -> None:
     found = asyncio.run(ask())
     assert found[0] == found[1] == found[2]
     assert sum(line.startswith("building ") for line in said) == 1
-    assert sum(line.startswith("waits ") for line in said) >= 1
+    assert sum(line.startswith("waiting ") for line in said) >= 1
 
 
 def test_what_is_built_waits_for_its_turn_and_what_is_there_does_not(builder: Builder) -> None:

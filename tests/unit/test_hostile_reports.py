@@ -113,7 +113,7 @@ def test_the_worker_is_replaced_and_the_log_says_why(start: Start, what: str) ->
     descriptors = count_descriptors(gateway)
     ask(gateway, f"/h?{what}")
     wait_until(lambda: ask(gateway, "/h") not in (0, pid), "another worker answers")
-    assert f"worker {pid} wrote on its control socket: " in gateway.log_text
+    assert f"worker {pid} sent an invalid report" in gateway.log_text
     assert gateway.control("status")["status"] == "ready"
     assert others < gateway.children()
     wait_until(lambda: count_descriptors(gateway) <= descriptors, "what came with it is closed")
@@ -125,4 +125,4 @@ def test_one_that_dies_in_the_middle_of_a_report_is_replaced(start: Start) -> No
     [pid] = gateway.children()
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: gateway.children() - {pid}, "another worker runs")
-    assert "wrote on its control socket" not in gateway.log_text
+    assert "sent an invalid report" not in gateway.log_text

@@ -328,14 +328,19 @@ def test_nothing_is_left_behind(start: Start) -> None:
     assert not folder.exists()
 
 
-def test_an_environment_that_could_never_be_built_holds_up_no_reload(start: Start) -> None:
-    gateway = start()
-    gateway.write("wrong.txt", "no requirement at all\n")
-    gateway.end()
-    table = f"{MANUAL}pools:\n  a: {{requirements: wrong.txt}}\n  b: {{}}\n"
-    again = start(TWO, table, telling=TELLING)
+def start_unbuilt(start: Start, tmp_path: Path) -> Running:
+    """The environment of pool ``a`` cannot be built, until ``some.txt`` says something else."""
+    (tmp_path / "some.txt").write_text("no requirement at all\n")
+    table = f"{MANUAL}  environments: built\npools:\n  a: {{requirements: some.txt}}\n  b: {{}}\n"
+    return start(TWO, table, telling=TELLING)
+
+
+def test_an_environment_that_could_never_be_built_holds_up_no_reload(
+    start: Start, tmp_path: Path
+) -> None:
+    again = start_unbuilt(start, tmp_path)
     wait_until(
-        lambda: "its mounts answer 503, and it is tried again" in again.log_text, "it has failed"
+        lambda: "its mounts answer 503 until a retry succeeds" in again.log_text, "it has failed"
     )
     assert b" 503 " in again.ask("/a").partition(b"\r\n")[0]
     again.write_table(TWO + "  /too: good:app\n")
@@ -345,7 +350,7 @@ def test_an_environment_that_could_never_be_built_holds_up_no_reload(start: Star
     assert b" 200 " in again.ask("/too").partition(b"\r\n")[0]
     assert "its mounts go on answering 503" in again.log_text
     # one that is new in the table has to be built
-    again.server = again.server.replace("  b: {}", "  b: {requirements: wrong.txt}")
+    again.server = again.server.replace("  b: {}", "  b: {requirements: some.txt}")
     again.write_table(TWO)
     assert again.control("reload")["exit_code"] == 3
 
@@ -356,17 +361,15 @@ def mount(gateway: Running, name: str) -> tuple[str, str]:
     return found[name]["state"], found[name]["error"]
 
 
-def test_the_mounts_of_a_pool_without_an_environment_are_shown_as_failed(start: Start) -> None:
-    gateway = start()
-    gateway.write("wrong.txt", "no requirement at all\n")
-    gateway.end()
-    table = f"{MANUAL}pools:\n  a: {{requirements: wrong.txt}}\n  b: {{}}\n"
-    again = start(TWO, table, telling=TELLING)
+def test_the_mounts_of_a_pool_without_an_environment_are_shown_as_failed(
+    start: Start, tmp_path: Path
+) -> None:
+    again = start_unbuilt(start, tmp_path)
     state, why = wait_until(lambda: mount(again, "/a")[1] and mount(again, "/a"), "it has failed")
     assert state == "failed"
     assert "pools.a: uv failed: " in why
     assert mount(again, "/b") == ("serving", "")
-    again.server = again.server.replace("wrong.txt", "right.txt")
+    again.server = again.server.replace("some.txt", "right.txt")
     again.write("right.txt", "# nothing\n")
     again.write_table(TWO)
     assert again.control("reload")["exit_code"] == 0
@@ -385,12 +388,10 @@ def test_the_log_names_the_mount_whose_load_ends_a_worker(start: Start) -> None:
     assert mount(gateway, "/") == ("serving", "")
 
 
-def test_an_environment_that_can_be_built_later_is_built_without_a_reload(start: Start) -> None:
-    gateway = start()
-    gateway.write("some.txt", "no requirement at all\n")
-    gateway.end()
-    table = f"{MANUAL}  environments: built\npools:\n  a: {{requirements: some.txt}}\n  b: {{}}\n"
-    again = start(TWO, table, telling=TELLING)
+def test_an_environment_that_can_be_built_later_is_built_without_a_reload(
+    start: Start, tmp_path: Path
+) -> None:
+    again = start_unbuilt(start, tmp_path)
     wait_until(lambda: mount(again, "/a")[0] == "failed", "it has failed")
     head = again.ask("/a").partition(b"\r\n\r\n")[0]
     assert b" 503 " in head
@@ -399,19 +400,17 @@ def test_an_environment_that_can_be_built_later_is_built_without_a_reload(start:
     again.write("some.txt", "# nothing\n")
     wait_until(lambda: b" 200 " in again.ask("/a")[:20], "it is built", seconds=60)
     assert mount(again, "/a") == ("serving", "")
-    assert again.log_text.count("its mounts answer 503, and it is tried again") == 1
+    assert again.log_text.count("its mounts answer 503 until a retry succeeds") == 1
     assert again.control("reload")["exit_code"] == 0
 
 
-def test_a_pool_whose_environment_has_been_mended_serves_after_a_reload(start: Start) -> None:
-    gateway = start()
-    gateway.write("some.txt", "no requirement at all\n")
-    gateway.end()
-    table = f"{MANUAL}  environments: built\npools:\n  a: {{requirements: some.txt}}\n  b: {{}}\n"
-    again = start(TWO, table, telling=TELLING)
+def test_a_pool_whose_environment_has_been_mended_serves_after_a_reload(
+    start: Start, tmp_path: Path
+) -> None:
+    again = start_unbuilt(start, tmp_path)
     wait_until(lambda: b" 503 " in again.ask("/a").partition(b"\r\n")[0], "it is answered for")
     wait_until(
-        lambda: "its mounts answer 503, and it is tried again" in again.log_text, "it has failed"
+        lambda: "its mounts answer 503 until a retry succeeds" in again.log_text, "it has failed"
     )
     again.write("some.txt", "# nothing\n")
     assert again.control("reload")["exit_code"] == 0
