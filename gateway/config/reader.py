@@ -151,8 +151,10 @@ class Reader:
 
     def _list(self, node: Node, path: str, kind: Kind) -> tuple[Any, ...] | None:
         if not isinstance(node, Sequence):
-            expected = 'a list such as "[127.0.0.1, 172.16.0.0/12]"'
-            self.problems.add(node, path, f"expected {expected}, got {_got(node)}")
+            hint = ""
+            if isinstance(node, Scalar) and nodes.describe(node) != "nothing":
+                hint = f': write "[{node.text}]"'
+            self.problems.add(node, path, f"expected a list, got {_got(node)}{hint}")
             return None
         return tuple(self.single(n, f"{path}[{i}]", kind) for i, n in enumerate(node.items))
 

@@ -134,10 +134,11 @@ class Pool:
         """What those mounts report that did not load, or for which no worker is there, by name."""
         if self.current is not None:
             return self.current.find_failed()
-        error, _, more = self.refusal.partition("\n")
-        reason = more.rpartition("\n")[2].strip()  # as a build's output has it: at its end
-        error = f"{error}; {reason}" if reason else error
-        report = {"error": error, "traceback": more, "is_alone": True}
+        # what failed, and why, which the output of a build has at its end
+        error, *more = self.refusal.split("\n")
+        if more:
+            error = f"{error}; {more.pop().strip().rstrip('.')}"
+        report = {"error": error, "traceback": "\n".join(more), "is_alone": True}
         mounts = self.refused.mounts if self.refused else ()
         return {mount.name: {"mount": mount.name, **report} for mount in mounts}
 

@@ -39,6 +39,7 @@ from gateway.supervisor.sockets import Pair, open_pool_listener
 MAIN = "main"
 # how often it is looked at what is in flight
 LOOK_SECONDS = 0.5
+UNCHANGED = "nothing has changed"
 # of sleeping pools, each in one worker beside those that serve
 MOST_TRIED = 2
 
@@ -53,6 +54,8 @@ class TableChange:
 
     def describe(self) -> str:
         """How it is brought about, for a person."""
+        if not self.changes:
+            return UNCHANGED
         told = [
             _describe(means, [name for name, own in self.changes.items() if own.means is means])
             for means in (Means.NEW, Means.KEPT, Means.ASLEEP)
@@ -314,6 +317,8 @@ class Pools:
             raise
         self.config = change.after
         self._update_refused()
+        if not change.changes:
+            return  # what a rollback would go back to is still the same
         for name, pool in self._pools.items():
             renewed = change.changes.get(name)
             if renewed is None or renewed.means is Means.IN_PLACE:

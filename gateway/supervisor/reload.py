@@ -17,14 +17,13 @@ from gateway.config.plan import IN_PLACE, is_same
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
 from gateway.supervisor.launch import check_users
-from gateway.supervisor.pools import Pools, TableChange
+from gateway.supervisor.pools import UNCHANGED, Pools, TableChange
 from gateway.supervisor.tasks import start
 from gateway.supervisor.trial import Trial
 
 # the sockets are the gateway's own, opened once for all generations; those of pools are this user's
 KEPT = ("listen", "admin", "control", "user", "group")
 EDIT = "edit"
-UNCHANGED = "nothing has changed"
 WATCH = "watch"
 
 
@@ -163,8 +162,9 @@ class Reloader:
             how = UNCHANGED if change is None else change.describe()
             if change is not None:
                 await self._pools.commit(change)
-                self._change = change
-                self._begin_trial(change, is_undo=prepare == self._prepare_undo)
+                if change.changes:  # else there is nothing that a rollback could undo
+                    self._change = change
+                    self._begin_trial(change, is_undo=prepare == self._prepare_undo)
             messages += self._pools.describe_unwell()
         except ConfigError as error:
             exit_code, messages = 2, error.problems
