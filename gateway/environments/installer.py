@@ -7,6 +7,7 @@ Source: the command-line references of uv and pip.
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -135,6 +136,10 @@ class Installer:
                 if not _NOISE.match(line):
                     lines.append(line)
                     self._tell(line)
+        if process.returncode == -signal.SIGKILL:
+            raise BuildError(
+                f"{name} was killed, as the kernel's OOM killer does: is memory short?"
+            )
         if process.returncode:
             raise BuildError(f"{name} failed: {excerpt(lines, process.returncode)}")
         return list(lines)

@@ -19,11 +19,13 @@ import running
 from running import Running, wait_until
 from test_environments import make_wheel
 
+from gateway.config.workers import usable_cores
 from gateway.environments import client
 from gateway.environments.cache import Cache
 from gateway.environments.client import MAX_LINE_BYTES
 from gateway.environments.homes import find_homes, open_home
 from gateway.errors import BuildError
+from gateway.supervisor.gate import LEAST_LOADS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts workers of others")
 
@@ -337,6 +339,54 @@ def test_a_lock_is_not_opened_through_a_link(site: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         cache.collect()
     assert (site / "file").read_text() == "precious"
+
+
+# --- several at a time ---------------------------------------------------------------------------
+
+BUSY = """
+import time
+_build = build_wheel
+def note(what):
+    with open({path!r}, "a") as file:
+        file.write(what + "\\n")
+def build_wheel(*arguments):
+    note("begin")
+    began = time.thread_time()
+    while time.thread_time() < began + 0.3:
+        pass
+    note("end")
+    return _build(*arguments)
+"""
+
+
+def test_as_many_are_built_at_a_time_as_there_are_cores(site: Path) -> None:
+    limit = max(LEAST_LOADS, usable_cores())
+    count = 3 * limit
+    mounts = pools = ""
+    for number in range(count):
+        folder = site / f"local{number}"
+        folder.mkdir()
+        backend = BACKEND.format(note="") + BUSY.format(path=str(site / "seen/builds"))
+        (folder / "backend.py").write_text(backend)
+        (folder / "pyproject.toml").write_text(PYPROJECT)
+        (site / f"r{number}.txt").write_text(f"{folder}\n")
+        mounts += f'  /p{number}: {{app: "good:app", pool: p{number}}}\n'
+        pools += f"  p{number}: {{requirements: r{number}.txt}}\n"
+    gateway = Running(site, mounts, f"  environments: {site}/environments\npools:\n{pools}")
+    try:
+        for number in range(count):
+            wait_until(
+                lambda path=f"/p{number}": b" 200 " in gateway.ask(path)[:20],
+                "the pool serves",
+                BUILD_SECONDS,
+            )
+    finally:
+        gateway.end()
+    building = most = 0
+    for what in (site / "seen/builds").read_text().split():
+        building += 1 if what == "begin" else -1
+        most = max(most, building)
+    assert most <= limit + 1  # one may just have waited for something
 
 
 # --- what is reported -----------------------------------------------------------------------------

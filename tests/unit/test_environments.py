@@ -213,6 +213,18 @@ def test_a_failing_build_tells_the_installers_own_reason(tool: str, builder: Bui
     assert version_in(builder.build()) == "1.0"
 
 
+def test_a_build_that_is_killed_may_have_run_out_of_memory(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = builder.folder / "uv"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(installer, "find_uv", lambda: str(killed))
+    builder.require("peak")
+    with pytest.raises(BuildError, match="was killed, as the kernel's OOM killer does"):
+        builder.build()
+
+
 def test_files_that_cannot_be_read_are_told(builder: Builder) -> None:
     with pytest.raises(BuildError, match=r"/missing\.txt: No such file or directory"):
         builder.build("missing.txt")
