@@ -214,12 +214,13 @@ def test_a_failing_build_tells_the_installers_own_reason(tool: str, builder: Bui
 
 
 def test_a_build_that_is_killed_may_have_run_out_of_memory(
-    builder: Builder, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = builder.folder / "uv"
+    killed = folder / "uv"
     killed.write_text("#!/bin/sh\nkill -9 $$\n")
     killed.chmod(0o755)
     monkeypatch.setattr(installer, "find_uv", lambda: str(killed))
+    builder = Builder(folder)
     builder.require("peak")
     with pytest.raises(BuildError, match="was killed, as the kernel's OOM killer does"):
         builder.build()
