@@ -14,18 +14,14 @@ WAYS = {
     "a shell": "os.system(f'exec sleep 3600 & echo $! > {PID}')",
     "subprocess": "note(subprocess.Popen(['sleep', '3600'], close_fds=False).pid)",
     "fork and exec": "note(os.fork() or os.execvp('sleep', ['sleep', '3600']))",
-    "fork": "note(os.fork() or sleep(3600))",
+    "fork": "note(os.fork() or signal.pause())",
     "multiprocessing": "start('fork')",
     "multiprocessing spawn": "start('spawn')",
 }
 MODULE = """
-import multiprocessing, os, subprocess, sys, time
+import multiprocessing, os, signal, subprocess, sys, time
 
 PID = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pid")
-
-def sleep(seconds):
-    import gevent.monkey
-    gevent.monkey.get_original("time", "sleep")(seconds)
 
 def note(pid):
     with open(PID, "w") as file:
