@@ -32,6 +32,7 @@ help:
 	@echo 'make ecosystem  the libraries of docs/libraries.md, with real PostgreSQL and Redis'
 	@echo 'make autobahn   the Autobahn test suite for WebSockets, which needs a Python 2.7: PYTHON2=/path'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
+	@echo '             (ROWS=proxied,browser SERVERS=ours,granian ROUNDS=1 SECONDS=2: those, and writes nothing)'
 	@echo 'make check   format, lint, types, import layers'
 	@echo 'make format  what a tool can mend, mended'
 	@echo 'make lock    the lock files anew, with the newest versions that fit'
@@ -90,8 +91,9 @@ $(VENV)/autobahn/stamp: | $(BIN)/python
 	@touch $@
 
 bench: $(BIN)/python
-	$(BIN)/python tests/bench
-	$(BIN)/python tests/bench/pools.py
+	$(BIN)/python tests/bench $(if $(ROWS),--rows $(ROWS)) $(if $(SERVERS),--servers $(SERVERS)) \
+		--rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS),3)
+	$(if $(ROWS)$(SERVERS),,$(BIN)/python tests/bench/pools.py)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check

@@ -1,4 +1,4 @@
-"""Measures WSGI servers on loopback: ``python3 tests/bench [--quick] [--only W] [--servers A,B]``.
+"""Measures WSGI servers on loopback: ``python3 tests/bench [--rows A,B] [--servers A,B]``.
 
 Owns the order of a run: round by round, the servers in turn (A B C, A B C, A B C), since a machine
 may be slower in one minute than in the next. Figures go to .cache/bench, and those of a whole run
@@ -15,10 +15,9 @@ from http.client import HTTPException
 from typing import Any
 
 import report
-from servers import CACHE, GATEWAYS, SERVERS, NotMeasuredError, Running, install
-from workloads import WORKLOADS, Workload
+from servers import ALONE, CACHE, GATEWAYS, SERVERS, NotMeasuredError, Place, Running, install
+from workloads import WORKLOADS, Workload, measure_alone
 
-QUICK_SERVERS = (*GATEWAYS, "bjoern", "granian")
 PORTS = range(18400, 18500, 2)  # each server and its admin listener; taken in turn
 
 
@@ -34,7 +33,7 @@ def main() -> int:
     machine = report.describe_machine()
     versions, absent = install_all(options.servers)
     results: list[dict[str, Any]] = []
-    for name in options.workloads:
+    for name in options.rows:
         results += measure_rounds(WORKLOADS[name], list(versions), options.rounds, options.seconds)
     run = {
         "command": " ".join(["python3 tests/bench", *sys.argv[1:]]),
@@ -56,18 +55,16 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/bench", description="Measures WSGI servers.")
-    parser.add_argument("--quick", action="store_true", help="1 round of 1 s, fewer servers")
-    parser.add_argument("--only", metavar="W,W", help=", ".join(WORKLOADS))
-    parser.add_argument("--servers", metavar="A,B", help=", ".join(SERVERS))
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--rows", metavar="A,B", help=", ".join(WORKLOADS))
+    parser.add_argument("--servers", metavar="A,B", help=f"ours, {', '.join(SERVERS)}")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
-    options.is_whole = not (options.quick or options.only or options.servers)
-    options.rounds = options.rounds or (1 if options.quick else 3)
-    options.seconds = options.seconds or (1.0 if options.quick else 3.0)
-    options.workloads = chosen(parser, "--only", options.only, WORKLOADS)
-    default = ",".join(QUICK_SERVERS) if options.quick else None
-    options.servers = chosen(parser, "--servers", options.servers or default, SERVERS)
+    options.is_whole = not (options.rows or options.servers)
+    ours = ",".join(GATEWAYS)
+    servers = options.servers and options.servers.replace("ours", ours)
+    options.rows = chosen(parser, "--rows", options.rows, WORKLOADS)
+    options.servers = chosen(parser, "--servers", servers, SERVERS)
     return options
 
 
@@ -102,16 +99,24 @@ def measure_rounds(
     results = []
     ports = iter([*PORTS] * rounds)
     for number in range(rounds):
-        for name in (name for name in workload.servers if name in names):
+        for name in (name for name in workload.servers if name in (*names, ALONE)):
             figures: dict[str, Any]
             try:
-                with Running(SERVERS[name], workload.app, next(ports), workload.cores) as running:
-                    figures = workload.measure(running, seconds)
+                figures = measure(workload, name, next(ports), seconds)
             except (NotMeasuredError, OSError, HTTPException) as error:
                 figures = {"failed": f"{error}" or type(error).__name__}
             results.append({"workload": workload.name, "server": name, "round": number, **figures})
             tell(f"{workload.name} {number + 1}/{rounds} {name}: {report.glance(figures)}")
     return results
+
+
+def measure(workload: Workload, name: str, port: int, seconds: float) -> dict[str, Any]:
+    """The figures of one server in one round."""
+    if name == ALONE:
+        return measure_alone(seconds)
+    place = Place(port, str(CACHE / f"{port}.sock") if workload.on_unix else "")
+    with Running(SERVERS[name], workload.app, place, workload.cores) as running:
+        return workload.measure(running, seconds)
 
 
 def tell(message: str) -> None:

@@ -1,5 +1,6 @@
 """The apps that are measured, one callable for each workload. Plain PEP 3333, no framework."""
 
+import json
 import time
 
 HELLO = b"Hello, world!\n"
@@ -45,6 +46,23 @@ def upload(environ, start_response):
     body = b"%d\n" % total
     start_response("200 OK", [_TEXT, ("Content-Length", str(len(body)))])
     return [body]
+
+
+def form(environ, start_response):
+    """Reads all of the content."""
+    environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+    return hello(environ, start_response)
+
+
+_ROWS = [{"id": n, "name": f"row {n}", "price": n * 1.25, "tags": ["a", "b"]} for n in range(300)]
+JSON = json.dumps(_ROWS).encode()[: 20 * 1024]
+
+
+def json_out(environ, start_response):
+    start_response(
+        "200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(JSON)))]
+    )
+    return [JSON]
 
 
 def long_download(environ, start_response):

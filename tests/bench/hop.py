@@ -10,10 +10,18 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from servers import CACHE, GATEWAY_PACKAGES, NotMeasuredError, Running, Server, serve
+from servers import (
+    CACHE,
+    GATEWAY_PACKAGES,
+    Command,
+    NotMeasuredError,
+    Place,
+    Running,
+    Server,
+    serve,
+)
 
 ANSWER_SECONDS = 120.0
 # how far from a server's own port the one behind nginx is; the gateway's admin is one further
@@ -88,21 +96,21 @@ def nginx(port: int, address: str) -> list[str]:
     return [find_nginx(), "-c", str(config)]
 
 
-def gateway(pool: str) -> Callable[[Path, str, int], list[str]]:
-    def command(bin_: Path, app: str, port: int) -> list[str]:
-        mounts = {"/": {"app": f"apps:{app}", "pool": pool}}
-        return serve(bin_, CACHE / f"hop-{port}.yaml", port, mounts)
+def gateway(pool: str) -> Command:
+    def command(bin_: Path, app: str, place: Place) -> list[str]:
+        mounts = {"/": {"app": app, "pool": pool}}
+        return serve(bin_, CACHE / f"hop-{place.port}.yaml", place, mounts)
 
     return command
 
 
-def nginx_gateway(pool: str) -> Callable[[Path, str, int], list[str]]:
-    def command(bin_: Path, app: str, port: int) -> list[str]:
-        behind = port + BEHIND
-        mounts = {"/": {"app": f"apps:{app}", "pool": pool}}
-        table = CACHE / f"hop-{port}.yaml"
+def nginx_gateway(pool: str) -> Command:
+    def command(bin_: Path, app: str, place: Place) -> list[str]:
+        behind = Place(place.port + BEHIND)
+        mounts = {"/": {"app": app, "pool": pool}}
+        table = CACHE / f"hop-{place.port}.yaml"
         server = serve(bin_, table, behind, mounts, trusted_proxies=["127.0.0.0/8"])
-        return together(server, nginx(port, f"127.0.0.1:{behind}"))
+        return together(server, nginx(place.port, behind.address))
 
     return command
 
@@ -115,15 +123,15 @@ def gunicorn(bin_: Path, bind: str, *more: str) -> list[str]:
     ]
 
 
-def nginx_gunicorn_unix(bin_: Path, app: str, port: int) -> list[str]:
-    path = CACHE / f"gunicorn-{port}.sock"
-    server = gunicorn(bin_, f"unix:{path}", f"apps:{app}")
-    return together(server, nginx(port, f"unix:{path}"))
+def nginx_gunicorn_unix(bin_: Path, app: str, place: Place) -> list[str]:
+    path = CACHE / f"gunicorn-{place.port}.sock"
+    server = gunicorn(bin_, f"unix:{path}", app)
+    return together(server, nginx(place.port, f"unix:{path}"))
 
 
-def nginx_gunicorn_tcp(bin_: Path, app: str, port: int) -> list[str]:
-    bind = f"127.0.0.1:{port + BEHIND}"
-    return together(gunicorn(bin_, bind, f"apps:{app}"), nginx(port, bind))
+def nginx_gunicorn_tcp(bin_: Path, app: str, place: Place) -> list[str]:
+    bind = f"127.0.0.1:{place.port + BEHIND}"
+    return together(gunicorn(bin_, bind, app), nginx(place.port, bind))
 
 
 OURS, THEIRS = ("", GATEWAY_PACKAGES), ("gunicorn", ("gunicorn[gevent]",))

@@ -1,27 +1,29 @@
-"""Starts the servers that are libraries: ``launch.py bjoern|pywsgi APP PORT``."""
+"""Starts the servers that are libraries: ``launch.py bjoern|pywsgi APP ADDRESS``."""
 
 import importlib
 import sys
 
 
-def run_bjoern(app, port):
+def run_bjoern(app, address):
     import bjoern
 
-    bjoern.run(app, "127.0.0.1", port)
+    host, _, port = address.partition(":")
+    bjoern.run(app, *((address,) if host == "unix" else (host, int(port))))
 
 
-def run_pywsgi(app, port):
+def run_pywsgi(app, address):
     from gevent.pywsgi import WSGIServer
 
-    WSGIServer(("127.0.0.1", port), app, log=None, backlog=1024).serve_forever()
+    WSGIServer(address, app, log=None, backlog=1024).serve_forever()
 
 
 if __name__ == "__main__":
-    name, app_name, port_text = sys.argv[1:]
+    name, app_text, address_text = sys.argv[1:]
     if name == "pywsgi":
         # before the app is imported: its time.sleep is to be gevent's
         from gevent import monkey
 
         monkey.patch_all()
     run = {"bjoern": run_bjoern, "pywsgi": run_pywsgi}[name]
-    run(getattr(importlib.import_module("apps"), app_name), int(port_text))
+    module, _, app_name = app_text.partition(":")
+    run(getattr(importlib.import_module(module), app_name), address_text)

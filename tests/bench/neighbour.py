@@ -8,13 +8,21 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 from hop import get, wait_until_served
-from servers import CACHE, GATEWAY_PACKAGES, NotMeasuredError, Running, Server, serve
+from servers import (
+    CACHE,
+    GATEWAY_PACKAGES,
+    Command,
+    NotMeasuredError,
+    Place,
+    Running,
+    Server,
+    serve,
+)
 
 Figures = dict[str, Any]
 PAUSE_SECONDS = 0.005
@@ -23,15 +31,15 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 COMPUTE_SECONDS = 1.0
 
 
-def beside(pool: str, nice: int = 0) -> Callable[[Path, str, int], list[str]]:
+def beside(pool: str, nice: int = 0) -> Command:
     """``hello`` in the front worker, and ``compute`` in ``pool``."""
 
-    def command(bin_: Path, app: str, port: int) -> list[str]:
+    def command(bin_: Path, app: str, place: Place) -> list[str]:
         mounts = {"/": "apps:hello", "/compute": {"app": "apps:compute", "pool": pool}}
         pools = {} if pool == "main" else {pool: {"nice": nice}}
         cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
         table = CACHE / f"neighbour-{pool}-{nice}.yaml"
-        return ["taskset", "-c", cores, *serve(bin_, table, port, mounts, pools)]
+        return ["taskset", "-c", cores, *serve(bin_, table, place, mounts, pools)]
 
     return command
 
@@ -49,7 +57,7 @@ def arrange() -> list[Server]:
 
 def measure(server: Server, port: int, seconds: float) -> Figures:
     """Latencies of steady requests, while the neighbour computes without a pause."""
-    with Running(server, "neighbour", port) as running:
+    with Running(server, "neighbour", Place(port)) as running:
         wait_until_served(running, "/")
         wait_until_served(running, "/compute?0")
         is_over = threading.Event()

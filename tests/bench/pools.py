@@ -20,7 +20,7 @@ import neighbour
 import report
 import twenty
 from hop import HOPS, describe_nginx, wait_until_served
-from servers import CACHE, NotMeasuredError, Running, Server, install
+from servers import CACHE, NotMeasuredError, Place, Running, Server, install
 from workloads import load
 
 HOP_PORT, TWENTY_PORT, MANY_PORT, NEIGHBOUR_PORT = 18700, 18724, 18746, 18748
@@ -125,7 +125,7 @@ def hop_measure(seconds: float) -> Measure:
 
     def measure(server: Server, number: int) -> Figures:
         port = HOP_PORT + HOP_PORTS * list(HOPS).index(server.name)
-        with Running(server, "hello", port) as running:
+        with Running(server, "apps:hello", Place(port)) as running:
             wait_until_served(running)
             return load(64)(running, seconds)
 

@@ -1,6 +1,7 @@
 """The servers that are compared: how each is installed, started and ended. One worker each.
 
-Each lives in a virtual environment of its own under .cache/bench and listens on loopback.
+Each lives in a virtual environment of its own under .cache/bench and listens on loopback, or on a
+Unix socket.
 """
 
 import json
@@ -33,8 +34,31 @@ class NotMeasuredError(Exception):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a server listens: at the port of loopback, or on the Unix socket if one is named."""
+
+    port: int
+    unix: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"unix:{self.unix}" if self.unix else f"127.0.0.1:{self.port}"
+
+    def connect(self, timeout: float) -> socket.socket:
+        if not self.unix:
+            return socket.create_connection(("127.0.0.1", self.port), timeout)
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(timeout)
+        client.connect(self.unix)
+        return client
+
+
+Command = Callable[[Path, str, Place], list[str]]
+
+
+@dataclass(frozen=True)
 class Server:
-    """``command(bin, app, port)`` is the argument vector; ``setup`` is what the report says of it.
+    """``command(bin, app, place)`` is the argument vector; ``setup`` is what the report says of it.
 
     ``distribution`` is the one whose version counts; "" is the gateway in the working tree.
     """
@@ -42,7 +66,7 @@ class Server:
     name: str
     distribution: str
     packages: tuple[str, ...]
-    command: Callable[[Path, str, int], list[str]]
+    command: Command
     setup: str
 
     @property
@@ -53,15 +77,19 @@ class Server:
 def serve(
     bin_: Path,
     table: Path,
-    port: int,
+    place: Place,
     mounts: dict[str, Any],
     pools: dict[str, Any] | None = None,
     **server: Any,
 ) -> list[str]:
-    """The gateway with one front worker; writes its table. The admin listener is the next port."""
-    addresses = {"listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{port + 1}"}
+    """The gateway with one front worker; writes its table. The admin listener is the next port.
+
+    What this user's processes forward on a Unix socket is believed, as nginx's is in the stack.
+    """
+    addresses = {"listen": place.address, "admin": f"127.0.0.1:{place.port + 1}"}
+    believed = {"trusted_proxies": [f"unix:{os.getuid()}"]} if place.unix else {}
     content = {
-        "server": {**addresses, "workers": 1, "access_log": "off", **server},
+        "server": {**addresses, "workers": 1, "access_log": "off", **believed, **server},
         "defaults": {"max_body": "2GiB"},
         "mounts": mounts,
         "pools": pools or {},
@@ -70,65 +98,66 @@ def serve(
     return [str(bin_ / "python"), "-m", "gateway", "serve", "-c", str(table)]
 
 
-def gateway(access_log: str, mounts: int = 1) -> Callable[[Path, str, int], list[str]]:
+def gateway(access_log: str, mounts: int = 1) -> Command:
     """The gateway with ``mounts`` mounts, of which the last, or the only one, is at /."""
 
-    def command(bin_: Path, app: str, port: int) -> list[str]:
-        target = f"apps:{app}"
-        others = {f"/app{n}/v{n % 3}": target for n in range(1, mounts)}
-        table = CACHE / f"{app}-{mounts}-{access_log}.yaml"
-        return serve(bin_, table, port, {**others, "/": target}, access_log=access_log)
+    def command(bin_: Path, app: str, place: Place) -> list[str]:
+        others = {f"/app{n}/v{n % 3}": app for n in range(1, mounts)}
+        table = CACHE / f"gateway-{mounts}-{access_log}.yaml"
+        return serve(bin_, table, place, {**others, "/": app}, access_log=access_log)
 
     return command
 
 
-def bjoern(bin_: Path, app: str, port: int) -> list[str]:
-    return [str(bin_ / "python"), str(HERE / "launch.py"), "bjoern", app, str(port)]
+def bjoern(bin_: Path, app: str, place: Place) -> list[str]:
+    return [str(bin_ / "python"), str(HERE / "launch.py"), "bjoern", app, place.address]
 
 
-def granian(bin_: Path, app: str, port: int) -> list[str]:
+def granian(bin_: Path, app: str, place: Place) -> list[str]:
+    listen = ("--uds", place.unix) if place.unix else ("--port", str(place.port))
     return [
         *(str(bin_ / "granian"), "--interface", "wsgi", "--workers", "1", "--http", "1", "--no-ws"),
-        *("--blocking-threads", "8", "--backlog", "4096", "--port", str(port), f"apps:{app}"),
+        *("--blocking-threads", "8", "--backlog", "4096", *listen, app),
     ]
 
 
-def uwsgi(bin_: Path, app: str, port: int) -> list[str]:
+def uwsgi(bin_: Path, app: str, place: Place) -> list[str]:
     # Its http11-socket keeps connections alive, a thread for each, but needs a length to end a
     # response; http-socket ends it by closing. The router holds idle connections without a thread.
-    address = f"127.0.0.1:{port}"
+    address = place.address.removeprefix("unix:")
     listener = {
-        "stream": ["--http-socket", address, "--add-header", "Connection: close"],
-        "close": ["--http-socket", address, "--add-header", "Connection: close"],
-        "idle": ["--http", address, "--http-keepalive"],
+        "apps:stream": ["--http-socket", address, "--add-header", "Connection: close"],
+        "apps:close": ["--http-socket", address, "--add-header", "Connection: close"],
+        "apps:idle": ["--http", address, "--http-keepalive"],
     }.get(app, ["--http11-socket", address, "--threads", "64"])
     return [
         *(str(bin_ / "uwsgi"), "--master", "--processes", "1", "--disable-logging"),
-        *("--need-app", "--listen", "1024", "--module", f"apps:{app}", *listener),
+        *("--need-app", "--listen", "1024", "--module", app, *listener),
     ]
 
 
-def gunicorn(bin_: Path, app: str, port: int) -> list[str]:
+def gunicorn(bin_: Path, app: str, place: Place) -> list[str]:
     return [
         *(str(bin_ / "gunicorn"), "--worker-class", "gevent", "--workers", "1"),
         *("--worker-connections", "4000", "--keep-alive", "75"),
-        *("--bind", f"127.0.0.1:{port}", f"apps:{app}"),
+        *("--bind", place.address, app),
     ]
 
 
-def pywsgi(bin_: Path, app: str, port: int) -> list[str]:
-    return [str(bin_ / "python"), str(HERE / "launch.py"), "pywsgi", app, str(port)]
+def pywsgi(bin_: Path, app: str, place: Place) -> list[str]:
+    return [str(bin_ / "python"), str(HERE / "launch.py"), "pywsgi", app, place.address]
 
 
-def waitress(bin_: Path, app: str, port: int) -> list[str]:
+def waitress(bin_: Path, app: str, place: Place) -> list[str]:
     return [
         *(str(bin_ / "waitress-serve"), "--threads", "8", "--connection-limit", "4000"),
-        *("--asyncore-use-poll", "--host", "127.0.0.1", "--port", str(port), f"apps:{app}"),
+        *("--asyncore-use-poll", "--listen", place.address, app),
     ]
 
 
-GATEWAY_PACKAGES = tuple(
-    tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+GATEWAY_PACKAGES = (
+    *tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"],
+    "Flask",  # for the app that uses it
 )
 SERVERS = {
     server.name: server
@@ -137,30 +166,36 @@ SERVERS = {
         Server("gateway-log", "", GATEWAY_PACKAGES, gateway("json"), "JSON into a pipe"),
         Server("gateway-10", "", GATEWAY_PACKAGES, gateway("off", 10), "10 mounts"),
         Server("gateway-10000", "", GATEWAY_PACKAGES, gateway("off", 10_000), "10,000 mounts"),
-        Server("bjoern", "bjoern", ("bjoern",), bjoern, "one request at a time"),
-        Server("granian", "granian", ("granian",), granian, "8 blocking threads"),
-        Server("uwsgi", "uwsgi", ("uwsgi",), uwsgi, "http11-socket, 64 threads; see below"),
-        Server("gunicorn", "gunicorn", ("gunicorn[gevent]",), gunicorn, "worker class gevent"),
+        Server("bjoern", "bjoern", ("bjoern", "Flask"), bjoern, "one request at a time"),
+        Server("granian", "granian", ("granian", "Flask"), granian, "8 blocking threads"),
+        Server("uwsgi", "uwsgi", ("uwsgi", "Flask"), uwsgi, "http11-socket, 64 threads; see below"),
+        Server("gunicorn", "gunicorn", ("gunicorn[gevent]", "Flask"), gunicorn, "class gevent"),
         Server("pywsgi", "gevent", ("gevent",), pywsgi, "gevent.pywsgi, log off"),
         Server("waitress", "waitress", ("waitress",), waitress, "8 threads, poll"),
     )
 }
+# the app called in a loop, without a server, in the gateway's environment
+ALONE = "alone"
 GATEWAYS = ("gateway", "gateway-log")
 PEERS = tuple(name for name, server in SERVERS.items() if server.distribution)
+THREADED = ("granian", "uwsgi", "waitress")
+# for requests as people send them
+FASTEST = ("bjoern", "granian", "uwsgi", "gunicorn")
 
 
 def install(server: Server) -> str:
     """Make its environment at the current releases, unless this Python's is there; its version."""
     python = server.venv / "bin" / "python"
     stamp = server.venv / "made-by"
-    if not stamp.exists() or stamp.read_text() != sys.version:
+    made_by = "\n".join([sys.version, *server.packages])
+    if not stamp.exists() or stamp.read_text() != made_by:
         subprocess.run([sys.executable, "-m", "venv", "--clear", server.venv], check=True)
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         done = subprocess.run([*pip, *server.packages], capture_output=True, text=True)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
             raise NotMeasuredError(f"not installed: {(lines or ['pip failed'])[-1].strip()}")
-        stamp.write_text(sys.version)
+        stamp.write_text(made_by)
     names = (server.distribution,) if server.distribution else ("gevent", "httptools")
     ask = "import sys; from importlib.metadata import version as v; print(*map(v, sys.argv[1:]))"
     found = subprocess.check_output([python, "-c", ask, *names], text=True).split()
@@ -170,11 +205,12 @@ def install(server: Server) -> str:
 class Running:
     """A started server: ``session`` names its processes. Ended at the end of a ``with``."""
 
-    def __init__(self, server: Server, app: str, port: int, cores: str = LAST_CORE) -> None:
+    def __init__(self, server: Server, app: str, place: Place, cores: str = LAST_CORE) -> None:
         self.server = server
-        self.port = port
-        command = server.command(server.venv / "bin", app, port)
-        self.log = CACHE / "logs" / f"{server.name}-{app}.log"
+        self.place = place
+        self.port = place.port
+        command = server.command(server.venv / "bin", app, place)
+        self.log = CACHE / "logs" / f"{server.name}-{app.replace(':', '.')}.log"
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -198,7 +234,7 @@ class Running:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                self.place.connect(1).close()
                 return self
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:

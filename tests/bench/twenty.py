@@ -16,7 +16,17 @@ from typing import Any
 
 import processes
 from hop import ANSWER_SECONDS, get, gunicorn, together, wait_until_served
-from servers import CACHE, GATEWAY_PACKAGES, ROOT, NotMeasuredError, Running, Server, serve
+from servers import (
+    CACHE,
+    GATEWAY_PACKAGES,
+    ROOT,
+    Command,
+    NotMeasuredError,
+    Place,
+    Running,
+    Server,
+    serve,
+)
 
 Figures = dict[str, Any]
 FOLDER = CACHE / "twenty"
@@ -69,25 +79,23 @@ def write_apps(count: int) -> list[str]:
     return names
 
 
-def gateway(
-    names: list[str], *, own: bool, idle: str = "0"
-) -> Callable[[Path, str, int], list[str]]:
+def gateway(names: list[str], *, own: bool, idle: str = "0") -> Command:
     """The apps in the front worker, or each in its ``own`` pool, which sleeps after ``idle``."""
 
-    def command(bin_: Path, app: str, port: int) -> list[str]:
+    def command(bin_: Path, app: str, place: Place) -> list[str]:
         mounts = {f"/{n}": {"app": f"{n}:app", "pool": n if own else "main"} for n in names}
         pools = {name: {"idle": idle} for name in names} if own else {}
-        return serve(bin_, FOLDER / "mounts.yaml", port, mounts, pools)
+        return serve(bin_, FOLDER / "mounts.yaml", place, mounts, pools)
 
     return command
 
 
-def gunicorns(names: list[str]) -> Callable[[Path, str, int], list[str]]:
+def gunicorns(names: list[str]) -> Command:
     """A Gunicorn for each app, at ports in a row."""
 
-    def command(bin_: Path, app: str, port: int) -> list[str]:
+    def command(bin_: Path, app: str, place: Place) -> list[str]:
         more = ("--chdir", str(FOLDER))
-        binds = [f"127.0.0.1:{port + number}" for number in range(len(names))]
+        binds = [f"127.0.0.1:{place.port + number}" for number in range(len(names))]
         each = zip(binds, names, strict=True)
         return together(*(gunicorn(bin_, bind, *more, f"{name}:app") for bind, name in each))
 
@@ -96,7 +104,7 @@ def gunicorns(names: list[str]) -> Callable[[Path, str, int], list[str]]:
 
 def arrange(names: list[str]) -> list[Server]:
     """The arrangements of the apps, all in one virtual environment."""
-    packages = (*GATEWAY_PACKAGES, "gunicorn[gevent]", "Flask")
+    packages = (*GATEWAY_PACKAGES, "gunicorn[gevent]")
     return [
         Server(name, "Flask", packages, command, setup)
         for name, command, setup in (
@@ -112,7 +120,7 @@ def measure(server: Server, names: list[str], port: int) -> Figures:
     """One arrangement, once: started, each app asked, measured, and reloaded."""
     figures: Figures = {}
     began = time.monotonic()
-    with Running(server, "twenty", port) as running:
+    with Running(server, "twenty", Place(port)) as running:
         if server.name in ("shared", "own"):
             wait_for(running, are_serving(1 if server.name == "shared" else 1 + len(names)))
             figures["start_seconds"] = time.monotonic() - began
@@ -197,12 +205,12 @@ def outcome(status: Any) -> Any:
     return last
 
 
-def many(bin_: Path, app: str, port: int, edit: int = 0) -> list[str]:
+def many(bin_: Path, app: str, place: Place, edit: int = 0) -> list[str]:
     """The gateway with MOUNTS mounts; each ``edit`` changes the limits of all of them."""
     target = {"app": "apps:hello", "timeout": f"{30 + edit}s"}
     mounts: dict[str, Any] = {f"/app{number}": target for number in range(1, MOUNTS)}
     mounts["/edit"] = {"redirect": f"/edit-{edit}"}
-    return serve(bin_, CACHE / "many.yaml", port, mounts)
+    return serve(bin_, CACHE / "many.yaml", place, mounts)
 
 
 MANY = Server("in-place", "", GATEWAY_PACKAGES, many, f"{MOUNTS:,} mounts, all of them changed")
@@ -210,9 +218,9 @@ MANY = Server("in-place", "", GATEWAY_PACKAGES, many, f"{MOUNTS:,} mounts, all o
 
 def measure_edit(edit: int, port: int) -> Figures:
     """From the save of a table that changes in place to its being served."""
-    with Running(MANY, "many", port) as running:
+    with Running(MANY, "many", Place(port)) as running:
         wait_for(running, are_serving(1))
-        many(MANY.venv / "bin", "many", port, edit)
+        many(MANY.venv / "bin", "many", Place(port), edit)
         # not by asking for the status, which with so many mounts is work
         wait_until(running, lambda: f"/edit-{edit}".encode() in get(port, "/edit")[1])
         last = outcome(wait_for(running, lambda status: status.get("last_reload")))

@@ -1,4 +1,14 @@
--- wrk's script: arguments "post SIZE" and "close", and the summary as one line of JSON.
+-- wrk's script: arguments "post SIZE", "close" and "requests FILE", and the summary as one line of
+-- JSON. The requests of a file, each ended with NUL, are sent as they are, one after the other.
+
+local function send_each(requests)
+    local at = 0
+    -- global: wrk asks it for each request
+    function request()
+        at = at % #requests + 1
+        return requests[at]
+    end
+end
 
 function init(arguments)
     local previous
@@ -7,6 +17,13 @@ function init(arguments)
         if previous == "post" then
             wrk.method = "POST"
             wrk.body = string.rep("x", tonumber(argument))
+        end
+        if previous == "requests" then
+            local requests = {}
+            for text in io.open(argument, "rb"):read("*a"):gmatch("%Z+") do
+                requests[#requests + 1] = text
+            end
+            send_each(requests)
         end
         previous = argument
     end
