@@ -8,11 +8,10 @@ and the response: it asks a source for bytes. Source: RFC 9112 §6 and §7 (leng
 from __future__ import annotations
 
 import io
-import re
 from abc import abstractmethod
 from collections.abc import Callable
 from time import monotonic
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from gateway.errors import (
     ClientDisconnected,
@@ -23,15 +22,9 @@ from gateway.errors import (
 )
 from gateway.http.head import CHUNKED
 from gateway.http.spool import SpoolFullError, Store
+from gateway.protocol.chunks import BadChunksError, ChunkDecoder, LargeTrailersError
 
 READ_BYTES = 64 * 1024
-MAX_CHUNK_LINE = 256  # chunk size and extensions; RFC 9112 §7.1.1 asks for a limit of our own
-MAX_TRAILER_BYTES = 8 * 1024
-
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*", re.ASCII)
-
-
 # what is still to come behind an early answer is read up to this, to keep the connection
 DRAIN_BYTES = 256 * 1024
 # what nobody wants is read and dropped up to this before the answer, which is then never lost: as
@@ -40,6 +33,7 @@ DROP_BYTES = 16 * 1024 * 1024
 # how fast content has to come, on average, while nobody but the gateway reads it (Apache's
 # mod_reqtimeout asks for as much): else a byte now and then would hold it for hours
 MIN_BYTES_PER_SECOND = 500
+_Received = TypeVar("_Received", bytes, int)
 
 
 class Source(Protocol):
@@ -63,8 +57,11 @@ class Content(io.RawIOBase):
     that goes on reading gets the same error again, and never bytes from behind it.
 
     With a ``store``, what the app does not read is kept there for it. ``is_lost`` is whether what
-    is still to come will never be read.
+    is still to come will never be read. ``announced_bytes`` is the length; of chunks, whose length
+    nobody knows beforehand (``has_length``), of those that have begun.
     """
+
+    has_length = True
 
     def __init__(self, source: Source, before_first_read: Callable[[], None] | None) -> None:
         self._source = source
@@ -73,7 +70,7 @@ class Content(io.RawIOBase):
         self.fault: RequestError | None = None
         self.store: Store | None = None
         self.is_complete = self.is_lost = False
-        self.received_bytes = 0
+        self.received_bytes = self.announced_bytes = 0
         # since when the gateway reads for itself, and how much had come by then
         self._taking_since = 0.0
         self._taken_from = 0
@@ -96,7 +93,7 @@ class Content(io.RawIOBase):
     def _receive(self, view: memoryview) -> int:
         if self.fault is not None:
             raise self.fault
-        if self.is_complete:
+        if self.is_complete or not view:
             return 0
         if self._before_first_read is not None:
             announce, self._before_first_read = self._before_first_read, None
@@ -111,17 +108,20 @@ class Content(io.RawIOBase):
     def _read_some(self, view: memoryview) -> int: ...
 
     @property
-    @abstractmethod
     def is_worth_draining(self) -> bool:
         """Whether what is left is known to be little, and its client sends it.
 
         RFC 9110 §10.1.1: one that waits for a 100 may never send it, or may send it all.
         """
+        return self.has_length and self.fault is None and self._is_little(DRAIN_BYTES)
 
     @property
-    @abstractmethod
     def is_worth_dropping(self) -> bool:
         """The same, where the answer waits for it."""
+        return self._is_little(DROP_BYTES)
+
+    def _is_little(self, most: int) -> bool:
+        return self.announced_bytes - self.received_bytes <= most and self._is_announced
 
     @property
     def _is_announced(self) -> bool:
@@ -232,51 +232,28 @@ class LengthContent(Content):
         self, source: Source, length: int, before_first_read: Callable[[], None] | None
     ) -> None:
         super().__init__(source, before_first_read)
-        self.remaining = length
+        self.announced_bytes = length
 
     def _read_some(self, view: memoryview) -> int:
-        size = self._source.receive_into(view[: self.remaining])
-        if not size:
-            raise ClientDisconnected("the client left in the middle of the request's content")
-        self.remaining -= size
+        left = self.announced_bytes - self.received_bytes
+        size = _expect(self._source.receive_into(view[:left]))
         self.received_bytes += size
-        if not self.remaining:
+        if size == left:
             self._complete()
         return size
 
-    @property
-    def is_worth_draining(self) -> bool:
-        """See ``Content``."""
-        return self.remaining <= DRAIN_BYTES and self.fault is None and self._is_announced
-
-    @property
-    def is_worth_dropping(self) -> bool:
-        """See ``Content``."""
-        return self.remaining <= DROP_BYTES and self._is_announced
-
 
 class ChunkedContent(Content):
-    """Content in chunks (RFC 9112 §7.1); extensions are passed over, trailers dropped."""
+    """Content in chunks (RFC 9112 §7.1)."""
+
+    has_length = False
 
     def __init__(
         self, source: Source, max_bytes: int, before_first_read: Callable[[], None] | None
     ) -> None:
         super().__init__(source, before_first_read)
         self._max_bytes = max_bytes
-        self._received = b""  # as it came from the source
-        self._position = 0  # how much of that has been read
-        self._chunk_remaining = 0
-        self._is_first = True
-
-    @property
-    def is_worth_draining(self) -> bool:
-        """See ``Content``. How much is left is never known."""
-        return False
-
-    @property
-    def is_worth_dropping(self) -> bool:
-        """See ``Content``."""
-        return self._chunk_remaining <= DROP_BYTES and self._is_announced
+        self._chunks = ChunkDecoder()
 
     def _drop(self, most: int) -> None:
         self._max_bytes = self.received_bytes + most
@@ -284,73 +261,41 @@ class ChunkedContent(Content):
 
     def take_rest(self) -> bytes:
         """What came behind the last chunk, once: the beginning of the next request."""
-        rest, self._received, self._position = self._received[self._position :], b"", 0
-        return rest
+        return self._chunks.take_rest()
 
     def _read_some(self, view: memoryview) -> int:
-        if not self._chunk_remaining:
-            self._read_chunk_line()
-            if not self._chunk_remaining:
-                self._read_trailers()
-                self._complete()
-                return 0
-        if self._position == len(self._received):
-            self._more()
-        start = self._position
-        end = min(start + len(view), start + self._chunk_remaining, len(self._received))
-        size = end - start
-        view[:size] = self._received[start:end]
-        self._position = end
-        self._chunk_remaining -= size
-        self.received_bytes += size
-        return size
+        chunks = self._chunks
+        while (piece := self._take(len(view))) is None and chunks.left_bytes < len(view):
+            chunks.feed(_expect(self._source.receive(READ_BYTES)))
+        if piece is None:  # whatever comes is content
+            size = _expect(self._source.receive_into(view))
+            chunks.left_bytes -= size
+            self.received_bytes += size
+            return size
+        if not piece:
+            self._complete()
+        view[: len(piece)] = piece
+        return len(piece)
 
-    def _read_chunk_line(self) -> None:
-        if self._is_first:
-            self._is_first = False
-        else:
-            self._read_line_end()
-        found = _CHUNK_LINE.fullmatch(self._read_line(MAX_CHUNK_LINE, MalformedRequest))
-        if found is None:
-            raise MalformedRequest("chunk size is no hexadecimal number")
-        size = int(found[1], 16)
-        self._chunk_remaining = size
-        if self.received_bytes + size > self._max_bytes:
+    def _take(self, most_bytes: int) -> bytes | None:
+        chunks = self._chunks
+        try:
+            piece = chunks.take(most_bytes)
+        except LargeTrailersError as error:
+            raise HeaderFieldsTooLarge(error.args[0]) from error
+        except BadChunksError as error:
+            raise MalformedRequest(error.args[0]) from error
+        self.announced_bytes = chunks.announced_bytes
+        self.received_bytes = chunks.announced_bytes - chunks.left_bytes
+        if chunks.announced_bytes > self._max_bytes:
             raise ContentTooLarge(f"content of more than {self._max_bytes} bytes")
+        return piece
 
-    def _read_line_end(self) -> None:
-        while len(self._received) < self._position + 2:
-            self._more()
-        if self._received[self._position : self._position + 2] != b"\r\n":
-            raise MalformedRequest("chunk is longer than its size says")
-        self._position += 2
 
-    def _read_trailers(self) -> None:
-        # RFC 9110 §6.5.1: they must not be merged with the header; dropping is allowed
-        budget = MAX_TRAILER_BYTES
-        while line := self._read_line(budget, HeaderFieldsTooLarge):
-            if not _TRAILER.fullmatch(line):
-                raise MalformedRequest("trailer is no field")
-            budget -= len(line)
-
-    def _read_line(self, limit: int, too_long: type[RequestError]) -> bytes:
-        while (end := self._received.find(b"\n", self._position, self._position + limit + 2)) < 0:
-            if len(self._received) - self._position >= limit + 2:
-                raise too_long(f"a line of more than {limit} bytes in the chunk framing")
-            self._more()
-        # RFC 9112 §2.2 lets us accept a bare LF; a hop that does not would split here otherwise
-        line = self._received[self._position : end + 1]
-        if line[-2:] != b"\r\n":
-            raise MalformedRequest("a line of the chunk framing ends without CR")
-        self._position = end + 1
-        return line[:-2]
-
-    def _more(self) -> None:
-        data = self._source.receive(READ_BYTES)
-        if not data:
-            raise ClientDisconnected("the client left in the middle of the request's content")
-        self._received = self._received[self._position :] + data
-        self._position = 0
+def _expect(received: _Received) -> _Received:
+    if not received:
+        raise ClientDisconnected("the client left in the middle of the request's content")
+    return received
 
 
 def open_content(

@@ -188,15 +188,17 @@ def read_framing(
 
 
 def read_chunks(
-    raw: bytes, max_bytes: int, max_line: int, max_trailers: int
+    raw: bytes, max_bytes: int, max_line: int, max_trailers: int, *, allows_padding: bool = False
 ) -> tuple[bytes, bytes]:
-    """RFC 9112 §7.1: the content, and what is behind it. Raises RefusedError, UnfinishedError."""
+    """RFC 9112 §7.1: the content, and what is behind it; blanks behind a size where it
+    ``allows_padding``. Raises RefusedError, UnfinishedError."""
     content = b""
     while True:
         line, raw = read_line(raw, max_line)
         digits, semicolon, extensions = line.partition(b";")
-        if semicolon:
+        if semicolon or allows_padding:
             digits = digits.rstrip(b" \t")
+        if semicolon:
             check(consists_of(extensions, VALUE))
         check(1 <= len(digits) <= 16 and consists_of(digits, HEXADECIMAL))
         size = int(digits, 16)
@@ -205,9 +207,9 @@ def read_chunks(
             break
         data, raw = raw[:size], raw[size:]
         content += data
+        check(b"\r\n".startswith(raw[:2]))
         if len(raw) < 2:
             raise UnfinishedError
-        check(raw.startswith(b"\r\n"))
         raw = raw[2:]
     while True:
         line, raw = read_line(raw, max_trailers)

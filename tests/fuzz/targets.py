@@ -11,11 +11,14 @@ import reference
 
 from gateway.dispatch import Mount, MountTable
 from gateway.errors import ClientDisconnected, MalformedRequest, RequestError
-from gateway.http.body import MAX_CHUNK_LINE, MAX_TRAILER_BYTES, ChunkedContent
+from gateway.http.body import ChunkedContent
 from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.parser import HeadParser, RequestHead
 from gateway.limits import Limits, MountLimits
+from gateway.protocol.chunks import MAX_CHUNK_LINE, MAX_TRAILER_BYTES
+from gateway.upstream.answer import BadAnswerError
+from gateway.upstream.content import ChunkedContent as ChunkedAnswer
 
 MAX_LINE, MAX_FIELDS, MAX_CONTENT = 200, 12, 1000
 LIMITS = Limits(max_request_line_bytes=MAX_LINE, max_fields=MAX_FIELDS)
@@ -138,17 +141,21 @@ class _Pieces:
         return piece
 
     def receive_into(self, buffer: memoryview) -> int:
-        raise NotImplementedError
+        piece = self.receive(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 def content(data: bytes) -> None:
-    """Chunks that come in pieces and are read in others; the first four bytes say in which."""
+    """Chunks of a request and of an answer, which come in pieces; the first four bytes say in
+    which, and in which others the request's are read."""
     sizes, raw = data[:4].ljust(4, b"\xff"), data[4:]
-    expected: Any
-    try:
-        expected = reference.read_chunks(raw, MAX_CONTENT, MAX_CHUNK_LINE, MAX_TRAILER_BYTES)
-    except (reference.RefusedError, reference.UnfinishedError) as error:
-        expected = type(error)
+    _read_request_content(sizes, raw)
+    _read_answer_content(sizes, raw)
+
+
+def _read_request_content(sizes: bytes, raw: bytes) -> None:
+    expected = _expect_chunks(raw, MAX_CONTENT)
     source = _Pieces(raw, sizes[:3])
     chunked = ChunkedContent(source, MAX_CONTENT, None)
     reader = io.BufferedReader(chunked, 1 + sizes[3])
@@ -157,6 +164,33 @@ def content(data: bytes) -> None:
     if found is reference.RefusedError:
         assert _read(reader, chunked, source) is reference.RefusedError
     assert chunked.is_complete == isinstance(found, tuple)
+
+
+def _read_answer_content(sizes: bytes, raw: bytes) -> None:
+    expected = _expect_chunks(raw, 1 << 64, allows_padding=True)
+    source = _Pieces(raw, sizes)
+    chunked = ChunkedAnswer()
+    found: Any = b""
+    try:
+        while not chunked.is_complete and (piece := source.receive(len(raw))):
+            found += chunked.take(piece)
+    except BadAnswerError:
+        found = reference.RefusedError
+    else:
+        has_surplus = chunked.has_surplus or bool(source.raw)
+        found = (found, has_surplus) if chunked.is_complete else reference.UnfinishedError
+    if isinstance(expected, tuple):
+        expected = expected[0], bool(expected[1])
+    assert found == expected, f"answer is {found!r}, for the reference {expected!r}"
+
+
+def _expect_chunks(raw: bytes, max_bytes: int, *, allows_padding: bool = False) -> Any:
+    try:
+        return reference.read_chunks(
+            raw, max_bytes, MAX_CHUNK_LINE, MAX_TRAILER_BYTES, allows_padding=allows_padding
+        )
+    except (reference.RefusedError, reference.UnfinishedError) as error:
+        return type(error)
 
 
 def _read(reader: io.BufferedReader, chunked: ChunkedContent, source: _Pieces) -> Any:

@@ -13,13 +13,8 @@ from gateway.errors import (
     RequestError,
     RequestTimeout,
 )
-from gateway.http.body import (
-    MAX_CHUNK_LINE,
-    MAX_TRAILER_BYTES,
-    ChunkedContent,
-    Content,
-    LengthContent,
-)
+from gateway.http.body import ChunkedContent, Content, LengthContent
+from gateway.protocol.chunks import MAX_CHUNK_LINE, MAX_TRAILER_BYTES
 
 BEHIND = b"GET /next HTTP/1.1\r\n"
 MIB = 1024 * 1024
@@ -126,6 +121,36 @@ def test_what_has_come_of_a_chunk_is_given_before_the_rest_is_waited_for() -> No
     assert buffer[:5] == b"hello"
 
 
+@pytest.mark.parametrize("left", [1, 100, 300, 301])
+def test_a_chunk_that_fills_the_buffer_is_received_into_it(left: int) -> None:
+    data = bytes(range(256)) * 2
+    source = Source(b"%x\r\n" % (100 + left) + data[:100], then=RequestTimeout("no more"))
+    content = ChunkedContent(source, MIB, None)
+    got, view = b"", memoryview(bytearray(300))
+    got += view[: content.readinto(view)]
+    source.raw = data[100 : 100 + left] + b"\r\n0\r\n\r\n" + BEHIND
+    asked: list[int] = []
+    receive_into = source.receive_into
+    source.receive_into = lambda buffer: asked.append(len(buffer)) or receive_into(buffer)
+    while size := content.readinto(view):
+        got += view[:size]
+        assert content.received_bytes == len(got)
+    assert got == data[: 100 + left]
+    assert asked == ([300] if left >= 300 else [])
+    assert content.take_rest() + source.raw == BEHIND
+
+
+@pytest.mark.parametrize("make", [
+    lambda: LengthContent(Source(b"hello" + BEHIND), 5, None),
+    lambda: open_chunked(chunked(b"hello") + BEHIND),
+])  # fmt: skip
+def test_an_empty_buffer_takes_nothing(make: object) -> None:
+    content = make()
+    for _ in range(2):
+        assert content.readinto(memoryview(bytearray())) == 0
+    assert read(content) == b"hello"
+
+
 def test_the_client_is_told_to_send_at_the_first_read_alone() -> None:
     told: list[int] = []
     content = LengthContent(Source(b"hello"), 5, lambda: told.append(1))
@@ -196,7 +221,7 @@ def test_many_small_chunks_in_one_piece_take_linear_time() -> None:
     sizes: set[int] = set()
     buffer = memoryview(bytearray(100))
     while content.readinto(buffer):
-        sizes.add(len(content._received))  # what is behind a chunk is not copied for each
+        sizes.add(len(content._chunks._received))  # what is behind a chunk is not copied for each
     assert len(sizes) == 1
 
 

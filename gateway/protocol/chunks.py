@@ -1,0 +1,97 @@
+"""Content in chunks (RFC 9112 §7.1), decoded for both sides of the hop, without I/O.
+
+Refuses to know who sends it and how much may come. Extensions are passed over (§7.1.1). Trailers
+are checked as field lines are, and dropped (RFC 9110 §6.5.1: not to be merged with the header).
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_CHUNK_LINE = 256  # size and extensions, in bytes; §7.1.1 asks for a limit of our own
+MAX_TRAILER_BYTES = 8 * 1024
+
+# the end of the chunk before, and the line of the next one; 64 bits are as much as others read
+_LINE = rb"\r\n([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?"
+_CHUNK_LINE = re.compile(_LINE + rb"\r\n")
+_PADDED_CHUNK_LINE = re.compile(_LINE + rb"[ \t]*\r\n")
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+
+
+class BadChunksError(Exception):
+    """Not content in chunks, or what could be read in two ways: what is wrong, perhaps the line."""
+
+
+class LargeTrailersError(BadChunksError):
+    """More than MAX_TRAILER_BYTES."""
+
+
+class ChunkDecoder:
+    """``feed`` it what comes, and ``take`` what is content of that. ``left_bytes`` of the current
+    chunk are still to be taken; what is received past the decoder, while it holds none, has to be
+    subtracted. ``announced_bytes`` is the size of all chunks so far. With ``allows_padding``,
+    blanks may follow a chunk's size."""
+
+    def __init__(self, *, allows_padding: bool = False) -> None:
+        self._chunk_line = _PADDED_CHUNK_LINE if allows_padding else _CHUNK_LINE
+        self._received = b"\r\n"  # as if there were a chunk before the first
+        self._position = 0  # how much of that has been read
+        self.left_bytes = self.announced_bytes = 0
+        self._is_in_trailers = False
+        self._left_trailer_bytes = MAX_TRAILER_BYTES
+
+    def feed(self, data: bytes) -> None:
+        """What has come next."""
+        self._received = self._received[self._position :] + data
+        self._position = 0
+
+    def take(self, most_bytes: int) -> bytes | None:
+        """Content of a chunk; b"" at the end; None: more has to come. Raises BadChunksError."""
+        if not self.left_bytes and not self._is_in_trailers:
+            start = self._position
+            found = self._chunk_line.match(self._received, start, start + MAX_CHUNK_LINE + 4)
+            if found is None:
+                self._refuse_chunk_line(start)
+                return None
+            self._position = found.end()
+            self.left_bytes = size = int(found[1], 16)
+            self.announced_bytes += size
+            self._is_in_trailers = not size
+        if self._is_in_trailers:
+            return self._read_trailers()
+        start = self._position
+        piece = self._received[start : start + min(most_bytes, self.left_bytes)]
+        self._position = start + len(piece)
+        self.left_bytes -= len(piece)
+        return piece or None
+
+    def take_rest(self) -> bytes:
+        """What came behind the end, once."""
+        rest, self._received = self._received[self._position + 2 :], b""
+        return rest
+
+    def _read_trailers(self) -> bytes | None:
+        while line := self._find_line(self._position, self._left_trailer_bytes, LargeTrailersError):
+            if not _TRAILER.fullmatch(line):
+                raise BadChunksError("trailer is no field", line[:60])
+            self._position += len(line) + 2
+            self._left_trailer_bytes -= len(line)
+        return line
+
+    def _refuse_chunk_line(self, start: int) -> None:
+        if not b"\r\n".startswith(self._received[start : start + 2]):
+            raise BadChunksError("chunk is longer than its size says")
+        line = self._find_line(start + 2, MAX_CHUNK_LINE, BadChunksError)
+        if line is not None:
+            raise BadChunksError("chunk size is no hexadecimal number", line[:60])
+
+    def _find_line(self, start: int, limit: int, too_long: type[BadChunksError]) -> bytes | None:
+        end = self._received.find(b"\n", start, start + limit + 2)
+        if end < 0:
+            if len(self._received) >= start + limit + 2:
+                raise too_long(f"a line of more than {limit} bytes in the chunk framing")
+            return None
+        # RFC 9112 §2.2 lets us accept a bare LF; a hop that does not would split here otherwise
+        if not self._received.endswith(b"\r", start, end):
+            raise BadChunksError("a line of the chunk framing ends without CR")
+        return self._received[start : end - 1]
