@@ -2,7 +2,7 @@
 
 Owns the order of a run: round by round, the servers in turn (A B C, A B C, A B C), since a machine
 may be slower in one minute than in the next. Figures go to .cache/bench, and those of a whole run
-into docs/performance.md.
+into docs/performance.md and the README.
 """
 
 import argparse
@@ -15,26 +15,29 @@ from http.client import HTTPException
 from typing import Any
 
 import report
-from servers import ALONE, CACHE, GATEWAYS, SERVERS, NotMeasuredError, Place, Running, install
-from workloads import WORKLOADS, Workload, measure_alone
+from edge import PREFIX, find_nginx, nginx_version
+from loads import measure_alone
+from servers import ALONE, CACHE, OURS, NotMeasuredError, Place, Running, install
+from workloads import SERVERS, WORKLOADS, Workload
 
 PORTS = range(18400, 18500, 2)  # each server and its admin listener; taken in turn
 
 
 def main() -> int:
     options = parse_arguments()
-    for program in ("wrk", "taskset"):
+    for program in ("wrk", "taskset", "cc", find_nginx()):
         if shutil.which(program) is None:
-            print(f"bench: {program} is missing; on Debian: apt install wrk util-linux")
+            print(f"bench: {program} is missing; on Debian: apt install wrk util-linux gcc nginx")
             return 2
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     CACHE.mkdir(parents=True, exist_ok=True)
-    machine = report.describe_machine()
+    machine = report.describe_machine() | {"nginx": nginx_version()}
     versions, absent = install_all(options.servers)
     results: list[dict[str, Any]] = []
     for name in options.rows:
         results += measure_rounds(WORKLOADS[name], list(versions), options.rounds, options.seconds)
+    report.add_extra(results)
     run = {
         "command": " ".join(["python3 tests/bench", *sys.argv[1:]]),
         "machine": machine,
@@ -50,21 +53,25 @@ def main() -> int:
     print(f"raw figures: {raw}")
     if options.is_whole:
         report.insert(report.write(run))
+        report.insert(report.write_summary(report.Rounds(run)), page=report.README)
     return 0
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/bench", description="Measures WSGI servers.")
     parser.add_argument("--rows", metavar="A,B", help=", ".join(WORKLOADS))
-    parser.add_argument("--servers", metavar="A,B", help=f"ours, {', '.join(SERVERS)}")
+    parser.add_argument(
+        "--servers", metavar="A,B", help=f"ours, {', '.join(SERVERS)}; behind nginx too"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
     options.is_whole = not (options.rows or options.servers)
-    ours = ",".join(GATEWAYS)
-    servers = options.servers and options.servers.replace("ours", ours)
     options.rows = chosen(parser, "--rows", options.rows, WORKLOADS)
-    options.servers = chosen(parser, "--servers", servers, SERVERS)
+    servers = (options.servers or "").replace("ours", ",".join(OURS))
+    names = {*chosen(parser, "--servers", servers, SERVERS), ALONE.name}
+    in_rows = dict.fromkeys(name for row in options.rows for name in WORKLOADS[row].servers)
+    options.servers = [name for name in in_rows if {name, name.removeprefix(PREFIX)} & names]
     return options
 
 
@@ -99,7 +106,7 @@ def measure_rounds(
     results = []
     ports = iter([*PORTS] * rounds)
     for number in range(rounds):
-        for name in (name for name in workload.servers if name in (*names, ALONE)):
+        for name in (name for name in workload.servers if name in names):
             figures: dict[str, Any]
             try:
                 figures = measure(workload, name, next(ports), seconds)
@@ -112,7 +119,7 @@ def measure_rounds(
 
 def measure(workload: Workload, name: str, port: int, seconds: float) -> dict[str, Any]:
     """The figures of one server in one round."""
-    if name == ALONE:
+    if name == ALONE.name:
         return measure_alone(seconds)
     place = Place(port, str(CACHE / f"{port}.sock") if workload.on_unix else "")
     with Running(SERVERS[name], workload.app, place, workload.cores) as running:

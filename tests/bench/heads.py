@@ -86,13 +86,23 @@ def browser(chance: random.Random) -> Iterator[str]:
 def proxied(chance: random.Random) -> Iterator[str]:
     """As nginx/server.conf makes it of a browser's: its own lines first, then those passed on."""
     for target, lines in browser_lines(chance):
-        client = ".".join(str(chance.randrange(1, 255)) for _ in range(4))
+        client = address(chance)
         passed = lines.partition("\n")[2].replace("Connection: keep-alive\n", "")
         yield (
             f"GET {target} HTTP/1.1\nHost: {SITE}\nX-Forwarded-For: {client}\n"
             f"X-Request-ID: {chance.randbytes(16).hex()}\nX-Forwarded-Proto: https\n"
             f"X-Forwarded-Host: {SITE}\nX-Forwarded-Port: 443\nX-Real-IP: {client}\n{passed}\n"
         )
+
+
+def balanced(chance: random.Random) -> Iterator[str]:
+    """As a load balancer in front of nginx passes it on: with the client's address."""
+    for target, lines in browser_lines(chance):
+        yield f"GET {target} HTTP/1.1\n{lines}X-Forwarded-For: {address(chance)}\n\n"
+
+
+def address(chance: random.Random) -> str:
+    return ".".join(str(chance.randrange(1, 255)) for _ in range(4))
 
 
 def form(chance: random.Random) -> Iterator[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from hop import get, wait_until_served
 from servers import (
     CACHE,
     GATEWAY_PACKAGES,
@@ -21,7 +20,9 @@ from servers import (
     Place,
     Running,
     Server,
+    get,
     serve,
+    wait_until_served,
 )
 
 Figures = dict[str, Any]

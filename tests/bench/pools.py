@@ -1,8 +1,8 @@
 """Measures pools on loopback, after the servers: ``python3 tests/bench/pools.py [--quick]``.
 
-The hop to a pool beside nginx and Gunicorn; the memory of many apps, their starts and reloads; what
-an app notices of one that computes; a large table's change in place. Rounds are interleaved as
-those of the servers. Figures go to .cache/bench, and those of a whole run into docs/performance.md.
+The memory of many apps, their starts and reloads; what an app notices of one that computes; a large
+table's change in place. Rounds are interleaved as those of the servers. Figures go to .cache/bench,
+and those of a whole run into docs/performance.md.
 """
 
 import argparse
@@ -19,14 +19,10 @@ from typing import Any
 import neighbour
 import report
 import twenty
-from hop import HOPS, describe_nginx, wait_until_served
-from servers import CACHE, NotMeasuredError, Place, Running, Server, install
-from workloads import load
+from servers import CACHE, NotMeasuredError, Server, install
 
-HOP_PORT, TWENTY_PORT, MANY_PORT, NEIGHBOUR_PORT = 18700, 18724, 18746, 18748
-HOP_PORTS = 4  # a server, its admin listener, and the same behind nginx
+TWENTY_PORT, MANY_PORT, NEIGHBOUR_PORT = 18724, 18746, 18748
 TITLES = {
-    "hop": "Hello on 64 kept-alive connections, with and without a hop",
     "twenty": "{apps} small Flask apps: memory, start and reload",
     "neighbour": "A request each 5 ms, beside an app that computes",
     "in-place": f"A table of {twenty.MOUNTS:,} mounts, changed in place",
@@ -54,14 +50,13 @@ def main() -> int:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "apps": options.apps,
-        "versions": {"nginx": describe_nginx()},
+        "versions": {},
     }
-    for server in (HOPS["gateway"], HOPS["nginx-gunicorn"], arrangements[0], twenty.MANY):
+    for server in (arrangements[0], twenty.MANY):
         run["versions"][server.name] = install(server)
-    setups = (*HOPS.values(), *arrangements, *neighbours, twenty.MANY)
+    setups = (*arrangements, *neighbours, twenty.MANY)
     run["setups"] = {server.name: server.setup for server in setups}
     run["results"] = [
-        *measure_rounds("hop", HOPS.values(), options.rounds, hop_measure(options.seconds)),
         *measure_rounds(
             "twenty",
             arrangements,
@@ -82,7 +77,6 @@ def main() -> int:
             lambda server, number: twenty.measure_edit(number + 1, MANY_PORT),
         ),
     ]
-    add_extra(run["results"])
     raw = CACHE / f"pools-{time.strftime('%Y%m%d-%H%M%S')}.json"
     raw.write_text(json.dumps(run, indent=1))
     print(write(run))
@@ -120,28 +114,6 @@ def measure_rounds(
     return results
 
 
-def hop_measure(seconds: float) -> Measure:
-    """A hello's CPU of all processes of a server together."""
-
-    def measure(server: Server, number: int) -> Figures:
-        port = HOP_PORT + HOP_PORTS * list(HOPS).index(server.name)
-        with Running(server, "apps:hello", Place(port)) as running:
-            wait_until_served(running)
-            return load(64)(running, seconds)
-
-    return measure
-
-
-def add_extra(results: list[Figures]) -> None:
-    """What each hop costs over the gateway alone, in the same round."""
-    hops = [figures for figures in results if figures["workload"] == "hop"]
-    alone = {f["round"]: f.get("cpu_us") for f in hops if f["server"] == "gateway"}
-    for figures in hops:
-        base, own = alone[figures["round"]], figures.get("cpu_us")
-        if base and own and figures["server"] != "gateway":
-            figures["extra_cpu_us"] = own - base
-
-
 def write(run: report.Run) -> str:
     """The whole report."""
     rounds = report.Rounds(run)
@@ -171,16 +143,10 @@ def targets(rounds: report.Rounds, apps: int) -> list[report.Target]:
         ]
         return median(pairs) if pairs else None
 
-    def cpu(ours: str) -> float | None:
-        return rounds.ratio("hop", "cpu_us", ours, "nginx-gunicorn")
-
     def p99(ours: str) -> float | None:
         return rounds.ratio("neighbour", "p99_us", ours, "quiet")
 
     return [
-        ("hop and pool worker, CPU µs", "≤ 50", rounds.median("hop", "gateway-pool", "cpu_us")),
-        ("hop and pool worker, CPU ÷ nginx-gunicorn", "< 1.0", cpu("gateway-pool")),
-        ("nginx, hop and pool worker, CPU ÷ nginx-gunicorn", "< 1.0", cpu("nginx-gateway-pool")),
         (f"{apps} apps in one worker, reload ÷ start", "≤ 1.0", swap("shared")),
         (f"{apps} apps in pools, reload ÷ start", "≤ 1.0", swap("own")),
         ("beside an app that computes in its own pool, p99 ÷ quiet", "≤ 1.2", p99("computing")),

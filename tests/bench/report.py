@@ -11,10 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from servers import ALONE, PEERS, ROOT, SERVERS, THREADED
-from workloads import WORKLOADS
+from edge import PREFIX
+from servers import ALONE, PEERS, ROOT, THREADED
+from workloads import SERVERS, WORKLOADS
 
 PAGE = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
 Run = dict[str, Any]
 Figures = dict[str, Any]
 Target = tuple[str, str, float | None]
@@ -61,15 +63,58 @@ class Rounds:
         return median(ratios) if ratios else None
 
 
+def add_extra(results: list[Figures]) -> None:
+    """What the hop to a pool costs over the gateway alone, in the same round."""
+    hops = [figures for figures in results if figures["workload"] == "hop"]
+    alone = {f["round"]: f.get("cpu_us") for f in hops if f["server"] == "gateway"}
+    for figures in hops:
+        base, own = alone.get(figures["round"]), figures.get("cpu_us")
+        if base and own and figures["server"] != "gateway":
+            figures["extra_cpu_us"] = own - base
+
+
 def write(run: Run) -> str:
     """The whole report."""
     rounds = Rounds(run)
-    parts = [describe_run(run), write_targets(targets(rounds))]
+    parts = [write_summary(rounds), describe_run(run), write_targets(targets(rounds))]
     for workload in WORKLOADS.values():
         names = [name for name in workload.servers if rounds.of(workload.name, name)]
         if names:
             parts.append(f"### {workload.title}\n\n{write_table(rounds, workload.name, names)}")
     return "\n\n".join(part for part in parts if part)
+
+
+SUMMARY = {
+    "a browser's request, as the stack's nginx forwards it": "proxied",
+    "a browser's request": "browser",
+    "the same small request again and again": "hello",
+    "a browser's request through nginx, both together": "nginx",
+}
+SERVERS_OF_SUMMARY = {
+    "with its JSON log": "gateway-log",
+    "without": "gateway",
+    "Granian": "granian",
+    "bjoern": "bjoern",
+    "uWSGI": "uwsgi",
+    "Gunicorn, gevent": "gunicorn",
+}
+
+
+def write_summary(rounds: Rounds) -> str:
+    """CPU of what matters most, first."""
+    titles = ["CPU µs per request", *SERVERS_OF_SUMMARY]
+    lines = [titles, ["---"] + ["---:"] * len(SERVERS_OF_SUMMARY)]
+    for title, workload in SUMMARY.items():
+        prefix = PREFIX if workload == "nginx" else ""
+        names = [f"{prefix}{name}" for name in SERVERS_OF_SUMMARY.values()]
+        values = [rounds.median(workload, name, "cpu_us") for name in names]
+        if any(values):
+            lines.append([title, *("" if v is None else f"{v:,.1f}" for v in values)])
+    return write_rows(lines) if len(lines) > 2 else ""
+
+
+def write_rows(lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def describe_run(run: Run) -> str:
@@ -99,7 +144,7 @@ def write_table(rounds: Rounds, workload: str, names: list[str]) -> str:
     titles = list(dict.fromkeys(title for row in rows for title in row if row[title]))
     lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
     lines += [[row.get(title, "") for title in titles] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return write_rows(lines)
 
 
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -171,6 +216,10 @@ def targets(rounds: Rounds) -> list[Target]:
     best_p50 = latency("hello-1", "p50_us", "gateway", PEERS)
     growth, idle, further = "growth_bytes", "bytes_per_connection", "bytes_per_further_connection"
     log = "gateway-log"
+
+    def nginx(theirs: str, ours: str = log) -> float | None:
+        return cpu("nginx", f"{PREFIX}{theirs}", f"{PREFIX}{ours}")
+
     return [
         ("proxied, log on, CPU ÷ granian", "≤ 1.15", cpu("proxied", "granian", log)),
         ("proxied, log on, p99 ÷ the best threaded peer's", "< 1.0", p99("proxied", log)),
@@ -178,15 +227,26 @@ def targets(rounds: Rounds) -> list[Target]:
         ("browser, CPU ÷ bjoern", "≤ 2.0", cpu("browser", "bjoern")),
         ("browser, log on, CPU ÷ granian", "≤ 0.9", cpu("browser", "granian", log)),
         ("browser, p99 ÷ the best threaded peer's", "< 1.0", p99("browser", "gateway")),
-        ("hello, CPU ÷ granian", "≤ 0.85", cpu("hello-64", "granian")),
-        ("the same, each held to one core", "", cpu("hello-64-core", "granian")),
-        ("hello, CPU ÷ bjoern", "≤ 1.5", cpu("hello-64", "bjoern")),
-        ("hello, log on, CPU ÷ granian", "≤ 1.0", cpu("hello-64", "granian", log)),
-        ("the same, held to one core", "", cpu("hello-64-core", "granian", log)),
-        ("hello, p99 ÷ the best threaded peer's", "< 1.0", p99("hello-64", "gateway")),
+        ("hello, CPU ÷ granian", "≤ 0.85", cpu("hello", "granian")),
+        ("the same, each held to one core", "", cpu("hello-core", "granian")),
+        ("hello, CPU ÷ bjoern", "≤ 1.5", cpu("hello", "bjoern")),
+        ("hello, log on, CPU ÷ granian", "≤ 1.0", cpu("hello", "granian", log)),
+        ("the same, held to one core", "", cpu("hello-core", "granian", log)),
+        ("hello, p99 ÷ the best threaded peer's", "< 1.0", p99("hello", "gateway")),
+        ("through nginx, log on, CPU ÷ nginx-granian", "≤ 1.1", nginx("granian")),
+        ("through nginx, log on, CPU ÷ nginx-uwsgi", "≤ 0.65", nginx("uwsgi")),
+        ("through nginx, log on, CPU ÷ nginx-gunicorn", "≤ 0.25", nginx("gunicorn")),
+        ("through nginx, log on, CPU ÷ nginx alone", "", cpu("nginx", "nginx", f"{PREFIX}{log}")),
+        ("hop to a pool, CPU µs", "≤ 20", rounds.median("hop", "gateway-pool", "extra_cpu_us")),
+        ("hop and pool worker, CPU µs", "≤ 50", rounds.median("hop", "gateway-pool", "cpu_us")),
+        (
+            "through nginx and to a pool, CPU ÷ nginx-gunicorn",
+            "< 1.0",
+            nginx("gunicorn", "gateway-pool"),
+        ),
         ("form, CPU ÷ granian", "≤ 0.75", cpu("form", "granian")),
         ("json 20 KiB, CPU ÷ granian", "", cpu("json", "granian")),
-        ("Flask page, CPU ÷ the page alone", "≤ 1.15", cpu("page", ALONE)),
+        ("Flask page, CPU ÷ the page alone", "≤ 1.15", cpu("page", ALONE.name)),
         ("50 ms wait, requests/s", "≥ 9000", own("wait", "requests_per_second")),
         ("50 ms wait, CPU ÷ gunicorn", "≤ 0.25", cpu("wait", "gunicorn")),
         ("new connections, CPU ÷ granian", "≤ 0.95", cpu("close", "granian")),
@@ -202,10 +262,9 @@ def targets(rounds: Rounds) -> list[Target]:
     ]
 
 
-def insert(text: str, block: str = "bench") -> None:
+def insert(text: str, block: str = "bench", page: Path = PAGE) -> None:
     """Put the report between the page's markers of that name."""
     begin, end = f"<!-- {block}: begin -->", f"<!-- {block}: end -->"
-    page = PAGE.read_text() if PAGE.exists() else f"# Performance\n\n{begin}\n{end}\n"
-    before, _, rest = page.partition(begin)
+    before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
-    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")

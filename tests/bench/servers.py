@@ -4,6 +4,7 @@ Each lives in a virtual environment of its own under .cache/bench and listens on
 Unix socket.
 """
 
+import http.client
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ ROOT = HERE.parent.parent
 CACHE = ROOT / ".cache" / "bench"
 START_SECONDS = 60.0
 STOP_SECONDS = 3.0
+ANSWER_SECONDS = 120.0
 # the load has the first core; a server uses all, or the last one to itself
 LOAD_CORE, *_, LAST_CORE = map(str, sorted(os.sched_getaffinity(0)) * 2)
 ALL_CORES = ",".join(map(str, sorted(os.sched_getaffinity(0))))
@@ -98,13 +100,14 @@ def serve(
     return [str(bin_ / "python"), "-m", "gateway", "serve", "-c", str(table)]
 
 
-def gateway(access_log: str, mounts: int = 1) -> Command:
+def gateway(access_log: str, mounts: int = 1, pool: str = "main") -> Command:
     """The gateway with ``mounts`` mounts, of which the last, or the only one, is at /."""
 
     def command(bin_: Path, app: str, place: Place) -> list[str]:
         others = {f"/app{n}/v{n % 3}": app for n in range(1, mounts)}
-        table = CACHE / f"gateway-{mounts}-{access_log}.yaml"
-        return serve(bin_, table, place, {**others, "/": app}, access_log=access_log)
+        table = CACHE / f"gateway-{place.port}.yaml"
+        root = {"app": app, "pool": pool}
+        return serve(bin_, table, place, {**others, "/": root}, access_log=access_log)
 
     return command
 
@@ -130,17 +133,25 @@ def uwsgi(bin_: Path, app: str, place: Place) -> list[str]:
         "apps:close": ["--http-socket", address, "--add-header", "Connection: close"],
         "apps:idle": ["--http", address, "--http-keepalive"],
     }.get(app, ["--http11-socket", address, "--threads", "64"])
+    return [*uwsgi_command(bin_, app), *listener]
+
+
+def uwsgi_protocol(bin_: Path, app: str, place: Place) -> list[str]:
+    return [*uwsgi_command(bin_, app), "--socket", place.unix, "--threads", "8"]
+
+
+def uwsgi_command(bin_: Path, app: str) -> list[str]:
     return [
         *(str(bin_ / "uwsgi"), "--master", "--processes", "1", "--disable-logging"),
-        *("--need-app", "--listen", "1024", "--module", app, *listener),
+        *("--need-app", "--listen", "1024", "--module", app),
     ]
 
 
-def gunicorn(bin_: Path, app: str, place: Place) -> list[str]:
+def gunicorn(bin_: Path, app: str, place: Place, *more: str) -> list[str]:
     return [
         *(str(bin_ / "gunicorn"), "--worker-class", "gevent", "--workers", "1"),
         *("--worker-connections", "4000", "--keep-alive", "75"),
-        *("--bind", place.address, app),
+        *("--bind", place.address, *more, app),
     ]
 
 
@@ -159,11 +170,13 @@ GATEWAY_PACKAGES = (
     *tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"],
     "Flask",  # for the app that uses it
 )
-SERVERS = {
+# those that listen themselves
+DIRECT = {
     server.name: server
     for server in (
         Server("gateway", "", GATEWAY_PACKAGES, gateway("off"), "access log off"),
         Server("gateway-log", "", GATEWAY_PACKAGES, gateway("json"), "JSON into a pipe"),
+        Server("gateway-pool", "", GATEWAY_PACKAGES, gateway("off", pool="own"), "in its own pool"),
         Server("gateway-10", "", GATEWAY_PACKAGES, gateway("off", 10), "10 mounts"),
         Server("gateway-10000", "", GATEWAY_PACKAGES, gateway("off", 10_000), "10,000 mounts"),
         Server("bjoern", "bjoern", ("bjoern", "Flask"), bjoern, "one request at a time"),
@@ -175,9 +188,10 @@ SERVERS = {
     )
 }
 # the app called in a loop, without a server, in the gateway's environment
-ALONE = "alone"
+ALONE = Server("alone", "", GATEWAY_PACKAGES, lambda bin_, app, place: [], "without a server")
 GATEWAYS = ("gateway", "gateway-log")
-PEERS = tuple(name for name, server in SERVERS.items() if server.distribution)
+OURS = (*GATEWAYS, "gateway-pool")
+PEERS = tuple(name for name, server in DIRECT.items() if server.distribution)
 THREADED = ("granian", "uwsgi", "waitress")
 # for requests as people send them
 FASTEST = ("bjoern", "granian", "uwsgi", "gunicorn")
@@ -206,6 +220,8 @@ class Running:
     """A started server: ``session`` names its processes. Ended at the end of a ``with``."""
 
     def __init__(self, server: Server, app: str, place: Place, cores: str = LAST_CORE) -> None:
+        if place.unix:
+            Path(place.unix).unlink(missing_ok=True)
         self.server = server
         self.place = place
         self.port = place.port
@@ -216,7 +232,8 @@ class Running:
             self._process = subprocess.Popen(
                 ["taskset", "-c", cores, *command],
                 cwd=CACHE,
-                env={**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"},
+                # no more: Granian copies it into the environ of each request
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
@@ -259,3 +276,29 @@ class Running:
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
         self._reader.wait()
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body of one request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def wait_until_served(running: Running, path: str = "/", port: int | None = None) -> bytes:
+    """The body of the first 200. Raises NotMeasuredError where none comes."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            status, body = get(port or running.port, path)
+        except (OSError, http.client.HTTPException):
+            status, body = 0, b""
+        if status == 200:
+            return body
+        if time.monotonic() > deadline:
+            raise NotMeasuredError(f"{path} was not served; see {running.log.name}")
+        time.sleep(0.02)

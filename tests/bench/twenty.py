@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import processes
-from hop import ANSWER_SECONDS, get, gunicorn, together, wait_until_served
+from edge import together
 from servers import (
+    ANSWER_SECONDS,
     CACHE,
     GATEWAY_PACKAGES,
     ROOT,
@@ -25,7 +26,10 @@ from servers import (
     Place,
     Running,
     Server,
+    get,
+    gunicorn,
     serve,
+    wait_until_served,
 )
 
 Figures = dict[str, Any]
@@ -94,10 +98,10 @@ def gunicorns(names: list[str]) -> Command:
     """A Gunicorn for each app, at ports in a row."""
 
     def command(bin_: Path, app: str, place: Place) -> list[str]:
+        places = [Place(place.port + number) for number in range(len(names))]
+        each = zip(places, names, strict=True)
         more = ("--chdir", str(FOLDER))
-        binds = [f"127.0.0.1:{place.port + number}" for number in range(len(names))]
-        each = zip(binds, names, strict=True)
-        return together(*(gunicorn(bin_, bind, *more, f"{name}:app") for bind, name in each))
+        return together(*(gunicorn(bin_, f"{name}:app", own, *more) for own, name in each))
 
     return command
 

@@ -4,45 +4,30 @@ A workload gives one dict of figures for one server in one round. Loads are boun
 """
 
 import http.client
-import json
-import os
-import random
 import socket
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import heads
+import edge
 import processes
+from loads import CHECK_SECONDS, Figures, check, load, write_request
 from servers import (
     ALL_CORES,
     ALONE,
-    CACHE,
+    DIRECT,
     FASTEST,
     GATEWAYS,
-    HERE,
     LAST_CORE,
-    LOAD_CORE,
     PEERS,
-    SERVERS,
     NotMeasuredError,
-    Place,
     Running,
-    install,
 )
 
 import apps
 
-Figures = dict[str, Any]
-WARM_SECONDS = 0.5
-CHECK_SECONDS = 60.0
 IDLE_CONNECTIONS = 2000
 FURTHER_CONNECTIONS = 6000
 LONG_BYTES = 1024 * apps.MIB
-PAGE = HERE / "page.py"
 
 
 @dataclass(frozen=True)
@@ -56,130 +41,6 @@ class Workload:
     servers: tuple[str, ...] = (*GATEWAYS, *PEERS)
     cores: str = ALL_CORES
     on_unix: bool = False
-
-
-def load(
-    connections: int,
-    body: bytes = apps.HELLO,
-    *,
-    path: str = "/",
-    post: int = 0,
-    close: bool = False,
-    warm: bool = True,
-    sends: str = "",
-) -> Callable[[Running, float], Figures]:
-    """A load of wrk's: ``connections`` at a time, each answered with ``body``, or what ends so.
-
-    ``sends`` names the requests of a file, no two of them alike; else it is the same one always.
-    """
-
-    def measure(running: Running, seconds: float) -> Figures:
-        options = [*(("post", str(post)) if post else ()), *(("close",) if close else ())]
-        if sends:
-            file = request_file(sends)
-            options += ["requests", str(file)]
-            check_request(running.place, file.read_bytes().partition(b"\0")[0], body)
-        else:
-            check(running.port, path, b"x" * post, body)
-        if warm:
-            run_wrk(running.place, path, connections, WARM_SECONDS, options)
-        cpu = processes.cpu_seconds(running.session)
-        figures = run_wrk(running.place, path, connections, seconds, options)
-        cpu = processes.cpu_seconds(running.session) - cpu
-        requests = figures["requests"]
-        return figures | {
-            "requests_per_second": requests / figures["seconds"],
-            "cpu_us": cpu * 1e6 / requests if requests else None,
-            "memory_bytes": processes.memory_bytes(running.session),
-        }
-
-    return measure
-
-
-def check(port: int, path: str, content: bytes, expected: bytes) -> None:
-    """Raises NotMeasuredError unless one request is answered as it should be."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CHECK_SECONDS)
-    try:
-        connection.request("POST" if content else "GET", path, content or None)
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise NotMeasuredError(f"did not answer: {error!r}") from error
-    finally:
-        connection.close()
-    if answer.status != 200 or body != expected:
-        raise NotMeasuredError(
-            f"answered wrongly: {answer.status}, {len(body)} bytes: {body[:60]!r}"
-        )
-
-
-@cache
-def request_file(name: str) -> Path:
-    """The requests of that name."""
-    chance = random.Random(name)
-    if name == "page":
-        install(SERVERS["gateway"])
-        ask = [SERVERS["gateway"].venv / "bin" / "python", PAGE, "sessions", str(heads.COUNT)]
-        requests = heads.page(chance, subprocess.check_output(ask, text=True).split())
-    else:
-        kinds = {"browser": heads.browser, "proxied": heads.proxied, "form": heads.form}
-        requests = kinds[name](chance)
-    file = CACHE / f"{name}.requests"
-    heads.write(file, requests)
-    return file
-
-
-def check_request(place: Place, request: bytes, ending: bytes) -> None:
-    """Raises NotMeasuredError unless a request is answered with 200 and a body that ends so."""
-    with place.connect(CHECK_SECONDS) as client:
-        client.sendall(request)
-        answer = http.client.HTTPResponse(client)
-        try:
-            answer.begin()
-            body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise NotMeasuredError(f"did not answer: {error!r}") from error
-    if answer.status != 200 or not body.endswith(ending):
-        raise NotMeasuredError(f"answered wrongly: {answer.status}: {body[-60:]!r}")
-
-
-def measure_alone(seconds: float) -> Figures:
-    """What the page costs without a server."""
-    python = SERVERS["gateway"].venv / "bin" / "python"
-    command = ["taskset", "-c", LAST_CORE, python, PAGE, "cost", request_file("page"), str(seconds)]
-    figures: Figures = json.loads(subprocess.check_output(command))
-    return figures
-
-
-@cache
-def preload() -> Path:
-    """What has wrk connect to a Unix socket."""
-    library = CACHE / "unix.so"
-    source = HERE / "unix.c"
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
-    return library
-
-
-def run_wrk(
-    place: Place, path: str, connections: int, seconds: float, options: list[str]
-) -> Figures:
-    """One run of wrk; its summary."""
-    unix = {"LD_PRELOAD": str(preload()), "BENCH_SOCKET": place.unix} if place.unix else {}
-    done = subprocess.run(
-        [
-            *("taskset", "-c", LOAD_CORE, "wrk", "--threads", "1", "--timeout", "10s"),
-            *("--connections", str(connections), "--duration", f"{max(1, round(seconds))}s"),
-            *("--script", str(HERE / "wrk.lua"), f"http://127.0.0.1:{place.port}{path}", "--"),
-            *options,
-        ],
-        env={**os.environ, **unix},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise NotMeasuredError(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
-    return figures
 
 
 def measure_idle(running: Running, seconds: float) -> Figures:
@@ -239,7 +100,7 @@ def is_alive(connection: socket.socket) -> bool:
 def measure_long_upload(running: Running, seconds: float) -> Figures:
     """How much 1 GiB of request content makes the server grow."""
     head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LONG_BYTES}\r\n\r\n"
-    check(running.port, "/", b"x" * apps.MIB, b"%d\n" % apps.MIB)
+    check(running, write_request("/", apps.MIB), b"%d\n" % apps.MIB)
     before = processes.reset_peak(running.session)
     with socket.create_connection(("127.0.0.1", running.port), CHECK_SECONDS) as client:
         client.sendall(head.encode())
@@ -276,7 +137,8 @@ def check_head(port: int) -> None:
 
 
 MOUNTS = ("gateway-10", "gateway-10000")
-PERSONAL = (*GATEWAYS, *FASTEST)
+PERSONAL = ("gateway-log", "gateway", *FASTEST)
+SERVERS = DIRECT | edge.BEHIND | {ALONE.name: ALONE}
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -295,8 +157,21 @@ WORKLOADS = {
             load(64, sends="browser"),
             PERSONAL,
         ),
+        Workload("hello", "The same hello again and again, 64 connections", "apps:hello", load(64)),
         Workload(
-            "hello-64", "The same hello again and again, 64 connections", "apps:hello", load(64)
+            "nginx",
+            "A browser's request through nginx, by way of a load balancer, 64 connections",
+            "apps:hello",
+            load(64, sends="balanced"),
+            tuple(edge.BEHIND),
+        ),
+        Workload(
+            "hop",
+            "A forwarded request with and without a hop to a pool",
+            "apps:hello",
+            load(64, sends="proxied"),
+            ("gateway", "gateway-pool"),
+            on_unix=True,
         ),
         Workload(
             "form",
@@ -317,10 +192,10 @@ WORKLOADS = {
             "A browser's request, answered by a Flask page with a session",
             "page:app",
             load(64, b"</ul>", sends="page"),
-            (ALONE, *PERSONAL),
+            (ALONE.name, *PERSONAL),
         ),
         Workload(
-            "hello-64-core",
+            "hello-core",
             "The same hello, each server held to one core",
             "apps:hello",
             load(64),
