@@ -141,10 +141,11 @@ class Check:
             for child in list(generation.children.values()):
                 if child.exit_code is not None:
                     continue
-                pid, wait_status = os.waitpid(child.pid, os.WNOHANG)
-                if pid:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)  # what its apps have started ends with it
+                if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(child.pid, signal.SIGKILL)  # what its apps have started
+                    child.clear_up()
+                    _, wait_status = os.waitpid(child.pid, 0)
                     self._pools.note_end(generation, child, wait_status)
                     self._start_task(bury(generation, child, is_stopping=True))
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from gateway.config.model import Config, Server, UpstreamTarget
 from gateway.environments.cache import Environment
+from gateway.supervisor.groups import Groups
 from gateway.supervisor.last_lines import LastLines
 from gateway.supervisor.launch import build_server, find_ids
 from gateway.supervisor.process import ChildState, Process, Report
@@ -40,7 +41,8 @@ _ANSWERS = {
 class Command(Process):
     """The pool's command, on a socket in a directory of its own below ``folder``, or on a port.
 
-    ``is_asked`` tells whether a front worker may still send requests to an address.
+    ``is_asked`` tells whether a front worker may still send requests to an address. Its process
+    group is among ``groups`` while it lives.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class Command(Process):
         folder: Path,
         environment: Environment | None,
         is_asked: Callable[[str], bool],
+        groups: Groups,
         on_report: Callable[[Process, Report], None],
     ) -> None:
         super().__init__(config, 0, on_report)
         self._is_asked = is_asked
+        self._groups = groups
         self._expected = config
         self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._fault = ""
@@ -74,6 +78,7 @@ class Command(Process):
         told = build_server(self.config, environment, str(place), port)
         if "user" in told or "group" in told:
             self._share(told, self.config.server)
+        self._groups.keep_watch()
         self._process = subprocess.Popen(
             **told,
             stdin=subprocess.DEVNULL,
@@ -82,6 +87,7 @@ class Command(Process):
             # a signal from the terminal is the supervisor's to pass on
             process_group=0,
         )
+        self._groups.add(self.pid, self.config.server.limits.drain_timeout_seconds)
 
     def _share(self, told: dict[str, Any], server: Server) -> None:
         """Have its user make a socket there that the front workers' group may connect to."""
@@ -157,10 +163,11 @@ class Command(Process):
         if self.exit_code is None:
             os.killpg(self.pid, signal.SIGKILL)
 
-    def note_end(self, wait_status: int, *, is_out_of_memory: bool = False) -> None:
-        super().note_end(wait_status, is_out_of_memory=is_out_of_memory)
-        with contextlib.suppress(ProcessLookupError):
+    def clear_up(self) -> None:
+        # none of it may be left, or be this user's
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # what it has started goes with it
+        self._groups.remove(self.pid)
 
     async def finish(self) -> None:
         # as with a worker: what it wrote is there already, the end may not be

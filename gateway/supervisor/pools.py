@@ -27,6 +27,7 @@ from gateway.supervisor.edited import find_stale
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.gate import StartGate
 from gateway.supervisor.generation import Generation
+from gateway.supervisor.groups import Groups
 from gateway.supervisor.guide import Guide
 from gateway.supervisor.launch import find_ids, select_variables
 from gateway.supervisor.memory_kills import MemoryKills
@@ -99,6 +100,7 @@ class Pools:
         self._closing: list[Pool] = []
         self.quarantines = Quarantines(self._publish_quarantines)
         self._memory_kills = MemoryKills()
+        self.groups = Groups()
         self.is_stopping = False
 
     @property
@@ -181,7 +183,8 @@ class Pools:
         config, environment = generation.config, generation.environment
         take = partial(self._take_report, generation)
         if config.pool.command:
-            return Command(config, self._folder, environment, self._guide.is_asked, take)
+            shared = (self._guide.is_asked, self.groups)
+            return Command(config, self._folder, environment, *shared, take)
         style = self._style or choose_style(config.server.access_log)
         if config.pool.sticky == "off":
             return Child(config, style, generation.id, environment, take, purpose, listener, pair)
@@ -381,6 +384,7 @@ class Pools:
         await self.main.stop(drain_seconds)
         left = max(0.0, ends - time.monotonic())
         await asyncio.gather(*(pool.stop(left) for pool in others))
+        self.groups.close()
 
     def close(self) -> None:
         """Close their sockets, once all have ended."""

@@ -247,6 +247,9 @@ class Process:
             self.silent = self.excused = 0.0
         self._heartbeat = heartbeat
 
+    def clear_up(self) -> None:
+        """It has ended, and is about to be reaped: its pid is still its own, and its group's."""
+
     def note_end(self, wait_status: int, *, is_out_of_memory: bool = False) -> None:
         """It was reaped: its pid may be another's from now on. ``wait_status`` as waitpid's;
         ``is_out_of_memory`` tells whether the kernel kills for memory just now."""

@@ -22,10 +22,11 @@ from gateway.supervisor.container import RESTARTED, leads_container
 from gateway.supervisor.control import Answer, Question, Tell, serve_control
 from gateway.supervisor.deaths import bury
 from gateway.supervisor.failures import describe_mounts
+from gateway.supervisor.generation import Generation
 from gateway.supervisor.launch import check_users
 from gateway.supervisor.places import make_control, making_folder
 from gateway.supervisor.pools import MAIN, Pools
-from gateway.supervisor.process import ChildState
+from gateway.supervisor.process import ChildState, Process
 from gateway.supervisor.progress import describe_leaving, show_loading
 from gateway.supervisor.reload import EDIT, Outcome, Reloader, check_kept
 from gateway.supervisor.sockets import (
@@ -178,19 +179,27 @@ class Supervisor:
         """All that ended: workers, and orphans that an app left to process 1."""
         while True:
             try:
-                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if not pid:
+            if ended is None:
                 return
-            for generation in self._pools.generations:
-                if pid in generation.children:
-                    child = generation.children[pid]
-                    self._pools.note_end(generation, child, wait_status)
-                    self._dropped += child.in_flight.pulse().dropped
-                    if self._terminal is not None and os.WIFSIGNALED(wait_status):
-                        self._terminal.restore()
-                    self._start_task(bury(generation, child, is_stopping=self._is_stopping))
+            pid = ended.si_pid
+            known = [(g, g.children[pid]) for g in self._pools.generations if pid in g.children]
+            for _, child in known:
+                child.clear_up()
+            _, wait_status = os.waitpid(pid, 0)
+            if not known:
+                self._pools.groups.note_reaped(pid)
+            for generation, child in known:
+                self._note_end(generation, child, wait_status)
+
+    def _note_end(self, generation: Generation, child: Process, wait_status: int) -> None:
+        self._pools.note_end(generation, child, wait_status)
+        self._dropped += child.in_flight.pulse().dropped
+        if self._terminal is not None and os.WIFSIGNALED(wait_status):
+            self._terminal.restore()
+        self._start_task(bury(generation, child, is_stopping=self._is_stopping))
 
     # --- reloads ------------------------------------------------------------------------------
 
