@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import running
 from running import Running, wait_until
 
 from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
@@ -267,17 +267,26 @@ def test_clients_are_answered_503_while_front_workers_end_before_they_load(
 def test_clients_are_answered_503_while_no_front_worker_can_be_started(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setitem(running.ENVIRON, "TMPDIR", str(folder))
+    python = link_python(tmp_path / "venv")
+    monkeypatch.setattr(sys, "executable", str(python))
     gateway = start(server=MANUAL)
-    folder.rename(tmp_path / "away")  # where each worker's configuration is written
+    python.rename(tmp_path / "away")
     kill_all(gateway)
     refused = lambda: b" 503 " in gateway.ask().partition(b"\r\n")[0]  # noqa: E731
     wait_until(refused, "clients are answered", SECONDS)
     assert "a worker could not be started: " in gateway.log_text
-    (tmp_path / "away").rename(folder)
+    (tmp_path / "away").rename(python)
     wait_until(lambda: not refused(), "workers answer", SECONDS)
+
+
+def link_python(venv: Path) -> Path:
+    """This Python with its packages, under a name that can be taken away."""
+    (venv / "bin").mkdir(parents=True)
+    for name in ("pyvenv.cfg", "lib"):
+        if (Path(sys.prefix) / name).exists():
+            (venv / name).symlink_to(Path(sys.prefix) / name)
+    (venv / "bin" / "python").symlink_to(sys.executable)
+    return venv / "bin" / "python"
 
 
 def test_requests_wait_for_a_front_worker_that_is_only_replaced(start: Start) -> None:
