@@ -121,11 +121,8 @@ class Content(io.RawIOBase):
         return self._is_little(DROP_BYTES)
 
     def _is_little(self, most: int) -> bool:
-        return self.announced_bytes - self.received_bytes <= most and self._is_announced
-
-    @property
-    def _is_announced(self) -> bool:
-        return self._before_first_read is None
+        left = self.announced_bytes - self.received_bytes
+        return left <= most and self._before_first_read is None
 
     def take_in(self, store: Store) -> BinaryIO:
         """Read all of it into ``store``, from which the file that is returned reads.
@@ -153,7 +150,7 @@ class Content(io.RawIOBase):
             return True
         if self.store is None:
             return self.is_worth_draining
-        if self.is_lost or self.fault is not None or not self._is_announced:
+        if self.is_lost or self.fault is not None or self._before_first_read is not None:
             return False
         try:
             self._keep(self.store)

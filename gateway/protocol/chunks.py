@@ -71,7 +71,8 @@ class ChunkDecoder:
         return rest
 
     def _read_trailers(self) -> bytes | None:
-        while line := self._find_line(self._position, self._left_trailer_bytes, LargeTrailersError):
+        too_long = LargeTrailersError(f"trailers of more than {MAX_TRAILER_BYTES} bytes")
+        while line := self._find_line(self._position, self._left_trailer_bytes, too_long):
             if not _TRAILER.fullmatch(line):
                 raise BadChunksError("trailer is no field", line[:60])
             self._position += len(line) + 2
@@ -81,15 +82,16 @@ class ChunkDecoder:
     def _refuse_chunk_line(self, start: int) -> None:
         if not b"\r\n".startswith(self._received[start : start + 2]):
             raise BadChunksError("chunk is longer than its size says")
-        line = self._find_line(start + 2, MAX_CHUNK_LINE, BadChunksError)
+        too_long = BadChunksError(f"the line of a chunk has more than {MAX_CHUNK_LINE} bytes")
+        line = self._find_line(start + 2, MAX_CHUNK_LINE, too_long)
         if line is not None:
-            raise BadChunksError("chunk size is no hexadecimal number", line[:60])
+            raise BadChunksError("chunk size is not a hexadecimal number", line[:60])
 
-    def _find_line(self, start: int, limit: int, too_long: type[BadChunksError]) -> bytes | None:
+    def _find_line(self, start: int, limit: int, too_long: BadChunksError) -> bytes | None:
         end = self._received.find(b"\n", start, start + limit + 2)
         if end < 0:
             if len(self._received) >= start + limit + 2:
-                raise too_long(f"a line of more than {limit} bytes in the chunk framing")
+                raise too_long
             return None
         # RFC 9112 §2.2 lets us accept a bare LF; a hop that does not would split here otherwise
         if not self._received.endswith(b"\r", start, end):

@@ -1,0 +1,159 @@
+"""The head of a server's answer: what could be read in two ways is refused.
+
+Among the heads that are refused are all that llhttp, which others read answers with, lets pass.
+"""
+
+import pytest
+
+from gateway.upstream.answer import CHUNKED, UNTIL_CLOSE, BadAnswerError, parse_answer
+
+OK = b"HTTP/1.1 200 OK"
+
+
+def head(*lines: bytes) -> bytes:
+    return b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"HTTP/1.1 000 OK", b"HTTP/1.1 099 OK", b"HTTP/1.1 20 OK", b"HTTP/1.1 2000 OK"),
+        *(b"HTTP/1.1  200 OK", b"HTTP/1.1\t200 OK", b"HTTP/1.1 200\tOK", b" HTTP/1.1 200 OK"),
+        *(b"HTTP/1.1 200 O\0K", b"HTTP/1.1 200 O\x01K", b"HTTP/1.1 200 O\x7fK"),
+        *(b"HTTP/1.1 200 O\rK", b"HTTP/1.1 200 O\nK", b"HTTP/1.1 \xb2\xb9\xb2 OK", b"HTTP/1.1"),
+        *(b"HTTP/0.9 200 OK", b"HTTP/1.2 200 OK", b"HTTP/2.0 200 OK", b"HTTP/1.10 200 OK"),
+        *(b"http/1.1 200 OK", b"RTSP/1.0 200 OK", b"ICE/1.0 200 OK", b"ICY 200 OK"),
+        *(b"\r\nHTTP/1.1 200 OK", b"\nHTTP/1.1 200 OK"),
+    ],
+)
+def test_what_is_not_a_status_line_is_refused(line: bytes) -> None:
+    with pytest.raises(BadAnswerError, match="status line"):
+        parse_answer(head(line, b"Content-Length: 0"), "GET")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"HTTP/1.1 200 OK", "200 OK"),
+        (b"HTTP/1.1 404", "404"),
+        (b"HTTP/1.1 404 ", "404 "),
+        (b"HTTP/1.0 999 \tO\xe9", "999 \tO\xe9"),
+    ],
+)
+def test_a_status_line_is_read(line: bytes, status: str) -> None:
+    answer = parse_answer(head(line, b"Content-Length: 0"), "GET")
+    assert answer.status == status
+    assert answer.code == int(status[:3])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"A", b"A b", b": b", b" A: b", b"\tA: b", b"A\0: b", b"\xe9: b", b'"A": b', b"A/B: c"),
+        *(b"A B: c", b"A\x7f: b", b"A\nB: c", b"A\rB: c", b"A\x0b: b", b"A\xa0: b"),
+        *(b"A: " + bytes([byte]) + b"b" for byte in [*range(0x20), 0x7F] if byte != 0x09),
+        *(b"A: \rContent-Length: 5", b"A: b\nContent-Length: 5", b"A: b\r", b"A: b\n"),
+        *(b"A: b\r\n folded", b"A:\r\n\tfolded"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_is_not_a_field_is_refused(line: bytes, is_first: bool) -> None:
+    lines = [line, b"Content-Length: 0"]
+    with pytest.raises(BadAnswerError, match="no field"):
+        parse_answer(head(OK, *(lines if is_first else lines[::-1])), "GET")
+
+
+@pytest.mark.parametrize("line", [
+    b"A:a\tb", b"A: a\tb", b"A:  \ta\tb\t ", b"A : a\tb", b"A \t: a\tb"
+])  # fmt: skip
+def test_a_field_is_passed_on_without_the_blanks_around_it(line: bytes) -> None:
+    answer = parse_answer(head(OK, line, b"B:", b"C: \xe9"), "GET")
+    assert answer.fields == [("A", "a\tb"), ("B", ""), ("C", "\xe9")]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        *(
+            [b"Content-Length: " + value]
+            for value in (
+                *(b"", b" ", b"+4", b"-4", b"0x4", b"four", b"4 4", b"4,4", b"4, 4", b"4;"),
+                *(b"4_0", b"4.0", b"4\xa0", b"\xb2", b"1" + b"0" * 18, b"0" * 18 + b"4"),
+                *(b"18446744073709551615", b"18446744073709551616"),
+            )
+        ),
+        [b"Content-Length: 4", b"Content-Length: 5"],
+        [b"Content-Length: 4", b"Content-length: 4"],
+        *(
+            [b"Transfer-Encoding: " + value]
+            for value in (
+                *(b"", b"gzip", b"identity", b"xchunked", b"chunkedx", b"chunked;q=1"),
+                *(b'"chunked"', b"chunked\xa0", b"gzip, chunked", b"chunked, gzip"),
+                *(b"chunked, chunked", b", chunked", b"chunked,", b"chunked chunked"),
+            )
+        ),
+        [b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"],
+        [b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"],
+        [b"Content-Length: 4", b"Transfer-Encoding: chunked"],
+        [b"Transfer-Encoding: chunked", b"Content-Length: 0"],
+        [b"Content-Length: 4", b"Transfer-Encoding: identity"],
+    ],
+)
+@pytest.mark.parametrize("status", [b"200 OK", b"204 No Content"])
+def test_a_length_that_could_be_read_in_two_ways_is_refused(
+    lines: list[bytes], status: bytes
+) -> None:
+    with pytest.raises(BadAnswerError, match=r"Content-Length|Transfer-Encoding"):
+        parse_answer(head(b"HTTP/1.1 " + status, *lines), "GET")
+
+
+def test_chunks_in_http10_are_refused() -> None:
+    with pytest.raises(BadAnswerError, match="Transfer-Encoding"):
+        parse_answer(head(b"HTTP/1.0 200 OK", b"Transfer-Encoding: chunked"), "GET")
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"),
+    [
+        ([], UNTIL_CLOSE),
+        ([b"Content-Length: 4"], 4),
+        ([b"content-length:0004\t "], 4),
+        ([b"Content-Length: " + b"9" * 18], 10**18 - 1),
+        ([b"Transfer-Encoding: chunked"], CHUNKED),
+        ([b"transfer-encoding:\tCHUNKED \t"], CHUNKED),
+    ],
+)
+def test_a_length_is_read(lines: list[bytes], length: int) -> None:
+    answer = parse_answer(head(OK, *lines), "GET")
+    assert answer.length == length
+    assert answer.persistent == (length != UNTIL_CLOSE)
+    assert parse_answer(head(OK, *lines), "HEAD").length == 0
+    for status in (b"204 No Content", b"304 Not Modified"):
+        assert parse_answer(head(b"HTTP/1.1 " + status, *lines), "GET").length == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "lines", "persistent"),
+    [
+        (b"1.1", [], True),
+        (b"1.0", [], False),
+        (b"1.0", [b"Connection: Keep-Alive"], True),
+        (b"1.1", [b"Connection: Close"], False),
+        (b"1.1", [b"Connection: x,\tclose ,y"], False),
+        (b"1.1", [b"Connection: x", b"Connection: close"], False),
+        (b"1.1", [b"Connection: keep-alive, close"], False),
+        (b"1.0", [b"Connection: keep-alive, close"], False),
+        (b"1.1", [b"Connection: notclose"], True),
+    ],
+)
+def test_a_connection_is_kept_where_both_sides_agree(
+    version: bytes, lines: list[bytes], persistent: bool
+) -> None:
+    first = b"HTTP/" + version + b" 200 OK"
+    assert parse_answer(head(first, b"Content-Length: 4", *lines), "GET").persistent == persistent
+
+
+def test_fields_of_the_connection_are_not_passed_on() -> None:
+    lines = (b"Connection: x-a, Keep-Alive", b"X-A: 1", b"Keep-Alive: 5", b"X-B: 2", b"TE: a")
+    answer = parse_answer(head(OK, *lines, b"Content-Length: 4"), "GET")
+    assert answer.fields == [("X-B", "2"), ("Content-Length", "4")]
