@@ -14,12 +14,10 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from gateway.errors import MalformedRequest
+from gateway.inflight import name_place
 from gateway.limits import MountLimits
 from gateway.wsgi import WSGIApp
 
-# bounds of what is remembered: clients choose their paths
-_MAX_KNOWN = 1024
-_LONGEST_KNOWN_PATH = 256
 # Stands for an encoded slash while a path is matched; no latin-1 string holds it.
 ENCODED_SLASH = "\u2215"
 
@@ -41,11 +39,12 @@ class Mount:
     wants it: the latin-1 reading of its UTF-8 bytes. ``scopes_cookies`` is whether cookies for the
     whole host are for what is below the prefix alone. ``reads_content`` is whether it may read a
     request's, ``buffers_content`` whether that is taken in before, and ``takes_in_all`` whether
-    however long it is.
+    however long it is. ``place`` begins what is written of its requests in flight.
     """
 
     __slots__ = (
-        *("app", "host", "kind", "limits", "name", "prefix", "scopes_cookies", "script_name"),
+        *("app", "host", "kind", "limits", "name", "place", "prefix"),
+        *("scopes_cookies", "script_name"),
         *("buffers_content", "reads_content", "takes_in_all"),
         "timeout_seconds",  # that of ``limits``, once more, for the walk of every request
     )
@@ -63,6 +62,7 @@ class Mount:
         takes_in_all: bool = False,
     ) -> None:
         self.name = name
+        self.place = name_place(name)
         self.host = host
         self.prefix = prefix
         self.script_name = prefix.encode().decode("latin-1")
@@ -114,9 +114,9 @@ class PrefixTable:
 
 
 class MountTable:
-    """All mounts, decided at start-up; a request only looks up, and paths found are remembered."""
+    """All mounts, decided at start-up; a request only looks up."""
 
-    __slots__ = ("_any_host", "_by_name", "_hosts", "_known", "mounts")
+    __slots__ = ("_any_host", "_by_name", "_hosts", "mounts")
 
     def __init__(self, mounts: Iterable[Mount]) -> None:
         self.mounts = tuple(mounts)
@@ -124,7 +124,6 @@ class MountTable:
         for mount in self.mounts:
             by_host.setdefault(mount.host, []).append(mount)
         self._any_host = PrefixTable(by_host.pop(None, []))
-        self._known: dict[object, Match] = {}
         self._by_name = {mount.name: mount for mount in self.mounts}
         self._hosts = {host: PrefixTable(group) for host, group in by_host.items() if host}
 
@@ -134,36 +133,24 @@ class MountTable:
 
         A named host's own mounts come first, then those of any host. Raises MalformedRequest.
         """
-        key = (host, raw_path) if self._hosts else raw_path
-        return self._known.get(key) or self._find(host, raw_path, key)
-
-    def find(self, name: str, raw_path: str) -> Match | None:
-        """The mount ``name``, where somebody else has matched the path; None where there is none.
-        Raises MalformedRequest."""
-        key = (name, raw_path)  # a name has a slash, a host has none
-        if (known := self._known.get(key)) is not None:
-            return known
-        mount = self._by_name.get(name)
-        if mount is None:
-            return None
         path, resolved = resolve_path(raw_path)
-        return self._remember(key, raw_path, _split(mount, path, resolved))
-
-    def _find(self, host: str, raw_path: str, key: object) -> Match | None:
-        path, resolved = resolve_path(raw_path)
-        mount = self._hosts[host].longest(path) if host in self._hosts else None
+        mount = None
+        if self._hosts and host in self._hosts:
+            mount = self._hosts[host].longest(path)
         if mount is None:
             mount = self._any_host.longest(path)
             if mount is None:
                 return None
-        return self._remember(key, raw_path, _split(mount, path, resolved))
+        return _split(mount, path, resolved)
 
-    def _remember(self, key: object, raw_path: str, found: Match) -> Match:
-        if len(raw_path) <= _LONGEST_KNOWN_PATH:
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = found
-        return found
+    def find(self, name: str, raw_path: str) -> Match | None:
+        """The mount ``name``, where somebody else has matched the path; None where there is none.
+        Raises MalformedRequest."""
+        mount = self._by_name.get(name)
+        if mount is None:
+            return None
+        path, resolved = resolve_path(raw_path)
+        return _split(mount, path, resolved)
 
 
 def _split(mount: Mount, path: str, raw_path: str) -> Match:

@@ -17,7 +17,6 @@ from typing import NamedTuple
 SLOT_BYTES = 512
 # The moment is big-endian: its first byte is 0 only where it is no moment.
 _SLOT = Struct(">d136s48s320s")
-_SLOT_BEGIN = Struct(">d136s")
 _MOUNT_BYTES = 128
 # heartbeat, requests, failures, log records dropped; behind them how many slots have ever been in
 # use, and the id of the request that keeps the loop from turning
@@ -47,18 +46,17 @@ class InFlight:
     read.
 
     A request begins with ``write(memory, slot, moment, request_id, client, place)``: the monotonic
-    time, and bytes, of which ``name_place`` makes the last; or with ``write_again``,
-    without the two last, where these are as they were. What does not fit is cut off. It ends with
-    ``memory[slot] = 0``. ``requests`` and ``failures``, which are answers of 500 and above, are
-    counted by connections and published by ``beat``, of which ``heartbeat`` is the last; so is
-    what ``count_dropped`` gives, the records of logs that nobody has read in time.
+    time, and bytes, of which the last is what ``name_place`` gives and the request line. What does
+    not fit is cut off. It ends with ``memory[slot] = 0``. ``requests`` and ``failures``, which are
+    answers of 500 and above, are counted by connections and published by ``beat``, of which
+    ``heartbeat`` is the last; so is what ``count_dropped`` gives, the records of logs that nobody
+    has read in time.
     """
 
     def __init__(self, descriptor: int = -1) -> None:
         size = 0 if descriptor >= 0 else _PRIVATE_SLOTS * SLOT_BYTES  # 0 is all of it
         self.memory: mmap.mmap | bytearray = mmap.mmap(descriptor, size)
         self.write = _SLOT.pack_into
-        self.write_again = _SLOT_BEGIN.pack_into
         self.heartbeat = 0.0
         self.requests = 0
         self.failures = 0
@@ -121,10 +119,10 @@ class InFlight:
         _HOLDER.pack_into(self.memory, _HOLDER_PLACE, request_id.encode())
 
 
-def name_place(mount: str, line: bytes) -> bytes:
-    """Where a request goes: the mount's name and the request line."""
+def name_place(mount: str) -> bytes:
+    """What goes before the request line in a slot: the mount's name."""
     name = mount.encode()[:_MOUNT_BYTES].decode("utf-8", "ignore")
-    return name.encode() + b"\n" + line
+    return name.encode() + b"\n"
 
 
 class Pulse(NamedTuple):

@@ -9,8 +9,6 @@ from typing import Any, Optional, Protocol
 Environ = dict[str, Any]
 # names and values of an answer
 Fields = tuple[tuple[str, str], ...]
-# environ key of an upstream mount's requests whose head comes again: a list for what it keeps of it
-KNOWN = "gateway.known"
 # environ key: PATH_INFO as the client encoded it, with dot segments resolved
 RAW_PATH_INFO = "gateway.raw_path_info"
 ExcInfo = tuple[type[BaseException], BaseException, Optional[TracebackType]]

@@ -8,7 +8,7 @@ import re
 
 from gateway.errors import AppError
 from gateway.http.advice import describe_headers, describe_name, describe_status, describe_value
-from gateway.http.names import CACHE_ENTRIES
+from gateway.protocol.names import CACHE_ENTRIES
 from gateway.wsgi import Fields
 
 _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)

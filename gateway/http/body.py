@@ -20,9 +20,9 @@ from gateway.errors import (
     MalformedRequest,
     RequestError,
 )
-from gateway.http.head import CHUNKED
 from gateway.http.spool import SpoolFullError, Store
 from gateway.protocol.chunks import BadChunksError, ChunkDecoder, LargeTrailersError
+from gateway.protocol.head import CHUNKED
 
 READ_BYTES = 64 * 1024
 # what is still to come behind an early answer is read up to this, to keep the connection

@@ -22,16 +22,15 @@ from gateway.http.cookies import keep_first
 from gateway.http.deadlines import Deadlines
 from gateway.http.environ import build_environ
 from gateway.http.error_page import build_error_page
-from gateway.http.exchange import Exchange, RequestEnded, name_asked
-from gateway.http.head import CHUNKED, KnownHead, RequestHead
+from gateway.http.exchange import Exchange, RequestEnded
 from gateway.http.service import Service
 from gateway.http.spool import MEMORY_BYTES, SpoolFullError, Store
 from gateway.http.stream import IDLE
-from gateway.http.upgrade import asks_to_upgrade, offer_connection
-from gateway.inflight import name_place
+from gateway.http.upgrade import Upgradable, asks_to_upgrade
 from gateway.logs import faults
+from gateway.protocol.head import CHUNKED, RequestHead
 from gateway.uncaught import explain, report_own
-from gateway.wsgi import KNOWN, RAW_PATH_INFO, Environ
+from gateway.wsgi import RAW_PATH_INFO, Environ
 
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
@@ -42,7 +41,7 @@ RETRY_AFTER = ("Retry-After", "5")
 class Connection(Deadlines):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_client_disconnected", "_place", "_requests_left")
+    __slots__ = ("_client_disconnected", "_requests_left")
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         Deadlines.__init__(self, service, client_socket, peer, peer_port)
@@ -50,7 +49,6 @@ class Connection(Deadlines):
         # what apps are given: a plain function, since a bound method leads to this connection; one
         # for all its requests, and a reference cycle until ``close``
         self._client_disconnected: Callable[[], bool] | None = lambda: self._has_left()
-        self._place = b""  # what is written of it in flight
         service.connections.add(self)
 
     # --- in a greenlet: the walk --------------------------------------------------------------
@@ -147,43 +145,42 @@ class Connection(Deadlines):
         return monotonic()
 
     def _walk(self, service: Service, head: RequestHead, response: Exchange) -> None:
-        if (told := self._told) is not None:
-            response.client, response.request_id = told["REMOTE_ADDR"], told["gateway.request_id"]
-        if (known := head.prepared) is not None:
-            prepared, mount, place, _ = known
-            environ = prepared.copy()
-            if told is None:
-                environ["REMOTE_ADDR"] = self._peer
-                environ["REMOTE_PORT"] = self._peer_port
-                next_request_id = service.next_request_id
-                environ["gateway.request_id"] = response.request_id = next_request_id()
-        else:
-            found = self._prepare(service, head, response)
-            if found is None:
-                self._answer_unmatched(head, response)
-                return
-            environ, mount, place = found
-        if told is not None:
-            environ.update(told)
+        environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
+        stated = service.proxies.apply(head, environ) if self._trusts_peer else ""
+        client = response.client = environ["REMOTE_ADDR"]
+        request_id = response.request_id = environ["gateway.request_id"]
+        if not request_id:
+            request_id = response.request_id = service.next_request_id()
+            environ["gateway.request_id"] = request_id
+        table = service.table
+        found = table.find(stated, head.path) if stated else table.match(head.host, head.path)
+        if found is None:
+            self._answer_unmatched(head, response)
+            return
+        mount, environ["PATH_INFO"], environ[RAW_PATH_INFO] = found
+        environ["SCRIPT_NAME"] = script_name = environ["SCRIPT_NAME"] + mount.script_name
+        if mount.scopes_cookies and script_name and "HTTP_COOKIE" in environ:
+            environ["HTTP_COOKIE"] = keep_first(environ["HTTP_COOKIE"])
         response.mount = mount
-        response.script_name = environ["SCRIPT_NAME"]
+        response.script_name = script_name
         response.timeout = mount.timeout_seconds
 
         environ["wsgi.early_hints"] = response.send_early_hints
         environ["gateway.client_disconnected"] = self._client_disconnected
-        in_flight, request_id = service.in_flight, response.request_id.encode()
-        if told is None and place is self._place:  # the same head as the last one's, and client
-            write = in_flight.write_again
-            write(in_flight.memory, self._slot, response.started, request_id)
-        else:
-            client = (response.client or self._peer).encode()
-            in_flight.write(
-                in_flight.memory, self._slot, response.started, request_id, client, place
-            )
-            self._place = place if told is None else b""
+        in_flight = service.in_flight
+        in_flight.write(
+            in_flight.memory,
+            self._slot,
+            response.started,
+            request_id.encode(),
+            client.encode(),
+            mount.place + head.line,
+        )
         if head.content_length:
             self._begin_content(service, head, mount, environ, response)
         app = mount.app
+        if "HTTP_UPGRADE" in head.fields and mount.kind == "app" and asks_to_upgrade(head):
+            app = Upgradable(app, self, response)
         result = app(environ, response.start_response)
         try:
             if response.content is not None:
@@ -192,37 +189,6 @@ class Connection(Deadlines):
         finally:
             if type(result) is not list and hasattr(result, "close"):
                 result.close()
-
-    def _prepare(
-        self, service: Service, head: RequestHead, response: Exchange
-    ) -> tuple[Environ, Mount, bytes] | None:
-        """Environ but for ``_told``, mount, place in flight; kept with a head that may recur."""
-        environ = build_environ(service.base_environ, head, self._peer, self._peer_port)
-        stated = ""
-        if self._trusts_peer:
-            stated = service.proxies.apply(head, environ)
-            if self._told is None:
-                response.client = environ["REMOTE_ADDR"]
-                response.request_id = service.proxies.request_id(head)
-        if not response.request_id:
-            response.request_id = service.next_request_id()
-        environ["gateway.request_id"] = response.request_id
-        table = service.table
-        found = table.find(stated, head.path) if stated else table.match(head.host, head.path)
-        if found is None:
-            return None
-        mount, environ["PATH_INFO"], environ[RAW_PATH_INFO] = found
-        environ["SCRIPT_NAME"] += mount.script_name
-        if mount.scopes_cookies and environ["SCRIPT_NAME"] and "HTTP_COOKIE" in environ:
-            environ["HTTP_COOKIE"] = keep_first(environ["HTTP_COOKIE"])
-        place = name_place(mount.name, head.line)
-        if "HTTP_UPGRADE" in head.fields and mount.kind == "app" and asks_to_upgrade(head):
-            mount = offer_connection(mount, self, response)
-        elif type(head) is KnownHead:
-            environ |= {KNOWN: []} if mount.kind == "upstream" else {}
-            described = service.access_log.describe(name_asked(head, mount))
-            head.prepared = environ.copy(), mount, place, described
-        return environ, mount, place
 
     def _answer_unmatched(self, head: RequestHead, response: Exchange) -> None:
         if head.content_length:
@@ -303,15 +269,14 @@ class Connection(Deadlines):
             in_flight.failures += 1
         log = service.access_log
         if log.is_on:
-            known = head.prepared
+            has_answered = response.head_sent and self.sent_bytes
             log.record(
                 (
                     response.request_id or service.next_request_id(),
                     response.client or self._peer,
-                    known[3] if known else log.describe(name_asked(head, response.mount)),
-                    response.code
-                    if response.head_sent and self.sent_bytes
-                    else CLIENT_CLOSED_REQUEST,
+                    response.mount.name if response.mount else "",
+                    head,
+                    response.code if has_answered else CLIENT_CLOSED_REQUEST,
                     content.received_bytes if content is not None else 0,
                     self.sent_bytes,
                     response.started,

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from gateway.access_log import Asked
 from gateway.dispatch import Mount
 from gateway.http.app_head import CheckedHead, read_head
 from gateway.http.body import Content
 from gateway.http.cookies import scope_cookies
-from gateway.http.head import RequestHead
 from gateway.http.response import Response
 from gateway.wsgi import Fields, Takeover
 
@@ -111,17 +109,3 @@ class Exchange(Response):
         if self.content is not None:
             self.persistent &= self.content.settle()
         return super()._build_head(length)
-
-
-def name_asked(head: RequestHead, mount: Mount | None) -> Asked:
-    """What a request's record tells of its head."""
-    fields = head.fields.get
-    return Asked(
-        "" if mount is None else mount.name,
-        head.method,
-        head.target,
-        "HTTP/1.1" if head.is_http11 else "HTTP/1.0",
-        head.host,
-        fields("HTTP_REFERER", ""),
-        fields("HTTP_USER_AGENT", ""),
-    )

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from gateway.errors import MalformedRequest
-from gateway.http.head import RequestHead
-from gateway.http.names import CACHE_ENTRIES, UNIX_PEER, parse_host
+from gateway.protocol.head import RequestHead
+from gateway.protocol.memory import Memory
+from gateway.protocol.names import UNIX_PEER, parse_host
 from gateway.wsgi import Environ
 
 # [v6]:port, v4:port, or a bare address; a port may be obfuscated too (RFC 7239 §6)
@@ -21,14 +22,9 @@ _HOP = re.compile(
     re.ASCII,
 )
 _MAX_HOP = 64  # an IPv6 address with IPv4 tail, brackets and a port
+# clients, of which each has an address; at most some 4 MiB
+MAX_HOPS = 16384
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,128}", re.ASCII)
-# two whole lines, behind which neither the head nor the value of the second goes on
-_TOLD_NAME = b"\r\nX-Forwarded-For: "
-_TOLD = re.compile(
-    _TOLD_NAME + rb"([0-9A-Fa-f:.]{2,45})"
-    rb"\r\nX-Request-ID: ([0-9A-Za-z._:/+=@-]{1,128})(?=\r\n[^ \t])",
-    re.ASCII,
-)
 _PREFIX = re.compile(r"(?:/[^/\s?#\\]+)*/?", re.ASCII)
 # RFC 7239 §4: a pair, or none, and what ends it. Some proxies leave the quotes around [v6]:port
 # out. Blanks are looked for twice only around a pair: a client may have sent thousands of them, and
@@ -40,22 +36,20 @@ _PAIR = re.compile(
 )
 
 
-class Hops(dict[str, tuple[str, bool]]):
+class Hops(Memory[tuple[str, bool]]):
     """Hops as they are told, to the address of each, "" if it tells none, and whether it is
-    trusted; learnt as they come, begun anew when there are too many."""
+    trusted."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
-        super().__init__()
+        super().__init__(MAX_HOPS, _MAX_HOP)
         self._networks = tuple(n for n in networks if not isinstance(n, str))
 
     def __missing__(self, hop: str) -> tuple[str, bool]:
         address = parse_hop(hop)
         if address is None:
             return "", False
-        if len(self) >= CACHE_ENTRIES:
-            self.clear()
         judged = str(address), any(address in network for network in self._networks)
-        self[hop] = judged
+        self.keep(hop, judged)
         return judged
 
 
@@ -90,6 +84,8 @@ class TrustedProxies:
     def client(self, hops: str) -> str:
         """The client of an X-Forwarded-For list: from the right, the first that is no trusted
         proxy, or the leftmost. "" where the rightmost is no address."""
+        if "," not in hops:
+            return self._hops[hops][0]
         client = ""
         for hop in reversed(hops.split(",")):
             address, is_trusted = self._hops[hop.strip(" \t")]
@@ -101,8 +97,9 @@ class TrustedProxies:
         return client
 
     def apply(self, head: RequestHead, environ: Environ) -> str:
-        """Take what a trusted peer says of its client into ``head`` and ``environ``. Returns "":
-        which mount answers is not a proxy's to say.
+        """Take what a trusted peer says of its client, and its id of the request if that can be
+        logged, into ``head`` and ``environ``. Returns "": which mount answers is not a proxy's to
+        say.
 
         ``Forwarded`` counts where there is no X-Forwarded-For, -Proto and -Host: a proxy that
         writes one family passes the other on as its client sent it, and most write the latter.
@@ -130,6 +127,9 @@ class TrustedProxies:
             host = _last(host)
             head.host = parse_host(host)
             environ["HTTP_HOST"] = host
+        request_id = fields.get("HTTP_X_REQUEST_ID")
+        if request_id and _REQUEST_ID.fullmatch(request_id):
+            environ["gateway.request_id"] = request_id
         port = fields.get("HTTP_X_FORWARDED_PORT")
         if port:
             port = _last(port)
@@ -139,28 +139,6 @@ class TrustedProxies:
         if prefix and _PREFIX.fullmatch(_last(prefix)):
             environ["SCRIPT_NAME"] = _last(prefix).rstrip("/")
         return ""
-
-    def take_told(self, raw: bytes) -> tuple[bytes, Environ | None]:
-        """``raw``, the head of a trusted peer, without what differs in each of its requests, and
-        that as environ keys: the client and the request id, where both are told in two lines that
-        follow each other. Where they are not, all of ``raw`` and None.
-
-        The rest may tell of them too: then what was taken out does not count.
-        """
-        found = _TOLD.match(raw, start) if (start := raw.find(_TOLD_NAME)) > 0 else None
-        if found is None:
-            return raw, None
-        hop, request_id = found[1].decode("ascii"), found[2].decode("ascii")
-        client, _ = self._hops[hop]
-        if not client:
-            return raw, None
-        return raw[:start] + raw[found.end() :], {
-            "REMOTE_ADDR": client,
-            "REMOTE_PORT": "",
-            "HTTP_X_FORWARDED_FOR": hop,
-            "HTTP_X_REQUEST_ID": request_id,
-            "gateway.request_id": request_id,
-        }
 
     def _read_forwarded(self, value: str) -> tuple[str, str, str]:
         """Client, scheme and host of a ``Forwarded`` field, "" where they are not told.
@@ -176,11 +154,6 @@ class TrustedProxies:
             if not is_trusted:
                 break
         return client, element.get("proto", ""), element.get("host", "")
-
-    def request_id(self, head: RequestHead) -> str:
-        """The id a trusted peer gave the request; "" where it gave none that can be logged."""
-        request_id = head.fields.get("HTTP_X_REQUEST_ID", "")
-        return request_id if _REQUEST_ID.fullmatch(request_id) else ""
 
 
 def parse_forwarded(value: str) -> list[dict[str, str]]:

@@ -15,8 +15,6 @@ from typing import Any
 from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gateway.http.lookout import Lookout
-
 # a parked greenlet that has run nothing for so long ends, within as long again: what apps keep for
 # each thread, such as database connections, goes with it
 UNUSED_SECONDS = 10.0
@@ -43,7 +41,6 @@ class GreenletPool:
         # called: a callback's turn ends in a wait.
         self.submit: Callable[[Any], None] = self._queue.append
         self._hub = get_hub()
-        self.lookout: Lookout | None = None  # a server on TCP brings one
         # called once a turn of the loop; of lowest priority, so behind all input it has brought
         self._turn_end = self._hub.loop.check(ref=False, priority=-2)
         self._turn_end.start(self._run_queued)
@@ -53,8 +50,6 @@ class GreenletPool:
     def close(self) -> None:
         """Run nothing any more."""
         self._turn_end.stop()
-        if self.lookout is not None:
-            self.lookout.close()
 
     def sweep(self, now: float) -> None:
         """End what is unused. To be called in the hub, now and then."""
@@ -77,15 +72,10 @@ class GreenletPool:
 
     def _run_queued(self) -> None:
         queue = self._queue
-        if not queue:
-            return
-        began = monotonic() if self.lookout is not None and len(queue) == 1 else 0.0
         parked = self._parked
         while queue:
             runner = parked.pop() if parked else greenlet(self._work, self._hub)
             runner.switch(self)
-        if began and self.lookout is not None and parked and parked[-1] is runner:
-            self.lookout.note_turn(began, monotonic())  # it has been answered
 
     def _work(self, _: Any) -> None:
         parked, to_hub, queue = self._parked, self._to_hub, self._queue

@@ -15,12 +15,10 @@ from gateway.errors import (
     UriTooLong,
 )
 from gateway.http.handover import Known
-from gateway.http.head import RequestHead
-from gateway.http.parser import LONGEST_KNOWN_HEAD
 from gateway.http.service import Service
 from gateway.http.stream import IDLE, RUNNING, State, Stream
 from gateway.logs import printable
-from gateway.wsgi import Environ
+from gateway.protocol.head import RequestHead
 
 # of one read between requests: most heads, with content that is short; what is longer is read in
 # bigger pieces, once somebody asks for it
@@ -39,7 +37,6 @@ class Incoming(Stream):
         "_peer_port",
         "_refusal",
         "_service",
-        "_told",
         "_trusts_peer",
         "has_ended",
     )
@@ -53,7 +50,6 @@ class Incoming(Stream):
         self._peer = peer
         self._peer_port = peer_port
         _, self._trusts_peer = service.proxies.peers[peer]
-        self._told: Environ | None = None  # by a trusted peer, of this request alone
         self._refusal: RequestError | None = None
         self.has_ended = False
 
@@ -103,22 +99,7 @@ class Incoming(Stream):
             return
         except OSError:
             data = b""
-        state = self.state
-        if state is IDLE and len(data) <= LONGEST_KNOWN_HEAD:
-            # the shortest way, for most requests
-            service = self._service
-            known, lasting = service.parser.known_heads, data
-            if self._trusts_peer:
-                known = service.parser.known_told_heads
-                lasting, self._told = service.proxies.take_told(data)
-            head = known.get(lasting)
-            if head is not None:
-                self._head = head
-                self.state = RUNNING
-                submit = service.submit
-                submit(self)
-                return
-        self._take_input(data, state)
+        self._take_input(data, self.state)
 
     def _take_input(self, data: bytes, state: State) -> None:
         """What was read, or b"" for the end of input."""
@@ -150,25 +131,12 @@ class Incoming(Stream):
             return
         try:
             self._buffer = data[end:]
-            self._head = self._parse(data[:end])
+            self._head = self._service.parser.parse(data[:end], self._trusts_peer)
         except RequestError as error:
             self._refuse(error, data)
             return
         self.state = RUNNING
         self._service.submit(self)
-
-    def _parse(self, raw: bytes) -> RequestHead:
-        parser = self._service.parser
-        self._told = None
-        if self._trusts_peer and len(raw) <= LONGEST_KNOWN_HEAD:
-            lasting, told = self._service.proxies.take_told(raw)
-            if told is not None:
-                head = parser.parse(lasting, True)
-                # what is told twice is a list, and Forwarded counts where nothing else is told
-                if head.fields.keys().isdisjoint(("HTTP_FORWARDED", *told)):
-                    self._told = told
-                    return head
-        return parser.parse(raw, self._trusts_peer)
 
     def _keep_unfinished(self, data: bytes) -> None:
         """Wait for the rest of a head, unless what is there tells that it will be refused."""

@@ -17,9 +17,9 @@ from gevent import socket as gevent_socket
 
 from gateway.http.checks import advise, build_check
 from gateway.http.connection import Connection
-from gateway.http.names import UNIX_PEER
 from gateway.http.service import Service
 from gateway.limits import MountLimits
+from gateway.protocol.names import UNIX_PEER
 
 
 class Probed(Protocol):

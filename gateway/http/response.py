@@ -21,9 +21,9 @@ from gateway.http.advice import (
     describe_result,
 )
 from gateway.http.app_head import CheckedHead, check_field, known_heads, not_headers, read_head
-from gateway.http.head import RequestHead
-from gateway.http.names import CACHE_ENTRIES
 from gateway.http.sink import Sink
+from gateway.protocol.head import RequestHead
+from gateway.protocol.names import CACHE_ENTRIES
 from gateway.wsgi import HEAD_NOW, ExcInfo, Fields, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined

@@ -17,14 +17,13 @@ from gateway.dispatch import MountTable
 from gateway.http.connection import Connection
 from gateway.http.environ import MountInfo
 from gateway.http.handover import Handover, Known
-from gateway.http.lookout import Lookout
-from gateway.http.names import UNIX_PEER
 from gateway.http.proxied import ProxiedConnection
 from gateway.http.push import Pusher
 from gateway.http.service import Service
 from gateway.http.stream import READ, State
 from gateway.limits import Limits
 from gateway.peers import find_user
+from gateway.protocol.names import UNIX_PEER
 from gateway.streams import find_closed, reopen
 
 # at one wake-up; the other workers' turn comes in between
@@ -116,7 +115,6 @@ class Server:
             # once and, if that ends it, costs no watcher (Apache asks for the same)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
             self._service.pusher = Pusher()
-            self._service.greenlets.lookout = Lookout()
         self._service.tell_time()
         self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)

@@ -19,12 +19,12 @@ from gateway.dispatch import MountTable
 from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.greenlets import GreenletPool
-from gateway.http.parser import HeadParser
 from gateway.http.push import Pusher
 from gateway.http.spool import Spool
 from gateway.http.statement import FrontWorkers
 from gateway.inflight import InFlight
 from gateway.limits import Limits
+from gateway.protocol.parser import HeadParser
 from gateway.wsgi import Environ
 
 

@@ -17,13 +17,13 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from gateway.http.head import RequestHead
-from gateway.http.names import CACHE_ENTRIES, REQUEST_KEY, STATEMENT_KEY
+from gateway.protocol.fields import REQUEST_KEY, STATEMENT_KEY
+from gateway.protocol.head import RequestHead
+from gateway.protocol.names import CACHE_ENTRIES
 from gateway.wsgi import Environ
 
 # Host of each such request, which RFC 9112 §3.2 demands; the one that counts is in the statement
 _PLACEHOLDER_HOST = "pool"
-_TOLD_NAME = b"\r\nGateway-Request: "
 # in place of a value: there is none; the one that it mostly is
 _NONE, _SAME = "-", "="
 
@@ -102,15 +102,6 @@ class FrontWorkers:
     takes_statements = True
     peers = _Everybody()
 
-    def take_told(self, raw: bytes) -> tuple[bytes, Environ | None]:
-        """See ``TrustedProxies``."""
-        start = raw.find(_TOLD_NAME)
-        end = raw.find(b"\r\n", start + 2)
-        parts = raw[start + len(_TOLD_NAME) : end].decode("latin-1").split(" ")
-        if start < 0 or len(parts) != 5:
-            return raw, None
-        return raw[:start] + raw[end:], _read_told(parts)
-
     def apply(self, head: RequestHead, environ: Environ) -> str:
         """Take what is stated into ``environ``; the name of the mount, "" where nothing is, as by
         a probe of the worker's own."""
@@ -128,8 +119,3 @@ class FrontWorkers:
         if not stated.host:
             del environ["HTTP_HOST"]
         return stated.mount
-
-    def request_id(self, head: RequestHead) -> str:
-        """See ``TrustedProxies``."""
-        told = head.fields.get(REQUEST_KEY)
-        return told.split(" ")[2] if told else ""

@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
-from copy import copy
 from socket import SHUT_RD, SHUT_RDWR, SHUT_WR
 from threading import Lock
 from typing import Any
@@ -23,12 +22,11 @@ from gevent import socket as gevent_socket
 from gevent.lock import RLock
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gateway.dispatch import Mount
 from gateway.errors import AppError, ClientDisconnected
 from gateway.http.exchange import Exchange
 from gateway.http.gevent_websocket import OfferedWebSocket, open_websocket
-from gateway.http.head import RequestHead
 from gateway.http.stream import READ, WRITE, wait_for
+from gateway.protocol.head import RequestHead
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Takeover, Write, WSGIApp
 
 READ_BYTES = 64 * 1024
@@ -52,13 +50,6 @@ def asks_to_upgrade(head: RequestHead) -> bool:
     options = fields.get("HTTP_CONNECTION", "").lower().split(",")
     has_option = any(option.strip(" \t") == "upgrade" for option in options)
     return has_option and "h2c" not in fields["HTTP_UPGRADE"].lower()
-
-
-def offer_connection(mount: Mount, connection: Any, exchange: Exchange) -> Mount:
-    """``mount`` for this one request, with an app that may take the connection over."""
-    offering = copy(mount)
-    offering.app = Upgradable(mount.app, connection, exchange)
-    return offering
 
 
 class OfferedSocket:

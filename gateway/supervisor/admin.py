@@ -19,8 +19,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from gateway.errors import MalformedRequest
-from gateway.http.names import parse_host
 from gateway.peers import find_user
+from gateway.protocol.names import parse_host
 from gateway.uncaught import report_asyncio, report_own
 
 KNOWN = ["/healthz", "/readyz", "/status"]

@@ -8,8 +8,9 @@ import asyncio
 import time
 from functools import cache
 
-from gateway.access_log import AccessLog, Asked, quote
+from gateway.access_log import AccessLog, quote
 from gateway.logs import choose_style, lifecycle
+from gateway.protocol.head import RequestHead
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
@@ -136,21 +137,14 @@ def record_lost(child: Process, style: str) -> int:
     requests = child.in_flight.requests()
     for request in requests if log.is_on else ():
         # the memory of a worker may hold anything, and these go into records as they are
-        request_id, client, protocol = (
-            quote(text)[1:-1] for text in (request.request_id, request.client, request.protocol)
-        )
-        asked = Asked(request.mount, request.method, request.target, protocol, "", "", "")
+        request_id, client = (quote(text)[1:-1] for text in (request.request_id, request.client))
+        head = RequestHead()
+        head.method, head.target, head.fields = request.method, request.target, {}
+        head.is_http11 = request.protocol != "HTTP/1.0"
         log.record(
             (
-                request_id,
-                client,
-                log.describe(asked),
-                BAD_GATEWAY,
-                0,
-                0,
-                request.started,
-                now,
-                f"worker {child.pid} {child.describe_end()}",
+                *(request_id, client, request.mount, head, BAD_GATEWAY, 0, 0),
+                *(request.started, now, f"worker {child.pid} {child.describe_end()}"),
             )
         )
     log.flush()

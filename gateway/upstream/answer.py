@@ -6,7 +6,7 @@ read differently is no answer. Source: RFC 9112 §4 to §6, RFC 9110 §7.6.1 and
 
 import re
 
-from gateway.http.names import CACHE_ENTRIES
+from gateway.protocol.names import CACHE_ENTRIES
 
 MAX_HEAD_BYTES = 64 * 1024
 CHUNKED = -1  # lengths that are not known beforehand

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gateway.http.body import Content as Taken
-from gateway.http.head import CHUNKED
+from gateway.protocol.head import CHUNKED
 from gateway.upstream.address import Address
 from gateway.upstream.answer import MAX_HEAD_BYTES, Answer, BadAnswerError, Pair, parse_answer
 from gateway.upstream.content import Content, open_answer

@@ -93,7 +93,6 @@ class Upstream:
 
     def _ask(self, environ: Environ, request: Request) -> tuple[Hop, Answer]:
         """The answer's head, and the hop that has the rest of it, which is to be ended."""
-        head = request.build_head(environ)
         first: bytes | None = None
         is_fresh = False
         while True:
@@ -101,7 +100,7 @@ class Upstream:
             try:
                 if first is None:
                     first = _read_first(environ, request)
-                hop.send(head, first, request.length, environ["wsgi.input"])
+                hop.send(request.head, first, request.length, environ["wsgi.input"])
                 return hop, hop.read_answer(request.method, environ["wsgi.early_hints"])
             except NoAnswerError as error:
                 self._end(hop)

@@ -12,10 +12,11 @@ from urllib.parse import quote
 
 from gateway.dispatch import PATH_SAFE
 from gateway.http.environ import build_base_environ
-from gateway.http.head import CHUNKED
-from gateway.http.names import CACHE_ENTRIES, DROPPED, UNIX_PEER
 from gateway.http.statement import Statement, write_statement, write_told
-from gateway.wsgi import KNOWN, RAW_PATH_INFO, Environ
+from gateway.protocol.fields import DROPPED
+from gateway.protocol.head import CHUNKED
+from gateway.protocol.names import CACHE_ENTRIES, UNIX_PEER
+from gateway.wsgi import RAW_PATH_INFO, Environ
 
 # RFC 9110 §9.2.2, and by their own RFCs the safe ones of WebDAV and QUERY
 IDEMPOTENT = frozenset(
@@ -74,12 +75,9 @@ _names = _FieldNames()
 class Request:
     """``length`` is that of the content in bytes, or CHUNKED; ``upgrade`` what the client wants to
     speak instead of HTTP, "" for nothing else. ``is_circular`` is whether it has come through here
-    too often."""
+    too often. ``head`` is all of it, with the empty line."""
 
-    __slots__ = (
-        *("_after_told", "_before_told"),
-        *("is_circular", "is_idempotent", "length", "method", "upgrade"),
-    )
+    __slots__ = ("head", "is_circular", "is_idempotent", "length", "method", "upgrade")
 
     _dropped = _NOT_PASSED_ON
 
@@ -105,28 +103,21 @@ class Request:
                 if self.upgrade:
                     framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
         fields = "".join([f"{_names[key]}{environ[key]}\r\n" for key in keys if _names[key]])
-        self._write(environ, rules, fields, framing)
+        self.head = f"{self._write(environ, rules)}{fields}{framing}\r\n".encode("latin-1")
 
-    def _write(self, environ: Environ, rules: Rules, fields: str, framing: str) -> None:
+    def _write(self, environ: Environ, rules: Rules) -> str:
+        """Request line, and what is told of the client and the way to here."""
         via: str = environ.get("HTTP_VIA", "")
         self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
-        fields += f"Via: {via}, {_VIA}\r\n" if via else f"Via: {_VIA}\r\n"
-        target = build_target(environ, rules)
-        line = f"{self.method} {target} HTTP/1.1\r\n"
-        self._before_told = line + _tell_place(environ, rules)
-        self._after_told = f"{fields}{framing}\r\n"
-
-    def build_head(self, environ: Environ) -> bytes:
-        """The whole head, with the empty line, of this request or another with the same head.
-
-        What is of one request alone comes in two lines that follow each other: a gateway knows all
-        again but these.
-        """
         client: str = environ["REMOTE_ADDR"]
-        told = f"X-Request-ID: {environ['gateway.request_id']}\r\n"
-        if client and not client.startswith(UNIX_PEER):
-            told = f"X-Forwarded-For: {client}\r\n{told}"
-        return f"{self._before_told}{told}{self._after_told}".encode("latin-1")
+        is_address = client and not client.startswith(UNIX_PEER)
+        hops = f"X-Forwarded-For: {client}\r\n" if is_address else ""
+        return (
+            f"{self.method} {build_target(environ, rules)} HTTP/1.1\r\n"
+            f"{_tell_place(environ, rules)}{hops}"
+            f"X-Request-ID: {environ['gateway.request_id']}\r\n"
+            f"Via: {via}{', ' if via else ''}{_VIA}\r\n"
+        )
 
 
 class PoolRequest(Request):
@@ -136,7 +127,7 @@ class PoolRequest(Request):
     __slots__ = ()
     _dropped = _OF_ONE_HOP
 
-    def _write(self, environ: Environ, rules: Rules, fields: str, framing: str) -> None:
+    def _write(self, environ: Environ, rules: Rules) -> str:
         self.is_circular = False
         stated = Statement(
             rules.own_mount,
@@ -147,24 +138,12 @@ class PoolRequest(Request):
             environ.get("HTTP_HOST", ""),
         )
         line = f"{self.method} {environ['REQUEST_URI']} {environ['SERVER_PROTOCOL']}\r\n"
-        self._before_told = line + write_statement(stated)
-        self._after_told = f"{fields}{framing}\r\n"
-
-    def build_head(self, environ: Environ) -> bytes:
-        """See ``Request``."""
-        told = write_told(environ)
-        return f"{self._before_told}{told}{self._after_told}".encode("latin-1")
+        return f"{line}{write_statement(stated)}{write_told(environ)}"
 
 
 def read_request(environ: Environ, rules: Rules) -> Request:
-    """The request of ``environ``, read once where its head comes again."""
-    known: list[Request] | None = environ.get(KNOWN)
-    if known:
-        return known[0]
-    request = (PoolRequest if rules.own_mount else Request)(environ, rules)
-    if known is not None:
-        known.append(request)
-    return request
+    """The request of ``environ``."""
+    return (PoolRequest if rules.own_mount else Request)(environ, rules)
 
 
 def _wanted_protocol(environ: Environ, length: int) -> str:

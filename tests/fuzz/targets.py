@@ -2,7 +2,6 @@
 than the reference, or raises what is no RequestError."""
 
 import io
-from copy import copy
 from ipaddress import ip_network
 from typing import Any
 from urllib.parse import quote
@@ -14,9 +13,9 @@ from gateway.errors import ClientDisconnected, MalformedRequest, RequestError
 from gateway.http.body import ChunkedContent
 from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
-from gateway.http.parser import HeadParser, RequestHead
 from gateway.limits import Limits, MountLimits
 from gateway.protocol.chunks import MAX_CHUNK_LINE, MAX_TRAILER_BYTES
+from gateway.protocol.parser import HeadParser, RequestHead
 from gateway.upstream.answer import BadAnswerError
 from gateway.upstream.content import ChunkedContent as ChunkedAnswer
 
@@ -59,8 +58,7 @@ def head(data: bytes) -> None:
         assert expected is None, f"refused, and the reference reads {expected}"
         return
     assert expected is not None, "accepted, and the reference refuses it"
-    # what its reader makes of it is no part of a head
-    for name in RequestHead.__annotations__.keys() - {"prepared"}:
+    for name in RequestHead.__annotations__:
         ours, theirs = getattr(found, name), getattr(expected, name)
         assert ours == theirs, f"{name} is {ours!r}, for the reference {theirs!r}"
     _dispatch(found)
@@ -110,10 +108,9 @@ def _build_environ(found: RequestHead, trusts_peer: bool) -> None:
     assert all(key.startswith(("HTTP_", "CONTENT_")) for key in added)
     if trusts_peer:
         try:
-            PROXIES.apply(copy(found), environ)  # the parser may give this very head again
+            PROXIES.apply(found, environ)
         except MalformedRequest:
             return
-        PROXIES.request_id(found)
     else:
         assert not added & {"HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_REQUEST_ID"}
         assert not any(key.startswith("HTTP_X_FORWARDED_") for key in added)

@@ -8,8 +8,8 @@ from wsgiref.validate import check_environ
 import pytest
 
 from gateway.http.environ import EmptyContent, build_base_environ, build_environ
-from gateway.http.parser import HeadParser
 from gateway.limits import Limits
+from gateway.protocol.parser import HeadParser
 
 MOUNTS = (("/", "app", True),)
 

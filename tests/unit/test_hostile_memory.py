@@ -24,7 +24,7 @@ def board() -> Board:
     """With one request in flight."""
     board = Board(SLOTS)
     worker = InFlight(board.descriptor)
-    worker.write(worker.memory, worker.take(), 1.0, b"id", b"client", name_place("/", b"GET / x"))
+    worker.write(worker.memory, worker.take(), 1.0, b"id", b"client", name_place("/") + b"GET / x")
     return board
 
 

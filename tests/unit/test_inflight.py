@@ -19,7 +19,7 @@ def test_a_request_is_seen_until_it_ends() -> None:
     worker = InFlight(board.descriptor)
     slot = worker.take()
     assert (board.requests(), board.count()) == ([], 0)
-    worker.write(worker.memory, slot, 12.5, b"id-1", b"192.0.2.7", name_place("/notes", LINE))
+    worker.write(worker.memory, slot, 12.5, b"id-1", b"192.0.2.7", name_place("/notes") + LINE)
     [request] = board.requests()
     assert request == Request(
         12.5, "id-1", "192.0.2.7", "/notes", "GET", "/notes/7?a=1", "HTTP/1.1"
@@ -45,8 +45,8 @@ def test_what_does_not_fit_is_cut_and_disturbs_no_other() -> None:
     board = Board(8)
     worker = InFlight(board.descriptor)
     first, second = worker.take(), worker.take()
-    worker.write(worker.memory, second, 2.0, b"second", b"b", name_place("/", LINE))
-    place = name_place("/" + "ä" * 300, b"GET /" + b"x" * 9000)
+    worker.write(worker.memory, second, 2.0, b"second", b"b", name_place("/") + LINE)
+    place = name_place("/" + "ä" * 300) + b"GET /" + b"x" * 9000
     worker.write(worker.memory, first, 1.0, b"first", b"a" * 100, place)
     one, other = board.requests()
     assert (one.request_id, one.protocol, other.request_id) == ("first", "", "second")
@@ -187,7 +187,7 @@ def test_what_has_ended_lately_is_remembered_by_its_connection() -> None:
     # monotonic moments on both sides of 2**17 seconds, from which on the first byte is another
     for began in (5.5, 131_000.5, 131_080.5, 9_000_000.5):
         for slot, mount in zip(slots, "abcd", strict=True):
-            worker.write(worker.memory, slot, began, b"id", b"client", name_place(mount, b"GET /"))
+            worker.write(worker.memory, slot, began, b"id", b"client", name_place(mount) + b"GET /")
         assert worker.running() == dict.fromkeys(slots, began)
         was_running = {slots[0]: began}
         for slot in slots[:3]:

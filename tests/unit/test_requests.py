@@ -21,8 +21,8 @@ from harness import PEER, Gateway
 from gateway.dispatch import Mount, MountTable
 from gateway.errors import RequestError
 from gateway.http.body import ChunkedContent, LengthContent
-from gateway.http.parser import CHUNKED, HeadParser, RequestHead
 from gateway.limits import Limits, MountLimits
+from gateway.protocol.parser import CHUNKED, HeadParser, RequestHead
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "requests"))
 

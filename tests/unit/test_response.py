@@ -15,9 +15,9 @@ from harness import GET, Cut
 from gateway.errors import AppError
 from gateway.http import app_head
 from gateway.http.error_page import build_error_page
-from gateway.http.parser import RequestHead
 from gateway.http.response import COPY_BYTES, Response
 from gateway.http.stream import State
+from gateway.protocol.parser import RequestHead
 from gateway.wsgi import FileWrapper
 
 DATE_LINE = "Date: Tue, 15 Nov 1994 08:12:31 GMT\r\n\r\n"

@@ -1,7 +1,5 @@
 """What is known of a request once its head was read. Refuses to know how. Source: RFC 9112 §2."""
 
-from typing import Any
-
 CHUNKED = -1  # a content_length that is not known beforehand
 
 
@@ -13,8 +11,7 @@ class RequestHead:
     ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
     strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
     ``content_length`` is in bytes, or CHUNKED. ``takes_simple_head`` is whether the framing of what
-    answers it has no exception: it is of HTTP/1.1, and not a HEAD. ``prepared`` is for what the
-    reader of a KnownHead has made of it and wants to find there the next time.
+    answers it has no exception: it is of HTTP/1.1, and not a HEAD.
     """
 
     content_length: int = 0
@@ -26,12 +23,6 @@ class RequestHead:
     method: str
     path: str
     persistent: bool
-    prepared: Any = None
     query: str
     takes_simple_head: bool = False
     target: str
-
-
-class KnownHead(RequestHead):
-    """One that may come again, to the byte: the same object then, and nobody's to change, save for
-    the host that a trusted peer tells in it, which is the same each time."""

@@ -1,0 +1,156 @@
+"""Bytes to request head, and the framing decision (RFC 9112 §2 to §6).
+
+Strict, line by line: what a hop beside us might read otherwise is refused. Refuses to know sockets
+and WSGI.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gateway.errors import (
+    ExpectationFailed,
+    HeaderFieldsTooLarge,
+    MalformedRequest,
+    NotImplementedMethod,
+    UnsupportedTransferCoding,
+    UriTooLong,
+    VersionNotSupported,
+)
+from gateway.limits import Limits
+from gateway.protocol.fields import FieldLines
+from gateway.protocol.head import CHUNKED, RequestHead
+from gateway.protocol.names import METHODS, parse_host
+
+_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
+_IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
+_ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
+
+
+class HeadParser:
+    """Parses whole request heads, one after the other, for all connections of a worker.
+
+    ``takes_statements``: trusted peers are front workers."""
+
+    def __init__(self, limits: Limits, *, takes_statements: bool = False) -> None:
+        self._max_line = limits.max_request_line_bytes
+        self._max_head = limits.max_head_bytes
+        self._max_fields = limits.max_fields
+        trusted = FieldLines(trusts_peer=True, takes_statements=takes_statements)
+        # by whether the peer is trusted
+        self.field_lines = FieldLines(trusts_peer=False), trusted
+
+    def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
+        """The head in ``raw``, which ends with the first empty line. Forwarding fields are kept
+        where the peer is trusted.
+
+        Raises a RequestError of the kind and status that the fault asks for.
+        """
+        lines = raw.removesuffix(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        line = lines.pop(0)
+        head = self._read_request_line(line)
+        head.line = raw[: len(line)]
+        if len(raw) > self._max_head:
+            raise HeaderFieldsTooLarge(f"more than {self._max_head} bytes of head")
+        if len(lines) > self._max_fields:
+            raise HeaderFieldsTooLarge(f"{len(lines)} fields; at most {self._max_fields} are read")
+        fields = head.fields = self.field_lines[trusts_peer].read(lines)
+        host = fields.get("HTTP_HOST")
+        if host is not None:
+            head.host = parse_host(host)
+        elif head.is_http11:
+            raise MalformedRequest("no Host field")  # RFC 9112 §3.2
+        if not head.path:
+            _decide_target(head)
+        connection = fields.get("HTTP_CONNECTION")
+        if connection is not None and connection != "keep-alive":
+            head.persistent = _is_kept_open(connection, head.is_http11)
+        elif connection is not None:
+            head.persistent = True
+        if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
+            _decide_framing(head)
+        if "HTTP_EXPECT" in fields:
+            _decide_expectation(head)
+        return head
+
+    def _read_request_line(self, line: str) -> RequestHead:
+        if len(line) > self._max_line:
+            raise UriTooLong(
+                f"request line of {len(line)} bytes; at most {self._max_line} are read"
+            )
+        # RFC 9112 §3: exactly one space between three parts; the lenient reading is refused
+        parts = line.split(" ")
+        if len(parts) != 3:
+            raise MalformedRequest("request line is not: method SP target SP version")
+        method, target, version = parts
+        if version not in _IS_HTTP11:
+            if _VERSION.fullmatch(version):
+                raise VersionNotSupported(f"{version} is not spoken here")
+            raise MalformedRequest("request line does not end with an HTTP version")
+        if method not in METHODS:
+            if _TOKEN.fullmatch(method):
+                raise NotImplementedMethod(f"{method[:32]} is not a method known here")
+            raise MalformedRequest("request line does not begin with a method")
+        if not (target and target.isascii() and target.isprintable()):
+            raise MalformedRequest("request target has characters that are not part of a URL")
+        head = RequestHead()
+        head.method = method
+        head.target = target
+        head.persistent = head.is_http11 = _IS_HTTP11[version]
+        head.takes_simple_head = head.is_http11 and method != "HEAD"
+        if target[0] == "/" and "#" not in target:
+            head.path, _, head.query = target.partition("?")
+        else:
+            head.path = head.query = ""
+        return head
+
+
+def _decide_target(head: RequestHead) -> None:
+    """RFC 9112 §3.2: the three forms beside the usual one."""
+    target = head.target
+    if target == "*" and head.method == "OPTIONS":
+        head.path = "*"
+        return
+    absolute = _ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None:
+        raise MalformedRequest("request target is neither a path, a URL without fragment nor *")
+    # RFC 9112 §3.2.2: the host of an absolute target takes the place of the Host field
+    head.fields["HTTP_HOST"] = absolute[2]
+    head.host = parse_host(absolute[2])
+    path, _, head.query = absolute[3].partition("?")
+    head.path = path or "/"
+
+
+def _is_kept_open(connection: str, is_http11: bool) -> bool:
+    """RFC 9112 §9.3, by the Connection field."""
+    options = {option.strip(" \t") for option in connection.lower().split(",")}
+    return "close" not in options and (is_http11 or "keep-alive" in options)
+
+
+def _decide_framing(head: RequestHead) -> None:
+    """RFC 9112 §6.3."""
+    length = head.fields.get("CONTENT_LENGTH")
+    coding = head.fields.get("HTTP_TRANSFER_ENCODING")
+    if coding is None:
+        if length is None or not _DIGITS.fullmatch(length):
+            raise MalformedRequest("Content-Length is no number of bytes")
+        head.content_length = int(length)
+        return
+    if not head.is_http11:
+        # RFC 9112 §6.1: its framing is faulty, whatever it says
+        raise MalformedRequest("Transfer-Encoding in an HTTP/1.0 request")
+    if length is not None:
+        raise MalformedRequest("both Content-Length and Transfer-Encoding")
+    if coding.lower() != "chunked":
+        raise UnsupportedTransferCoding("chunked is the only transfer coding known here")
+    head.content_length = CHUNKED
+
+
+def _decide_expectation(head: RequestHead) -> None:
+    """RFC 9110 §10.1.1."""
+    if head.fields["HTTP_EXPECT"].lower() != "100-continue":
+        raise ExpectationFailed("only 100-continue can be expected")
+    # ignored from an HTTP/1.0 client, which could not read a 100
+    head.expects_continue = head.is_http11 and head.content_length != 0
