@@ -24,7 +24,6 @@ from typing import Any
 GATEWAY = {
     "gevent": "gevent",
     "greenlet": "greenlet",
-    "httptools": "httptools",
     "zope-event": "zope",
     "zope-interface": "zope",
     "pyyaml": "yaml",

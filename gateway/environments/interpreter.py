@@ -17,7 +17,7 @@ from gateway.errors import BuildError
 
 OLDEST = (3, 9)
 # the distributions that a pool's worker imports, with those that they need themselves
-RUNTIME = ("gevent", "greenlet", "httptools", "zope.event", "zope.interface")
+RUNTIME = ("gevent", "greenlet", "zope.event", "zope.interface")
 ASK_SECONDS = 30
 _VERSION = re.compile(r"3(?:\.[0-9]+){1,2}", re.ASCII)
 # runs in any Python that was ever released, so that an old one can be told

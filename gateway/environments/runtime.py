@@ -1,4 +1,4 @@
-"""What a pool's worker imports that is not the app's: gevent, httptools and what these need.
+"""What a pool's worker imports that is not the app's: gevent and what it needs.
 
 Owns which packages and versions these are. They lie in a directory of their own, which a worker has
 at the end of its ``sys.path``, so the app's own ones win. Refuses to know where that directory is.
@@ -14,7 +14,7 @@ from gateway.environments.interpreter import RUNTIME, Interpreter
 from gateway.errors import BuildError
 
 # the first versions that have what the gateway uses of them
-OLDEST = {"gevent": (24, 2), "greenlet": (2, 0), "httptools": (0, 6, 4)}
+OLDEST = {"gevent": (24, 2), "greenlet": (2, 0)}
 _RELEASE = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 
 

@@ -10,7 +10,7 @@ from ipaddress import IPv6Address
 from gateway.errors import MalformedRequest
 
 CACHE_ENTRIES = 1024  # bound of what is remembered: a client chooses what is looked up
-# What llhttp knows beside CONNECT, which is for proxies.
+# What has an RFC, UPnP's two and what caches are asked with; not CONNECT, which is for proxies.
 METHODS = frozenset((
     "ACL", "BIND", "CHECKOUT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
     "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND",

@@ -210,7 +210,7 @@ def install(server: Server) -> str:
             lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
             raise NotMeasuredError(f"not installed: {(lines or ['pip failed'])[-1].strip()}")
         stamp.write_text(made_by)
-    names = (server.distribution,) if server.distribution else ("gevent", "httptools")
+    names = (server.distribution,) if server.distribution else ("gevent",)
     ask = "import sys; from importlib.metadata import version as v; print(*map(v, sys.argv[1:]))"
     found = subprocess.check_output([python, "-c", ask, *names], text=True).split()
     return ", ".join(f"{name} {version}" for name, version in zip(names, found, strict=True))

@@ -34,7 +34,7 @@ def of(name):
         ),
     }
 
-NAMES = ("gevent", "greenlet", "httptools", "zope", "yaml", "uv", "watchfiles")
+NAMES = ("gevent", "greenlet", "zope", "yaml", "uv", "watchfiles")
 PARTS = {"gevent": "monkey", "zope": "event"}
 DISTRIBUTIONS = {"zope": "zope.event", "yaml": "PyYAML"}
 AT_IMPORT = {name: of(name) for name in NAMES}
@@ -73,7 +73,7 @@ def test_apps_in_greenlets_find_what_patches_them(start: Start) -> None:
     assert all(found["gevent"].values())
 
 
-@pytest.mark.parametrize("name", ["uv", "gevent", "httptools"])
+@pytest.mark.parametrize("name", ["uv", "gevent", "watchfiles"])
 def test_modules_of_the_apps_own_may_have_their_names(start: Start, name: str) -> None:
     app = """
 import NAME

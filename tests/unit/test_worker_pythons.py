@@ -257,7 +257,7 @@ import importlib.util, json, sys
 import engineio
 def app(environ, start_response):
     start_response("200 OK", [])
-    names = ("gevent", "greenlet", "httptools", "zope.interface", "yaml")
+    names = ("gevent", "greenlet", "zope.interface", "yaml")
     def is_there(name):
         try:
             return importlib.util.find_spec(name) is not None
