@@ -9,6 +9,7 @@ import argparse
 import json
 import resource
 import shutil
+import signal
 import sys
 import time
 from http.client import HTTPException
@@ -17,10 +18,8 @@ from typing import Any
 import report
 from edge import PREFIX, find_nginx, nginx_version
 from loads import measure_alone
-from servers import ALONE, CACHE, OURS, NotMeasuredError, Place, Running, install
+from servers import ALONE, CACHE, OURS, NotMeasuredError, Place, Running, find_ports, install
 from workloads import SERVERS, WORKLOADS, Workload
-
-PORTS = range(18400, 18500, 2)  # each server and its admin listener; taken in turn
 
 
 def main() -> int:
@@ -31,6 +30,7 @@ def main() -> int:
             return 2
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended on the way out
     CACHE.mkdir(parents=True, exist_ok=True)
     machine = report.describe_machine() | {"nginx": nginx_version()}
     versions, absent = install_all(options.servers)
@@ -104,12 +104,11 @@ def measure_rounds(
 ) -> list[dict[str, Any]]:
     """The figures of every round of every server, the servers in turn."""
     results = []
-    ports = iter([*PORTS] * rounds)
     for number in range(rounds):
         for name in (name for name in workload.servers if name in names):
             figures: dict[str, Any]
             try:
-                figures = measure(workload, name, next(ports), seconds)
+                figures = measure(workload, name, seconds)
             except (NotMeasuredError, OSError, HTTPException) as error:
                 figures = {"failed": f"{error}" or type(error).__name__}
             results.append({"workload": workload.name, "server": name, "round": number, **figures})
@@ -117,10 +116,11 @@ def measure_rounds(
     return results
 
 
-def measure(workload: Workload, name: str, port: int, seconds: float) -> dict[str, Any]:
+def measure(workload: Workload, name: str, seconds: float) -> dict[str, Any]:
     """The figures of one server in one round."""
     if name == ALONE.name:
         return measure_alone(seconds)
+    port = find_ports(2)  # for the admin listener too
     place = Place(port, str(CACHE / f"{port}.sock") if workload.on_unix else "")
     with Running(SERVERS[name], workload.app, place, workload.cores) as running:
         return workload.measure(running, seconds)

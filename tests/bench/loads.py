@@ -72,6 +72,8 @@ def load(
         cpu = processes.cpu_seconds(running.session)
         figures = run_wrk(running.place, path, connections, seconds, options)
         cpu = processes.cpu_seconds(running.session) - cpu
+        if not cpu:
+            raise NotMeasuredError("something else listens there")
         requests = figures["requests"]
         return figures | {
             "requests_per_second": requests / figures["seconds"],

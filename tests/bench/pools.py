@@ -19,9 +19,8 @@ from typing import Any
 import neighbour
 import report
 import twenty
-from servers import CACHE, NotMeasuredError, Server, install
+from servers import CACHE, NotMeasuredError, Server, find_ports, install
 
-TWENTY_PORT, MANY_PORT, NEIGHBOUR_PORT = 18724, 18746, 18748
 TITLES = {
     "twenty": "{apps} small Flask apps: memory, start and reload",
     "neighbour": "A request each 5 ms, beside an app that computes",
@@ -61,20 +60,20 @@ def main() -> int:
             "twenty",
             arrangements,
             options.rounds,
-            lambda server, number: twenty.measure(server, names, TWENTY_PORT),
+            lambda server, number: twenty.measure(server, names, find_ports(1 + len(names))),
         ),
         *measure_rounds(
             "neighbour",
             neighbours,
             options.rounds,
             # for a tail that one late wake-up does not make
-            lambda server, number: neighbour.measure(server, NEIGHBOUR_PORT, 4 * options.seconds),
+            lambda server, number: neighbour.measure(server, find_ports(2), 4 * options.seconds),
         ),
         *measure_rounds(
             "in-place",
             [twenty.MANY],
             options.rounds,
-            lambda server, number: twenty.measure_edit(number + 1, MANY_PORT),
+            lambda server, number: twenty.measure_edit(number + 1, find_ports(2)),
         ),
     ]
     raw = CACHE / f"pools-{time.strftime('%Y%m%d-%H%M%S')}.json"

@@ -4,9 +4,11 @@ Each lives in a virtual environment of its own under .cache/bench and listens on
 Unix socket.
 """
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,6 +31,17 @@ ANSWER_SECONDS = 120.0
 # the load has the first core; a server uses all, or the last one to itself
 LOAD_CORE, *_, LAST_CORE = map(str, sorted(os.sched_getaffinity(0)) * 2)
 ALL_CORES = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+
+
+def find_ports(count: int) -> int:
+    """The first of so many free ports in a row, below those that the kernel gives to clients."""
+    for _ in range(1000):
+        first = random.randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+            for port in range(first, first + count):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise NotMeasuredError("no free ports")
 
 
 class NotMeasuredError(Exception):
@@ -142,8 +155,8 @@ def uwsgi_protocol(bin_: Path, app: str, place: Place) -> list[str]:
 
 def uwsgi_command(bin_: Path, app: str) -> list[str]:
     return [
-        *(str(bin_ / "uwsgi"), "--master", "--processes", "1", "--disable-logging"),
-        *("--need-app", "--listen", "1024", "--module", app),
+        *(str(bin_ / "uwsgi"), "--master", "--die-on-term", "--processes", "1"),
+        *("--disable-logging", "--need-app", "--listen", "1024", "--module", app),
     ]
 
 
@@ -181,8 +194,8 @@ DIRECT = {
         Server("gateway-10000", "", GATEWAY_PACKAGES, gateway("off", 10_000), "10,000 mounts"),
         Server("bjoern", "bjoern", ("bjoern", "Flask"), bjoern, "one request at a time"),
         Server("granian", "granian", ("granian", "Flask"), granian, "8 blocking threads"),
-        Server("uwsgi", "uwsgi", ("uwsgi", "Flask"), uwsgi, "http11-socket, 64 threads; see below"),
-        Server("gunicorn", "gunicorn", ("gunicorn[gevent]", "Flask"), gunicorn, "class gevent"),
+        Server("uwsgi", "uwsgi", ("uwsgi", "Flask"), uwsgi, "http11-socket, 64 threads"),
+        Server("gunicorn", "gunicorn", ("gunicorn[gevent]", "Flask"), gunicorn, "gevent worker"),
         Server("pywsgi", "gevent", ("gevent",), pywsgi, "gevent.pywsgi, log off"),
         Server("waitress", "waitress", ("waitress",), waitress, "8 threads, poll"),
     )
@@ -248,18 +261,21 @@ class Running:
         self.session = self._process.pid
 
     def __enter__(self) -> "Running":
+        try:
+            self._wait_until_it_listens()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
                 self.place.connect(1).close()
-                return self
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    raise NotMeasuredError(
-                        f"did not start; see {self.log.relative_to(ROOT)}"
-                    ) from None
+                return
             time.sleep(0.02)
+        raise NotMeasuredError(f"did not start; see {self.log.relative_to(ROOT)}")
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -269,12 +285,12 @@ class Running:
         if self._process.poll() is None:
             self._process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
-        while processes.pids(self.session) and time.monotonic() < deadline:
-            self._process.poll()
+        while (left := processes.pids(self.session)) or self._process.poll() is None:
+            if time.monotonic() > deadline:
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
-        for pid in processes.pids(self.session):
-            os.kill(pid, signal.SIGKILL)
-        self._process.wait()
         self._reader.wait()
 
 
