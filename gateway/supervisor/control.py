@@ -6,16 +6,18 @@ file's mode sees to that.
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gateway.errors import GatewayError
+from gateway.logs import lifecycle
 from gateway.peers import find_user
+from gateway.uncaught import explain, report_own
 
 Question = dict[str, Any]
 Answer = dict[str, Any]
@@ -24,6 +26,10 @@ Command = Callable[[Question, Tell], Awaitable[Answer]]
 
 LONGEST_QUESTION_BYTES = 64 * 1024
 QUESTION_SECONDS = 5
+# for whoever has asked to read the answer
+ANSWER_SECONDS = 60
+# of a question, in the log
+SHOWN_BYTES = 100
 
 
 async def serve_control(
@@ -32,33 +38,61 @@ async def serve_control(
     """Answer on an open, listening Unix socket from now on."""
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        refused = (OSError, EOFError, asyncio.LimitOverrunError, TimeoutError)
-        # cancelled: the gateway ends, and that is the answer to `stop`
-        with contextlib.suppress(*refused, asyncio.CancelledError):
-            async with asyncio.timeout(QUESTION_SECONDS):
-                line = await reader.readuntil(b"\n")
-
-            def tell(progress: str) -> None:
-                writer.write(json.dumps({"progress": progress}).encode() + b"\n")
-
-            answer = await _answer(line, commands, tell)
-            writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
-        writer.close()
+        try:
+            line = await _read_question(reader)
+            answer = await _answer(line, commands, partial(_tell, writer))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                writer.write(answer)
+                await writer.drain()
+        except (OSError, EOFError):
+            pass  # who asked has gone, said nothing, or does not read
+        except asyncio.CancelledError:
+            pass  # the gateway ends, and that is the answer to `stop`
+        finally:
+            writer.close()
 
     return await asyncio.start_unix_server(
         on_connection, sock=listener, limit=LONGEST_QUESTION_BYTES
     )
 
 
-async def _answer(line: bytes, commands: Mapping[str, Command], tell: Tell) -> Answer:
+def _tell(writer: asyncio.StreamWriter, progress: str) -> None:
+    if not writer.is_closing():
+        writer.write(json.dumps({"progress": progress}).encode() + b"\n")
+
+
+async def _read_question(reader: asyncio.StreamReader) -> bytes:
+    """The line that asks; "" for one that is too long. Raises OSError and EOFError."""
+    try:
+        async with asyncio.timeout(QUESTION_SECONDS):
+            return await reader.readuntil(b"\n")
+    except asyncio.LimitOverrunError:
+        return b""
+
+
+async def _answer(line: bytes, commands: Mapping[str, Command], tell: Tell) -> bytes:
+    """The line that answers, whatever goes wrong."""
+    try:
+        return _to_line(await _obey(line, commands, tell))
+    except Exception as error:  # noqa: BLE001  whatever it is
+        report_own(f"the control socket cannot answer {line[:SHOWN_BYTES]!r}", error)
+        messages = [f"a fault of the gateway's own, see its log: {explain(error)}"]
+        return _to_line({"exit_code": 1, "messages": messages})
+
+
+async def _obey(line: bytes, commands: Mapping[str, Command], tell: Tell) -> Answer:
     try:
         asked = json.loads(line)
         command = commands[asked["command"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         known = ", ".join(commands)
+        lifecycle.warning("the control socket: not a command: %r", line[:SHOWN_BYTES])
         return {"exit_code": 1, "messages": [f'expected {{"command": ...}}, one of: {known}']}
     return await command(asked, tell)
+
+
+def _to_line(answer: Answer) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 def ask(
