@@ -20,13 +20,13 @@ from gateway.config.model import Config, as_path
 from gateway.environments.cache import Environment
 from gateway.lifecycle import CALLBACK_SECONDS
 from gateway.logs import lifecycle
+from gateway.supervisor.expected import Expected
 from gateway.supervisor.last_lines import LastLines
 from gateway.supervisor.launch import build_command, build_surroundings
 from gateway.supervisor.process import ChildState, Process, Purpose, Report
 from gateway.supervisor.report_lines import read_report
 from gateway.supervisor.sockets import Pair
 from gateway.supervisor.tasks import start
-from gateway.uncaught import report_own
 
 # of what a trial wrote before its end: a crash in C writes the stack of each thread
 MOST_LINES = 50
@@ -53,9 +53,10 @@ class Child(Process):
     ) -> None:
         super().__init__(config, config.server.limits.max_connections, on_report)
         self._place = place
+        self._expected = Expected(config)
         self._activations = 0
         self.address = f"unix:{place}" if place else ""
-        ours, theirs = socket.socketpair()
+        self._control, theirs = socket.socketpair()
         descriptors = (
             *(theirs.fileno(), listener.fileno(), self.in_flight.descriptor),
             *(end.fileno() for end in handover),
@@ -75,7 +76,6 @@ class Child(Process):
                 process_group=None if config.is_dev else 0,
                 **build_surroundings(config.pool, environment),
             )
-        self._control = ours
         self._writer: asyncio.StreamWriter | None = None
         # what a trial writes is news where it fails for the first time, and not each time
         self._lines = LastLines(self._process.stderr, len, MOST_LINES)
@@ -88,10 +88,8 @@ class Child(Process):
         try:
             while line := await reader.readline():
                 report = read_report(line)
-                try:
-                    self.on_report(self, report)
-                except Exception as error:  # noqa: BLE001  the next one is to be heard
-                    report_own(f"a report of worker {self.pid}", error)
+                self._expected.take(report)
+                self.hear(report)
         except ValueError as error:  # readline's, too, for a line that is too long
             lifecycle.error("worker %d sent an invalid report, and is ended: %s", self.pid, error)
             self.kill()
@@ -102,6 +100,7 @@ class Child(Process):
 
     def order(self, word: str, value: object = None) -> None:
         if self._writer is not None:
+            self._expected.note_order(word, value)
             rest = b" " + b64encode(to_bytes(value)) if value is not None else b""
             self._writer.write(word.encode() + rest + b"\n")
 
@@ -130,7 +129,7 @@ class Child(Process):
 
     def _give_up_on(self, activation: int) -> None:
         if self.is_active and self._activations == activation:
-            self.on_report(self, {"event": "settled"})
+            self.hear({"event": "settled"})
 
     @property
     def last_words(self) -> str:
@@ -139,12 +138,14 @@ class Child(Process):
     async def finish(self) -> None:
         # what it had sent is there already; the end is not where a child of its own has the socket
         tasks = [task for task in (self._listening, self._relaying) if task is not None]
-        await asyncio.wait(tasks, timeout=0.2)
-        for task in tasks:
-            task.cancel()
-        if self._place is not None:
-            self._place.unlink(missing_ok=True)
-        self.state = ChildState.DEAD
+        try:
+            await asyncio.wait(tasks, timeout=0.2)
+        finally:
+            self.state = ChildState.DEAD
+            for task in tasks:
+                task.cancel()
+            if self._place is not None:
+                self._place.unlink(missing_ok=True)
 
 
 class _Pickler(pickle.Pickler):

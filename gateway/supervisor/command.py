@@ -105,7 +105,7 @@ class Command(Process):
             self._fault = fault
             await asyncio.sleep(LOOK_SECONDS)
         self._fault = ""
-        self.on_report(self, {"event": "loaded", "mounts": []})
+        self.hear({"event": "loaded", "mounts": []})
 
     async def _find_fault(self) -> str:
         for path, host, scheme in sorted(set(find_questions(self._expected))):
@@ -132,7 +132,7 @@ class Command(Process):
 
     def order(self, word: str, value: object = None) -> None:
         report = {"event": _ANSWERS[word], "mounts": []}
-        asyncio.get_running_loop().call_soon(self.on_report, self, report)
+        asyncio.get_running_loop().call_soon(self.hear, report)
         if word == "retire":
             self._leave()
 
@@ -171,12 +171,14 @@ class Command(Process):
 
     async def finish(self) -> None:
         # as with a worker: what it wrote is there already, the end may not be
-        await asyncio.wait([self._relaying], timeout=0.2)
-        for task in (self._relaying, self._knocking, self._leaving):
-            if task is not None:
-                task.cancel()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self.state = ChildState.DEAD
+        try:
+            await asyncio.wait([self._relaying], timeout=0.2)
+        finally:
+            self.state = ChildState.DEAD
+            for task in (self._relaying, self._knocking, self._leaving):
+                if task is not None:
+                    task.cancel()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
         """Requests are counted where they come from, in the front workers."""

@@ -14,6 +14,7 @@ from gateway.protocol.head import RequestHead
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
+from gateway.supervisor.tasks import guarded
 from gateway.uncaught import report_own
 
 # what a client is told by nginx, since no answer came
@@ -25,14 +26,32 @@ async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> 
     """A worker has ended: tell what it leaves behind; replace it where its generation serves, and
     the gateway does not stop, of which a terminal tells all processes."""
     was, now = child.state, time.monotonic()
-    await child.finish()
+    with guarded(f"letting go of worker {child.pid}"):
+        await child.finish()
     generation.remove(child)
-    style = generation.config.server.access_log
-    lost = 0
+    delay: float | None
     try:
-        lost = record_lost(child, style if style == "off" else choose_style(style))
+        delay = note_end(generation, child, was, now, is_stopping=is_stopping)
     except Exception as error:  # noqa: BLE001  it is replaced all the same
-        report_own(f"the records of worker {child.pid}", error)
+        report_own(f"the end of worker {child.pid}", error)
+        delay = None if is_stopping else generation.backoff.note_failure(now)
+        if generation.state is State.STARTING:
+            generation.faults.append("the end of a worker: a fault of the gateway's own")
+    generation.note_change()
+    if delay is not None:
+        await replace(generation, delay)
+
+
+def note_end(
+    generation: Generation, child: Process, was: ChildState, now: float, *, is_stopping: bool
+) -> float | None:
+    """What is to be said of a worker that was in that state; after how many seconds another one
+    takes its place, None where none does."""
+    delay: float | None = None
+    lost = 0
+    style = generation.config.server.access_log
+    with guarded(f"the records of worker {child.pid}"):
+        lost = record_lost(child, style if style == "off" else choose_style(style))
     ended = f"worker {child.pid} ({was.value}) {child.describe_end()}"
     ended += f", with requests in flight: {lost}," if lost else ""
     was_loading = was in (ChildState.LOADING, ChildState.TRYING) and not is_stopping
@@ -61,12 +80,10 @@ async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> 
         lived = now - child.started
         ended = generation.locate(child.loading, ended)
         lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
-        generation.note_change()
-        await replace(generation, delay)
     elif lost or (generation.state is State.SERVING and child.exit_code):
         ended = generation.locate(child.loading, ended)
         lifecycle.error("%s after %.1f s", ended, now - child.started)
-    generation.note_change()
+    return delay
 
 
 def note_mount(generation: Generation, child: Process, now: float) -> bool:

@@ -11,12 +11,14 @@ import time
 from math import ceil
 
 from gateway.http.error_page import build_error_page
+from gateway.logs import lifecycle
 from gateway.supervisor.tasks import start
 
 STATUS = "503 Service Unavailable"
 # to take in what the client is still sending: a close with unread input would reset the connection
 LINGER_SECONDS = 2.0
 MOST_AT_A_TIME = 100
+PAUSE_SECONDS = 1.0
 
 
 class Doorman:
@@ -28,6 +30,7 @@ class Doorman:
         self._page = b""
         self._retry = 0.0
         self._door: socket.socket | None = None
+        self._is_short = False
         self._refusing: set[asyncio.Task[None]] = set()
 
     def open(self, cause: str, retry_seconds: float) -> None:
@@ -37,9 +40,14 @@ class Doorman:
         self._retry = time.monotonic() + retry_seconds
         if self._door is None:
             # a descriptor of its own: another may wait for the pool to be asked for
-            self._door = self._listener.dup()
-            self._door.setblocking(False)  # as it is for workers, with which it is shared
-            asyncio.get_running_loop().add_reader(self._door, self._accept, self._door)
+            try:
+                door = self._listener.dup()
+            except OSError as error:  # there is none: to be called again at the next change
+                self._note_shortage(error)
+                return
+            door.setblocking(False)  # as it is for workers, with which it is shared
+            asyncio.get_running_loop().add_reader(door, self._accept, door)
+            self._door = door
 
     def close(self) -> None:
         """Leave the socket to workers; safe to call twice."""
@@ -52,12 +60,33 @@ class Doorman:
         for _ in range(MOST_AT_A_TIME):
             try:
                 connection, _ = door.accept()
-            except OSError:  # none is left, or there is no descriptor for it
+            except BlockingIOError:
+                return  # none is left
+            except OSError as error:
+                self._pause(door, error)
                 return
+            self._is_short = False
             connection.setblocking(False)
             task = start(self._refuse(connection))
             self._refusing.add(task)
             task.add_done_callback(self._refusing.discard)
+
+    def _pause(self, door: socket.socket, error: OSError) -> None:
+        """There is no descriptor for it, or no memory: it stays in the queue, and would have the
+        loop turn without a pause. As asyncio's own servers do."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(door)
+        loop.call_later(PAUSE_SECONDS, self._go_on, door)
+        self._note_shortage(error)
+
+    def _note_shortage(self, error: OSError) -> None:
+        if not self._is_short:
+            self._is_short = True
+            lifecycle.error("requests cannot be answered 503, and wait: %s", error)
+
+    def _go_on(self, door: socket.socket) -> None:
+        if self._door is door:
+            asyncio.get_running_loop().add_reader(door, self._accept, door)
 
     def _build_answer(self) -> bytes:
         seconds = max(1, ceil(self._retry - time.monotonic()))

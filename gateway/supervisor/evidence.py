@@ -85,8 +85,9 @@ class Evidence:
     def add(self, moment: float, requests: Collection[Request], *, is_sure: bool) -> None:
         """A worker died with ``requests`` in flight, one of which may be the cause."""
         suspected = list(requests)[:MOST_REQUESTS]
-        keys = frozenset(key for request in suspected for key in keys_of(request))
         mounts = frozenset(request.mount for request in requests)
+        keys = frozenset(key for request in suspected for key in keys_of(request))
+        keys |= {(mount, "") for mount in mounts}
         self._deaths.append(Death(moment, mounts, keys, is_sure))
         for key in keys:
             self._find(key)

@@ -16,7 +16,8 @@ from itertools import count
 from pathlib import Path
 
 from gateway.config.workers import usable_cores
-from gateway.supervisor.tasks import start
+from gateway.supervisor.process import read_stat
+from gateway.supervisor.tasks import keep_up, start
 
 LOOK_SECONDS = 0.1
 # One that does not use the processor for so long waits for something else (a database, a lock, a
@@ -91,7 +92,7 @@ class StartGate:
         self._waiting.append(waiter)
         self.look()
         if self._waiting and (self._looking is None or self._looking.done()):
-            self._looking = start(self._look_on())
+            self._looking = start(keep_up(self._look_on))
         try:
             return await waiter.admitted
         except asyncio.CancelledError:
@@ -150,7 +151,7 @@ def measure(pid: int) -> tuple[int, bool]:
     for each in pids:  # which grows meanwhile
         process = Path(f"/proc/{each}")
         try:
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            fields = read_stat(each)
             for children in process.glob("task/*/children"):
                 pids += map(int, children.read_text().split())
         except OSError:

@@ -19,7 +19,9 @@ from gateway.supervisor.failures import describe_place, describe_pool
 from gateway.supervisor.gate import Load, StartGate, Urgency
 from gateway.supervisor.outages import Outages
 from gateway.supervisor.process import LEAVING, ChildState, Process, Purpose, Report
+from gateway.supervisor.tasks import guarded
 from gateway.supervisor.tasks import start as start_task
+from gateway.uncaught import explain, report_own
 
 # Without workers for so long, requests are better answered than kept waiting. Those of workers that
 # had served are back sooner.
@@ -222,15 +224,25 @@ class Generation:
         """Start a worker, as a spare one beside those that serve, or for a ``trial`` of that mount.
         It leaves out what cannot be loaded, unless told otherwise. Raises OSError."""
         left_out = self.outages.left_out if left_out is None else left_out
-        child = self._start(self, Purpose(left_out, trial))
+        child = self._start_one(Purpose(left_out, trial))
         self.children[child.pid] = child
         child.is_spare, child.left_out = is_spare, left_out
         if trial:
             child.state, child.trial, child.may_serve = ChildState.TRYING, trial, False
         seconds = self.config.server.limits.start_timeout_seconds
         asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)
-        self._on_change(self)
+        self._tell_observers()
         return child
+
+    def _start_one(self, purpose: Purpose) -> Process:
+        """Raises OSError, whatever has gone wrong: who asks for a worker can cope with that."""
+        try:
+            return self._start(self, purpose)
+        except OSError:
+            raise
+        except Exception as error:
+            report_own("the start of a worker", error)
+            raise OSError(explain(error)) from error
 
     def _end_overdue(self, child: Process) -> None:
         is_loading = child.state in (ChildState.LOADING, ChildState.TRYING)
@@ -264,8 +276,14 @@ class Generation:
     def note_change(self) -> None:
         """Have those look who wait in ``until``, and who was to be told of changes."""
         self._changed.set()
-        self._gate.look()
-        self._on_change(self)
+        with guarded("whose turn it is to start"):
+            self._gate.look()
+        self._tell_observers()
+
+    def _tell_observers(self) -> None:
+        """What they cannot do now, they do at the next change."""
+        with guarded(f"a change of generation {self.id}"):
+            self._on_change(self)
 
     def note_fault(self, fault: str, mount: str = "") -> None:
         """Why it cannot serve, or what is to be known of one that does, or may without ``mount``,
@@ -284,8 +302,7 @@ class Generation:
         if self.state is State.STOPPING:
             return  # it falls asleep just now
         self.state = State.KEPT
-        for child in self.children.values():
-            child.pause(hands_over=hands_over)
+        self._each(lambda child: child.pause(hands_over=hands_over))
         await self.until(
             lambda: not any(child.accepts for child in self.children.values()), KILL_GRACE_SECONDS
         )
@@ -293,8 +310,7 @@ class Generation:
     async def retire(self) -> None:
         """After ``leave``: end with the last kept-alive connection. Waits for that."""
         self.state = State.RETIRING
-        for child in self.children.values():
-            child.retire()
+        self._each(lambda child: child.retire())
         limits = self.config.server.limits
         if not await self.until(
             lambda: not self.children, limits.keep_alive_seconds + limits.drain_timeout_seconds
@@ -305,8 +321,7 @@ class Generation:
         """Let requests in flight finish, and end. Waits for that; kills what takes too long."""
         self.state = State.STOPPING
         self.note_change()
-        for child in self.children.values():
-            child.terminate()
+        self._each(lambda child: child.terminate())
         if await self.until(lambda: not self.children, drain_seconds + KILL_GRACE_SECONDS):
             return
         for child in self.children.values():
@@ -322,8 +337,13 @@ class Generation:
 
     def kill(self) -> None:
         """End all workers at once."""
-        for child in self.children.values():
-            child.kill()
+        self._each(lambda child: child.kill())
+
+    def _each(self, order: Callable[[Process], object]) -> None:
+        """Give ``order`` to every worker; one that cannot have it is no reason to leave others."""
+        for child in list(self.children.values()):
+            with guarded(f"an order to worker {child.pid}"):
+                order(child)
 
     # --- waiting ------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from gateway.config.slices import redirect
 from gateway.supervisor import inplace
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.pool import Pool
+from gateway.supervisor.tasks import keep_up
 
 
 class Guide:
@@ -46,7 +47,7 @@ class Guide:
     def note_change(self) -> None:
         """See whether an address has changed, and tell the front workers of it."""
         if not self._leading.locked() and self._find_misled():
-            self._start_task(self.lead())
+            self._start_task(keep_up(self.lead))
 
     async def lead(self) -> None:
         """Have all front workers, those that retire too, ask where the servers are now."""

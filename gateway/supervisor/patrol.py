@@ -8,15 +8,17 @@ limits of the generation's configuration as it is at each look.
 import asyncio
 import signal
 import time
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 from gateway.inflight import Request
 from gateway.logs import lifecycle
 from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.process import Cause, ChildState, Process
+from gateway.supervisor.process import Cause, ChildState, Process, read_stat
 from gateway.supervisor.recycle import Recycler
 from gateway.supervisor.retries import Retrier
 from gateway.supervisor.scale import Scaler
+from gateway.supervisor.tasks import guard
 
 LOOK_SECONDS = 0.25
 # a later look is no worker's fault: the machine, or the whole container, stood still
@@ -33,19 +35,30 @@ MOST_TOLD = 10
 
 async def patrol(generation: Generation) -> None:
     """Until the last worker has gone."""
-    recycler, scaler, retrier = Recycler(generation), Scaler(generation), Retrier(generation)
-    looked = weighed = time.monotonic()
+    retry = guard(Retrier(generation).look)
+    weigh = [guard(Recycler(generation).look), guard(Scaler(generation).look)]
+    workers: dict[Process, Callable[[], None]] = {}
+    elapsed, looked = 0.0, time.monotonic()
+    weighed = looked
+
+    def look_after(child: Process) -> None:
+        child.note_silence(min(elapsed, MOST_ELAPSED_SECONDS))
+        end_silent(child, generation.config.server.limits.block_timeout_seconds)
+
     while generation.children or generation.state in (State.STARTING, State.SERVING):
         await asyncio.sleep(LOOK_SECONDS)
         elapsed, looked = time.monotonic() - looked, time.monotonic()
-        for child in list(generation.children.values()):
-            child.note_silence(min(elapsed, MOST_ELAPSED_SECONDS))
-            end_silent(child, generation.config.server.limits.block_timeout_seconds)
-        retrier.look()
+        # each by itself: whatever one worker may have, the others are looked after
+        workers = {
+            child: workers.get(child) or guard(partial(look_after, child))
+            for child in generation.children.values()
+        }
+        for look in (*workers.values(), retry):
+            look()
         if looked - weighed >= WEIGH_SECONDS:
             weighed = looked
-            recycler.look()
-            scaler.look()
+            for look in weigh:
+                look()
 
 
 def end_silent(child: Process, limit: float) -> None:
@@ -68,9 +81,9 @@ def end_silent(child: Process, limit: float) -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal or a debugger. Source: proc_pid_stat(5)."""
+    """Whether a process was stopped by a signal or a debugger."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        return read_stat(pid)[0] in "Tt"
     except OSError:
         return False
 

@@ -34,7 +34,7 @@ from gateway.supervisor.process import Process, Purpose, Report
 from gateway.supervisor.sleep import Alarm, fall_asleep, has_clients
 from gateway.supervisor.sockets import Pair, open_handover
 from gateway.supervisor.succession import hand_on
-from gateway.supervisor.tasks import keep_up
+from gateway.supervisor.tasks import guarded, keep_up
 
 # Workers that are kept, or have requests in flight, keep their memory: many quick edits must not
 # fill the machine. The oldest end sooner, as in a stop.
@@ -188,24 +188,25 @@ class Pool:
         generation = self._build(config, environment, None)
         generation.serve()
         for _ in range(generation.size):
-            self._start_task(replace(generation, 0))
+            self._start_task(keep_up(lambda: replace(generation, 0)))
         self._lead(generation)
 
     def _lead(self, generation: Generation) -> None:
         """From now on it is this one that serves."""
         self._alarm.clear()
         self.current = generation
-        self._mind_door(generation)
         if generation not in self.generations:
             self.generations.append(generation)  # it was asleep
-        hand_on(self.current, self.generations)
-        self._start_task(self._rest(generation))
+        self._follow(generation)
+        self._start_task(keep_up(lambda: self._rest(generation)))
 
     async def _rest(self, generation: Generation) -> None:
         """Have it sleep once nobody asks for it."""
-        if not await fall_asleep(generation):
-            return
-        lifecycle.info("pool %s: asleep until it is asked for", generation.config.pool.name)
+        if await fall_asleep(generation):
+            lifecycle.info("pool %s: asleep until it is asked for", generation.config.pool.name)
+            await keep_up(lambda: self._fall_asleep(generation))
+
+    async def _fall_asleep(self, generation: Generation) -> None:
         await generation.sleep(generation.config.server.limits.drain_timeout_seconds)
         if generation is not self.current:
             self._forget(generation)
@@ -239,9 +240,14 @@ class Pool:
         return generation
 
     def _note_change(self, generation: Generation) -> None:
-        self._mind_door(generation)
-        hand_on(self.current, self.generations)
+        self._follow(generation)
         self._on_change()
+
+    def _follow(self, generation: Generation) -> None:
+        with guarded(f"who answers instead of generation {generation.id}"):
+            self._mind_door(generation)
+        with guarded(f"which workers are active, with generation {generation.id}"):
+            hand_on(self.current, self.generations)
 
     def _mind_door(self, generation: Generation) -> None:
         """Have requests answered while nobody else can: from when its workers do not come back at
@@ -366,7 +372,7 @@ class Pool:
         self._end_oldest()
         # a server of another make takes none
         await old.leave(hands_over=not after.pool.command)
-        self._start_task(self._keep(old, after.server))
+        self._start_task(keep_up(lambda: self._keep(old, after.server)))
 
     def let_go(self, previous: Generation | None = None) -> None:
         """No rollback goes back any more to what it went back to until now."""
@@ -391,7 +397,7 @@ class Pool:
         seconds = max(server.keep_previous_seconds, server.watch.for_seconds if server.watch else 0)
         await old.until(lambda: old.state is not State.KEPT or old is not self.previous, seconds)
         await old.until(lambda: not old.is_claimed, None)
-        if old.state is State.KEPT:
+        if old.state in (State.KEPT, State.RETIRING):
             await old.retire()
         elif old.state is State.STOPPING:
             await old.until(lambda: not old.children, None)

@@ -36,6 +36,7 @@ from gateway.supervisor.process import Process, Purpose, Report
 from gateway.supervisor.quarantine import Quarantines
 from gateway.supervisor.reports import take_report
 from gateway.supervisor.sockets import Pair, open_pool_listener
+from gateway.supervisor.tasks import guard, guarded, keep_up
 
 MAIN = "main"
 # how often it is looked at what is in flight
@@ -149,9 +150,9 @@ class Pools:
     def serve(self, config: Config) -> None:
         """Start all for the first time."""
         self.config = config
-        self._start_task(self._watch())
+        self._start_task(keep_up(self._watch))
         for name, own in self._cut(config).items():
-            self._start_task(self._find(name).serve(own))
+            self._start_task(keep_up(partial(self._find(name).serve, own)))
 
     def _cut(self, config: Config) -> dict[str, Config]:
         find_socket = lambda name: str(self._find_socket(name))  # noqa: E731
@@ -196,16 +197,24 @@ class Pools:
     # --- watching -----------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        looks = [
+            guard(self._memory_kills.look),
+            guard(lambda: self.quarantines.look(self.generations)),
+        ]
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            self._memory_kills.look()
-            self.quarantines.look(self.generations)
+            for look in looks:
+                look()
 
     def note_end(self, generation: Generation, child: Process, wait_status: int) -> None:
         """A process of a generation was reaped; ``wait_status`` as waitpid's."""
-        child.note_end(wait_status, is_out_of_memory=self._memory_kills.is_recent())
+        is_out_of_memory = False
+        with guarded("whether memory has run out"):
+            is_out_of_memory = self._memory_kills.is_recent()
+        child.note_end(wait_status, is_out_of_memory=is_out_of_memory)
         if not self.is_stopping:
-            self.quarantines.note_death(generation, child)
+            with guarded(f"whose request has ended worker {child.pid}"):
+                self.quarantines.note_death(generation, child)
 
     def _take_report(self, generation: Generation, child: Process, report: Report) -> None:
         if report["event"] == "loaded" and generation.config.pool.name == MAIN:
@@ -233,11 +242,15 @@ class Pools:
         return await self._prepare(
             config,
             {
-                name: self._find(name).prepare(own, anew=anew(name))
+                name: self._prepare_one(name, own, anew=anew(name))
                 for name, own in wanted.items()
                 if anew(name) or not self._serves(name, own)
             },
         )
+
+    async def _prepare_one(self, name: str, config: Config, *, anew: bool) -> Change:
+        """Raises ConfigError where a new pool's socket cannot be had, and AppLoadError."""
+        return await self._find(name).prepare(config, anew=anew)
 
     async def try_out(self, config: Config) -> None:
         """Load everything as a start would, serve nothing, and end it again. Raises AppLoadError
@@ -276,7 +289,7 @@ class Pools:
             if name in undone.changes and undone.changes[name].old:
                 work[name] = self._find(name).prepare_undo(undone.changes[name])
             elif not self._serves(name, own):
-                work[name] = self._find(name).prepare(own, anew=False)
+                work[name] = self._prepare_one(name, own, anew=False)
         return await self._prepare(undone.before, work)
 
     async def _prepare(
@@ -301,7 +314,7 @@ class Pools:
 
     async def commit(self, change: TableChange) -> None:
         """Serve what was prepared. Raises AppLoadError; then nothing has changed."""
-        done: list[str] = []
+        begun: list[str] = []
         try:
             # the front workers last: what they lead to has to be there
             for name in sorted(change.changes, key=lambda name: name == MAIN):
@@ -309,30 +322,44 @@ class Pools:
                 if name == MAIN:
                     await self._guide.lead()
                     own = replace(own, after=redirect(own.after, self._guide.find_addresses))
+                begun.append(name)
                 await self._pools[name].commit(own)
-                done.append(name)
-        except AppLoadError:
-            for name in done:
-                pool = self._pools[name]
-                with contextlib.suppress(AppLoadError):
-                    await pool.commit(await pool.prepare_undo(change.changes[name]))
-            await self.drop(change)
+        except Exception:
+            await self._take_back(change, begun)
             raise
         self.config = change.after
-        self._update_refused()
+        # it is served, whatever goes wrong with what follows
+        with guarded("what cannot be served so far"):
+            self._update_refused()
         if not change.changes:
             return  # what a rollback would go back to is still the same
+        with guarded("what was served before"):
+            self._let_go(change)
+        with guarded("where the front workers ask"):
+            await self._guide.lead()
+        with guarded("the pages that reload themselves"):
+            self._note_reload(change)
+        with guarded("the pools that the table does not have any more"):
+            self._end_unused(self._cut(change.after))
+        self._start_task(self._collect())
+
+    async def _take_back(self, change: TableChange, begun: list[str]) -> None:
+        """Serve what was served before, in the pools that serve ``change`` already."""
+        for name in begun:
+            pool, own = self._pools[name], change.changes[name]
+            if own.means is Means.IN_PLACE or pool.current is own.new:
+                what = f"taking back the change of pool {name}"
+                with guarded(what), contextlib.suppress(AppLoadError):
+                    await pool.commit(await pool.prepare_undo(own))
+        await self.drop(change)
+
+    def _let_go(self, change: TableChange) -> None:
         for name, pool in self._pools.items():
             renewed = change.changes.get(name)
             if renewed is None or renewed.means is Means.IN_PLACE:
                 pool.let_go()
             else:
                 self.quarantines.forget(name)
-        await self._guide.lead()
-        if change.after.is_live:
-            self._note_reload(change)
-        self._end_unused(self._cut(change.after))
-        self._start_task(self._collect())
 
     def _update_refused(self) -> None:
         """What cannot be served so far is tried as the table says it now."""
@@ -343,6 +370,8 @@ class Pools:
 
     def _note_reload(self, change: TableChange) -> None:
         """New front workers are another version of all pages by themselves."""
+        if not change.after.is_live:
+            return
         own, serving = change.changes.get(MAIN), self.main.current
         if serving is not None and (own is None or own.old is own.new):
             for child in serving.crew:
@@ -359,7 +388,8 @@ class Pools:
     async def drop(self, change: TableChange) -> None:
         """Leave what was prepared."""
         for name, own in change.changes.items():
-            await self._pools[name].drop(own)
+            with guarded(f"leaving the change of pool {name}"):
+                await self._pools[name].drop(own)
         self._end_unused(self._cut(self.config))
 
     def _end_unused(self, used: Iterable[str]) -> None:
@@ -370,9 +400,9 @@ class Pools:
             self._start_task(self._close(pool))
 
     async def _close(self, pool: Pool) -> None:
-        await pool.stop(self.config.server.limits.drain_timeout_seconds)
-        pool.close()
+        await _stop(pool, self.config.server.limits.drain_timeout_seconds)
         self._closing.remove(pool)
+        pool.close()
 
     # --- ending -------------------------------------------------------------------------------
 
@@ -381,10 +411,11 @@ class Pools:
         Together they have no longer than ``drain_seconds``."""
         others = [pool for name, pool in self._pools.items() if name != MAIN] + self._closing
         ends = time.monotonic() + drain_seconds
-        await self.main.stop(drain_seconds)
+        await _stop(self.main, drain_seconds)
         left = max(0.0, ends - time.monotonic())
-        await asyncio.gather(*(pool.stop(left) for pool in others))
-        self.groups.close()
+        await asyncio.gather(*(_stop(pool, left) for pool in others))
+        with guarded("letting go of what commands have started"):
+            self.groups.close()
 
     def close(self) -> None:
         """Close their sockets, once all have ended."""
@@ -395,3 +426,9 @@ class Pools:
         """End all workers at once."""
         for generation in self.generations:
             generation.kill()
+
+
+async def _stop(pool: Pool, drain_seconds: float) -> None:
+    """One that cannot be stopped keeps no other from it; its workers end with this process."""
+    with guarded("the stop of a pool"):
+        await pool.stop(drain_seconds)

@@ -20,6 +20,7 @@ from typing import Any
 
 from gateway.config.model import Config
 from gateway.inflight import Board
+from gateway.uncaught import report_own
 
 Report = dict[str, Any]
 
@@ -118,7 +119,7 @@ class Process:
         self.loaded_bytes = 0
         self.jitter = random.uniform(0.9, 1.1)
         self.in_flight = Board(slots)
-        self.on_report = on_report
+        self._on_report = on_report
         self._heartbeat = 0.0
         self._prepared = config
         self._questions: deque[asyncio.Future[list[Report]]] = deque()
@@ -135,6 +136,15 @@ class Process:
         ended does not hear. Or to ``quarantine`` mounts, or that some are ``put_off``, which it
         does not answer."""
         raise NotImplementedError
+
+    def hear(self, report: Report) -> None:
+        """It reports this. Where that cannot be dealt with, what it is doing is not known any more,
+        and somebody may wait for it for ever: another one takes its place."""
+        try:
+            self._on_report(self, report)
+        except Exception as error:  # noqa: BLE001  whatever it is
+            report_own(f"worker {self.pid} is ended, since its report cannot be dealt with", error)
+            self.kill()
 
     def prepare(self, config: Config) -> "asyncio.Future[list[Report]]":
         """Have it make ready for ``config``, which needs no import. The result is a report of each
@@ -278,6 +288,13 @@ class Process:
             "memory": resident_bytes(self.pid),
             "loading": self.loading,
         }
+
+
+def read_stat(pid: int) -> list[str]:
+    """What /proc has of a process behind its name, which may be any bytes. Raises OSError. Source:
+    proc_pid_stat(5)."""
+    text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    return text.rpartition(")")[2].split()
 
 
 def resident_bytes(pid: int) -> int:

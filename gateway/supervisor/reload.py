@@ -18,7 +18,7 @@ from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
 from gateway.supervisor.launch import check_users
 from gateway.supervisor.pools import UNCHANGED, Pools, TableChange
-from gateway.supervisor.tasks import start
+from gateway.supervisor.tasks import guarded, keep_up, start
 from gateway.supervisor.trial import Trial
 
 # the sockets are the gateway's own, opened once for all generations; those of pools are this user's
@@ -165,7 +165,8 @@ class Reloader:
                 if change.changes:  # else there is nothing that a rollback could undo
                     self._change = change
                     self._begin_trial(change, is_undo=prepare == self._prepare_undo)
-            messages += self._pools.describe_unwell()
+            with guarded("what is to be said of mounts that do not serve"):
+                messages += self._pools.describe_unwell()
         except ConfigError as error:
             exit_code, messages = 2, error.problems
         except AppLoadError as error:
@@ -197,7 +198,7 @@ class Reloader:
             self._trial = start(self._try(trial))
 
     async def _try(self, trial: Trial) -> None:
-        fault = await trial.judge()
+        fault = await keep_up(trial.judge)
         if fault:
             self._trial = None  # which is this one, and is not to be cancelled
             lifecycle.error("the last reload is taken back: %s", fault)

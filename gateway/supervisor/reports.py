@@ -13,6 +13,8 @@ from gateway.supervisor.process import ChildState, Process, Report, resident_byt
 
 # what a worker that is not to serve has to end, whatever its apps have started
 END_SECONDS = 2.0
+# of what apps have changed for others, in one generation: they decide what the texts are
+MOST_NOTED = 100
 
 
 def take_report(generation: Generation, child: Process, report: Report) -> None:
@@ -54,7 +56,7 @@ def _note_change(generation: Generation, report: Report) -> None:
         describe_place(config, name) if is_known else f"{config.source}: pool {config.pool.name}"
     )
     text = f"{place}: {report['text']}"
-    if text not in generation.noted:
+    if text not in generation.noted and len(generation.noted) < MOST_NOTED:
         generation.noted.add(text)
         lifecycle.warning("%s", text, extra={"mount": name} if is_known else {})
 

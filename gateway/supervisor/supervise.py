@@ -36,7 +36,7 @@ from gateway.supervisor.sockets import (
     raise_descriptor_limit,
     removing,
 )
-from gateway.supervisor.tasks import keep_up, start
+from gateway.supervisor.tasks import guarded, keep_up, start
 from gateway.supervisor.warnings import find_warnings
 from gateway.supervisor.watch import Mark, look, watch_file, watch_files
 from gateway.supervisor.watch_code import watch_code
@@ -187,18 +187,21 @@ class Supervisor:
             pid = ended.si_pid
             known = [(g, g.children[pid]) for g in self._pools.generations if pid in g.children]
             for _, child in known:
-                child.clear_up()
+                with guarded(f"what worker {pid} has started"):
+                    child.clear_up()
             _, wait_status = os.waitpid(pid, 0)
             if not known:
-                self._pools.groups.note_reaped(pid)
+                with guarded("what a command has started"):
+                    self._pools.groups.note_reaped(pid)
             for generation, child in known:
                 self._note_end(generation, child, wait_status)
 
     def _note_end(self, generation: Generation, child: Process, wait_status: int) -> None:
-        self._pools.note_end(generation, child, wait_status)
-        self._dropped += child.in_flight.pulse().dropped
-        if self._terminal is not None and os.WIFSIGNALED(wait_status):
-            self._terminal.restore()
+        with guarded(f"the end of worker {child.pid}"):
+            self._pools.note_end(generation, child, wait_status)
+            self._dropped += child.in_flight.pulse().dropped
+            if self._terminal is not None and os.WIFSIGNALED(wait_status):
+                self._terminal.restore()
         self._start_task(bury(generation, child, is_stopping=self._is_stopping))
 
     # --- reloads ------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
-"""Work in the background of the supervisor, whose failure never goes unnoticed.
+"""Work of the supervisor, whose failure never goes unnoticed, and takes no other work with it.
 
-Refuses to know what the work is.
+One rule, in three shapes: what nobody expected is a record with its traceback, and the duty stays.
+A task is begun again (``keep_up``), a look comes again (``guard``), and the next step is taken
+(``guarded``). Refuses to know what the work is.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+from gateway.supervisor.backoff import Backoff
 from gateway.uncaught import report_own
 
-# before what has failed is begun again
-AGAIN_SECONDS = 1.0
+Result = TypeVar("Result")
 
 
 def start(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
@@ -26,13 +30,48 @@ def _report(task: "asyncio.Task[Any]") -> None:
         report_own(f"the task {task.get_coro().__qualname__} has failed", error)  # type: ignore[union-attr]
 
 
-async def keep_up(begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run what ``begin`` gives until it returns; where it fails, that is reported and it is begun
-    again: without it, nobody would look after workers or the table any more."""
+async def keep_up(begin: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """The result of what ``begin`` gives. Where that fails it is reported and begun again, with the
+    back-off of workers: without it, nobody would look after workers or the table any more."""
+    backoff = Backoff()
     while True:
+        began = time.monotonic()
         try:
             return await begin()
         except Exception as error:  # noqa: BLE001  whatever it is
-            name = begin.__qualname__.partition(".<locals>")[0]
-            report_own(f"{name} has failed; it goes on in {AGAIN_SECONDS:g} s", error)
-            await asyncio.sleep(AGAIN_SECONDS)
+            delay = backoff.note_death(began, time.monotonic(), has_served=False)
+            report_own(f"{_name(begin)} has failed; it begins again in {delay:g} s", error)
+            await asyncio.sleep(delay)
+
+
+def guard(look: Callable[[], object]) -> Callable[[], None]:
+    """``look``, for a caller that has other things to look at, too. Where it raises that is
+    reported, and it is left out until its back-off is over."""
+    backoff = Backoff()
+
+    def run() -> None:
+        now = time.monotonic()
+        if now < backoff.until:
+            return
+        try:
+            look()
+            backoff.rounds = 0
+        except Exception as error:  # noqa: BLE001  whatever it is
+            delay = backoff.note_failure(now)
+            report_own(f"{_name(look)} has failed; again in {delay:g} s", error)
+
+    return run
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """A step whose failure is reported, and keeps nobody from the next one."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  whatever it is
+        report_own(what, error)
+
+
+def _name(called: Any) -> str:
+    called = getattr(called, "func", called)  # of a partial
+    return str(called.__qualname__).partition(".<locals>")[0]

@@ -8,9 +8,13 @@ says. Source: stat(2).
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
+
+from gateway.supervisor.tasks import keep_up
 
 LOOK_SECONDS = 0.5
 # a save is over once nothing has changed for so long: some editors write in several steps
@@ -30,8 +34,9 @@ def look(path: str) -> Mark | None:
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
 
 
-async def watch_file(path: str, on_save: Callable[[float], Awaitable[object]]) -> None:
-    """Call ``on_save`` with the time (Unix) at which each save was made, and wait for its end.
+async def watch_file(path: str, on_save: Callable[[float], Coroutine[Any, Any, object]]) -> None:
+    """Call ``on_save`` with the time (Unix) at which each save was made, and wait for its end. What
+    fails is tried again: a save from that time on would not be seen by one that begins anew.
 
     A file that has gone is no save; the one that takes its place is.
     """
@@ -47,7 +52,8 @@ async def watch_file(path: str, on_save: Callable[[float], Awaitable[object]]) -
         seen = found
         now, saved = time.time(), found[0] / 1e9
         # a file that was moved here keeps the time of its own making
-        await on_save(saved if 0 <= now - saved < RECENT_SECONDS else now)
+        saved = saved if 0 <= now - saved < RECENT_SECONDS else now
+        await keep_up(partial(on_save, saved))
 
 
 async def settle(path: str, found: Mark) -> Mark | None:
@@ -61,25 +67,26 @@ async def settle(path: str, found: Mark) -> Mark | None:
 
 
 async def watch_files(
-    find_paths: Callable[[], Iterable[str]], on_save: Callable[[], Awaitable[object]]
+    find_paths: Callable[[], Iterable[str]], on_save: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
     """Call ``on_save`` whenever one of the files was saved that ``find_paths`` gives at each look,
     and wait for its end. One that has gone is no save; the one that takes its place is."""
-    seen = await _look_aside(find_paths())
+    look_at_all = lambda: _look_aside(find_paths())  # noqa: E731
+    seen = await keep_up(look_at_all)
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        found = await _look_aside(find_paths())
+        found = await keep_up(look_at_all)
         if any(seen.get(path, mark) != mark for path, mark in found.items()):
             while found != (found := await _look_later(found)):
                 pass
             seen |= found
-            await on_save()
+            await keep_up(on_save)
         seen |= found
 
 
 async def _look_later(found: dict[str, Mark]) -> dict[str, Mark]:
     await asyncio.sleep(SETTLED_SECONDS)
-    return await _look_aside(found)
+    return await keep_up(lambda: _look_aside(found))
 
 
 async def _look_aside(paths: Iterable[str]) -> dict[str, Mark]:

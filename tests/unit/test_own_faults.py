@@ -1,0 +1,276 @@
+"""What goes wrong in the supervisor is a record, and takes no duty with it: workers that end are
+replaced, and what looks after them begins again. The faults are real ones."""
+
+import asyncio
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Running, wait_until
+
+from gateway.config.model import Config, Server
+from gateway.inflight import Board
+from gateway.supervisor.deaths import bury
+from gateway.supervisor.evidence import MOST_REQUESTS
+from gateway.supervisor.generation import Generation, State
+from gateway.supervisor.process import ChildState, Purpose
+from gateway.supervisor.tasks import guard, guarded, keep_up
+
+Start = Callable[..., Running]
+CONFIG = Config("mounts.yaml", Path("/nowhere"), Server(workers=1), ())
+MANUAL = "  reload_on_edit: false\n"
+NO_TEXT = b"A=\xff\xfe\n"
+POOL = "  /: good:app\n  /p: {app: 'good:app', pool: shop}\npools:\n  shop: {env_file: variables}\n"
+
+
+def answers(gateway: Running, target: str) -> bool:
+    try:
+        return gateway.ask(target)[9:12] == b"200"
+    except OSError:
+        return False
+
+
+def find_worker(gateway: Running, pool: str) -> int:
+    """The pid of the only worker of a pool; 0 where it has none that is ready."""
+    report = gateway.control("status")
+    for generation in report["generations"]:
+        for worker in generation["workers"]:
+            if generation["pool"] == pool and worker["state"] == "ready":
+                return int(worker["pid"])
+    return 0
+
+
+@pytest.fixture
+def pool(start: Start, tmp_path: Path) -> Running:
+    """One whose variables are in a file beside the table."""
+    (tmp_path / "variables").write_bytes(b"A=1\n")
+    gateway = start(POOL, MANUAL)
+    wait_until(lambda: find_worker(gateway, "shop"), "the pool is ready")
+    return gateway
+
+
+# --- starts that raise what nobody expects -----------------------------------------------------
+
+
+def test_a_worker_is_replaced_once_its_variables_can_be_read_again(pool: Running) -> None:
+    (pool.folder / "variables").write_bytes(NO_TEXT)
+    os.kill(find_worker(pool, "shop"), signal.SIGKILL)
+    wait_until(lambda: "a worker could not be started" in pool.log_text, "the start has failed")
+    assert "UnicodeDecodeError" in pool.log_text
+    (pool.folder / "variables").write_bytes(b"A=2\n")
+    wait_until(lambda: answers(pool, "/p"), "it is replaced")
+
+
+def test_a_reload_that_cannot_start_workers_fails_and_the_next_one_succeeds(pool: Running) -> None:
+    (pool.folder / "variables").write_bytes(NO_TEXT)
+    failed = pool.control("reload")
+    assert failed["exit_code"] == 3
+    assert "a worker could not be started" in "\n".join(failed["messages"])
+    assert answers(pool, "/p")
+    (pool.folder / "variables").write_bytes(b"A=2\n")
+    assert pool.control("reload")["exit_code"] == 0
+
+
+# --- descriptors -------------------------------------------------------------------------------
+
+
+def test_workers_come_back_after_the_supervisor_has_run_out_of_descriptors(pool: Running) -> None:
+    pid = pool.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    worker = find_worker(pool, "shop")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, limits[1]))
+    os.kill(worker, signal.SIGKILL)
+    # by then requests would be answered in their stead, which takes a descriptor, too
+    wait_until(lambda: "again in 0.8 s" in pool.log_text, "several starts have failed")
+    wait_until(lambda: "again in 1.6 s" in pool.log_text, "it is tried again")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: answers(pool, "/p"), "it is replaced")
+
+
+# --- what a worker leaves behind ---------------------------------------------------------------
+
+CROWD = """
+import pathlib, time
+here = pathlib.Path(__file__).parent
+def app(environ, start_response):
+    if environ["QUERY_STRING"]:
+        mount = environ["SCRIPT_NAME"][1:]
+        (here / f"began-{mount}-{environ['QUERY_STRING']}").touch()
+        time.sleep(60)
+    start_response("200 OK", [])
+    return [b""]
+"""
+
+
+def test_one_that_ends_with_many_requests_in_flight_is_replaced(start: Start) -> None:
+    """More of one mount than are remembered, and behind them one of another."""
+    gateway = start("  /a: crowd:app\n  /b: crowd:app\n", MANUAL, crowd=CROWD)
+    [worker] = gateway.children()
+
+    def send(target: str) -> None:
+        with suppress(OSError):
+            gateway.ask(target)
+
+    with ThreadPoolExecutor(MOST_REQUESTS + 1) as clients:
+        for number in range(MOST_REQUESTS):
+            clients.submit(send, f"/a?{number}")
+        begun = lambda: len(list(gateway.folder.glob("began-a-*")))  # noqa: E731
+        wait_until(lambda: begun() == MOST_REQUESTS, "all are in flight")
+        clients.submit(send, "/b?last")
+        wait_until((gateway.folder / "began-b-last").exists, "the last is in flight")
+        os.kill(worker, signal.SIGSEGV)
+        wait_until(lambda: answers(gateway, "/a"), "another worker serves")
+    assert "a fault of the gateway's own" not in gateway.log_text
+
+
+# --- names that are no text --------------------------------------------------------------------
+
+# of the process, which /proc shows: any bytes
+NAMED = """
+import pathlib, time
+pathlib.Path("/proc/self/comm").write_bytes(b"\\xff\\xfe) S")
+"""
+
+
+def test_a_worker_that_hangs_is_ended_whatever_its_name_is(start: Start) -> None:
+    hang = NAMED + (
+        "def app(environ, start_response):\n"
+        "    while environ['QUERY_STRING']:\n        pass\n"
+        "    start_response('200 OK', [])\n    return [b'']\n"
+    )
+    gateway = start("  /: hang:app\n", MANUAL + "  block_timeout: 1s\n", hang=hang)
+    with suppress(OSError):
+        gateway.ask("/?hang")
+    wait_until(lambda: answers(gateway, "/"), "another worker serves")
+    assert "(server.block_timeout)" in gateway.log_text
+    assert "a fault of the gateway's own" not in gateway.log_text
+
+
+def test_workers_that_wait_keep_none_from_loading_whatever_their_names_are(start: Start) -> None:
+    waits = NAMED + (
+        "here = pathlib.Path(__file__).parent\n"
+        "while not (here / 'go').exists():\n    time.sleep(0.01)\n"
+        "from good import app\n"
+    )
+    names = [f"p{number}" for number in range((os.cpu_count() or 1) + 2)]
+    mounts = "".join(f"  /{name}: {{app: 'waits:app', pool: {name}}}\n" for name in names)
+    pools = "pools:\n" + "".join(f"  {name}: {{}}\n" for name in names)
+    gateway = start("  /: good:app\n" + mounts + pools, MANUAL, waits=waits)
+
+    def count_loading() -> int:
+        generations: list[dict[str, Any]] = gateway.control("status")["generations"]
+        return sum(worker["loading"] != "" for g in generations for worker in g["workers"])
+
+    wait_until(lambda: count_loading() == len(names), "all wait for the same at a time")
+    (gateway.folder / "go").touch()
+    wait_until(lambda: all(answers(gateway, f"/{name}") for name in names), "all serve")
+    assert "a fault of the gateway's own" not in gateway.log_text
+
+
+# --- the rule itself: here nothing real can be had, so that work which fails is made up ---------
+
+
+def test_a_look_that_fails_rests_and_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    looks: list[str] = []
+
+    def fail() -> None:
+        looks.append("fails")
+        raise LookupError("at each look")
+
+    look, other = guard(fail), guard(lambda: looks.append("goes on"))
+    for _ in range(3):
+        look()
+        other()
+    assert looks == ["fails", *["goes on"] * 3]
+    assert caplog.text.count("LookupError: at each look") == 2  # the entry and its traceback
+    wait_until(lambda: look() or looks.count("fails") == 3, "it comes again, and later each time")
+    assert "again in 0.2 s" in caplog.text
+
+
+def test_a_look_that_succeeds_again_is_as_if_it_had_never_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looks: list[int] = []
+
+    def fail_now_and_then() -> None:
+        looks.append(1)
+        if len(looks) % 2:
+            raise LookupError
+
+    look = guard(fail_now_and_then)
+    wait_until(lambda: look() or len(looks) >= 5, "it comes again")
+    assert caplog.text.count("again in 0.1 s") == 3
+    assert "again in 0.2 s" not in caplog.text
+
+
+def test_a_step_that_fails_keeps_nobody_from_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    with guarded("the first step"):
+        raise LookupError("in it")
+    assert "a fault of the gateway's own: the first step: LookupError: in it" in caplog.text
+
+
+def test_one_that_is_cancelled_is_not_begun_again() -> None:
+    begun: list[int] = []
+
+    async def wait() -> None:
+        begun.append(1)
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        task = asyncio.create_task(keep_up(wait))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(run())
+    assert begun == [1]
+
+
+def test_a_worker_whose_end_cannot_be_noted_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever of it fails: letting go of it, its records, what its generation makes of it."""
+
+    async def run() -> tuple[Generation, list[int]]:
+        started: list[int] = []
+
+        def start(_: Generation, __: Purpose) -> Any:
+            started.append(len(started))
+            return Unlucky(len(started))
+
+        generation = Generation(1, CONFIG, start, on_change=lambda _: [][0])  # type: ignore[index]
+        generation.state = State.SERVING
+        child = generation.spawn()
+        child.exit_code = 0
+        await asyncio.wait_for(bury(generation, child, is_stopping=False), 20)
+        return generation, started
+
+    generation, started = asyncio.run(run())
+    assert started == [0, 1]
+    assert list(generation.children) == [2]
+    for fault in ("letting go of worker 1", "the end of worker 1", "a change of generation g1"):
+        assert f"a fault of the gateway's own: {fault}" in caplog.text
+
+
+class Unlucky:
+    """A worker of which nothing can be had but its number."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.state = ChildState.READY
+        self.trial = self.loading = ""
+        self.started = time.monotonic()
+        self.exit_code: int | None = None
+        self.in_flight = Board(1)
+
+    async def finish(self) -> None:
+        raise OSError("its descriptors")
+
+    def describe_end(self) -> str:
+        raise LookupError("how it has ended")
