@@ -2,7 +2,8 @@
 and /status, for who looks after the gateway. On TCP anybody on this machine may ask, so /status has
 no text of an app there: exceptions and URLs can hold secrets.
 
-Answers from a thread of its own, whatever the workers and the supervisor do. Knows nothing of how
+Answers from a thread of its own, whatever the workers and the supervisor do, but reads nothing of
+theirs there: the supervisor's event loop is asked, in which all of it changes. Knows nothing of how
 the state came. Source: RFC 9110 §7.2 and §15.5.20, RFC 9112 §3.2 (Host).
 """
 
@@ -13,7 +14,7 @@ import os
 import socket
 import threading
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
@@ -21,11 +22,14 @@ from typing import Any
 from gateway.errors import MalformedRequest
 from gateway.peers import find_user
 from gateway.protocol.names import parse_host
+from gateway.supervisor.tasks import keep_up
 from gateway.uncaught import report_asyncio, report_own
 
 KNOWN = ["/healthz", "/readyz", "/status"]
 # from the connection to the end of the answer
 CLIENT_SECONDS = 5.0
+# for the supervisor's event loop, which may be busy
+ASK_SECONDS = 3.0
 # one more takes the place of the oldest, which has had its time to ask
 MOST_CLIENTS = 32
 LONGEST_HEAD_BYTES = 8192
@@ -35,8 +39,8 @@ _TOLD = frozenset((
     "trigger",
 ))  # fmt: skip
 
-Status = Callable[[], tuple[bool, dict[str, Any]]]
-Report = Callable[[], dict[str, Any]]
+Status = Callable[[], Awaitable[tuple[bool, dict[str, Any]]]]
+Report = Callable[[], Awaitable[dict[str, Any]]]
 Answer = tuple[int, dict[str, Any]]
 
 
@@ -49,7 +53,7 @@ class AdminServer:
         listener: socket.socket,
         status: Status,
         report: Report,
-        hosts: Callable[[], Iterable[str | None]],
+        hosts: Callable[[], Awaitable[Collection[str | None]]],
     ) -> None:
         self._listener = listener
         self._status = status
@@ -65,13 +69,13 @@ class AdminServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, and wait for that."""
+        """End it, and wait for that, unless it could not begin so far."""
         self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join()
+        self._thread.join(CLIENT_SECONDS)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
+            runner.run(keep_up(self._serve))
 
     async def _serve(self) -> None:
         report_asyncio(self._loop)
@@ -94,7 +98,7 @@ class AdminServer:
         try:
             async with asyncio.timeout(CLIENT_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._answer(head, writer.get_extra_info("socket")))
+                writer.write(await self._answer(head, writer.get_extra_info("socket")))
                 await writer.drain()
             writer.close()
         except (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
@@ -104,27 +108,31 @@ class AdminServer:
 
     # --- one request --------------------------------------------------------------------------
 
-    def _answer(self, raw: bytes, connection: Any) -> bytes:
+    async def _answer(self, raw: bytes, connection: Any) -> bytes:
         line, *fields = raw[:-4].decode("latin-1").split("\r\n")
         try:
-            status, report = self._find_answer(line, fields, connection)
+            async with asyncio.timeout(ASK_SECONDS):
+                status, report = await self._find_answer(line, fields, connection)
+            body = to_json(report)
+        except TimeoutError:
+            status, body = 503, to_json({"status": "the supervisor is busy"})
         except MalformedRequest as error:
-            status, report = 400, {"status": str(error)}
+            status, body = 400, to_json({"status": str(error)})
         except Exception as error:  # noqa: BLE001  whatever it is
             report_own(f"the admin listener cannot answer {line}", error)
-            status, report = 500, {"status": "a fault of the gateway's own; its log has the cause"}
-        body = json.dumps(report).encode() + b"\n"
+            fault = "a fault of the gateway's own; its log has the cause"
+            status, body = 500, to_json({"status": fault})
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
         )
         return head.encode() + (b"" if line.startswith("HEAD ") else body)
 
-    def _find_answer(self, line: str, fields: list[str], connection: Any) -> Answer:
+    async def _find_answer(self, line: str, fields: list[str], connection: Any) -> Answer:
         method, path, version = parse_request_line(line)
         host = find_host(fields, version)
         is_local = connection.family == socket.AF_UNIX
-        if not (is_local or is_own_host(host) or host in self._hosts()):
+        if not (is_local or is_own_host(host) or host in await self._hosts()):
             # a name that leads here all the same: a web page may have had a browser ask (DNS
             # rebinding), and would read the answer
             return 421, {"status": "ask by an IP address, by localhost, or by a host of the table"}
@@ -133,12 +141,18 @@ class AdminServer:
         if path == "/healthz":
             return 200, {"status": "alive"}
         if path == "/readyz":
-            is_ready, report = self._status()
+            is_ready, report = await self._status()
             return 200 if is_ready else 503, report
         if path == "/status":
             is_own = is_local and find_user(connection) in (0, os.geteuid())
-            return 200, self._report() if is_own else tell_strangers(self._report())
+            report = await self._report()
+            return 200, report if is_own else tell_strangers(report)
         return 404, {"status": "unknown path", "known": KNOWN}
+
+
+def to_json(report: dict[str, Any]) -> bytes:
+    """As it is sent."""
+    return json.dumps(report).encode() + b"\n"
 
 
 def parse_request_line(line: str) -> tuple[str, str, str]:

@@ -408,7 +408,7 @@ class Generation:
             "crashes": self.backoff.rounds,
             "delay": self.backoff.seconds,
             "queued": self.queued,
-            "workers": [child.describe() for child in list(self.children.values())],
+            "workers": [child.describe() for child in self.children.values()],
         }
 
 

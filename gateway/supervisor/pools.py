@@ -110,15 +110,14 @@ class Pools:
 
     @property
     def generations(self) -> list[Generation]:
-        """All that have not ended. May be asked by other threads."""
+        """All that have not ended."""
         pools = [*self._pools.values(), *self._closing]
-        return [generation for pool in pools for generation in list(pool.generations)]
+        return [generation for pool in pools for generation in pool.generations]
 
     @property
     def current(self) -> dict[str, str]:
         """The ids of the generations that serve, by pool."""
-        pools = list(self._pools.items())
-        return {name: pool.current.id for name, pool in pools if pool.current}
+        return {name: pool.current.id for name, pool in self._pools.items() if pool.current}
 
     def find_current(self, name: str) -> Generation | None:
         """The generation of a pool that serves."""
@@ -128,7 +127,7 @@ class Pools:
     @property
     def failed(self) -> dict[str, Report]:
         """What those mounts report that did not load, or whose pool has no worker, by name."""
-        pools = list(self._pools.values())
+        pools = self._pools.values()
         return {name: report for pool in pools for name, report in pool.failed.items()}
 
     def describe_unwell(self) -> list[str]:

@@ -82,7 +82,7 @@ class Quarantines:
         return {name: q.until for name, q in self._quarantines.items() if not q.is_over}
 
     def describe(self, mount: str) -> dict[str, Any] | None:
-        """That of a mount, None where it is in none. May be asked by other threads."""
+        """That of a mount, None where it is in none."""
         quarantine = self._quarantines.get(mount)
         if quarantine is None or quarantine.is_over:
             return None

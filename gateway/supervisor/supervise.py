@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from gateway.supervisor.sockets import (
     raise_descriptor_limit,
     removing,
 )
-from gateway.supervisor.tasks import guarded, keep_up, start
+from gateway.supervisor.tasks import guarded, keep_up, run_in, start
 from gateway.supervisor.warnings import find_warnings
 from gateway.supervisor.watch import Mark, look, watch_file, watch_files
 from gateway.supervisor.watch_code import watch_code
@@ -78,13 +79,12 @@ class Supervisor:
         ):
             self._pools = Pools(self._listener, folder, self._start_task)
             self._reloader = Reloader(self._pools, self._read, self._read_aside)
-            self._admin = AdminServer(admin_listener, self.status, self.report, self._find_hosts)
-            return asyncio.run(self._run())
+            return asyncio.run(self._run(admin_listener))
 
     def status(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests are served, and what /readyz says; ``failed`` are the mounts that answer
-        503. One of many is no reason to take all out of service. Called from the admin's thread."""
-        children = [c for g in self._pools.generations for c in list(g.children.values())]
+        503. One of many is no reason to take all out of service."""
+        children = [c for g in self._pools.generations for c in g.children.values()]
         ready = [child for child in children if child.state is ChildState.READY]
         # what other pools' workers are not ready for waits; the front's have to be there
         is_ready = any(c.config.pool.name == MAIN for c in ready) and not self._is_stopping
@@ -98,7 +98,7 @@ class Supervisor:
         }
 
     def report(self) -> dict[str, Any]:
-        """All that is known, for ``gateway status``. Called from the admin's thread too."""
+        """All that is known, for ``gateway status``."""
         config, main = self._pools.config, self._pools.main.current
         generations = [generation.describe() for generation in self._pools.generations]
         last = self._reloader.last
@@ -117,7 +117,7 @@ class Supervisor:
 
     # --- running ------------------------------------------------------------------------------
 
-    async def _run(self) -> int:
+    async def _run(self, admin_listener: socket.socket) -> int:
         self._stop, self._second = asyncio.Event(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         loop = asyncio.get_running_loop()
@@ -136,7 +136,10 @@ class Supervisor:
         )
         self._warn(self._config)
         self._pools.serve(self._config)
-        self._admin.start()
+        # the admin's thread, in which no object of the supervisor's is looked at
+        shown = (run_in(loop, self.status), run_in(loop, self.report))
+        admin = AdminServer(admin_listener, *shown, run_in(loop, self._find_hosts))
+        admin.start()
         commands = {
             "status": self._on_status,
             "reload": self._on_reload,
@@ -152,11 +155,11 @@ class Supervisor:
         await self._stop.wait()
         await self._drain()
         control.close()
-        self._admin.stop()
+        admin.stop()
         return 0
 
     def _find_hosts(self) -> set[str | None]:
-        """The names that the table has for this machine; called from the admin's thread."""
+        """The names that the table has for this machine."""
         config = self._pools.config
         host, _, _ = config.server.admin.rpartition(":")
         return {host, *(mount.host for mount in config.mounts)}

@@ -72,6 +72,21 @@ def guarded(what: str) -> Iterator[None]:
         report_own(what, error)
 
 
+def run_in(
+    loop: asyncio.AbstractEventLoop, find: Callable[[], Result]
+) -> Callable[[], Coroutine[Any, Any, Result]]:
+    """``find``, to be awaited in the event loop of another thread: it runs in ``loop``, between two
+    changes of what it reads."""
+
+    async def find_there() -> Result:
+        return find()
+
+    async def ask() -> Result:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(find_there(), loop))
+
+    return ask
+
+
 def _name(called: Any) -> str:
     called = getattr(called, "func", called)  # of a partial
     return str(called.__qualname__).partition(".<locals>")[0]

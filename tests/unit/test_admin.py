@@ -1,10 +1,14 @@
 """The admin listener: who reads what, by which name it is asked, how much it takes at once."""
 
+import asyncio
 import json
 import os
+import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,17 +48,25 @@ Ask = Callable[..., tuple[int, dict[str, str], bytes]]
 
 
 class Admin:
-    """One that runs; ``is_ready`` may be changed."""
+    """One that runs; ``is_ready`` may be changed, and for how many ``seconds`` its supervisor is
+    busy."""
+
+    seconds = 0.0
 
     def __init__(self, listener: socket.socket) -> None:
         self.is_ready = True
         self.listener = listener
-        self.server = AdminServer(
-            listener,
-            lambda: (self.is_ready, {"status": "a report"}),
-            lambda: REPORT,
-            lambda: {"shop.example", None},
-        )
+        self.server = AdminServer(listener, self.status, self.report, self.find_hosts)
+
+    async def status(self) -> tuple[bool, dict[str, Any]]:
+        await asyncio.sleep(self.seconds)
+        return self.is_ready, {"status": "a report"}
+
+    async def report(self) -> dict[str, Any]:
+        return REPORT
+
+    async def find_hosts(self) -> set[str | None]:
+        return {"shop.example", None}
 
     def connect(self) -> socket.socket:
         client = socket.socket(self.listener.family)
@@ -241,6 +253,18 @@ def test_a_client_that_does_not_read_is_let_go(tcp: Admin, monkeypatch: pytest.M
         wait_until(lambda: not tcp.server._clients, "it has had its time")
 
 
+def test_a_supervisor_that_is_busy_is_not_ready_and_is_alive(
+    tcp: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "ASK_SECONDS", 0.05)
+    tcp.seconds = 60
+    code, _, content = tcp.ask("/readyz")
+    assert (code, json.loads(content)) == (503, {"status": "the supervisor is busy"})
+    assert tcp.ask("/healthz")[0] == 200
+    tcp.seconds = 0
+    assert tcp.ask("/readyz")[0] == 200
+
+
 # --- of a whole gateway -----------------------------------------------------------------------
 
 
@@ -252,3 +276,52 @@ def test_a_gateway_tells_what_apps_said_to_its_own_user_alone(
     answer = gateway.ask("/status", "admin.sock")
     assert b"ValueError: secret" in answer
     assert gateway.control("status")["mounts"][1]["traceback"].endswith("ValueError: secret")
+
+
+RELOADS = 6
+
+
+def test_each_status_is_answered_while_workers_and_pools_come_and_go(
+    start: Callable[..., Running],
+) -> None:
+    """Reloads add pools and remove them, and workers are killed meanwhile."""
+    gateway = start("  /: good:app\n", "  reload_on_edit: false\n  workers: 3\n")
+    has_ended = threading.Event()
+    answers: Counter[str] = Counter()
+
+    def ask_admin(path: str) -> None:
+        while not has_ended.is_set():
+            head, _, content = gateway.ask(path, "admin.sock").partition(b"\r\n\r\n")
+            assert json.loads(content)["status"] in ("ready", "starting"), content
+            answers[f"{path} {head[9:12].decode()}"] += 1
+
+    def ask_control() -> None:
+        while not has_ended.is_set():
+            report = gateway.control("status")
+            assert report["generations"]
+            assert all(mount["state"] for mount in report["mounts"])
+            answers["gateway status"] += 1
+
+    def kill_workers() -> None:
+        while not has_ended.wait(0.2):
+            for pid in list(gateway.children())[:2]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    with ThreadPoolExecutor(6) as clients:
+        work = [clients.submit(ask_admin, path) for path in ("/status", "/status", "/readyz")]
+        work += [clients.submit(ask_control), clients.submit(kill_workers)]
+        try:
+            for number in range(RELOADS):
+                pools = "".join(
+                    f"  /{n}: {{app: 'good:app', pool: own}}\n" for n in range(number % 3)
+                )
+                gateway.write_table("  /: good:app\n" + pools)
+                gateway.control("reload")  # which may fail, since its workers are killed, too
+        finally:
+            has_ended.set()
+        for each in work:
+            each.result()
+    assert {"/status 200", "gateway status"} <= answers.keys(), answers
+    assert answers.keys() <= {"/status 200", "/readyz 200", "/readyz 503", "gateway status"}
+    assert "a fault of the gateway's own" not in gateway.log_text

@@ -4,20 +4,13 @@ import asyncio
 import gc
 import json
 import logging
-import os
 import socket
-import threading
-import time
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from running import wait_until
 
-from gateway.config.model import Config, Server
 from gateway.supervisor.admin import AdminServer
-from gateway.supervisor.generation import Generation
 from gateway.supervisor.tasks import keep_up, start
 from gateway.uncaught import explain, report_asyncio, report_own
 
@@ -193,7 +186,7 @@ def test_what_a_callback_of_the_loop_raises_is_reported(
 
 def ask_admin(path: str, report: Any) -> bytes:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        admin = AdminServer(listener, lambda: (True, {}), report, list)
+        admin = AdminServer(listener, report, report, report)
         admin.start()
         try:
             with socket.create_connection(listener.getsockname()) as client:
@@ -209,42 +202,19 @@ def ask_admin(path: str, report: Any) -> bytes:
 def test_a_fault_of_the_admin_listener_is_answered_and_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def report() -> dict[str, Any]:
+    async def report() -> dict[str, Any]:
         raise LookupError("no report")
+
+    async def report_no_json() -> dict[str, Any]:
+        return {"a set": {1}}
+
+    async def report_well() -> dict[str, Any]:
+        return {"well": True}
 
     assert ask_admin("/status", report).startswith(b"HTTP/1.1 500 ")
     wait_until(lambda: "LookupError: no report" in caplog.text, "it is reported")
-    assert ask_admin("/status", lambda: {"well": True}).endswith(b'{"well": true}\n')
-
-
-def test_status_is_given_while_workers_come_and_go(tmp_path: Path) -> None:
-    config = Config(str(tmp_path), tmp_path, Server(), ())
-    generation = Generation(1, config, start=lambda *_: None)  # type: ignore[arg-type,return-value]
-
-    def describe_worker() -> dict[str, int]:
-        os.sched_yield()
-        return {}
-
-    ends = time.monotonic() + 0.5
-    failures: list[BaseException] = []
-
-    def describe() -> None:
-        while time.monotonic() < ends:
-            try:
-                generation.describe()
-            except RuntimeError as error:
-                failures.append(error)
-
-    reader = threading.Thread(target=describe)
-    reader.start()
-    number = 0
-    while time.monotonic() < ends:
-        number += 1
-        generation.children[number] = SimpleNamespace(describe=describe_worker)  # type: ignore[assignment]
-        if number > 8:
-            del generation.children[number - 8]
-    reader.join()
-    assert not failures
+    assert ask_admin("/status", report_no_json).startswith(b"HTTP/1.1 500 ")
+    assert ask_admin("/status", report_well).endswith(b'{"well": true}\n')
 
 
 def test_an_exception_that_cannot_print_itself_is_reported(
