@@ -63,11 +63,14 @@ def _tell(writer: asyncio.StreamWriter, progress: str) -> None:
 
 async def _read_question(reader: asyncio.StreamReader) -> bytes:
     """The line that asks; "" for one that is too long. Raises OSError and EOFError."""
-    try:
-        async with asyncio.timeout(QUESTION_SECONDS):
+    async with asyncio.timeout(QUESTION_SECONDS):
+        try:
             return await reader.readuntil(b"\n")
-    except asyncio.LimitOverrunError:
-        return b""
+        except asyncio.LimitOverrunError:
+            # a close with unread input would reset the connection, and the answer be lost
+            while (more := await reader.read(LONGEST_QUESTION_BYTES)) and b"\n" not in more:
+                pass
+            return b""
 
 
 async def _answer(line: bytes, commands: Mapping[str, Command], tell: Tell) -> bytes:

@@ -24,6 +24,7 @@ NOT_A_COMMAND = {
     "a name that is a list": b'{"command": ["status"]}\n',
     "unheard of": b'{"command": "dance"}\n',
     "too long": b"x" * (LONGEST_QUESTION_BYTES + 1) + b"\n",
+    "far too long": b"x" * 2**20 + b"\n",
 }
 
 

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Running, wait_until
+from running import WAIT_SECONDS, Running, wait_until
 
 from gateway.config.model import Config, Server
 from gateway.inflight import Board
@@ -22,6 +24,8 @@ from gateway.supervisor.evidence import MOST_REQUESTS
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Purpose
 from gateway.supervisor.tasks import guard, guarded, keep_up
+from gateway.supervisor.watch import watch_file, watch_files
+from gateway.supervisor.watch_code import watch_code
 
 Start = Callable[..., Running]
 CONFIG = Config("mounts.yaml", Path("/nowhere"), Server(workers=1), ())
@@ -172,6 +176,101 @@ def test_workers_that_wait_keep_none_from_loading_whatever_their_names_are(start
     (gateway.folder / "go").touch()
     wait_until(lambda: all(answers(gateway, f"/{name}") for name in names), "all serve")
     assert "a fault of the gateway's own" not in gateway.log_text
+
+
+# --- what is in the way of a new pool ------------------------------------------------------------
+
+
+def test_a_pool_whose_socket_cannot_be_made_costs_that_reload_alone(start: Start) -> None:
+    gateway = start("  /: good:app\n", MANUAL)
+    place = gateway.folder / "control.pools" / f"{sha256(b'shop').hexdigest()[:12]}.sock"
+    place.mkdir()
+    # a mount of another pool comes with it, which is left again
+    more = "  /q: {app: 'good:app', pool: quick}\n  /p: {app: 'good:app', pool: shop}\n"
+    gateway.write_table("  /: good:app\n" + more + "pools: {quick: {}, shop: {}}\n")
+    failed = gateway.control("reload")
+    assert failed["exit_code"] == 2
+    assert f"cannot listen on unix:{place}" in failed["messages"][0]
+    assert answers(gateway, "/")
+    place.rmdir()
+    assert gateway.control("reload")["exit_code"] == 0
+    wait_until(lambda: answers(gateway, "/p") and answers(gateway, "/q"), "both pools serve")
+    assert "Warning" not in gateway.log_text
+    assert "a fault of the gateway's own" not in gateway.log_text
+
+
+# --- watching ----------------------------------------------------------------------------------
+
+
+def test_code_is_watched_again_once_its_directory_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not there at first; later another one takes its place."""
+    directory, module = tmp_path / "site", tmp_path / "site" / "app.py"
+    config = replace(CONFIG, directory=directory)
+    seen: list[Path] = []
+
+    async def note(paths: list[Path]) -> None:
+        seen.extend(paths)
+
+    async def save_until_seen() -> None:
+        seen.clear()
+        ends = time.monotonic() + WAIT_SECONDS
+        while module not in seen:
+            assert time.monotonic() < ends, "the save was never seen"
+            module.write_text(f"# {time.monotonic()}")
+            await asyncio.sleep(0.05)
+
+    async def run() -> None:
+        watching = asyncio.create_task(watch_code(lambda: config, note))
+        while "code is not watched" not in caplog.text:
+            await asyncio.sleep(0.01)
+        directory.mkdir()
+        await save_until_seen()
+        directory.rename(tmp_path / "before")
+        directory.mkdir()
+        await save_until_seen()
+        watching.cancel()
+        await asyncio.wait([watching])
+
+    caplog.set_level("INFO")
+    asyncio.run(run())
+    assert f"{directory} is another directory now" in caplog.text or (
+        caplog.text.count("code is not watched") > 1
+    )
+
+
+def test_a_save_whose_reload_fails_in_an_unexpected_way_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reloads are not known to do so: this one is made up."""
+    table, tried = tmp_path / "mounts.yaml", []
+    table.touch()
+
+    async def run() -> None:
+        is_done = asyncio.Event()
+
+        async def reload(_: float = 0.0) -> None:
+            tried.append(1)
+            if len(tried) % 2:
+                raise LookupError("at the first try")
+            is_done.set()
+
+        for watching in (
+            asyncio.create_task(watch_file(str(table), reload)),
+            asyncio.create_task(watch_files(lambda: [str(table)], reload)),
+        ):
+            is_done.clear()
+            while not is_done.is_set():
+                if not len(tried) % 2:
+                    table.write_text(f"# {time.monotonic()}")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(is_done.wait(), 1)
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    asyncio.run(asyncio.wait_for(run(), 2 * WAIT_SECONDS))
+    assert caplog.text.count("has failed; it begins again") >= 2
 
 
 # --- the rule itself: here nothing real can be had, so that work which fails is made up ---------
