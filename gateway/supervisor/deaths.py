@@ -6,7 +6,7 @@ The records are those that the worker would have written, in the same format and
 
 import asyncio
 import time
-from functools import cache
+from functools import cache, partial
 
 from gateway.access_log import AccessLog, quote
 from gateway.logs import choose_style, lifecycle
@@ -14,7 +14,7 @@ from gateway.protocol.head import RequestHead
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
-from gateway.supervisor.tasks import guarded
+from gateway.supervisor.tasks import guarded, keep_up
 from gateway.uncaught import report_own
 
 # what a client is told by nginx, since no answer came
@@ -39,7 +39,7 @@ async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> 
             generation.faults.append("the end of a worker: a fault of the gateway's own")
     generation.note_change()
     if delay is not None:
-        await replace(generation, delay)
+        await keep_up(partial(replace, generation, delay))
 
 
 def note_end(
