@@ -15,6 +15,7 @@ from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.limits import Limits, MountLimits
 from gateway.protocol.chunks import MAX_CHUNK_LINE, MAX_TRAILER_BYTES
+from gateway.protocol.memory import Memory
 from gateway.protocol.parser import HeadParser, RequestHead
 from gateway.upstream.answer import BadAnswerError
 from gateway.upstream.content import ChunkedContent as ChunkedAnswer
@@ -52,17 +53,29 @@ def head(data: bytes) -> None:
         )
     except reference.RefusedError:
         expected = None
-    try:
-        found = PARSER.parse(raw, trusts_peer)
-    except RequestError:
-        assert expected is None, f"refused, and the reference reads {expected}"
-        return
-    assert expected is not None, "accepted, and the reference refuses it"
-    for name in RequestHead.__annotations__:
-        ours, theirs = getattr(found, name), getattr(expected, name)
-        assert ours == theirs, f"{name} is {ours!r}, for the reference {theirs!r}"
-    _dispatch(found)
-    _build_environ(found, trusts_peer)
+    # with a memory of all inputs before, with one of this input alone, and with none
+    fresh = HeadParser(LIMITS)
+    for parser, is_on in (
+        (PARSER, True),
+        (fresh, True),
+        (fresh, True),
+        (HeadParser(LIMITS), False),
+    ):
+        Memory.is_on = is_on
+        try:
+            found = parser.parse(raw, trusts_peer)
+        except RequestError:
+            assert expected is None, f"refused, and the reference reads {expected}"
+            continue
+        finally:
+            Memory.is_on = True
+        assert expected is not None, "accepted, and the reference refuses it"
+        for name in RequestHead.__annotations__:
+            ours, theirs = getattr(found, name), getattr(expected, name)
+            assert ours == theirs, f"{name} is {ours!r}, for the reference {theirs!r}"
+    if expected is not None:
+        _dispatch(found)
+        _build_environ(found, trusts_peer)
 
 
 def _dispatch(found: RequestHead) -> None:
