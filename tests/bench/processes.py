@@ -14,8 +14,8 @@ def pids(session: int) -> list[int]:
     found = []
     for stat in PROC.glob("[0-9]*/stat"):
         try:
-            # the name in parentheses may hold anything; after it: state, ppid, pgrp, session
-            fields = stat.read_text().rpartition(")")[2].split()
+            # the name in parentheses may hold any bytes; after it: state, ppid, pgrp, session
+            fields = stat.read_text("latin-1").rpartition(")")[2].split()
         except OSError:
             continue  # it has ended meanwhile
         if int(fields[3]) == session and fields[0] != "Z":
@@ -56,7 +56,7 @@ def peak_bytes(session: int) -> int:
 
 def _kibibytes(pid: int, name: str, key: str) -> int:
     try:
-        lines = (PROC / str(pid) / name).read_text().splitlines()
+        lines = (PROC / str(pid) / name).read_text("latin-1").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)

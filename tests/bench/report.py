@@ -91,8 +91,8 @@ SUMMARY = {
     "a browser's request through nginx, both together": "nginx",
 }
 SERVERS_OF_SUMMARY = {
-    "with its JSON log": "gateway-log",
-    "without": "gateway",
+    "gateway, JSON log": "gateway-log",
+    "gateway, no log": "gateway",
     "Granian": "granian",
     "bjoern": "bjoern",
     "uWSGI": "uwsgi",
