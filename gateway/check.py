@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config, UpstreamTarget, Workers
+from gateway.config.read import read_in_time
 from gateway.errors import ConfigError, GatewayError
 from gateway.logs import hide_controls, lifecycle, passing_on
 from gateway.supervisor.control import ask
@@ -40,7 +41,8 @@ def check(config: Config, *, loads: bool, starts: bool = False) -> int:
     """Say that all is well, 0, with what was not tried, and what the running gateway reports;
     raises AppLoadError. ``loads``: the apps too, and not the table alone; ``starts``: commands
     too. More than 128: it was ended by a signal."""
-    warnings = find_warnings(config) + (find_unresolved(config) if loads else [])
+    warnings = read_in_time(lambda: find_warnings(config))
+    warnings += find_unresolved(config) if loads else []
     for warning in warnings:
         print(hide_controls(warning), file=sys.stderr)
     if loads and (ended_by := load(config, starts=starts)):

@@ -29,7 +29,7 @@ from gateway.config.model import (
 from gateway.config.parse import describe_clash
 from gateway.config.problems import BadValueError
 from gateway.config.problems import quote as shown
-from gateway.config.read import read_config
+from gateway.config.read import read_config, read_in_time, read_table
 from gateway.development import for_development, prepare
 from gateway.dispatch import Mount as Mounted
 from gateway.dispatch import MountTable
@@ -204,7 +204,7 @@ def run_serve(options: argparse.Namespace) -> int:
             raise ConfigError([f"--listen: {clash}"])
         return config
 
-    config = read(options.config)
+    config = read_in_time(lambda: read(options.config))
     errors = Outlet(2)
     sys.stderr = Stream(errors, 2)
     configure_logs(choose_style(config.server.access_log), stream=sys.stderr)
@@ -232,15 +232,13 @@ def run_check(options: argparse.Namespace) -> int:
     """``gateway check``"""
     from gateway.check import check
 
-    config = read_config(options.config, os.environ)
+    config = read_table(options.config)
     return check(config, loads=not options.table_only, starts=options.start)
 
 
 def run_routes(options: argparse.Namespace) -> int:
     """``gateway routes``"""
-    mounts = sorted(
-        read_config(options.config, os.environ).mounts, key=lambda m: (m.host or "", m.prefix)
-    )
+    mounts = sorted(read_table(options.config).mounts, key=lambda m: (m.host or "", m.prefix))
     if options.json:
         print(json.dumps([describe_mount(mount) for mount in mounts], indent=2, ensure_ascii=False))
         return 0
@@ -280,7 +278,7 @@ def describe_mount(mount: Mount) -> dict[str, Any]:
 
 def run_match(options: argparse.Namespace) -> int:
     """``gateway match URL``"""
-    config = read_config(options.config, os.environ)
+    config = read_table(options.config)
     host, path = split_url(options.url)
     by_name = {mount.name: mount for mount in config.mounts}
     table = MountTable(

@@ -5,16 +5,17 @@ there, or after the table's path.
 """
 
 import argparse
+import contextlib
 import json
-import os
 import re
 import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from gateway.aside import touching
 from gateway.config.plan import build_plan
-from gateway.config.read import read_config
+from gateway.config.read import read_in_time, read_table
 from gateway.config.units import format_size
 from gateway.errors import ConfigError, GatewayError
 from gateway.logs import escape_controls, hide_controls
@@ -25,6 +26,8 @@ from gateway.supervisor.reload import explain
 
 EXIT_CHANGES = 10
 CODE = " in the table; `gateway reload` loads the code anew"
+# for a file that the table names; where the gateway is can be found out without it
+LOCATE_SECONDS = 1.0
 # of workers in a row, to be told as a loop
 LEAST_CRASHES = 2
 # a table that is wrong still names its socket
@@ -100,22 +103,25 @@ def show(text: str, stream: TextIO | None = None) -> None:
 def locate_control(table: Path) -> Path:
     """Where the gateway of ``table`` listens, also where the table has a mistake now."""
     try:
-        control = read_config(table, os.environ).server.control
+        control = read_table(table, LOCATE_SECONDS).server.control
     except ConfigError:
-        try:
-            # not a pipe, say, which would be waited for
-            text = table.read_text("utf-8", "replace") if table.is_file() else ""
-        except OSError:
-            text = ""
+        text = read_in_time(lambda: _read_text(table))
         found = CONTROL_LINE.search(text)
         control = found[1] if found else "auto"
     return find_control(control, table)
 
 
+def _read_text(table: Path) -> str:
+    with touching(lambda: str(table)), contextlib.suppress(OSError):
+        # not a pipe, say, which would be waited for
+        return table.read_text("utf-8", "replace") if table.is_file() else ""
+    return ""
+
+
 def run_plan(options: argparse.Namespace) -> int:
     """``gateway plan``"""
     if options.config and options.file:
-        old, new = (read_config(path, os.environ) for path in (options.config, options.file))
+        old, new = (read_table(path) for path in (options.config, options.file))
         plan = build_plan(old, new)
         answer: Answer = {"exit_code": EXIT_CHANGES if plan else 0, "messages": plan.describe()}
     else:

@@ -14,7 +14,7 @@ from gateway.config.model import AppTarget, Config, Mount, Pool
 # taken over
 _OF_A_START = ("workers", "trusted_proxies", "proxy_protocol", "access_log")
 # what a pool's workers need not know
-_OF_THE_SUPERVISOR = ("where", "idle_seconds", "limits")
+_OF_THE_SUPERVISOR = ("where", "idle_seconds", "limits", "env_file_strays")
 
 
 def find_reasons(old: Config, new: Config) -> list[str]:

@@ -4,16 +4,13 @@ Runs on text that YAML has already parsed, so a value can never become structure
 nothing of what the text is for. Source: Compose's interpolation syntax; ``${file:…}`` is ours.
 """
 
-import errno
-import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from gateway.config.problems import quote
+from gateway.config.secret_files import read_file
 
 MOST_DEPTH = 8  # defaults inside defaults; people write two
 MOST_SECRET_BYTES = 64 * 1024  # a key or a certificate chain; the kernel's own bound is 128 KiB
@@ -93,8 +90,7 @@ class Interpolator:
             raise InterpolationError('"${file:}" names no file: write "${file:/run/secrets/name}"')
         self.files.add(str(self.directory / path))
         try:
-            with open_regular(self.directory / path) as file:
-                content = file.read(MOST_SECRET_BYTES + 1)
+            content = read_file(self.directory / path, MOST_SECRET_BYTES + 1, self.directory)
         except (OSError, ValueError) as exc:
             reason = (getattr(exc, "strerror", None) or "not a path").lower()
             raise InterpolationError(
@@ -106,18 +102,6 @@ class Interpolator:
             return content.decode().rstrip("\r\n")
         except UnicodeDecodeError as exc:
             raise InterpolationError(f"the secret file {quote(path)} is not UTF-8 text") from exc
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Raises OSError, also for what is no regular file: who opens a pipe waits for its writer."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        reason = os.strerror(number) if stat.S_ISDIR(mode) else "not a regular file"
-        raise OSError(number, reason, str(path))
-    return open(descriptor, "rb")
 
 
 def _closing_brace(text: str, start: int) -> int:

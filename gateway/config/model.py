@@ -481,8 +481,12 @@ class Pool:
     env_file: Path | None = setting(  # noqa: RUF009
         None, "A file of further ones, NAME=value a line, as in Compose.", reads="file"
     )
-    # of what the file says, so that another content is another pool
-    env_file_digest: str = field(default="", metadata={"key": "env_file"})
+    # what the file says: all workers from one reading of the table get the same
+    env_file_variables: tuple[tuple[str, str], ...] = field(
+        default=(), metadata={"key": "env_file"}, repr=False
+    )
+    # the numbers of its lines that set nothing and are no comments
+    env_file_strays: tuple[int, ...] = field(default=(), compare=False)
     pass_env: tuple[str, ...] = setting(
         (),
         "Further variables of the gateway's own environment that its workers get. Without it they "

@@ -173,7 +173,9 @@ def _check_modules(reader: Reader, read: list[_Read], pools: dict[str, Pool]) ->
         if pool.python or pool.venv or pool.requirements:
             continue
         try:
-            check_module(target.import_string, pool.directory or reader.interpolator.directory)
+            with reader.touching(one.pair.key, join("mounts", one.pair.key.text)):
+                directory = pool.directory or reader.interpolator.directory
+                check_module(target.import_string, directory)
         except BadValueError as bad:
             kind = "asgi" if one.asgi else "app"
             found = find_key(one.pair.value, kind)

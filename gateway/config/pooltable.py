@@ -5,15 +5,16 @@ Refuses to know how processes are started. Source: the settings of a pool.
 
 import re
 from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
+from typing import Any
 
+from gateway.config import env_file
 from gateway.config.asgi import build_asgi_pool, find_asgi_fault, lead_to_pool
 from gateway.config.kinds import KINDS, POOL_NAME_PATTERN
 from gateway.config.model import AppTarget, AsgiTarget, Mount, Pool, UpstreamTarget, Where
 from gateway.config.nodes import find_key
 from gateway.config.problems import did_you_mean, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
+from gateway.config.secret_files import read_file
 from gateway.config.settings import ADMISSION, POOL, POOL_LIMITS, take
 from gateway.limits import Admission, PoolLimits
 
@@ -39,8 +40,8 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
         own = reader.pairs(pair.value, path, "a mapping of settings") or {}
         where = Where(line=pair.key.line, column=pair.key.column)
         values = reader.settings(own, path, POOL)
-        if (file := values.get("env_file")) is not None:
-            values["env_file_digest"] = _digest(file)
+        if "env_file" in values:
+            values |= _read_env_file(reader, own["env_file"], join(path, "env_file"), values)
         limits = PoolLimits(**take(values, POOL_LIMITS))
         admission = Admission(**take(values, ADMISSION))
         if "command" in own:
@@ -51,12 +52,22 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
     return pools
 
 
-def _digest(file: Path) -> str:
-    """Of its content; "" where it cannot be read, which its workers' start reports."""
+def _read_env_file(reader: Reader, pair: Pair, path: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What it says, for the pool whose settings are ``values``."""
+    most, directory = env_file.MOST_BYTES, reader.interpolator.directory
     try:
-        return sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        return ""
+        with reader.touching(pair.value, path):
+            text = read_file(values["env_file"], most + 1, directory).decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = getattr(exc, "strerror", None) or "it is not UTF-8 text"
+        reader.problems.add(pair.value, path, f"the file cannot be read: {reason.lower()}")
+        return {}
+    if len(text) > most:
+        reader.problems.add(pair.value, path, "the file is larger than 1 MiB")
+    return {
+        "env_file_variables": env_file.parse_env_file(text),
+        "env_file_strays": env_file.find_stray_lines(text),
+    }
 
 
 def _check_together(reader: Reader, own: Pairs, path: str, pool: Pool) -> None:
@@ -146,7 +157,7 @@ def _assign_asgi(
     pool = own if asgi.pool == OWN else pools.get(asgi.pool)
     if pool is None:
         _complain(reader, pair, "pool", _find_fault(asgi.pool, pools, {}, is_app=True))
-    elif fault := find_asgi_fault(pool):
+    elif fault := _find_asgi_fault(reader, pair, pool):
         _complain(reader, pair, "asgi" if pool is own else "pool", fault)
     elif not mount.prefix.isascii():
         message = "Uvicorn serves below an ASCII path only: choose another one"
@@ -154,6 +165,11 @@ def _assign_asgi(
     else:
         return {pool.name: build_asgi_pool(asgi, pool, mount.prefix)}
     return {}
+
+
+def _find_asgi_fault(reader: Reader, pair: Pair, pool: Pool) -> str:
+    with reader.touching(pair.key, join("mounts", pair.key.text)):
+        return find_asgi_fault(pool)
 
 
 def _taken(mount: str) -> str:

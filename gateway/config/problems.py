@@ -47,6 +47,10 @@ class Problems:
         key = f"{shorten(path, 2 * MOST_QUOTED)}: " if path else ""
         self._found.append((place.line, place.column, key + printable(message)))
 
+    def locate(self, place: Place, path: str) -> str:
+        """A value's place, as messages name it."""
+        return f"{self._source}:{place.line}:{place.column}: {shorten(path, 2 * MOST_QUOTED)}"
+
     def raise_any(self) -> None:
         """Raises ConfigError if there is a problem."""
         if self._found:

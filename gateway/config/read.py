@@ -5,24 +5,65 @@ Refuses to know what a table says. Source: YAML 1.2 §5.2 (UTF-8 in files).
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
+from gateway.aside import Aside, UnreachableError, touching
 from gateway.config.model import Config
 from gateway.config.parse import parse_config
 from gateway.config.problems import refuse_whole
+from gateway.errors import ConfigError
+
+T = TypeVar("T")
 
 MOST_BYTES = 16 * 1024 * 1024  # 10,000 full mounts are 1 MiB
+MOST_READS = 16  # at a time: each that waits in vain keeps a thread and what it has read
+
+_reads: list[Aside[Any]] = []
+
+
+def read_in_time(read: Callable[[], T], most_seconds: float | None = None) -> T:
+    """What ``read`` makes of a table, in a thread of its own. Raises ConfigError, too, where a file
+    that it looks at does not answer within ``most_seconds``, None for as long as for any."""
+    aside = _begin(read)
+    try:
+        return aside.wait(most_seconds)
+    except UnreachableError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def read_table(path: Path, most_seconds: float | None = None) -> Config:
+    """``read_config`` for a command: with the environment of this process, and in time."""
+    return read_in_time(lambda: read_config(path, os.environ), most_seconds)
+
+
+async def read_aside(read: Callable[[], T]) -> T:
+    """``read_in_time``, for event loops."""
+    aside = _begin(read)
+    try:
+        return await aside.finish()
+    except UnreachableError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def _begin(read: Callable[[], T]) -> Aside[T]:
+    _reads[:] = [each for each in _reads if not each.is_done]
+    if len(_reads) >= MOST_READS:
+        raise ConfigError(
+            [f"{len(_reads)} readings of the table still wait for files that do not answer"]
+        )
+    aside = Aside(read)
+    _reads.append(aside)
+    return aside
 
 
 def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
     """The table in the file ``path``; messages name it as given. Raises ConfigError."""
     source = str(path)
     try:
-        if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  a path may hold NUL here
-            refuse_whole(source, "a pipe: name a file with -c FILE")  # it would wait without end
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        with touching(lambda: source):
+            content = _read(path, source)
     except (OSError, ValueError) as exc:
         refuse_whole(source, _why_unreadable(exc), exc)
     if len(content) > MOST_BYTES:
@@ -30,6 +71,13 @@ def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
     # Not resolve(): it would follow a linked table away from the folder it is put in.
     directory = Path(os.path.abspath(path)).parent  # noqa: PTH100
     return parse_config(_decoded(content, source), source, directory, environ)
+
+
+def _read(path: str | Path, source: str) -> bytes:
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  a path may hold NUL here
+        refuse_whole(source, "a pipe: name a file with -c FILE")  # it would wait without end
+    with open(path, "rb") as file:
+        return file.read(MOST_BYTES + 1)
 
 
 def _why_unreadable(exc: Exception) -> str:

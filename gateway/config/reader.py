@@ -7,13 +7,15 @@ Source: the settings it is given.
 import re
 from collections.abc import Mapping as ReadOnlyMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from gateway.aside import touching
 from gateway.config import nodes
 from gateway.config.interpolate import InterpolationError, Interpolator, Text
 from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, Kind
 from gateway.config.nodes import Mapping, Node, Scalar, Sequence
-from gateway.config.problems import BadValueError, Problems, did_you_mean, quote, shorten
+from gateway.config.problems import BadValueError, Place, Problems, did_you_mean, quote, shorten
 from gateway.config.settings import Setting, Settings, places_of
 
 
@@ -125,13 +127,18 @@ class Reader:
             self.problems.add(node, path, message)
             return None
         try:
-            text = self.interpolator.expand(node.text)
-            return self._checked(text.value, kind)
+            with self.touching(node, path):
+                text = self.interpolator.expand(node.text)
+                return self._checked(text.value, kind)
         except InterpolationError as exc:
             self.problems.add(node, path, str(exc))
         except BadValueError as bad:
             self.problems.add(node, path, _told(bad, kind, node, text))
         return None
+
+    def touching(self, place: Place, path: str) -> touching:
+        """``with reader.touching(…):`` a file is looked at that the value at ``place`` names."""
+        return touching(partial(self.problems.locate, place, path))
 
     def complain(self, node: Scalar, path: str, kind: Kind, bad: BadValueError) -> None:
         """Note what is wrong with a value that was read before."""

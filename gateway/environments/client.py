@@ -17,11 +17,13 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import gateway
+from gateway.aside import Aside, naming
 from gateway.environments.cache import OURS, Environment
 from gateway.environments.homes import find_homes, open_home
 from gateway.environments.interpreter import RUNTIME
@@ -73,10 +75,10 @@ async def find_or_build(
     ``surroundings`` are who builds, and with which variables, as ``subprocess.Popen`` is told.
     ``turn`` is entered before anything is built, with the id of the process that builds, and left
     when that has ended; ``timeout_seconds`` begin then. ``on_progress`` gets each line that there
-    is to tell. Raises BuildError.
+    is to tell. Raises BuildError, and UnreachableError where ``root`` does not answer.
     """
     who = surroundings.get("user", -1), surroundings.get("group", -1)
-    home = await asyncio.to_thread(open_home, root, *who)
+    home = await Aside(naming(str(root), partial(open_home, root, *who))).finish()
     order = {
         "root": str(home),
         "python": python,
@@ -121,9 +123,11 @@ async def _build(
 
 
 async def collect(root: Path, surroundings: Mapping[str, Any]) -> list[str]:
-    """Remove the environments that nobody holds, those of other users as these; which."""
+    """Remove the environments that nobody holds, those of other users as these; which. Raises
+    UnreachableError."""
     removed = []
-    for home, user, group in find_homes(root):
+    homes = await Aside(naming(str(root), partial(find_homes, root))).finish()
+    for home, user, group in homes:
         who = {"user": user, "group": group, "extra_groups": []} if user >= 0 else {}
         order = {"root": str(home), "collects": True}
         with contextlib.suppress(BuildError, TimeoutError):

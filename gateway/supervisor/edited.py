@@ -11,8 +11,10 @@ import re
 import shlex
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+from gateway.aside import Aside, UnreachableError, touching
 from gateway.config.model import AppTarget, Config
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.pool import Pool
@@ -29,7 +31,10 @@ async def find_stale(pools: Mapping[str, Pool], paths: list[Path]) -> set[str]:
     configs = {name: pool.config for name, pool in pools.items() if pool.config is not None}
     answers = await asyncio.gather(*(_find_loaded(pools[name], paths) for name in configs))
     loaded = dict(zip(configs, answers, strict=True))
-    folders = {name: find_folders(config) for name, config in configs.items()}
+    try:
+        folders = await Aside(partial(_find_all_folders, configs)).finish()
+    except UnreachableError:
+        folders = {name: set() for name in configs}  # what is nobody's is everybody's
     commands = {name for name, config in configs.items() if config.pool.command}
     stale = {name for name, files in loaded.items() if files is None}
     for path in paths:
@@ -66,6 +71,14 @@ async def _ask(generation: Generation, child: Process, paths: list[Path]) -> set
         if child.pid not in generation.children:
             break
     return None
+
+
+def _find_all_folders(configs: Mapping[str, Config]) -> dict[str, set[Path]]:
+    found = {}
+    for name, config in configs.items():
+        with touching(partial(str, name)):
+            found[name] = find_folders(config)
+    return found
 
 
 def find_folders(config: Config) -> set[Path]:

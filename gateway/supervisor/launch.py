@@ -1,28 +1,31 @@
 """How a pool's worker process is started: interpreter, user, environment and place.
 
-Refuses to know what it does then. Source: the settings of a pool; Compose's env files.
+Refuses to know what it does then. Source: the settings of a pool.
 """
 
 import grp
 import os
 import pwd
-import re
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gateway
+from gateway.aside import ask_once
 from gateway.boot import OWN_PYTHON
-from gateway.config.interpolate import open_regular
 from gateway.config.model import Config, Pool
 from gateway.config.variables import is_named
 from gateway.environments.cache import Environment
 from gateway.errors import ConfigError
 
 BOOT = Path(gateway.__file__).with_name("boot.py")
+# not as a pool's own PATH has them
+NICE = shutil.which("nice") or "/usr/bin/nice"
+SETPRIV = shutil.which("setpriv")
 # where programs, files and texts are, and how Python runs; nothing here is a secret
 EVERYONES = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR"),
@@ -39,13 +42,15 @@ OF_INSTALLERS = (
 OF_CACHES = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_CACHE_DIR", "PIP_CACHE_DIR")
 # another Python would find the gateway's packages by them, or not start at all
 OF_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME")
-_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
-def _give_way(pool: Pool) -> list[str]:
+def _give_way(pool: Pool, *, is_elsewhere: bool) -> list[str]:
     """What a command line begins with: a process may not be slowed down from outside where it is
-    another user's, unless by one that may do more than start it as that."""
-    return ["nice", "-n", str(pool.nice)] if pool.nice else []
+    another user's, unless by one that may do more than start it as that.
+
+    Where the program ``is_elsewhere``, and may be on a file system that hangs, it is for ``nice``
+    to wait for it: whoever starts a process waits until its program is found (vfork(2))."""
+    return [NICE, "-n", str(pool.nice)] if pool.nice or is_elsewhere else []
 
 
 def build_command(
@@ -55,12 +60,13 @@ def build_command(
     gateway's own Python, with all that is installed there; but threads see nothing of what only
     the gateway needs."""
     threads = ["--threads", str(pool.threads)] if pool.concurrency == "threads" else []
+    give_way = _give_way(pool, is_elsewhere=environment is not None)
     if environment is None and not threads:
-        return [*_give_way(pool), sys.executable, "-m", "gateway.worker", *arguments]
+        return [*give_way, sys.executable, "-m", "gateway.worker", *arguments]
     boot = [sys.executable, str(BOOT), OWN_PYTHON]
     if environment is not None:
         boot = [environment.python, str(BOOT), environment.runtime]
-    return [*_give_way(pool), *boot, *threads, *arguments]
+    return [*give_way, *boot, *threads, *arguments]
 
 
 def build_server(
@@ -77,26 +83,35 @@ def build_server(
         word.replace("{socket}", socket).replace("{port}", port)
         for word in shlex.split(config.pool.command)
     ]
-    _check_program(words[0], told["env"].get("PATH", os.defpath), config.directory)
-    words = _give_way(config.pool) + _end_with_supervisor() + words
+    path = told["env"].get("PATH", os.defpath)
+    if not _is_there(words[0], path, config.directory):
+        raise OSError(f"there is no program {words[0]!r} in its environment or on PATH")
+    check_answers(config.directory)
+    words = _give_way(config.pool, is_elsewhere=True) + _end_with_supervisor() + words
     return told | {"args": words, "cwd": config.directory}
 
 
-def _check_program(program: str, path: str, directory: Path) -> None:
-    """Raises OSError; what is put before it would say so in words of its own."""
-    place = directory / program if "/" in program else shutil.which(program, path=path)
-    if place is None or not Path(place).exists():
-        raise OSError(f"there is no program {program!r} in its environment or on PATH")
+def _is_there(program: str, path: str, directory: Path) -> bool:
+    """What is put before it would say so in words of its own. One that does not answer may be."""
+
+    def look() -> bool:
+        place = directory / program if "/" in program else shutil.which(program, path=path)
+        return place is not None and Path(place).exists()
+
+    return ask_once((program, path, directory), look).wait_briefly(otherwise=True)
 
 
 def _end_with_supervisor() -> list[str]:
     """What has the kernel end a server whose supervisor was killed and could not: PR_SET_PDEATHSIG
     (prctl(2)), set where its user is set already, which would undo it."""
-    return ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+    return [SETPRIV, "--pdeathsig", "TERM", "--"] if SETPRIV else []
 
 
 def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str, Any]:
     """What ``subprocess.Popen`` is to be told beside the command. Raises OSError."""
+    for path in (pool.directory, environment and environment.python):
+        if path:
+            check_answers(path)
     told: dict[str, Any] = {"env": build_environment(pool, environment), "cwd": pool.directory}
     # who is not root is what the table asks for already
     user, group = find_ids(pool.user, pool.group) if os.geteuid() == 0 else (-1, -1)
@@ -120,6 +135,13 @@ def build_installation(pool: Pool) -> dict[str, Any]:
     return told | {"env": found | told["env"]}
 
 
+def check_answers(path: Path | str) -> None:
+    """Raises OSError where there is none, or where it is on a file system that does not answer:
+    whoever starts a process waits until it has entered its directory."""
+    if ask_once((os.stat, str(path)), partial(os.stat, path)).wait_briefly(None) is None:
+        raise TimeoutError(f"{path} does not answer: is the file system that it is on reachable?")
+
+
 def find_ids(user: str, group: str) -> tuple[int, int]:
     """Their numbers, as chown(2) takes them: -1 for one that is not named; the group is the user's
     own then. Raises KeyError."""
@@ -139,42 +161,19 @@ def build_environment(pool: Pool, environment: Environment | None) -> dict[str, 
         # as activating it does: an app may start programs that lie there
         programs = Path(environment.python).parent
         variables["PATH"] = f"{programs}:{variables.get('PATH', os.defpath)}"
-        if (programs.parent / "pyvenv.cfg").exists():
+        venv = programs.parent / "pyvenv.cfg"
+        if ask_once(venv, venv.exists).wait_briefly(otherwise=False):
             variables["VIRTUAL_ENV"] = str(programs.parent)
     if pool.user:
         home = pwd.getpwnam(pool.user).pw_dir
         variables |= {"HOME": home, "USER": pool.user, "LOGNAME": pool.user}
-    if pool.env_file:
-        with open_regular(pool.env_file) as file:
-            variables |= read_env_file(file.read().decode())
-    return variables | pool.env
+    return variables | dict(pool.env_file_variables) | pool.env
 
 
 def select_variables(wanted: tuple[str, ...]) -> dict[str, str]:
     """Of the gateway's own those that every process gets, and those that are ``wanted``. All others
     may be secrets of other pools."""
     return {name: value for name, value in os.environ.items() if is_named(name, EVERYONES + wanted)}
-
-
-def read_env_file(text: str) -> dict[str, str]:
-    """Variables, one a line; empty lines and those that begin with ``#`` are none. Quotes around a
-    value are taken away; what is no variable is left out."""
-    found = {}
-    for line in text.splitlines():
-        if match := _LINE.fullmatch(line.strip()):
-            value = match[2].strip()
-            if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-                value = value[1:-1]
-            else:
-                value = value.partition(" #")[0].rstrip()
-            found[match[1]] = value
-    return found
-
-
-def find_stray_lines(text: str) -> list[int]:
-    """The numbers, from 1, of the lines of such a file that are left out and no comments."""
-    lines = enumerate((line.strip() for line in text.splitlines()), 1)
-    return [n for n, line in lines if line and line[0] != "#" and not _LINE.fullmatch(line)]
 
 
 def check_users(config: Config) -> None:

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from gateway.aside import UnreachableError
 from gateway.config.model import Config
 from gateway.config.plan import is_same
 from gateway.config.slices import cut, redirect
@@ -381,7 +382,12 @@ class Pools:
         for pool in [*self._pools.values(), *self._closing]:
             pool.let_environments_go()
         with_variables = {"env": select_variables(())}
-        for name in await collect(find_environments(self.config), with_variables):
+        try:
+            removed = await collect(find_environments(self.config), with_variables)
+        except UnreachableError as error:
+            lifecycle.warning("unused environments are not removed: %s", error)
+            return
+        for name in removed:
             lifecycle.info("the environment %s is not used any more: removed", name)
 
     async def drop(self, change: TableChange) -> None:

@@ -23,6 +23,7 @@ from gateway.supervisor.trial import Trial
 
 # the sockets are the gateway's own, opened once for all generations; those of pools are this user's
 KEPT = ("listen", "admin", "control", "user", "group")
+ReadTable = Callable[[], Awaitable[Config]]
 EDIT = "edit"
 WATCH = "watch"
 
@@ -52,14 +53,12 @@ class Outcome:
 
 class Reloader:
     """Runs reloads of ``pools`` one after another. ``read`` gives the newest table, and so does
-    ``read_aside``, after which it still counts as unread."""
+    ``read_saved``, after which it still counts as unread."""
 
-    def __init__(
-        self, pools: Pools, read: Callable[[], Config], read_aside: Callable[[], Config]
-    ) -> None:
+    def __init__(self, pools: Pools, read: ReadTable, read_saved: ReadTable) -> None:
         self._pools = pools
         self._read = read
-        self._read_aside = read_aside
+        self._read_saved = read_saved
         self._running = asyncio.Lock()
         self._waiting: asyncio.Task[Outcome] | None = None
         self._trigger = ""
@@ -98,7 +97,7 @@ class Reloader:
     async def _prepare_named(self, names: list[str], messages: list[str]) -> TableChange:
         running = self._pools.config
         pools = find_pools(running, names)
-        saved = await asyncio.to_thread(self._read_aside)
+        saved = await self._read_saved()
         check_kept(running, saved)
         check_users(saved)
         config = take_over(running, saved, pools)
@@ -133,7 +132,7 @@ class Reloader:
         self, trigger: str, stale: set[str], *, is_all_stale: bool
     ) -> TableChange | None:
         """None where an edit changes nothing."""
-        config = await asyncio.to_thread(self._read)
+        config = await self._read()
         running = self._pools.config
         check_kept(running, config)
         check_users(config)

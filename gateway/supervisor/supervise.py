@@ -10,11 +10,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gateway.aside import naming
 from gateway.config.model import Config
 from gateway.config.plan import build_plan
+from gateway.config.read import read_aside
 from gateway.debugger import Terminal
 from gateway.errors import ConfigError
 from gateway.logs import builds, lifecycle, passing_on
@@ -39,7 +42,7 @@ from gateway.supervisor.sockets import (
 )
 from gateway.supervisor.tasks import guarded, keep_up, run_in, start
 from gateway.supervisor.warnings import find_warnings
-from gateway.supervisor.watch import Mark, look, watch_file, watch_files
+from gateway.supervisor.watch import Mark, look, look_aside, watch_file, watch_files
 from gateway.supervisor.watch_code import watch_code
 from gateway.uncaught import report_asyncio
 
@@ -78,7 +81,7 @@ class Supervisor:
             making_folder(control) as folder,
         ):
             self._pools = Pools(self._listener, folder, self._start_task)
-            self._reloader = Reloader(self._pools, self._read, self._read_aside)
+            self._reloader = Reloader(self._pools, self._read, self._read_saved)
             return asyncio.run(self._run(admin_listener))
 
     def status(self) -> tuple[bool, dict[str, Any]]:
@@ -134,7 +137,8 @@ class Supervisor:
             len(self._config.mounts),
             self._config.source,
         )
-        self._warn(self._config)
+        with contextlib.suppress(ConfigError):  # a worker that cannot be started reports it
+            self._warn(await read_aside(partial(find_warnings, self._config)))
         self._pools.serve(self._config)
         # the admin's thread, in which no object of the supervisor's is looked at
         shown = (run_in(loop, self.status), run_in(loop, self.report))
@@ -209,24 +213,35 @@ class Supervisor:
 
     # --- reloads ------------------------------------------------------------------------------
 
-    def _read(self) -> Config:
-        self._seen = look(self._config.source)
-        config = self._read_table(Path(self._config.source))
-        self._warn(config)
+    async def _read(self) -> Config:
+        source = self._config.source
+        seen: list[Mark | None] = []  # a thread that is given up may still go on some day
+
+        def read() -> tuple[Config, list[str]]:
+            seen.append(naming(source, partial(look, source))())
+            config = self._read_table(Path(source))
+            return config, find_warnings(config)
+
+        try:
+            config, warnings = await read_aside(read)
+        finally:
+            self._seen = seen[0] if seen else self._seen
+        self._warn(warnings)
         return config
 
-    def _warn(self, config: Config) -> None:
+    def _warn(self, warnings: list[str]) -> None:
         """Of what is odd about a table, once. Names are not resolved: a start does not wait."""
-        for warning in find_warnings(config):
+        for warning in warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
                 lifecycle.warning("%s", warning)
 
-    def _read_aside(self) -> Config:
-        return self._read_table(Path(self._config.source))
+    async def _read_saved(self) -> Config:
+        return await read_aside(partial(self._read_table, Path(self._config.source)))
 
     async def _on_edit(self, saved: float) -> None:
-        is_new = look(self._config.source) != self._seen  # else `gateway reload` was faster
+        found = await look_aside(self._config.source)
+        is_new = found != self._seen  # else `gateway reload` was faster
         if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
             await self._reloader.reload(EDIT, saved)
 
@@ -277,7 +292,7 @@ class Supervisor:
         running = self._pools.config
         path = Path(str(question.get("file") or running.source))
         try:
-            wanted = await asyncio.to_thread(self._read_table, path)
+            wanted = await read_aside(partial(self._read_table, path))
             check_kept(running, wanted)
             plan = await asyncio.to_thread(build_plan, running, wanted)
         except ConfigError as error:

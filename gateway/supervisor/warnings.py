@@ -13,13 +13,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
+from gateway.aside import touching
 from gateway.config.addresses import is_address
 from gateway.config.model import Config, Pool, UpstreamTarget
 from gateway.config.problems import quote
-from gateway.supervisor.launch import find_stray_lines
 from gateway.supervisor.sockets import split_address
 
 # for all names together: a name server that is away must not hold up a check
@@ -42,7 +43,8 @@ def find_warnings(config: Config) -> list[str]:
         for pool in config.unused_pools
     ]
     for pool, place in places:
-        found += [f"{place}.{text}" for text in _look_at(pool, config.directory)]
+        with touching(partial(str, place)):
+            found += [f"{place}.{text}" for text in _look_at(pool, config.directory)]
     for mount in config.mounts:
         if mount.host and not _is_international(mount.host):
             place = f"{config.source}:{mount.where.line}:{mount.where.column}: mounts.{mount.name}"
@@ -50,9 +52,12 @@ def find_warnings(config: Config) -> list[str]:
                 f"{place}: no browser asks for this host, since what follows xn-- is no "
                 "international name: write the name itself"
             )
-    files = dict.fromkeys(pool.env_file for pool in config.pools if pool.env_file)
-    for file in files:
-        found += _look_at_file(file)
+    # the lines themselves may hold a secret, and are not shown
+    found += dict.fromkeys(
+        f"{pool.env_file}:{number}:1: this line sets no variable: write NAME=value, or # before it"
+        for pool in config.pools
+        for number in pool.env_file_strays
+    )
     return found
 
 
@@ -92,16 +97,6 @@ def _has_program(program: str, pool: Pool, directory: Path) -> bool:
     )
     path = pool.env.get("PATH") or os.environ.get("PATH") or os.defpath
     return shutil.which(program, path=f"{beside}{os.pathsep}{path}") is not None
-
-
-def _look_at_file(file: Path) -> Iterator[str]:
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        yield f"{file}: cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
-        return
-    for number in find_stray_lines(text):  # which may hold a secret, and is not shown
-        yield f"{file}:{number}:1: this line sets no variable: write NAME=value, or # before it"
 
 
 def _is_international(host: str) -> bool:

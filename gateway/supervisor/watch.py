@@ -6,14 +6,14 @@ says. Source: stat(2).
 """
 
 import asyncio
-import contextlib
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
+from gateway.aside import Aside, UnreachableError, ask_once, naming, touching
 from gateway.supervisor.tasks import keep_up
 
 LOOK_SECONDS = 0.5
@@ -21,6 +21,8 @@ LOOK_SECONDS = 0.5
 SETTLED_SECONDS = 0.3
 # a save is noticed by then, if the file's own time is that of the save
 RECENT_SECONDS = 10.0
+# folders that do not answer, and are waited for by a thread each
+MOST_AWAY = 4
 
 Mark = tuple[int, int, int, int]
 
@@ -34,16 +36,24 @@ def look(path: str) -> Mark | None:
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
 
 
+async def look_aside(path: str) -> Mark | None:
+    """``look``, for event loops; None also where nothing answers."""
+    try:
+        return await ask_once(path, naming(path, partial(look, path))).finish()
+    except UnreachableError:
+        return None
+
+
 async def watch_file(path: str, on_save: Callable[[float], Coroutine[Any, Any, object]]) -> None:
     """Call ``on_save`` with the time (Unix) at which each save was made, and wait for its end. What
     fails is tried again: a save from that time on would not be seen by one that begins anew.
 
     A file that has gone is no save; the one that takes its place is.
     """
-    seen = look(path)
+    seen = await look_aside(path)
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        found = look(path)
+        found = await look_aside(path)
         if found is None or found == seen:
             continue
         found = await settle(path, found)
@@ -60,7 +70,7 @@ async def settle(path: str, found: Mark) -> Mark | None:
     """Wait until the file stays as it is; None where it went away meanwhile."""
     while True:
         await asyncio.sleep(SETTLED_SECONDS)
-        again = look(path)
+        again = await look_aside(path)
         if again is None or again == found:
             return again
         found = again
@@ -71,40 +81,54 @@ async def watch_files(
 ) -> None:
     """Call ``on_save`` whenever one of the files was saved that ``find_paths`` gives at each look,
     and wait for its end. One that has gone is no save; the one that takes its place is."""
-    look_at_all = lambda: _look_aside(find_paths())  # noqa: E731
+    sight = Sight()
+    look_at_all = lambda: sight.look(find_paths())  # noqa: E731
     seen = await keep_up(look_at_all)
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         found = await keep_up(look_at_all)
         if any(seen.get(path, mark) != mark for path, mark in found.items()):
-            while found != (found := await _look_later(found)):
+            while found != (found := await _look_later(sight, found)):
                 pass
             seen |= found
             await keep_up(on_save)
         seen |= found
 
 
-async def _look_later(found: dict[str, Mark]) -> dict[str, Mark]:
+async def _look_later(sight: "Sight", found: dict[str, Mark]) -> dict[str, Mark]:
     await asyncio.sleep(SETTLED_SECONDS)
-    return await keep_up(lambda: _look_aside(found))
+    return await keep_up(lambda: sight.look(found))
 
 
-async def _look_aside(paths: Iterable[str]) -> dict[str, Mark]:
-    """The marks of those that are there. In a thread that nobody waits for: a mount of the network
-    that hangs is no reason for anything else to wait."""
-    loop = asyncio.get_running_loop()
-    looked: asyncio.Future[dict[str, Mark]] = loop.create_future()
+class Sight:
+    """Looks at many files in a thread that nobody has to wait for. A folder in which one does not
+    answer is left out until it does, so that the others are still seen."""
 
-    def note(found: dict[str, Mark]) -> None:
-        if not looked.done():
-            looked.set_result(found)
+    def __init__(self) -> None:
+        self._away: dict[str, Aside[None]] = {}
 
-    def run(names: list[str]) -> None:
-        found = {name: mark for name in names if (mark := look(name)) is not None}
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(note, found)
+    async def look(self, paths: Iterable[str]) -> dict[str, Mark]:
+        """The marks of those that are there."""
+        self._away = {path: each for path, each in self._away.items() if not each.is_done}
+        found: dict[str, Mark] = {}
+        left = list(paths)
+        while left := [path for path in left if os.path.dirname(path) not in self._away]:  # noqa: PTH120
+            if len(self._away) >= MOST_AWAY:
+                break
+            marks: dict[str, Mark] = {}
+            aside = Aside(partial(_look_at, left, marks))
+            try:
+                await aside.finish()
+            except UnreachableError as error:
+                self._away[os.path.dirname(error.place)] = aside  # noqa: PTH120
+            else:
+                return found | marks
+        return found
 
-    if names := list(paths):
-        Thread(target=run, args=(names,), daemon=True).start()
-        return await looked
-    return {}
+
+def _look_at(paths: list[str], found: dict[str, Mark]) -> None:
+    for path in paths:
+        with touching(partial(str, path)):
+            mark = look(path)
+        if mark is not None:
+            found[path] = mark

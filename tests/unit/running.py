@@ -136,7 +136,7 @@ class Running:
         """Which one answers."""
         return self.ask().rpartition(b"\r\n")[2].decode()
 
-    def control(self, command: str, **more: str) -> dict[str, Any]:
+    def control(self, command: str, **more: Any) -> dict[str, Any]:
         return ask(self.folder / "control.sock", command, **more)
 
     def children(self) -> set[int]:

@@ -451,5 +451,5 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gateway.cli.read_config", interrupted)
+    monkeypatch.setattr("gateway.cli.read_table", interrupted)
     assert run("routes") == (130, "", "")

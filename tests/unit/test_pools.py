@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
+from gateway.config.env_file import parse_env_file
 from gateway.config.model import Pool
 from gateway.remote import describe_status
 from gateway.supervisor.control import ask
-from gateway.supervisor.launch import build_command, read_env_file
+from gateway.supervisor.launch import build_command
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
@@ -246,7 +247,7 @@ def test_the_command_of_a_pool_in_the_gateways_own_python() -> None:
     ],
 )
 def test_a_line_of_an_env_file(line: str, found: dict[str, str]) -> None:
-    assert read_env_file(line) == found
+    assert dict(parse_env_file(line)) == found
 
 
 # --- reloads ----------------------------------------------------------------------------------

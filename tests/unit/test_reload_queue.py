@@ -46,9 +46,12 @@ class SlowPools:
 def test_a_reload_that_waits_loads_the_code_where_one_asks_for_it(
     asked: list[str], trigger: str, anew: bool
 ) -> None:
+    async def read() -> Any:
+        return EDITED
+
     async def run() -> None:
         pools = SlowPools()
-        reloader = Reloader(pools, lambda: EDITED, lambda: EDITED)  # type: ignore[arg-type]
+        reloader = Reloader(pools, read, read)  # type: ignore[arg-type]
         first = asyncio.create_task(reloader.reload("SIGHUP"))
         while not pools.anew:
             await asyncio.sleep(0)

@@ -132,13 +132,12 @@ def test_an_edit_of_what_is_passed_is_a_change_that_needs_new_workers(start: Sta
     ]
 
 
-def test_the_table_wins_over_what_is_passed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_table_wins_over_what_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("A", "B", "C"):
         monkeypatch.setenv(name, "gateway's")
-    (tmp_path / "env").write_text("B=file's\nC=file's\n")
-    pool = Pool(name="a", pass_env=("A", "B", "C"), env_file=tmp_path / "env", env={"C": "table's"})
+    of_file = (("B", "file's"), ("C", "file's"))
+    pass_env = ("A", "B", "C")
+    pool = Pool(name="a", pass_env=pass_env, env_file_variables=of_file, env={"C": "table's"})
     given = build_environment(pool, None)
     assert [given[name] for name in ("A", "B", "C")] == ["gateway's", "file's", "table's"]
 
