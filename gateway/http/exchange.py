@@ -40,14 +40,16 @@ class Exchange(Response):
     ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` is how many bytes had
     moved when the sweep last looked. ``has_ended`` is whether that has ended it for its client's
     leaving. ``script_name`` is that of the environ that the app was given, set where there is a
-    mount.
+    mount. Of content that came with its head, all of it, ``arrived_bytes`` is the length, and
+    there is no ``content``.
     """
 
     __slots__ = (
-        *("client", "content", "greenlet", "has_ended", "mount", "moved", "request_id"),
-        *("script_name", "started", "timeout"),
+        *("arrived_bytes", "client", "content", "greenlet", "has_ended", "mount", "moved"),
+        *("request_id", "script_name", "started", "timeout"),
     )
 
+    arrived_bytes: int
     client: str
     content: Content | None
     greenlet: Any
