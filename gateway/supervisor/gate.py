@@ -26,6 +26,9 @@ IDLE_SECONDS = 0.5
 IDLE_SHARE = 0.1
 # one app that loops for ever at its import may not hold up all others on a single core
 LEAST_LOADS = 2
+# of those that came later; then it is the turn of one that is no build: pools that are woken again
+# and again keep no reload from its end
+MOST_OVERTAKEN = 8
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -68,9 +71,16 @@ class _Waiter:
     rank: int
     number: int
     admitted: "asyncio.Future[Load]"
+    overtaken: int = 0
 
     def weigh(self) -> tuple[Urgency, int, int]:
+        if self.overtaken >= MOST_OVERTAKEN:
+            return Urgency.AWAITED, -1, self.number
         return self.find_urgency(), self.rank, self.number
+
+    def note_turn_of(self, other: "_Waiter") -> None:
+        if self.number < other.number and self.find_urgency() is not Urgency.BUILD:
+            self.overtaken += 1
 
 
 class StartGate:
@@ -123,11 +133,14 @@ class StartGate:
         if not self._waiting:
             return
         self._loads = [load for load in self._loads if not load.is_over()]
-        for waiter in sorted(self._waiting, key=_Waiter.weigh):
-            urgency = waiter.find_urgency()
+        while self._waiting:
+            waiter = min(self._waiting, key=_Waiter.weigh)
+            urgency, *_ = waiter.weigh()
             if self._count(urgency) >= self._limit:
                 return
             self._waiting.remove(waiter)
+            for other in self._waiting:
+                other.note_turn_of(waiter)
             if not waiter.admitted.done():
                 load = Load(urgency)
                 self._loads.append(load)

@@ -16,7 +16,14 @@ from test_supervisor import CONFIG
 
 from gateway.config.workers import usable_cores
 from gateway.remote import describe_status
-from gateway.supervisor.gate import IDLE_SECONDS, LEAST_LOADS, Load, StartGate, Urgency
+from gateway.supervisor.gate import (
+    IDLE_SECONDS,
+    LEAST_LOADS,
+    MOST_OVERTAKEN,
+    Load,
+    StartGate,
+    Urgency,
+)
 from gateway.supervisor.generation import Generation, State
 
 Start = Callable[..., Running]
@@ -141,6 +148,29 @@ def test_who_becomes_urgent_while_it_waits_goes_first() -> None:
         gate.leave(late.result())
         gate.leave(first)
         await waiting
+
+    run(work())
+
+
+def test_one_that_is_overtaken_again_and_again_has_its_turn() -> None:
+    async def work() -> None:
+        gate = StartGate(1)
+        load = await gate.enter(lambda: Urgency.START)
+        start, build = enter(gate, Urgency.START), enter(gate, Urgency.BUILD)
+        for overtaken in range(MOST_OVERTAKEN + 1):
+            assert not start.done(), overtaken
+            waking = enter(gate, Urgency.AWAITED)
+            await turn_loop()
+            gate.leave(load)
+            await turn_loop()
+            load = start.result() if start.done() else waking.result()
+        assert start.done()
+        assert not waking.done()
+        gate.leave(load)
+        await turn_loop()
+        assert waking.done()
+        assert not build.done()
+        build.cancel()
 
     run(work())
 
