@@ -27,7 +27,7 @@ from gateway.supervisor.launch import check_users
 from gateway.supervisor.places import find_control
 from gateway.supervisor.pools import Pools
 from gateway.supervisor.sockets import open_pool_listener, raise_descriptor_limit
-from gateway.supervisor.tasks import start
+from gateway.supervisor.tasks import guarded, start
 from gateway.supervisor.warnings import find_unresolved, find_warnings
 from gateway.uncaught import explain
 
@@ -146,7 +146,8 @@ class Check:
                 if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.killpg(child.pid, signal.SIGKILL)  # what its apps have started
-                    child.clear_up()
+                    with guarded(f"what process {child.pid} has started"):
+                        child.clear_up()
                     _, wait_status = os.waitpid(child.pid, 0)
                     self._pools.note_end(generation, child, wait_status)
                     self._start_task(bury(generation, child, is_stopping=True))

@@ -25,7 +25,7 @@ from gateway.supervisor.last_lines import LastLines
 from gateway.supervisor.launch import build_server, find_ids
 from gateway.supervisor.process import ChildState, Process, Report
 from gateway.supervisor.reach import count_connections, find_fault
-from gateway.supervisor.tasks import start
+from gateway.supervisor.tasks import keep_up, start
 
 # between two questions whether it answers, or whether somebody is still connected
 LOOK_SECONDS = 0.05
@@ -68,7 +68,7 @@ class Command(Process):
             raise
         self._lines = LastLines(self._process.stdout, self._tell)
         self._relaying = start(self._lines.read())
-        self._knocking = start(self._knock())
+        self._knocking = start(keep_up(self._knock))
 
     def _start(self, environment: Environment | None) -> None:
         pool, place, port = self.config.pool, self._folder / "s", ""
@@ -145,7 +145,7 @@ class Command(Process):
 
     def _leave(self) -> None:
         if self._leaving is None:
-            self._leaving = start(self._end_unused())
+            self._leaving = start(keep_up(self._end_unused))
 
     async def _end_unused(self) -> None:
         """Not every server finishes its requests when it is told to end, so they end first."""

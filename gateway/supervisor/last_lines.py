@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO, Any
 
+from gateway.supervisor.tasks import guarded
+
 READ_BYTES = 65536
 MOST_LINES, MOST_LINE_BYTES = 10, 500
 
@@ -53,4 +55,6 @@ class LastLines:
     def _take(self, lines: bytes) -> None:
         for line in lines.splitlines()[-(self._lines.maxlen or 0) :]:
             self._lines.append(line[:MOST_LINE_BYTES].decode(errors="replace"))
-        self._pass_on(lines)
+        # what is not read any more keeps its writer waiting for ever
+        with guarded("the lines that a process has written"):
+            self._pass_on(lines)

@@ -5,6 +5,7 @@ proc_net(5), proc_pid_net(5) for the tables of sockets; RFC 9112 §4 (status lin
 """
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 
@@ -48,8 +49,11 @@ async def _ask(address: str, request: bytes) -> str:
     try:
         if not request:
             return ""
+        line = b""
         writer.write(request)
-        found = _STATUS.match(await reader.readline())
+        with contextlib.suppress(ValueError):  # a line that has no end
+            line = await reader.readline()
+        found = _STATUS.match(line)
         return found[1].decode() if found else ""
     finally:
         writer.close()

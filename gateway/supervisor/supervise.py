@@ -26,7 +26,7 @@ from gateway.supervisor.container import RESTARTED, leads_container
 from gateway.supervisor.control import Answer, Question, Tell, serve_control
 from gateway.supervisor.deaths import bury
 from gateway.supervisor.failures import describe_mounts
-from gateway.supervisor.generation import Generation
+from gateway.supervisor.generation import KILL_GRACE_SECONDS, Generation
 from gateway.supervisor.launch import check_users
 from gateway.supervisor.places import make_control, making_folder
 from gateway.supervisor.pools import MAIN, Pools
@@ -45,6 +45,9 @@ from gateway.supervisor.warnings import find_warnings
 from gateway.supervisor.watch import Mark, look, look_aside, watch_file, watch_files
 from gateway.supervisor.watch_code import watch_code
 from gateway.uncaught import report_asyncio
+
+# beyond the time for requests in flight: the front and the pools after it, each to be killed
+GIVE_UP_SECONDS = 4 * KILL_GRACE_SECONDS
 
 
 class Supervisor:
@@ -333,7 +336,12 @@ class Supervisor:
                 await asyncio.wait_for(self._second.wait(), limits.drain_delay_seconds)
         timeout = limits.drain_timeout_seconds
         lifecycle.info("stopping: requests in flight have up to %g s", timeout)
-        await self._pools.stop(timeout)
+        try:
+            async with asyncio.timeout(timeout + GIVE_UP_SECONDS):
+                await self._pools.stop(timeout)
+        except TimeoutError:  # killed, and still there: one waits for a disk, or may not be killed
+            left = [c.pid for g in self._pools.generations for c in g.children.values()]
+            lifecycle.error("processes that cannot be ended are left: %s", str(left)[1:-1])
         for task in tuple(self._tasks):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -2,6 +2,7 @@
 replaced, and what looks after them begins again. The faults are real ones."""
 
 import asyncio
+import ctypes
 import os
 import resource
 import signal
@@ -197,6 +198,69 @@ def test_a_pool_whose_socket_cannot_be_made_costs_that_reload_alone(start: Start
     wait_until(lambda: answers(gateway, "/p") and answers(gateway, "/q"), "both pools serve")
     assert "Warning" not in gateway.log_text
     assert "a fault of the gateway's own" not in gateway.log_text
+
+
+# --- commands ----------------------------------------------------------------------------------
+
+# of its first answers the line of the status has no end
+BABBLES = """
+import socketserver, sys
+answered = []
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        while self.rfile.readline().strip():
+            pass
+        answered.append(1)
+        line = b"x" * 200_000 if len(answered) < 4 else b"HTTP/1.1 204 No Content"
+        self.wfile.write(line + b"\\r\\nConnection: close\\r\\n\\r\\n")
+socketserver.ThreadingUnixStreamServer(sys.argv[1], Handler).serve_forever()
+"""
+
+
+def test_a_command_that_answers_nonsense_for_a_while_is_asked_again(start: Start) -> None:
+    mounts = "  /: good:app\n  /c: {upstream: 'pool:cmd', health: /well}\n"
+    pools = "pools:\n  cmd: {command: 'python babbles.py {socket}'}\n"
+    gateway = start(mounts + pools, MANUAL, babbles=BABBLES)
+    wait_until(lambda: gateway.ask("/c")[9:12] == b"204", "it serves")
+    assert "a fault of the gateway's own" not in gateway.log_text
+    assert "did not load" not in gateway.log_text
+
+
+CAP_KILL, CAP_SETPCAP, PR_CAPBSET_DROP = 5, 8, 24
+
+
+def has_capability(number: int) -> bool:
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> number & 1)
+
+
+def drop_kill() -> None:
+    """What is started from here on may end no process of another user."""
+    assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0) == 0
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not has_capability(CAP_SETPCAP), reason="it takes root's capabilities"
+)
+def test_a_stop_ends_though_a_process_cannot_be_ended(start: Start) -> None:
+    mounts = "  /: good:app\n  /c: {upstream: 'pool:cmd'}\n"
+    pools = "pools:\n  cmd: {command: 'sh -c \"sleep 600\" {socket}', user: nobody}\n"
+    server = MANUAL + "  drain_timeout: 1s\n"
+    gateway = start(mounts + pools, server, before=drop_kill)
+    front = find_worker(gateway, "main")
+    [sleeper] = wait_until(lambda: find_commands(gateway), "the command runs")
+    try:
+        gateway.process.send_signal(signal.SIGTERM)
+        gateway.process.wait(2 * WAIT_SECONDS)
+        assert f"processes that cannot be ended are left: {sleeper}" in gateway.log_text
+        assert not Path(f"/proc/{front}").exists()
+    finally:
+        os.killpg(sleeper, signal.SIGKILL)
+
+
+def find_commands(gateway: Running) -> list[int]:
+    generations = gateway.control("status")["generations"]
+    return [w["pid"] for g in generations if g["pool"] == "cmd" for w in g["workers"]]
 
 
 # --- watching ----------------------------------------------------------------------------------
