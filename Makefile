@@ -28,7 +28,7 @@ help:
 	@echo '             nobody reads, 10,000 of each size and framing (POSTS=500: 500), and the requests after them;'
 	@echo '             then 1,000 operations at random against a model (OPERATIONS=100 POOLS=4 SEED=1: those),'
 	@echo '             and 200 starts with a random fault each (FAULTS=20: 20)'
-	@echo 'make fuzz    random requests against the parsers, SECONDS=600 each'
+	@echo 'make fuzz    random requests and answers against the parsers, SECONDS=600 each'
 	@echo 'make ecosystem  the libraries of docs/libraries.md, with real PostgreSQL and Redis'
 	@echo 'make autobahn   the Autobahn test suite for WebSockets, which needs a Python 2.7: PYTHON2=/path'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
@@ -74,6 +74,7 @@ proof: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python tests/fuzz/fuzz.py head -max_total_time=$(or $(SECONDS),600)
+	$(BIN)/python tests/fuzz/fuzz.py answer -max_total_time=$(or $(SECONDS),600)
 	$(BIN)/python tests/fuzz/fuzz.py content -max_total_time=$(or $(SECONDS),600)
 
 ecosystem: $(ECOSYSTEM)/stamp

@@ -34,6 +34,21 @@ class BuildError(GatewayError):
     """
 
 
+class MalformedMessage(GatewayError):
+    """The sender's, a client or a server: what was read is no HTTP, or could be read in two ways.
+
+    Says what is wrong, and perhaps in which text. Whoever reads raises an error of that side.
+    """
+
+    def __str__(self) -> str:
+        what, *text = self.args
+        return ": ".join([what, *map(repr, text)])
+
+
+class UnknownCoding(MalformedMessage):
+    """RFC 9112 §6.1: a transfer coding other than ``chunked``."""
+
+
 class RequestError(GatewayError):
     """The client's: the request is refused with ``status``, and the connection closed."""
 

@@ -8,22 +8,12 @@ import re
 
 from gateway.errors import AppError
 from gateway.http.advice import describe_headers, describe_name, describe_status, describe_value
+from gateway.protocol.fields import NO_VALUE, TOKEN
+from gateway.protocol.framing import DIGITS, HOP_BY_HOP
 from gateway.protocol.names import CACHE_ENTRIES
 from gateway.wsgi import Fields
 
 _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
-_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
-# the charset of a field (RFC 9110 §5.5) is latin-1 here, as of every string of PEP 3333
-# PEP 3333: nor any control character, of which RFC 9110 §5.5 allows the tab
-_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-# RFC 9110 §7.6.1, RFC 2616 §13.5.1: PEP 3333 forbids these to an app
-_HOP_BY_HOP = frozenset(
-    (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization"),
-        *("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-    )
-)
 # lines; code; Content-Length, or -1; all these as bytes where there is a body and no Date, else
 # b""; whether there is a body; whether there is a Date
 CheckedHead = tuple[str, int, int, bytes, bool, bool]
@@ -50,7 +40,7 @@ def read_head(key: tuple[str, Fields]) -> CheckedHead:
         name, value = pair
         lower = name.lower() if isinstance(name, str) else ""
         if lower == "content-length" and isinstance(value, str):
-            if length >= 0 or not _DIGITS.fullmatch(value):
+            if length >= 0 or not DIGITS.fullmatch(value):
                 raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
             length = int(value)
             continue  # the head is given its own
@@ -85,12 +75,12 @@ def _check_status(status: str) -> tuple[str, int, bool]:
 
 def check_field(name: str, value: str) -> str:
     """The line of a field that an app may send. Raises AppError for one it may not."""
-    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+    if not isinstance(name, str) or not TOKEN.fullmatch(name):
         raise AppError(describe_name(name))
     lower = name.lower()
-    if lower in _HOP_BY_HOP:
+    if lower in HOP_BY_HOP:  # which PEP 3333 forbids to an app
         raise AppError(f"{name} is the server's to send, not an app's (PEP 3333): leave it out")
-    if not isinstance(value, str) or _UNSENDABLE.search(value):
+    if not isinstance(value, str) or NO_VALUE.search(value):
         raise AppError(describe_value(name, value))
     line = f"{name}: {value}\r\n"
     if len(line) <= _LONGEST_KNOWN_LINE and lower not in _NEVER_KNOWN:

@@ -17,12 +17,13 @@ from gateway.errors import (
     ClientDisconnected,
     ContentTooLarge,
     HeaderFieldsTooLarge,
+    MalformedMessage,
     MalformedRequest,
     RequestError,
 )
 from gateway.http.spool import SpoolFullError, Store
-from gateway.protocol.chunks import BadChunksError, ChunkDecoder, LargeTrailersError
-from gateway.protocol.head import CHUNKED
+from gateway.protocol.chunks import ChunkDecoder, LargeTrailersError
+from gateway.protocol.framing import CHUNKED
 
 READ_BYTES = 64 * 1024
 # what is still to come behind an early answer is read up to this, to keep the connection
@@ -280,7 +281,7 @@ class ChunkedContent(Content):
             piece = chunks.take(most_bytes)
         except LargeTrailersError as error:
             raise HeaderFieldsTooLarge(error.args[0]) from error
-        except BadChunksError as error:
+        except MalformedMessage as error:
             raise MalformedRequest(error.args[0]) from error
         self.announced_bytes = chunks.announced_bytes
         self.received_bytes = chunks.announced_bytes - chunks.left_bytes

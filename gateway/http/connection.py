@@ -28,7 +28,8 @@ from gateway.http.spool import MEMORY_BYTES, SpoolFullError, Store
 from gateway.http.stream import IDLE
 from gateway.http.upgrade import Upgradable, asks_to_upgrade
 from gateway.logs import faults
-from gateway.protocol.head import CHUNKED, RequestHead
+from gateway.protocol.framing import CHUNKED
+from gateway.protocol.head import RequestHead
 from gateway.uncaught import explain, report_own
 from gateway.wsgi import RAW_PATH_INFO, Environ
 

@@ -26,6 +26,7 @@ from gateway.errors import AppError, ClientDisconnected
 from gateway.http.exchange import Exchange
 from gateway.http.gevent_websocket import OfferedWebSocket, open_websocket
 from gateway.http.stream import READ, WRITE, wait_for
+from gateway.protocol.framing import split_list
 from gateway.protocol.head import RequestHead
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Takeover, Write, WSGIApp
 
@@ -47,9 +48,8 @@ def asks_to_upgrade(head: RequestHead) -> bool:
     fields = head.fields
     if not head.is_http11 or head.content_length:
         return False
-    options = fields.get("HTTP_CONNECTION", "").lower().split(",")
-    has_option = any(option.strip(" \t") == "upgrade" for option in options)
-    return has_option and "h2c" not in fields["HTTP_UPGRADE"].lower()
+    options = split_list(fields.get("HTTP_CONNECTION", ""))
+    return "upgrade" in options and "h2c" not in fields["HTTP_UPGRADE"].lower()
 
 
 class OfferedSocket:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 
+from gateway.errors import MalformedMessage
+from gateway.protocol.fields import read_field
+
 MAX_CHUNK_LINE = 256  # size and extensions, in bytes; §7.1.1 asks for a limit of our own
 MAX_TRAILER_BYTES = 8 * 1024
 
@@ -15,14 +18,9 @@ MAX_TRAILER_BYTES = 8 * 1024
 _LINE = rb"\r\n([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?"
 _CHUNK_LINE = re.compile(_LINE + rb"\r\n")
 _PADDED_CHUNK_LINE = re.compile(_LINE + rb"[ \t]*\r\n")
-_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 
 
-class BadChunksError(Exception):
-    """Not content in chunks, or what could be read in two ways: what is wrong, perhaps the line."""
-
-
-class LargeTrailersError(BadChunksError):
+class LargeTrailersError(MalformedMessage):
     """More than MAX_TRAILER_BYTES."""
 
 
@@ -46,7 +44,7 @@ class ChunkDecoder:
         self._position = 0
 
     def take(self, most_bytes: int) -> bytes | None:
-        """Content of a chunk; b"" at the end; None: more has to come. Raises BadChunksError."""
+        """Content of a chunk; b"" at the end; None: more has to come. Raises MalformedMessage."""
         if not self.left_bytes and not self._is_in_trailers:
             start = self._position
             found = self._chunk_line.match(self._received, start, start + MAX_CHUNK_LINE + 4)
@@ -73,21 +71,20 @@ class ChunkDecoder:
     def _read_trailers(self) -> bytes | None:
         too_long = LargeTrailersError(f"trailers of more than {MAX_TRAILER_BYTES} bytes")
         while line := self._find_line(self._position, self._left_trailer_bytes, too_long):
-            if not _TRAILER.fullmatch(line):
-                raise BadChunksError("trailer is no field", line[:60])
+            read_field(line.decode("latin-1"))
             self._position += len(line) + 2
             self._left_trailer_bytes -= len(line)
         return line
 
     def _refuse_chunk_line(self, start: int) -> None:
         if not b"\r\n".startswith(self._received[start : start + 2]):
-            raise BadChunksError("chunk is longer than its size says")
-        too_long = BadChunksError(f"the line of a chunk has more than {MAX_CHUNK_LINE} bytes")
+            raise MalformedMessage("chunk is longer than its size says")
+        too_long = MalformedMessage(f"the line of a chunk has more than {MAX_CHUNK_LINE} bytes")
         line = self._find_line(start + 2, MAX_CHUNK_LINE, too_long)
         if line is not None:
-            raise BadChunksError("chunk size is not a hexadecimal number", line[:60])
+            raise MalformedMessage("chunk size is not a hexadecimal number", line[:60])
 
-    def _find_line(self, start: int, limit: int, too_long: BadChunksError) -> bytes | None:
+    def _find_line(self, start: int, limit: int, too_long: MalformedMessage) -> bytes | None:
         end = self._received.find(b"\n", start, start + limit + 2)
         if end < 0:
             if len(self._received) >= start + limit + 2:
@@ -95,5 +92,5 @@ class ChunkDecoder:
             return None
         # RFC 9112 §2.2 lets us accept a bare LF; a hop that does not would split here otherwise
         if not self._received.endswith(b"\r", start, end):
-            raise BadChunksError("a line of the chunk framing ends without CR")
+            raise MalformedMessage("a line of the chunk framing ends without CR")
         return self._received[start : end - 1]

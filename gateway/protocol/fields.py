@@ -1,29 +1,29 @@
-"""Field lines of requests to CGI names and values: strict, and each that comes again read once.
+"""Field lines: what is one, on both sides of the hop; those of requests to CGI names and values.
 
-Refuses to know what a field means. Source: RFC 9112 §5 (field syntax), RFC 9110 §5.5 (values),
-RFC 3875 §4.1.18 (CGI names).
+Strict, and each line that comes again is read once. Refuses to know what a field means. Source:
+RFC 9112 §5 (field syntax), RFC 9110 §5.5 (values), RFC 3875 §4.1.18 (CGI names).
 """
 
 from __future__ import annotations
 
 import re
 
-from gateway.errors import MalformedRequest
+from gateway.errors import MalformedMessage, MalformedRequest
 from gateway.protocol.memory import Memory
 
 DROPPED = ""
 # What front workers alone say, to pools alone; dropped whoever else says it, proxies too.
 STATEMENT_KEY, REQUEST_KEY = "HTTP_GATEWAY_STATEMENT", "HTTP_GATEWAY_REQUEST"
 MAX_NAMES = 1024
-_LONGEST_NAME = 64
+LONGEST_NAME = 64
 # what thousands of clients send again and again; at most some 3 MiB
 MAX_LINES = 4096
-_LONGEST_LINE = 256
+LONGEST_LINE = 256
 # what only a trusted proxy may say (RFC 7239 §8.1); dropped when anyone else says it
 _FORWARDED_NAME = re.compile(r"forwarded|x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 # RFC 9110 §5.5: a value has visible characters, obs-text, and blanks between them
-_NO_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+NO_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 # one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 # proofs of who someone is, and what differs in each request
@@ -41,7 +41,7 @@ class FieldNames(Memory[str]):
     """Field names as sent to CGI names, DROPPED for those that are not let in."""
 
     def __init__(self, *, trusts_peer: bool, takes_statements: bool = False) -> None:
-        super().__init__(MAX_NAMES, _LONGEST_NAME)
+        super().__init__(MAX_NAMES, LONGEST_NAME)
         self._trusts_peer = trusts_peer
         self._takes_statements = takes_statements
 
@@ -62,14 +62,14 @@ class FieldLines(Memory[Field]):
     workers."""
 
     def __init__(self, *, trusts_peer: bool, takes_statements: bool = False) -> None:
-        super().__init__(MAX_LINES, _LONGEST_LINE)
+        super().__init__(MAX_LINES, LONGEST_LINE)
         self._names = FieldNames(trusts_peer=trusts_peer, takes_statements=takes_statements)
 
     def __missing__(self, line: str) -> Field:
         raw_name, colon, value = line.partition(":")
         name = self._names[raw_name]
         if not (colon and value.isascii() and value.isprintable()):
-            _check(line, colon, value)
+            _check_value(line, colon, value)
         # RFC 9112 §5: optional white space around the value is not part of it
         field = name, value.strip(" \t")
         if name not in _NEVER_KEPT:
@@ -78,8 +78,11 @@ class FieldLines(Memory[Field]):
 
     def read(self, lines: list[str]) -> dict[str, str]:
         """The fields of a head, which are ``lines``. Raises MalformedRequest."""
-        # made of C throughout where each line is known
-        fields = dict(map(self.__getitem__, lines))
+        try:
+            # made of C throughout where each line is known
+            fields = dict(map(self.__getitem__, lines))
+        except MalformedMessage as error:
+            raise MalformedRequest(error.args[0]) from None
         if len(fields) != len(lines):
             fields = self._read_repeated(lines)
         fields.pop(DROPPED, None)
@@ -103,13 +106,12 @@ class FieldLines(Memory[Field]):
 
 def cgi_name(raw_name: str) -> str:
     """RFC 3875 §4.1.18: ``User-Agent`` is ``HTTP_USER_AGENT``; DROPPED for a name that is not let
-    in. Raises MalformedRequest for what is no name.
+    in. Raises MalformedMessage for what is no name.
 
     A name with ``_`` could pass for the one with ``-`` and is dropped, as nginx does; ``Proxy``
     would become HTTP_PROXY, which HTTP clients obey (CVE-2016-5385).
     """
-    if not _TOKEN.fullmatch(raw_name):
-        raise MalformedRequest(_describe(raw_name))
+    _check_name(raw_name)
     if "_" in raw_name:
         return DROPPED
     name = raw_name.upper().replace("-", "_")
@@ -118,18 +120,34 @@ def cgi_name(raw_name: str) -> str:
     return DROPPED if name == "PROXY" else f"HTTP_{name}"
 
 
-def _describe(raw_name: str) -> str:
+def read_field(line: str, *, allows_blank: bool = False) -> Field:
+    """Name and value of a field line, without its end. With ``allows_blank``, blanks may precede
+    the colon. Raises MalformedMessage."""
+    raw_name, colon, value = line.partition(":")
+    name = raw_name.rstrip(" \t") if allows_blank else raw_name
+    try:
+        _check_name(name)
+        if not (colon and value.isascii() and value.isprintable()):
+            _check_value(line, colon, value)
+    except MalformedMessage as error:
+        raise MalformedMessage(f"no field: {error}", line[:60]) from None
+    return name, value.strip(" \t")
+
+
+def _check_name(raw_name: str) -> None:
+    if TOKEN.fullmatch(raw_name):
+        return
     if raw_name[:1] in (" ", "\t"):
-        return "a field goes on in a second line"  # RFC 9112 §5.2
+        raise MalformedMessage("a field goes on in a second line")  # RFC 9112 §5.2
     if raw_name.rstrip(" \t") != raw_name:
-        return "a blank between a field's name and its colon"  # RFC 9112 §5.1
-    return "a field's name has characters that are not part of one"
+        raise MalformedMessage("a blank between a field's name and its colon")  # RFC 9112 §5.1
+    raise MalformedMessage("a field's name has characters that are not part of one")
 
 
-def _check(line: str, colon: str, value: str) -> None:
+def _check_value(line: str, colon: str, value: str) -> None:
     if "\r" in line or "\n" in line:
-        raise MalformedRequest("a line ends without CR, or has one within")
+        raise MalformedMessage("a line ends without CR, or has one within")
     if not colon:
-        raise MalformedRequest("a field without a colon")
-    if _NO_VALUE.search(value):
-        raise MalformedRequest("a field's value has control characters")
+        raise MalformedMessage("a field without a colon")
+    if NO_VALUE.search(value):
+        raise MalformedMessage("a field's value has control characters")

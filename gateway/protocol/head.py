@@ -1,7 +1,5 @@
 """What is known of a request once its head was read. Refuses to know how. Source: RFC 9112 §2."""
 
-CHUNKED = -1  # a content_length that is not known beforehand
-
 
 class RequestHead:
     """A request line and fields that passed every check.

@@ -1,8 +1,8 @@
 """What was found out of a text before, since texts come again: field lines, names, addresses.
 
-The one place where the engine remembers what clients have sent. A memory is bounded by entries, by
-the length of a text, and by how much it learns in a second: whoever sends ever new texts makes it
-cost no more than the look-up that fails. Refuses to know what the texts mean.
+The one place where the engine remembers what clients and servers have sent. A memory is bounded by
+entries, by the length of a text, and by how much it learns in a second: whoever sends ever new
+texts makes it cost no more than the look-up that fails. Refuses to know what the texts mean.
 """
 
 from __future__ import annotations

@@ -11,19 +11,20 @@ import re
 from gateway.errors import (
     ExpectationFailed,
     HeaderFieldsTooLarge,
+    MalformedMessage,
     MalformedRequest,
     NotImplementedMethod,
+    UnknownCoding,
     UnsupportedTransferCoding,
     UriTooLong,
     VersionNotSupported,
 )
 from gateway.limits import Limits
-from gateway.protocol.fields import FieldLines
-from gateway.protocol.head import CHUNKED, RequestHead
+from gateway.protocol.fields import TOKEN, FieldLines
+from gateway.protocol.framing import is_kept, read_length, split_list
+from gateway.protocol.head import RequestHead
 from gateway.protocol.names import METHODS, parse_host
 
-_DIGITS = re.compile(r"[0-9]{1,18}", re.ASCII)
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
 _IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
@@ -66,7 +67,7 @@ class HeadParser:
             _decide_target(head)
         connection = fields.get("HTTP_CONNECTION")
         if connection is not None and connection != "keep-alive":
-            head.persistent = _is_kept_open(connection, head.is_http11)
+            head.persistent = is_kept(split_list(connection), is_http11=head.is_http11)
         elif connection is not None:
             head.persistent = True
         if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
@@ -90,7 +91,7 @@ class HeadParser:
                 raise VersionNotSupported(f"{version} is not spoken here")
             raise MalformedRequest("request line does not end with an HTTP version")
         if method not in METHODS:
-            if _TOKEN.fullmatch(method):
+            if TOKEN.fullmatch(method):
                 raise NotImplementedMethod(f"{method[:32]} is not a method known here")
             raise MalformedRequest("request line does not begin with a method")
         if not (target and target.isascii() and target.isprintable()):
@@ -123,29 +124,15 @@ def _decide_target(head: RequestHead) -> None:
     head.path = path or "/"
 
 
-def _is_kept_open(connection: str, is_http11: bool) -> bool:
-    """RFC 9112 §9.3, by the Connection field."""
-    options = {option.strip(" \t") for option in connection.lower().split(",")}
-    return "close" not in options and (is_http11 or "keep-alive" in options)
-
-
 def _decide_framing(head: RequestHead) -> None:
-    """RFC 9112 §6.3."""
-    length = head.fields.get("CONTENT_LENGTH")
-    coding = head.fields.get("HTTP_TRANSFER_ENCODING")
-    if coding is None:
-        if length is None or not _DIGITS.fullmatch(length):
-            raise MalformedRequest("Content-Length is no number of bytes")
-        head.content_length = int(length)
-        return
-    if not head.is_http11:
-        # RFC 9112 §6.1: its framing is faulty, whatever it says
-        raise MalformedRequest("Transfer-Encoding in an HTTP/1.0 request")
-    if length is not None:
-        raise MalformedRequest("both Content-Length and Transfer-Encoding")
-    if coding.lower() != "chunked":
-        raise UnsupportedTransferCoding("chunked is the only transfer coding known here")
-    head.content_length = CHUNKED
+    """RFC 9112 §6.3, and §6.1 for the status of a refusal."""
+    length, coding = map(head.fields.get, ("CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"))
+    try:
+        head.content_length = read_length(length, coding, is_http11=head.is_http11)
+    except UnknownCoding as error:
+        raise UnsupportedTransferCoding(error.args[0]) from None
+    except MalformedMessage as error:
+        raise MalformedRequest(error.args[0]) from None
 
 
 def _decide_expectation(head: RequestHead) -> None:

@@ -5,8 +5,10 @@ Refuses to know sockets. Source: RFC 9112 §6.3, §7.1 (chunks) and §8 (incompl
 
 from abc import abstractmethod
 
-from gateway.protocol.chunks import BadChunksError, ChunkDecoder
-from gateway.upstream.answer import CHUNKED, UNTIL_CLOSE, BadAnswerError
+from gateway.errors import MalformedMessage
+from gateway.protocol.answer import BadAnswerError
+from gateway.protocol.chunks import ChunkDecoder
+from gateway.protocol.framing import CHUNKED, UNTIL_CLOSE
 
 
 class Content:
@@ -70,8 +72,8 @@ class ChunkedContent(Content):
         try:
             while piece := chunks.take(len(data)):
                 pieces.append(piece)
-        except BadChunksError as error:
-            raise BadAnswerError(": ".join(str(each) for each in error.args)) from error
+        except MalformedMessage as error:
+            raise BadAnswerError(str(error)) from error
         if piece is not None:
             self.is_complete = True
             self.has_surplus = bool(chunks.take_rest())

@@ -10,7 +10,7 @@ from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from gateway.errors import ClientDisconnected
-from gateway.protocol.head import CHUNKED
+from gateway.protocol.framing import CHUNKED
 from gateway.upstream.link import READ_BYTES, Link
 
 

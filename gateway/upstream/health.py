@@ -10,8 +10,8 @@ import gevent
 
 from gateway.http.checks import advise, build_check
 from gateway.logs import lifecycle
+from gateway.protocol.answer import BadAnswerError
 from gateway.upstream.address import Address
-from gateway.upstream.answer import BadAnswerError
 from gateway.upstream.hop import Hop, NoAnswerError
 
 # one failure may be chance; a second one in a row is not

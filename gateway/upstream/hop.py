@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gateway.http.body import Content as Taken
-from gateway.protocol.head import CHUNKED
+from gateway.protocol.answer import Answer, BadAnswerError, parse_answer
+from gateway.protocol.fields import Field
+from gateway.protocol.framing import CHUNKED
 from gateway.upstream.address import Address
-from gateway.upstream.answer import MAX_HEAD_BYTES, Answer, BadAnswerError, Pair, parse_answer
 from gateway.upstream.content import Content, open_answer
 from gateway.upstream.feeder import Feeder
 from gateway.upstream.link import Link
 from gateway.wsgi import HEAD_NOW
 
+MAX_HEAD_BYTES = 64 * 1024
 # before a final answer; each is a byte that moves, so the mount's timeout would never pass
 MAX_INTERIM = 32
 
@@ -67,7 +69,7 @@ class Hop:
         """Whether all that was sent can be sent again."""
         return self._feeder is None
 
-    def read_answer(self, method: str, hint: Callable[[list[Pair]], object] | None) -> Answer:
+    def read_answer(self, method: str, hint: Callable[[list[Field]], object] | None) -> Answer:
         """The head of the answer; ``hint`` gets the fields of each 103 before it.
 
         Raises NoAnswerError and BadAnswerError. May switch greenlets.

@@ -15,8 +15,9 @@ from gevent import get_hub
 from gateway.errors import ClientDisconnected
 from gateway.http.exchange import RequestEnded
 from gateway.logs import faults
+from gateway.protocol.answer import Answer, BadAnswerError
+from gateway.protocol.framing import split_list
 from gateway.upstream.address import Address
-from gateway.upstream.answer import Answer, BadAnswerError
 from gateway.upstream.balance import Balance
 from gateway.upstream.hop import Hop, NoAnswerError
 from gateway.upstream.link import READ_BYTES
@@ -176,7 +177,8 @@ class Upstream:
     def _open_tunnel(self, hop: Hop, request: Request, answer: Answer) -> Tunnel:
         if not request.upgrade:
             raise BadAnswerError("it switched protocols without being asked to")
-        if not _is_asked_for(answer.upgrade, request.upgrade):
+        # RFC 9110 §7.8: a server must not switch to a protocol that was not indicated
+        if not split_list(answer.upgrade) <= split_list(request.upgrade):
             name = answer.upgrade[:60]
             what = f"a protocol that nobody asked for: {name!r}" if name else "an unnamed protocol"
             raise BadAnswerError(f"it switched to {what}")
@@ -214,12 +216,6 @@ class _Relay:
 
     def __iter__(self) -> Iterator[bytes]:
         return self._pieces
-
-
-def _is_asked_for(switched: str, wanted: str) -> bool:
-    """RFC 9110 §7.8: a server must not switch to a protocol that was not indicated."""
-    asked = {protocol.strip(" \t").lower() for protocol in wanted.split(",")}
-    return all(protocol.strip(" \t").lower() in asked for protocol in switched.split(","))
 
 
 def _read_first(environ: Environ, request: Request) -> bytes:

@@ -13,8 +13,9 @@ from urllib.parse import quote
 from gateway.dispatch import PATH_SAFE
 from gateway.http.environ import build_base_environ
 from gateway.http.statement import Statement, write_statement, write_told
-from gateway.protocol.fields import DROPPED
-from gateway.protocol.head import CHUNKED
+from gateway.protocol.fields import DROPPED, LONGEST_NAME, MAX_NAMES
+from gateway.protocol.framing import CHUNKED, HOP_BY_HOP, split_list
+from gateway.protocol.memory import Memory
 from gateway.protocol.names import CACHE_ENTRIES, UNIX_PEER
 from gateway.wsgi import RAW_PATH_INFO, Environ
 
@@ -26,9 +27,7 @@ IDEMPOTENT = frozenset(
 # and Expect, which is answered here
 _OF_ONE_HOP = frozenset((
     *build_base_environ("", "", ()), "CONTENT_LENGTH",
-    "HTTP_CONNECTION", "HTTP_HTTP2_SETTINGS", "HTTP_KEEP_ALIVE", "HTTP_PROXY_AUTHENTICATE",
-    "HTTP_PROXY_AUTHORIZATION", "HTTP_PROXY_CONNECTION", "HTTP_TE", "HTTP_TRAILER",
-    "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE",
+    *(f"HTTP_{name.upper().replace('-', '_')}" for name in HOP_BY_HOP), "HTTP_HTTP2_SETTINGS",
     "HTTP_EXPECT", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID",
 ))  # fmt: skip
 # and what a server of another make is told by us alone
@@ -56,20 +55,18 @@ class Rules:
     own_mount: str = ""
 
 
-class _FieldNames(dict[str, str]):
+class _FieldNames(Memory[str]):
     """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is no field."""
 
     def __missing__(self, key: str) -> str:
         name = DROPPED
         if key == "CONTENT_TYPE" or key.startswith("HTTP_"):
             name = key.removeprefix("HTTP_").replace("_", "-").title() + ": "
-        if len(self) >= CACHE_ENTRIES:
-            self.clear()
-        self[key] = name
+        self.keep(key, name)
         return name
 
 
-_names = _FieldNames()
+_names = _FieldNames(MAX_NAMES, LONGEST_NAME)
 
 
 class Request:
@@ -95,7 +92,7 @@ class Request:
         keys = [key for key in environ if key not in self._dropped]
         connection = environ.get("HTTP_CONNECTION")
         if connection is not None and connection not in ("keep-alive", "close"):
-            options = {option.strip(" \t").lower() for option in connection.split(",")}
+            options = split_list(connection)
             named = {f"HTTP_{option.upper().replace('-', '_')}" for option in options}
             keys = [key for key in keys if key not in named]
             if "upgrade" in options:

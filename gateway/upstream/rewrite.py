@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from gateway.dispatch import PATH_SAFE
 from gateway.http.cookies import is_of_the_host
-from gateway.upstream.answer import Pair
+from gateway.protocol.fields import Field
 from gateway.wsgi import Environ
 
 _ORIGIN = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
@@ -26,7 +26,7 @@ class Rewriter:
         self._authorities = frozenset(authority.lower() for authority in authorities)
         self._adds_prefix = adds_prefix
 
-    def rewrite(self, fields: list[Pair], environ: Environ) -> list[Pair]:
+    def rewrite(self, fields: list[Field], environ: Environ) -> list[Field]:
         """``fields`` with those changed that lead somewhere."""
         return [(name, self._rewritten(name.lower(), value, environ)) for name, value in fields]
 

@@ -10,8 +10,8 @@ from hashlib import blake2b
 from typing import Any
 from urllib.parse import quote
 
+from gateway.protocol.fields import Field
 from gateway.upstream.address import Address
-from gateway.upstream.answer import Pair
 from gateway.wsgi import Environ
 
 COOKIE = "gateway_sticky"
@@ -31,7 +31,7 @@ class Sticky:
         client: str = environ["REMOTE_ADDR"]
         return max(addresses, key=lambda a: _weigh(client, a.text), default=None)
 
-    def mark(self, environ: Environ, address: Address) -> list[Pair]:
+    def mark(self, environ: Environ, address: Address) -> list[Field]:
         """The fields that have a client come back to ``address``; none where it would anyway."""
         name = _name(address)
         if not self._uses_cookie or _read_cookie(environ.get("HTTP_COOKIE", "")) == name:

@@ -9,7 +9,7 @@ from typing import Any
 from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gateway.upstream.answer import Answer
+from gateway.protocol.answer import Answer
 from gateway.upstream.hop import Hop
 from gateway.upstream.link import Link
 from gateway.wsgi import Takeover

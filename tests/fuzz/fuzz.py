@@ -1,8 +1,9 @@
-"""Coverage-guided fuzzing: ``python tests/fuzz/fuzz.py head|content [FOLDER] [libFuzzer options]``.
+"""Coverage-guided fuzzing: ``python tests/fuzz/fuzz.py TARGET [FOLDER] [libFuzzer options]``.
 
-Begins with the raw requests of ``tests/requests`` and keeps what it finds in FOLDER, which is
-``.cache/fuzz/head`` or ``content``. An input that fails is written beside it as ``crash-…``: mend
-the fault, and add the request to ``tests/requests``.
+TARGET is ``head``, ``answer`` or ``content``. Begins with the raw requests of ``tests/requests``
+and keeps what it finds in FOLDER, which is ``.cache/fuzz/TARGET``. An input that fails is written
+beside it as ``crash-…``: mend the fault, and add the request to ``tests/requests``, or the answer
+to ``tests/unit/test_answer.py``.
 """
 
 import sys
@@ -20,6 +21,7 @@ WORDS = [
     *("Expect: 100-continue\r\n", "Content-Type: ", "Cookie: a=b\r\n", "Proxy: ", "_", "b.example"),
     *("X-Forwarded-For: 10.0.0.1, ", "X-Forwarded-Host: ", "X-Forwarded-Proto: https\r\n"),
     *("X-Forwarded-Prefix: /a", "Forwarded: ", 'for="[::1]:1";proto=https;host=a'),
+    *("HTTP/1.1 200 OK\r\n", "HTTP/1.0 204", "HTTP/1.1 101 ", "Set-Cookie: ", " : ", "Close: "),
     *("0\r\n\r\n", "5\r\nhello\r\n", ";a=b", "fffffffffffffff"),
 ]
 
@@ -31,6 +33,10 @@ def seeds(target: str) -> list[bytes]:
     raws = [case.raw for case in (*load_valid().values(), *load_invalid().values())]
     if target == "head":
         return [flag + raw for raw in raws for flag in (b"\0", b"\1")]
+    if target == "answer":
+        status_lines = (b"\0HTTP/1.1 200 OK", b"\0HTTP/1.0 103", b"\1HTTP/1.1 304 Not Modified")
+        heads = [raw.partition(b"\r\n") for raw in raws]
+        return [line + end + rest for line in status_lines for _, end, rest in heads]
     chunked = [raw.partition(b"\r\n\r\n")[2] for raw in raws if b"chunked\r\n" in raw]
     return [sizes + raw for raw in chunked for sizes in (b"\xff\xff\xff\xff", b"\0\0\0\0")]
 

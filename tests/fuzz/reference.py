@@ -1,8 +1,8 @@
 """A second reading of RFC 9112, RFC 9110, RFC 3986 and RFC 7239: small, slow, and without regular
 expressions or anything else that the gateway reads requests with.
 
-It answers what ``gateway.http`` and ``gateway.dispatch`` must answer, strictness included. Where
-the gateway is stricter than the grammar, a comment says "ours".
+It answers what ``gateway.protocol``, ``gateway.http`` and ``gateway.dispatch`` must answer,
+strictness included. Where the gateway is stricter than the grammar, a comment says "ours".
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,11 @@ TOKEN = LETTERS + DIGITS + b"!#$%&'*+-.^_`|~"
 HOST = LETTERS + DIGITS + b"-_~"
 VISIBLE = bytes(range(0x21, 0x7F))
 VALUE = b"\t " + VISIBLE + bytes(range(0x80, 0x100))
+# RFC 9110 §7.6.1 and §11.7, RFC 2616 §13.5.1; §18.4 keeps "close" free of another meaning
+HOP_BY_HOP = (
+    b"close connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization "
+    b"proxy-connection te trailer transfer-encoding upgrade"
+).split()
 FORWARDED = (b"forwarded", b"x-real-ip", b"x-request-id")
 
 # ours: of the methods that have an RFC, and no CONNECT
@@ -82,9 +87,7 @@ def read_head(raw: bytes, *, trusts_peer: bool, max_line: int, max_fields: int) 
     if authority is not None:
         named["HTTP_HOST"] = authority.decode()
     check(len(values(fields, b"content-type")) <= 1)
-    options = [
-        o.strip(b" \t").lower() for v in values(fields, b"connection") for o in v.split(b",")
-    ]
+    options = read_options(fields)
     expectations = values(fields, b"expect")
     check([e.lower() for e in expectations] in ([], [b"100-continue"]))
     content_length = read_framing(field_lines, fields, version)
@@ -98,9 +101,68 @@ def read_head(raw: bytes, *, trusts_peer: bool, max_line: int, max_fields: int) 
         host=host.decode(),
         fields=named,
         content_length=content_length,
-        persistent=b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options),
+        persistent=is_persistent(options, version),
         expects_continue=bool(expectations) and version == b"HTTP/1.1" and content_length != 0,
     )
+
+
+@dataclass
+class Answer:
+    status: str
+    code: int
+    fields: list[tuple[str, str]]
+    length: int
+    persistent: bool
+    upgrade: str
+
+
+def read_answer(raw: bytes, method: str) -> Answer:
+    """The head in ``raw``, which ends with the first empty line. Raises RefusedError."""
+    status_line, *field_lines = raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    version, space, status = status_line.partition(b" ")
+    code, reason = status[:3], status[3:]
+    check(version in (b"HTTP/1.1", b"HTTP/1.0") and space)
+    check(len(code) == 3 and consists_of(code, DIGITS) and code[:1] != b"0")
+    check(consists_of(reason, VALUE) and reason[:1] in (b"", b" "))
+
+    raw_names = [line.partition(b":")[0].rstrip(b" \t") for line in field_lines]
+    fields = [
+        # RFC 9112 §5.1: blanks before the colon are removed
+        read_field(raw_name + line[len(line.partition(b":")[0]) :])
+        for raw_name, line in zip(raw_names, field_lines, strict=True)
+    ]
+    options = read_options(fields)
+    length = read_framing(field_lines, fields, version)
+    has_length = values(fields, b"content-length") or length == -1
+    is_interim = code < b"200"
+    has_content = not is_interim and method != "HEAD" and code not in (b"204", b"304")
+    has_end = has_length or code in (b"204", b"304")
+    upgrade = b", ".join(values(fields, b"upgrade")) if is_interim else b""
+    return Answer(
+        status=status.decode("latin-1"),
+        code=int(code),
+        fields=[
+            (raw_name.decode(), value.decode("latin-1"))
+            for raw_name, (name, value) in zip(raw_names, fields, strict=True)
+            if name not in HOP_BY_HOP and name not in options
+        ],
+        length=(length if has_length else -2) if has_content else 0,
+        # ours: not after a HEAD, to which some servers send content
+        persistent=bool(is_persistent(options, version) and has_end)
+        and not is_interim
+        and method != "HEAD",
+        upgrade=upgrade.decode("latin-1"),
+    )
+
+
+def read_options(fields: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """RFC 9110 §7.6.1: the options of the connection, in lower case."""
+    return [o.strip(b" \t").lower() for v in values(fields, b"connection") for o in v.split(b",")]
+
+
+def is_persistent(options: list[bytes], version: bytes) -> bool:
+    """RFC 9112 §9.3."""
+    return b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
 
 
 def consists_of(data: bytes, characters: bytes) -> bool:

@@ -5,7 +5,9 @@ Among the heads that are refused are all that llhttp, which others read answers 
 
 import pytest
 
-from gateway.upstream.answer import CHUNKED, UNTIL_CLOSE, BadAnswerError, parse_answer
+from gateway.protocol.answer import AnswerLines, BadAnswerError, parse_answer
+from gateway.protocol.fields import LONGEST_LINE, MAX_LINES
+from gateway.protocol.framing import CHUNKED, UNTIL_CLOSE
 
 OK = b"HTTP/1.1 200 OK"
 
@@ -157,3 +159,58 @@ def test_fields_of_the_connection_are_not_passed_on() -> None:
     lines = (b"Connection: x-a, Keep-Alive", b"X-A: 1", b"Keep-Alive: 5", b"X-B: 2", b"TE: a")
     answer = parse_answer(head(OK, *lines, b"Content-Length: 4"), "GET")
     assert answer.fields == [("X-B", "2"), ("Content-Length", "4")]
+
+
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+def test_a_field_named_close_is_not_passed_on(connection: bytes) -> None:
+    lines = (b"Close: 1", b"X-Close: 2", b"Content-Length: 4", b"Connection: " + connection)
+    answer = parse_answer(head(OK, *lines), "GET")
+    assert answer.fields == [("X-Close", "2"), ("Content-Length", "4")]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b"HTTP/2 200", r"no status line: 'HTTP/2 200'"),
+        (b"A b", r"no field: .*'A b'"),
+        (b"A: \0", r"no field: .*control characters: 'A: \\x00'"),
+        (b"Content-Length: four", "Content-Length.*'four'"),
+        (b"Transfer-Encoding: gzip", "Transfer-Encoding.*'gzip'"),
+    ],
+)
+def test_the_log_shows_the_text_that_is_refused(line: bytes, shown: str) -> None:
+    with pytest.raises(BadAnswerError, match=shown):
+        parse_answer(head(line) if line.startswith(b"HTTP") else head(OK, line), "GET")
+
+
+# --- what is remembered -----------------------------------------------------------------------
+
+
+def test_lines_that_are_known_are_read_as_when_they_were_new() -> None:
+    lines = (b"Content-Length: 4", b"Vary: Cookie", b"Connection: x-a", b"X-A: 1", b"X-B : 2")
+    for _ in range(2):
+        for version, persistent in ((b"1.1", True), (b"1.0", False)):
+            raw = head(b"HTTP/" + version + b" 200 OK", *lines)
+            answer = parse_answer(raw, "GET")
+            assert answer.fields == [("Content-Length", "4"), ("Vary", "Cookie"), ("X-B", "2")]
+            assert (answer.length, answer.persistent) == (4, persistent)
+            answer.fields.clear()  # is nobody else's
+            assert parse_answer(raw, "HEAD").length == 0
+        with pytest.raises(BadAnswerError, match="Content-Length"):
+            parse_answer(head(OK, *lines, lines[0]), "GET")
+
+
+def test_cookies_of_answers_are_not_kept() -> None:
+    lines = AnswerLines(MAX_LINES, LONGEST_LINE)
+    for line in ("Set-Cookie: a=b", "SET-COOKIE: a=b", "set-cookie : a=b", "Vary: Cookie"):
+        assert lines[line] == (tuple(map(str.strip, line.split(":"))), "")
+    assert set(lines) == {"Vary: Cookie"}
+
+
+def test_lines_of_answers_do_not_pile_up() -> None:
+    lines = AnswerLines(MAX_LINES, LONGEST_LINE)
+    for number in range(2 * MAX_LINES):
+        for value in (f"{number}", "a" * (number % 400)):
+            assert lines[f"X: {value}"] == (("X", value), "")
+    assert len(lines) <= MAX_LINES
+    assert max(map(len, lines)) <= LONGEST_LINE

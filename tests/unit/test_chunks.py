@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.protocol.chunks import MAX_CHUNK_LINE, BadChunksError, ChunkDecoder
-from gateway.upstream.answer import BadAnswerError
+from gateway.errors import MalformedMessage
+from gateway.protocol.answer import BadAnswerError
+from gateway.protocol.chunks import MAX_CHUNK_LINE, ChunkDecoder
 from gateway.upstream.content import ChunkedContent
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "requests"))
@@ -65,7 +66,7 @@ def test_blanks_behind_a_size_are_read_in_answers_alone(padding: bytes, size: in
     assert read(raw, size) == b"hello"
     decoder = ChunkDecoder()
     decoder.feed(raw)
-    with pytest.raises(BadChunksError, match="hexadecimal"):
+    with pytest.raises(MalformedMessage, match="hexadecimal"):
         decoder.take(5)
 
 

@@ -22,7 +22,9 @@ from gateway.dispatch import Mount, MountTable
 from gateway.errors import RequestError
 from gateway.http.body import ChunkedContent, LengthContent
 from gateway.limits import Limits, MountLimits
-from gateway.protocol.parser import CHUNKED, HeadParser, RequestHead
+from gateway.protocol.framing import CHUNKED
+from gateway.protocol.head import RequestHead
+from gateway.protocol.parser import HeadParser
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "requests"))
 

@@ -1,0 +1,115 @@
+"""Bytes to the head of an answer: what is passed on of it, and how long its content is.
+
+As strict as the side that reads requests: what two hops could read differently is no answer.
+Refuses to know sockets and WSGI. Source: RFC 9112 §4 to §6, RFC 9110 §7.6.1 and §15.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gateway.errors import MalformedMessage
+from gateway.protocol.fields import LONGEST_LINE, MAX_LINES, Field, read_field
+from gateway.protocol.framing import HOP_BY_HOP, UNTIL_CLOSE, is_kept, read_length, split_list
+from gateway.protocol.memory import Memory
+
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?)", re.ASCII)
+_MAX_STATUSES = 1024
+# RFC 9110 §11.7.3 (of the next hop alone) and §18.4 (kept free for the option of that name)
+_NOT_PASSED_ON = HOP_BY_HOP | {"proxy-authentication-info", "close"}
+# what proves who someone is, and what differs in each answer
+_NEVER_KEPT = frozenset(("set-cookie", "content-length", "etag", "last-modified", "x-request-id"))
+
+
+class BadAnswerError(Exception):
+    """What came is no answer, or could be read as two."""
+
+
+class Answer:
+    """``status`` is code and reason, ``fields`` what is passed on, ``length`` that of the content
+    in bytes, CHUNKED or UNTIL_CLOSE. ``persistent`` is whether the connection may be kept,
+    ``upgrade`` the protocol of a 101."""
+
+    code: int
+    fields: list[Field]
+    length: int
+    persistent: bool
+    status: str
+    upgrade: str = ""
+
+
+class _StatusLines(Memory[tuple[str, int, bool]]):
+    """Status lines to status, code, and whether it is HTTP/1.1."""
+
+    def __missing__(self, line: str) -> tuple[str, int, bool]:
+        found = _STATUS_LINE.fullmatch(line)
+        if found is None:
+            raise MalformedMessage("no status line", line[:60])
+        known = found[2], int(found[2][:3]), found[1] == "1"
+        self.keep(line, known)
+        return known
+
+
+class AnswerLines(Memory[tuple[Field, str]]):
+    """Field lines to the field, and its name in lower case where that has a meaning here."""
+
+    def __missing__(self, line: str) -> tuple[Field, str]:
+        # RFC 9112 §5.1: a proxy removes blanks before the colon of a response
+        field = read_field(line, allows_blank=True)
+        name = field[0].lower()
+        known = field, name if name in _NOT_PASSED_ON or name == "content-length" else ""
+        if name not in _NEVER_KEPT:
+            self.keep(line, known)
+        return known
+
+
+_status_lines = _StatusLines(_MAX_STATUSES, LONGEST_LINE)
+_field_lines = AnswerLines(MAX_LINES, LONGEST_LINE)
+
+
+def parse_answer(raw: bytes, method: str) -> Answer:
+    """The head in ``raw``, which ends with the first empty line, to a request with ``method``.
+
+    Raises BadAnswerError.
+    """
+    first, *lines = raw[:-4].decode("latin-1").split("\r\n")
+    answer = Answer()
+    answer.fields = fields = []
+    special: dict[str, str] = {}
+    try:
+        answer.status, answer.code, is_http11 = _status_lines[first]
+        for field, name in map(_field_lines.__getitem__, lines):
+            if name:
+                value = field[1]
+                special[name] = f"{special[name]}, {value}" if name in special else value
+            if not name or name == "content-length":
+                fields.append(field)
+        _decide(answer, special, method, is_http11)
+    except MalformedMessage as error:
+        raise BadAnswerError(str(error)) from None
+    return answer
+
+
+def _decide(answer: Answer, special: dict[str, str], method: str, is_http11: bool) -> None:
+    """RFC 9112 §6.3 and §9.3."""
+    length, coding = special.get("content-length"), special.get("transfer-encoding")
+    answer.length = read_length(length, coding, is_http11=is_http11)
+    answer.persistent = is_http11
+    connection = special.get("connection")
+    if connection is not None:
+        options = split_list(connection)
+        answer.persistent = is_kept(options, is_http11=is_http11)
+        if not options <= _NOT_PASSED_ON:
+            answer.fields = [field for field in answer.fields if field[0].lower() not in options]
+    if answer.code < 200:
+        answer.length = 0
+        answer.upgrade = special.get("upgrade", "")
+        answer.persistent = False  # whatever ends a tunnel, what follows there is not HTTP
+    elif method == "HEAD":
+        answer.length = 0
+        # some servers send content all the same, which could look like the next answer
+        answer.persistent = False
+    elif answer.code in (204, 304):
+        answer.length = 0
+    elif answer.length == UNTIL_CLOSE:
+        answer.persistent = False
