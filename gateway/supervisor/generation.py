@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.config.model import Config
 from gateway.environments.cache import Environment
-from gateway.errors import AppLoadError
+from gateway.errors import AppLoadError, GatewayError
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import Backoff
 from gateway.supervisor.failures import describe_place, describe_pool
@@ -240,6 +240,8 @@ class Generation:
             return self._start(self, purpose)
         except OSError:
             raise
+        except GatewayError as error:  # the socket of its own cannot be had
+            raise OSError(str(error)) from error
         except Exception as error:
             report_own("the start of a worker", error)
             raise OSError(explain(error)) from error

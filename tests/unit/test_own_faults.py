@@ -31,8 +31,7 @@ from gateway.supervisor.watch_code import watch_code
 Start = Callable[..., Running]
 CONFIG = Config("mounts.yaml", Path("/nowhere"), Server(workers=1), ())
 MANUAL = "  reload_on_edit: false\n"
-NO_TEXT = b"A=\xff\xfe\n"
-POOL = "  /: good:app\n  /p: {app: 'good:app', pool: shop}\npools:\n  shop: {env_file: variables}\n"
+POOL = "  /: good:app\n  /p: {app: 'good:app', pool: shop}\npools:\n  shop: {sticky: cookie}\n"
 
 
 def answers(gateway: Running, target: str) -> bool:
@@ -53,9 +52,8 @@ def find_worker(gateway: Running, pool: str) -> int:
 
 
 @pytest.fixture
-def pool(start: Start, tmp_path: Path) -> Running:
-    """One whose variables are in a file beside the table."""
-    (tmp_path / "variables").write_bytes(b"A=1\n")
+def pool(start: Start) -> Running:
+    """One whose workers have a socket each."""
     gateway = start(POOL, MANUAL)
     wait_until(lambda: find_worker(gateway, "shop"), "the pool is ready")
     return gateway
@@ -64,22 +62,32 @@ def pool(start: Start, tmp_path: Path) -> Running:
 # --- starts that raise what nobody expects -----------------------------------------------------
 
 
-def test_a_worker_is_replaced_once_its_variables_can_be_read_again(pool: Running) -> None:
-    (pool.folder / "variables").write_bytes(NO_TEXT)
+def occupy(gateway: Running) -> list[Path]:
+    """Folders in the places of the sockets to come."""
+    places = [gateway.folder / "control.pools" / f"worker-{n}.sock" for n in range(2, 200)]
+    for place in places:
+        place.mkdir()
+    return places
+
+
+def test_a_worker_is_replaced_once_its_socket_can_be_made(pool: Running) -> None:
+    places = occupy(pool)
     os.kill(find_worker(pool, "shop"), signal.SIGKILL)
     wait_until(lambda: "a worker could not be started" in pool.log_text, "the start has failed")
-    assert "UnicodeDecodeError" in pool.log_text
-    (pool.folder / "variables").write_bytes(b"A=2\n")
+    assert "cannot listen on" in pool.log_text
+    for place in places:
+        place.rmdir()
     wait_until(lambda: answers(pool, "/p"), "it is replaced")
 
 
 def test_a_reload_that_cannot_start_workers_fails_and_the_next_one_succeeds(pool: Running) -> None:
-    (pool.folder / "variables").write_bytes(NO_TEXT)
+    places = occupy(pool)
     failed = pool.control("reload")
     assert failed["exit_code"] == 3
     assert "a worker could not be started" in "\n".join(failed["messages"])
     assert answers(pool, "/p")
-    (pool.folder / "variables").write_bytes(b"A=2\n")
+    for place in places:
+        place.rmdir()
     assert pool.control("reload")["exit_code"] == 0
 
 
