@@ -374,7 +374,8 @@ class Worker:
         pauses = pickle.loads(b64decode(pickled))
         for mount in self._service.table.mounts:
             app = unwrap(mount.app)
-            if isinstance(app, Unavailable) and mount.name in pauses:
+            is_away = isinstance(app, Unavailable) or mount.kind == "upstream"
+            if is_away and mount.name in pauses:
                 app.put_off(*pauses[mount.name])
 
     def _find(self, pickled: str) -> None:

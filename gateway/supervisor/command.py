@@ -29,6 +29,8 @@ from gateway.supervisor.tasks import keep_up, start
 
 # between two questions whether it answers, or whether somebody is still connected
 LOOK_SECONDS = 0.05
+# to read what it has written at its end: the reason is there
+READ_SECONDS = 2.0
 _ANSWERS = {
     "accept": "ready",
     "pause": "paused",
@@ -42,7 +44,8 @@ class Command(Process):
     """The pool's command, on a socket in a directory of its own below ``folder``, or on a port.
 
     ``is_asked`` tells whether a front worker may still send requests to an address. Its process
-    group is among ``groups`` while it lives.
+    group is among ``groups`` while it lives. ``is_retry``: others have failed before it, so that
+    of what it writes only the end is logged, once it is to ``speak``.
     """
 
     def __init__(
@@ -53,10 +56,14 @@ class Command(Process):
         is_asked: Callable[[str], bool],
         groups: Groups,
         on_report: Callable[[Process, Report], None],
+        *,
+        is_retry: bool,
     ) -> None:
         super().__init__(config, 0, on_report)
         self._is_asked = is_asked
         self._groups = groups
+        self._is_retry = is_retry
+        self._is_behind = False
         self._expected = config
         self._folder = Path(tempfile.mkdtemp(dir=folder))
         self._fault = ""
@@ -116,17 +123,33 @@ class Command(Process):
     def expect(self, config: Config) -> None:
         self._expected = config  # what it is asked for may have been the mistake
 
-    @staticmethod
-    def _tell(lines: bytes) -> None:
+    def _tell(self, lines: bytes) -> None:
         """What it writes goes where workers' errors go: whole lines, so that those of others are
         not cut in two."""
-        sys.stderr.buffer.write(lines + b"\n")
-        sys.stderr.flush()
+        is_tried = self.is_spare and self.state is ChildState.LOADING
+        self._is_behind = self._is_retry or is_tried
+        if not self._is_behind:
+            sys.stderr.buffer.write(lines + b"\n")
+            sys.stderr.flush()
+
+    def speak(self) -> None:
+        self._is_retry = False
+        if self._is_behind:
+            self._tell(self._lines.text[1:].encode(errors="replace"))
 
     @property
     def last_words(self) -> str:
         fault = f": {self._fault}" if self._fault and self.exit_code is None else ""
         return fault + self._lines.text
+
+    @property
+    def reason_to_fail(self) -> str:
+        if self.exit_code is None or self.objection:
+            why = self._fault
+        else:
+            last = self._lines.text.rpartition("\n")[2]
+            why = f"{self.describe_end()}: {last}"
+        return why.replace(str(self._folder), "")  # which is another one's next time
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -170,9 +193,10 @@ class Command(Process):
         self._groups.remove(self.pid)
 
     async def finish(self) -> None:
-        # as with a worker: what it wrote is there already, the end may not be
+        # what it wrote is there already, and so is the end, unless a process that has left its
+        # group has the other one
         try:
-            await asyncio.wait([self._relaying], timeout=0.2)
+            await asyncio.wait([self._relaying], timeout=READ_SECONDS)
         finally:
             self.state = ChildState.DEAD
             for task in (self._relaying, self._knocking, self._leaving):

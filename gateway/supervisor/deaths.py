@@ -5,20 +5,25 @@ The records are those that the worker would have written, in the same format and
 """
 
 import asyncio
+import signal
 import time
 from functools import cache, partial
 
 from gateway.access_log import AccessLog, quote
 from gateway.logs import choose_style, lifecycle
 from gateway.protocol.head import RequestHead
+from gateway.supervisor.backoff import YOUNG_SECONDS
 from gateway.supervisor.failures import describe_failure
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
+from gateway.supervisor.start_failures import SILENCE
 from gateway.supervisor.tasks import guarded, keep_up
 from gateway.uncaught import report_own
 
 # what a client is told by nginx, since no answer came
 BAD_GATEWAY = 502
+# how servers of another make end that are asked to, as subprocess and as shells have it
+ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
 _STDOUT = 1
 
 
@@ -65,25 +70,62 @@ def note_end(
             ended = f"{ended} while it was loading"
             generation.note_fault(generation.locate(child.loading, ended + child.last_words))
     elif generation.state is State.SERVING and generation.is_short and not is_stopping:
-        has_served = was not in (ChildState.LOADING, ChildState.LOADED) and not child.reason
-        if was is ChildState.LOADING:
-            generation.note_trouble(child, ended + child.last_words)
-        delay = 0.0
-        if not is_left_out:
-            delay = generation.backoff.note_death(
-                *(child.started, now),
-                has_served=has_served,
-                has_loaded=was is not ChildState.LOADING,
-            )
-        when = f"in {delay:.3g} s" if delay else "now"
-        when += ", without that mount" if is_left_out else ""
-        lived = now - child.started
-        ended = generation.locate(child.loading, ended)
-        lifecycle.error("%s after %.1f s; a new one starts %s", ended, lived, when)
-    elif lost or (generation.state is State.SERVING and child.exit_code):
+        delay = plan_next(generation, child, was, ended, now, is_left_out=is_left_out)
+    elif lost or (generation.state is State.SERVING and not is_expected(child, was)):
         ended = generation.locate(child.loading, ended)
         lifecycle.error("%s after %.1f s", ended, now - child.started)
     return delay
+
+
+def is_expected(child: Process, was: ChildState) -> bool:
+    """Whether its end needs no report: it was asked to end, or whoever started it reports it."""
+    is_leaving = was in (ChildState.RETIRING, ChildState.DRAINING)
+    is_spare = child.is_spare and was is ChildState.LOADING
+    return not child.exit_code or is_spare or (is_leaving and child.exit_code in ENDED_BY_SIGTERM)
+
+
+def plan_next(
+    generation: Generation,
+    child: Process,
+    was: ChildState,
+    ended: str,
+    now: float,
+    *,
+    is_left_out: bool,
+) -> float:
+    """Report that a worker has ended which was to serve, and ``is_left_out`` that the next one is
+    without its mount; how long to wait for that."""
+    lived = now - child.started
+    is_start = was in (ChildState.LOADING, ChildState.LOADED)
+    # a server of another make that listens may have yet to find that it cannot serve
+    is_early = bool(generation.config.pool.command) and lived < YOUNG_SECONDS
+    if is_start or is_early:
+        generation.note_trouble(child, ended + child.last_words)
+    delay = 0.0
+    if not is_left_out:
+        delay = generation.backoff.note_death(
+            *(child.started, now),
+            has_served=not (is_start or is_early or child.reason),
+            has_loaded=was is not ChildState.LOADING,
+        )
+    when = f"in {delay:.3g} s" if delay else "now"
+    text = generation.locate(child.loading, f"{ended} after {lived:.1f} s; a new one starts {when}")
+    if is_left_out:
+        lifecycle.error("%s, without that mount", text)
+    elif child.reason or not (is_start or is_early):
+        lifecycle.error("%s", text)
+    elif note_failure(generation, child, was):
+        lifecycle.error("%s; %s%s", text, SILENCE, child.last_words)
+    return delay
+
+
+def note_failure(generation: Generation, child: Process, was: ChildState) -> bool:
+    """A worker has ended at its start, or soon after; whether that is news."""
+    if child.objection:
+        return False  # that was reported when its time was over
+    has_served = was not in (ChildState.LOADING, ChildState.LOADED)
+    reason = f"{child.loading} ({was.value}) {child.reason_to_fail}"
+    return generation.failures.note(reason, has_served=has_served)
 
 
 def note_mount(generation: Generation, child: Process, now: float) -> bool:
@@ -136,7 +178,8 @@ async def replace(generation: Generation, delay: float) -> None:
             delay = generation.backoff.note_failure(time.monotonic())
             generation.trouble = f"a worker could not be started: {error}"
             fault = generation.locate("", generation.trouble)
-            lifecycle.error("%s; again in %.3g s", fault, delay)
+            if generation.failures.note(error.strerror or str(error)):
+                lifecycle.error("%s; again in %.3g s; %s", fault, delay, SILENCE)
             generation.note_change()
             await asyncio.sleep(delay)
 

@@ -19,6 +19,7 @@ from gateway.supervisor.failures import describe_place, describe_pool
 from gateway.supervisor.gate import Load, StartGate, Urgency
 from gateway.supervisor.outages import Outages
 from gateway.supervisor.process import LEAVING, ChildState, Process, Purpose, Report
+from gateway.supervisor.start_failures import StartFailures
 from gateway.supervisor.tasks import guarded
 from gateway.supervisor.tasks import start as start_task
 from gateway.uncaught import explain, report_own
@@ -53,7 +54,8 @@ class Generation:
     ``size`` is how many workers there are to be. ``failed`` has the report of each mount that did
     not load, by name, and ``outages`` when it is tried again; ``noted`` what apps have changed for
     others; ``faults`` are why the generation cannot serve, each as a person reads it. ``trouble``
-    is why no worker could be had lately, "" once one accepts. ``queued`` are those that are to
+    is why no worker could be had lately, "" once one accepts, and ``failures`` what the log has of
+    that. ``queued`` are those that are to
     start as soon as it is their turn.
     """
 
@@ -80,6 +82,7 @@ class Generation:
         self.began = time.monotonic()
         self.backoff = Backoff()
         self.outages = Outages()
+        self.failures = StartFailures()
         self.queued = 0
         self._gate = gate or StartGate()
         self._is_asked = is_asked
@@ -256,7 +259,12 @@ class Generation:
         try:
             if not child.trial:
                 self.note_trouble(child, child.objection)
-                self.note_fault(self.locate(child.loading, self.trouble), child.loading)
+                fault = self.locate(child.loading, self.trouble)
+                reason = f"{child.loading} is overdue: {child.reason_to_fail}"
+                if self.state is not State.SERVING or (
+                    not child.is_spare and self.failures.note(reason)
+                ):
+                    self.note_fault(fault, child.loading)
         finally:
             child.kill()
 

@@ -5,15 +5,20 @@ Owns no process. Refuses to know why an address has changed.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from gateway.config.model import UpstreamTarget
 from gateway.config.slices import redirect
 from gateway.supervisor import inplace
 from gateway.supervisor.generation import Generation
 from gateway.supervisor.pool import Pool
+from gateway.supervisor.process import Process
 from gateway.supervisor.tasks import keep_up
+
+Pauses = dict[str, tuple[str, float]]
 
 
 class Guide:
@@ -29,6 +34,7 @@ class Guide:
         self._front = front
         self._start_task = start_task
         self._leading = asyncio.Lock()
+        self._told: WeakKeyDictionary[Process, Pauses] = WeakKeyDictionary()
 
     def find_addresses(self, name: str) -> tuple[str, ...]:
         """Where the servers of a pool are now; none where it has none that answers."""
@@ -45,9 +51,14 @@ class Guide:
         )
 
     def note_change(self) -> None:
-        """See whether an address has changed, and tell the front workers of it."""
-        if not self._leading.locked() and self._find_misled():
+        """See whether an address has changed, or when the next one is to be expected, and tell the
+        front workers of it."""
+        if self._leading.locked():
+            return  # it does so at its end
+        if self._find_misled():
             self._start_task(keep_up(self.lead))
+        else:
+            self._put_off()
 
     async def lead(self) -> None:
         """Have all front workers, those that retire too, ask where the servers are now."""
@@ -56,6 +67,26 @@ class Guide:
                 for generation in misled:
                     config = redirect(generation.config, self.find_addresses)
                     await inplace.apply(generation, config)
+        self._told.clear()  # what is applied in place knows nothing of it
+        self._put_off()
+
+    def _put_off(self) -> None:
+        """Have front workers say when servers that are away are started again."""
+        pauses = self._find_pauses()
+        for generation in self._pools[self._front].generations:
+            for child in generation.children.values():
+                if child.state in inplace.TOLD and self._told.get(child, {}) != pauses:
+                    self._told[child] = pauses
+                    child.put_off(pauses)
+
+    def _find_pauses(self) -> Pauses:
+        now = time.monotonic()
+        return {
+            mount.name: ("", pool.next_start)
+            for pool in self._pools.values()
+            if pool.next_start > now and pool.config and pool.config.pool.command
+            for mount in pool.config.mounts
+        }
 
     def _find_misled(self) -> list[Generation]:
         return [

@@ -109,6 +109,7 @@ class Pool:
         self.previous: Generation | None = None
         self.refused: Config | None = None
         self.refusal = ""
+        self._retry_at = 0.0
         self._doorman = Doorman(listener)
         # a connection that was handed over waits for a worker, too
         self._alarm = Alarm((listener, self._handover[1]), self._wake)
@@ -128,6 +129,11 @@ class Pool:
     def config(self) -> Config | None:
         """What it serves, or cannot serve; None before it is asked to."""
         return self.current.config if self.current else self.refused
+
+    @property
+    def next_start(self) -> float:
+        """When the last of its workers to fail is started again, as a monotonic moment."""
+        return self.current.backoff.until if self.current else self._retry_at
 
     @property
     def failed(self) -> dict[str, Report]:
@@ -170,6 +176,8 @@ class Pool:
             tries += 1
             if self.current is None:
                 self._doorman.open(NO_ENVIRONMENT, pause)
+                self._retry_at = time.monotonic() + pause
+                self._on_change()
             await asyncio.sleep(pause)
             config = self.refused or config  # as the table says it now
 

@@ -184,8 +184,9 @@ class Pools:
         config, environment = generation.config, generation.environment
         take = partial(self._take_report, generation)
         if config.pool.command:
-            shared = (self._guide.is_asked, self.groups)
-            return Command(config, self._folder, environment, *shared, take)
+            shared = (self._guide.is_asked, self.groups, take)
+            is_retry = bool(generation.failures)
+            return Command(config, self._folder, environment, *shared, is_retry=is_retry)
         style = self._style or choose_style(config.server.access_log)
         if config.pool.sticky == "off":
             return Child(config, style, generation.id, environment, take, purpose, listener, pair)

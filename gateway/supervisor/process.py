@@ -248,6 +248,15 @@ class Process:
         """What else is known of why it does not load; "" for nothing."""
         return ""
 
+    @property
+    def reason_to_fail(self) -> str:
+        """Why it does not load, or has ended: the same text, but for numbers, where the next one
+        fails alike."""
+        return self.objection or self.describe_end()
+
+    def speak(self) -> None:
+        """What it writes is of interest from now on, though others have failed before it."""
+
     def note_silence(self, elapsed: float) -> None:
         """Look whether its loop has turned since the last look, ``elapsed`` seconds ago."""
         heartbeat = self.in_flight.pulse().heartbeat

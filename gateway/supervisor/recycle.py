@@ -12,6 +12,7 @@ from gateway.logs import lifecycle
 from gateway.supervisor.backoff import double
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import Cause, ChildState, Process, resident_bytes
+from gateway.supervisor.start_failures import SILENCE, StartFailures
 from gateway.supervisor.tasks import start
 
 # after a replacement that did not load: 5 s, 10 s, 20 s ... but no longer than this
@@ -31,6 +32,7 @@ class Recycler:
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
         self._failures = 0
+        self._reported = StartFailures()
         self._rest_until = 0.0
         self._memory_rest_until = 0.0
         self._is_warned = False
@@ -89,7 +91,7 @@ class Recycler:
         try:
             new = await generation.add(is_spare=True)
         except OSError as error:
-            self._put_off(old, str(error))
+            self._put_off(old, str(error), error.strerror or str(error))
             return
         if new is None:
             return
@@ -104,24 +106,27 @@ class Recycler:
         if generation.state is not State.SERVING:
             return  # and takes leave of all its workers
         if new.exit_code is not None:
-            self._put_off(old, new.objection or f"it {new.describe_end()}")
+            why = new.objection or f"it {new.describe_end()}{new.last_words}"
+            self._put_off(old, why, new.reason_to_fail)
             return
         new.is_spare = False
         self._failures = 0
+        self._reported.end()
         # fewer where another worker has ended meanwhile: the new one stands in for that
         if generation.has_surplus and old.state is ChildState.READY:
             lifecycle.info("worker %d takes the place of %d: %s", new.pid, old.pid, reason)
             old.retire()
 
-    def _put_off(self, old: Process, why: str) -> None:
+    def _put_off(self, old: Process, why: str, reason: str) -> None:
         seconds = double(FIRST_RETRY_SECONDS, self._failures, MOST_RETRY_SECONDS)
         self._failures += 1
         self._rest_until = time.monotonic() + seconds
-        lifecycle.error(
-            "worker %d stays, since the one that was to take its place did not load: %s\n"
-            "It is tried again in %g s",
-            *(old.pid, why, seconds),
-        )
+        if self._reported.note(reason):
+            lifecycle.error(
+                "worker %d stays, since the one that was to take its place did not load: %s\n"
+                "It is tried again in %g s; %s",
+                *(old.pid, why, seconds, SILENCE),
+            )
 
 
 def end_oversized(child: Process, most: int) -> None:

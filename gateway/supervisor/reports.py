@@ -7,6 +7,7 @@ import asyncio
 import time
 
 from gateway.logs import lifecycle
+from gateway.supervisor.backoff import YOUNG_SECONDS
 from gateway.supervisor.failures import describe_failure, describe_place
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process, Report, resident_bytes
@@ -38,6 +39,7 @@ def take_report(generation: Generation, child: Process, report: Report) -> None:
             child.state = ChildState.READY
             child.accepts = generation.was_asked = True
             generation.trouble = ""
+            _note_recovery(generation, child)
         _tell_when_ready(generation)
     elif event == "settled":
         child.is_active = False
@@ -105,6 +107,22 @@ def _note_outages(generation: Generation, child: Process, reports: list[Report])
             continue  # it is not to serve, and all others have it
         generation.outages.note_error(report, now, took=took, is_trial=name == child.trial)
     generation.outages.note_loaded(child.lacks)
+
+
+def _note_recovery(generation: Generation, child: Process) -> None:
+    """It serves where others have failed; or, where they had served too, once it goes on."""
+    if generation.failures.has_served:
+        asyncio.get_running_loop().call_later(YOUNG_SECONDS, _end_failures, generation, child)
+    else:
+        _end_failures(generation, child)
+
+
+def _end_failures(generation: Generation, child: Process) -> None:
+    if child.state is not ChildState.READY or child.exit_code is not None:
+        return
+    child.speak()
+    if generation.failures.end() and generation.was_ready:
+        lifecycle.info("pool %s: it serves again", generation.config.pool.name)
 
 
 def _tell_when_ready(generation: Generation) -> None:

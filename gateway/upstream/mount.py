@@ -6,6 +6,7 @@ sent again), §15.6 (502, 503, 504) and §7.8 (Upgrade).
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from math import ceil
 from time import monotonic
 from typing import Any
 
@@ -29,7 +30,8 @@ from gateway.wsgi import Environ, StartResponse
 
 # how often it is looked whether clients have left and connections have been idle for too long
 SWEEP_SECONDS = 0.5
-RETRY_AFTER = ("Retry-After", "5")
+# where nobody knows when an address is there again
+RETRY_SECONDS = 5
 
 
 class Upstream:
@@ -64,6 +66,11 @@ class Upstream:
         self._repeats = repeats
         self._clients: dict[Hop, Callable[[], bool]] = {}  # whether each has left
         self._sweeper: Any = None
+        self._until = 0.0
+
+    def put_off(self, cause: str, until: float) -> None:
+        """No address is there before ``until``, a monotonic moment; the log has the cause."""
+        self._until = until
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         request = read_request(environ, self._rules)
@@ -136,7 +143,11 @@ class Upstream:
         if isinstance(failure, TimeoutError):
             raise self._fail(environ, names, "504 Gateway Timeout", failure)
         why = failure or "no address is healthy"
-        raise self._fail(environ, names, "503 Service Unavailable", why, RETRY_AFTER)
+        raise self._fail(environ, names, "503 Service Unavailable", why, self._find_retry())
+
+    def _find_retry(self) -> tuple[str, str]:
+        seconds = ceil(self._until - monotonic())
+        return "Retry-After", str(seconds if seconds > 0 else RETRY_SECONDS)
 
     def _end(self, hop: Hop) -> None:
         self._clients.pop(hop, None)
