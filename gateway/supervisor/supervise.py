@@ -199,7 +199,10 @@ class Supervisor:
             for _, child in known:
                 with guarded(f"what worker {pid} has started"):
                     child.clear_up()
-            _, wait_status = os.waitpid(pid, 0)
+            try:
+                _, wait_status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue  # a thread that had started it was faster
             if not known:
                 with guarded("what a command has started"):
                     self._pools.groups.note_reaped(pid)
