@@ -53,7 +53,7 @@ def main() -> int:
     print(f"raw figures: {raw}")
     if options.is_whole:
         report.insert(report.write(run))
-        report.insert(report.write_summary(report.Rounds(run)), page=report.README)
+        report.insert(report.write_for_readme(run), page=report.README)
     return 0
 
 

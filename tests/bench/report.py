@@ -5,7 +5,6 @@ A figure is the median of the rounds; a ratio is taken within each round, and th
 
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
@@ -38,7 +37,7 @@ def describe_machine() -> dict[str, str]:
     return {
         "processor": f"{model}, {os.cpu_count()} cores",
         "kernel": platform.release(),
-        "Python": f"{platform.python_version()}, {sys.executable}",
+        "Python": platform.python_version(),
         "load before": "{:.1f} {:.1f} {:.1f}".format(*os.getloadavg()),
     }
 
@@ -111,6 +110,13 @@ def write_summary(rounds: Rounds) -> str:
         if any(values):
             lines.append([title, *("" if v is None else f"{v:,.1f}" for v in values)])
     return write_rows(lines) if len(lines) > 2 else ""
+
+
+def write_for_readme(run: Run) -> str:
+    """The summary, and what it depends on."""
+    processor, python, load = (run["machine"][x] for x in ("processor", "Python", "load before"))
+    place = f"{processor}, Python {python}, load average before: {load}."
+    return f"{write_summary(Rounds(run))}\n\n{place}"
 
 
 def write_rows(lines: list[list[str]]) -> str:
