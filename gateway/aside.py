@@ -8,6 +8,7 @@ is. Source: nfs(5), the option "hard".
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, Generic, TypeVar
@@ -20,7 +21,7 @@ MOST_SECONDS = 5.0
 # between two looks: time that passes while the whole process is stopped counts as one
 LOOK_SECONDS = 0.25
 # for a thread that cannot wait, such as that of an event loop
-BRIEF_SECONDS = 0.3
+BRIEF_SECONDS = 0.5
 
 _here = threading.local()
 _by_key: dict[object, "Aside[Any]"] = {}
@@ -71,6 +72,7 @@ class Aside(Generic[T]):
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.place: Callable[[], str] | None = None
+        self._began = time.monotonic()
         self._future: Future[T] = Future()
         self._future.set_running_or_notify_cancel()
         threading.Thread(target=self._run, args=(work,), name="aside", daemon=True).start()
@@ -98,8 +100,9 @@ class Aside(Generic[T]):
         return self._future.result()
 
     def wait_briefly(self, otherwise: U) -> T | U:
-        """What it returns or raises, if it does so within BRIEF_SECONDS, else ``otherwise``."""
-        wait([self._future], BRIEF_SECONDS)
+        """What it returns or raises, if it does so within BRIEF_SECONDS of its beginning, else
+        ``otherwise``."""
+        wait([self._future], max(0.0, self._began + BRIEF_SECONDS - time.monotonic()))
         return self._future.result() if self.is_done else otherwise
 
     async def finish(self) -> T:

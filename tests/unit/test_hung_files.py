@@ -351,6 +351,10 @@ def test_what_is_asked_again_waits_for_the_same(mount: HangingMount) -> None:
     first = ask_once("again", path.exists)
     assert not first.wait_briefly(otherwise=False)
     assert ask_once("again", path.exists) is first
+    began = time.monotonic()
+    for _ in range(100):  # what is known to hang is not waited for again
+        assert not first.wait_briefly(otherwise=False)
+    assert time.monotonic() - began < 100 * aside.BRIEF_SECONDS
     assert ask_once("other", bool) is not first
     mount.answer()
     assert first.wait()
