@@ -253,6 +253,7 @@ def targets(rounds: Rounds) -> list[Target]:
         ("form, CPU ÷ granian", "≤ 0.75", cpu("form", "granian")),
         ("json 20 KiB, CPU ÷ granian", "", cpu("json", "granian")),
         ("Flask page, CPU ÷ the page alone", "≤ 1.15", cpu("page", ALONE.name)),
+        ("the same for bjoern", "", cpu("page", ALONE.name, "bjoern")),
         ("50 ms wait, requests/s", "≥ 9000", own("wait", "requests_per_second")),
         ("50 ms wait, CPU ÷ gunicorn", "≤ 0.25", cpu("wait", "gunicorn")),
         ("new connections, CPU ÷ granian", "≤ 0.95", cpu("close", "granian")),
