@@ -71,7 +71,7 @@ def test_what_needs_no_import_is_served_by_the_same_workers(start: Start) -> Non
 
 
 def test_a_worker_that_hangs_at_a_mount_that_has_been_renamed_is_ended(start: Start) -> None:
-    gateway = start("  /old: slow:app\n", "  start_timeout: 2s\n", slow=HANGING)
+    gateway = start("  /old: slow:app\n", "  start_timeout: 6s\n", slow=HANGING)
     gateway.write("slow.py.hang", "")
     [worker] = gateway.children()
     os.kill(worker, signal.SIGKILL)
@@ -84,7 +84,7 @@ def test_a_worker_that_hangs_at_a_mount_that_has_been_renamed_is_ended(start: St
     last = edit(gateway, "  /new: slow:app\n")
     assert (last["exit_code"], last["how"]) == (0, "in place")
     wait_until(lambda: "mounts./old: worker " in gateway.log_text, "it is ended")
-    assert "did not load within 2 s (server.start_timeout)" in gateway.log_text
+    assert "did not load within 6 s (server.start_timeout)" in gateway.log_text
     (gateway.folder / "slow.py.hang").unlink()
     wait_until(lambda: b" 200 " in gateway.ask("/new"), "the next one serves")
     assert "Traceback" not in gateway.log_text
