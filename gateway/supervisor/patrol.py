@@ -14,7 +14,7 @@ from functools import partial
 from gateway.inflight import Request
 from gateway.logs import lifecycle
 from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.process import Cause, ChildState, Process, read_stat
+from gateway.supervisor.process import ABORT_SECONDS, Cause, ChildState, Process, read_stat
 from gateway.supervisor.recycle import Recycler
 from gateway.supervisor.retries import Retrier
 from gateway.supervisor.scale import Scaler
@@ -25,8 +25,6 @@ LOOK_SECONDS = 0.25
 MOST_ELAPSED_SECONDS = 1.0
 # how often memory, age and requests are looked at
 WEIGH_SECONDS = 1.0
-# what a worker has to write its stack, before it is killed
-ABORT_SECONDS = 1.0
 # those that have a loop, and no other deadline
 WATCHED = frozenset((ChildState.READY, ChildState.PAUSED, ChildState.RETIRING))
 # of requests in flight, in a log entry

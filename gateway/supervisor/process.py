@@ -55,6 +55,8 @@ FATAL_SIGNALS = frozenset(
         *(signal.SIGSYS, signal.SIGTRAP),
     )
 )
+# what a worker has to write its stack, before it is killed
+ABORT_SECONDS = 1.0
 # a loop tells of itself once a second at least
 NORMAL_SILENCE_SECONDS = 1.5
 # a worker that is in one of these is not to come back, or never to serve
@@ -121,6 +123,7 @@ class Process:
         self.in_flight = Board(slots)
         self._on_report = on_report
         self._heartbeat = 0.0
+        self._accepting = 0
         self._prepared = config
         self._questions: deque[asyncio.Future[list[Report]]] = deque()
         self._searches: deque[asyncio.Future[list[str]]] = deque()
@@ -184,10 +187,20 @@ class Process:
         """It is still loading, and is to serve this as soon as it has loaded."""
 
     def accept(self) -> None:
-        """Have it accept, for the first time or again; it answers that it is ready."""
+        """Have it accept, for the first time or again; it answers that it is ready. One that does
+        not is ended: a reload, or clients, would wait for it for ever."""
         if self.state is ChildState.PAUSED:
             self.state = ChildState.LOADED
         self.order("accept")
+        limits = self.config.server.limits
+        seconds = limits.block_timeout_seconds or limits.start_timeout_seconds
+        self._accepting += 1
+        asyncio.get_running_loop().call_later(seconds, self._end_deaf, self._accepting, seconds)
+
+    def _end_deaf(self, accepting: int, seconds: float) -> None:
+        if self.state is ChildState.LOADED and self._accepting == accepting:
+            self.end(f"it did not accept within {seconds:g} s", Cause.BLOCKED, signal.SIGABRT)
+            asyncio.get_running_loop().call_later(ABORT_SECONDS, self.kill)
 
     def activate(self) -> None:
         """Have its apps begin what they do beside requests; a server of another make decides by

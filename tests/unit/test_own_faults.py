@@ -20,6 +20,7 @@ from running import WAIT_SECONDS, Running, wait_until
 
 from gateway.config.model import Config, Server
 from gateway.inflight import Board
+from gateway.supervisor.control import ask
 from gateway.supervisor.deaths import bury
 from gateway.supervisor.evidence import MOST_REQUESTS
 from gateway.supervisor.generation import Generation, State
@@ -208,6 +209,36 @@ def test_a_pool_whose_socket_cannot_be_made_costs_that_reload_alone(start: Start
     wait_until(lambda: answers(gateway, "/p") and answers(gateway, "/q"), "both pools serve")
     assert "Warning" not in gateway.log_text
     assert "a fault of the gateway's own" not in gateway.log_text
+
+
+# --- workers that do not hear -------------------------------------------------------------------
+
+# once it has loaded, and before it is asked to accept, its loop does not turn any more
+STUCK = """
+import pathlib
+import gevent
+from gateway import lifecycle
+from good import app
+def hold():
+    while lifecycle.state() == "loading":
+        gevent.sleep(0)
+    while pathlib.Path(__file__).with_name("stuck").exists():
+        pass
+gevent.spawn(hold)
+"""
+
+
+def test_a_worker_that_has_loaded_and_never_accepts_is_ended(start: Start) -> None:
+    server = MANUAL + "  block_timeout: 2s\n"
+    gateway = start("  /: good:app\n  /s: {app: 'stuck:app', pool: own}\n", server, stuck=STUCK)
+    wait_until(lambda: answers(gateway, "/s"), "the pool serves")
+    gateway.write("stuck", "")
+    failed = ask(gateway.folder / "control.sock", "reload", patience_seconds=WAIT_SECONDS)
+    assert failed["exit_code"] == 3
+    assert "(it did not accept within 2 s)" in "\n".join(failed["messages"])
+    assert answers(gateway, "/s")
+    (gateway.folder / "stuck").unlink()
+    assert gateway.control("reload")["exit_code"] == 0
 
 
 # --- commands ----------------------------------------------------------------------------------
