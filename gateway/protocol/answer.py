@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 
 from gateway.errors import MalformedMessage
-from gateway.protocol.fields import LONGEST_LINE, MAX_LINES, Field, read_field
+from gateway.protocol.fields import LONGEST_LINE, MAX_LINES, Field, check_name, check_value
 from gateway.protocol.framing import HOP_BY_HOP, UNTIL_CLOSE, is_kept, read_length, split_list
 from gateway.protocol.memory import Memory
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?)", re.ASCII)
-_MAX_STATUSES = 1024
 # RFC 9110 §11.7.3 (of the next hop alone) and §18.4 (kept free for the option of that name)
 _NOT_PASSED_ON = HOP_BY_HOP | {"proxy-authentication-info", "close"}
 # what proves who someone is, and what differs in each answer
@@ -50,20 +49,37 @@ class _StatusLines(Memory[tuple[str, int, bool]]):
         return known
 
 
+class _Names(Memory[tuple[str, str, bool]]):
+    """Names as sent to those that are passed on, in lower case where they have a meaning here, and
+    whether their lines may be kept."""
+
+    def __missing__(self, raw_name: str) -> tuple[str, str, bool]:
+        # RFC 9112 §5.1: a proxy removes blanks before the colon of a response
+        name = raw_name.rstrip(" \t")
+        check_name(name)
+        lower = name.lower()
+        meaning = lower if lower in _NOT_PASSED_ON or lower == "content-length" else ""
+        known = name, meaning, lower not in _NEVER_KEPT
+        self.keep(raw_name, known)
+        return known
+
+
 class AnswerLines(Memory[tuple[Field, str]]):
     """Field lines to the field, and its name in lower case where that has a meaning here."""
 
     def __missing__(self, line: str) -> tuple[Field, str]:
-        # RFC 9112 §5.1: a proxy removes blanks before the colon of a response
-        field = read_field(line, allows_blank=True)
-        name = field[0].lower()
-        known = field, name if name in _NOT_PASSED_ON or name == "content-length" else ""
-        if name not in _NEVER_KEPT:
+        raw_name, colon, value = line.partition(":")
+        name, meaning, may_keep = _names[raw_name]
+        if not (colon and value.isascii() and value.isprintable()):
+            check_value(line, colon, value)
+        known = (name, value.strip(" \t")), meaning
+        if may_keep:
             self.keep(line, known)
         return known
 
 
-_status_lines = _StatusLines(_MAX_STATUSES, LONGEST_LINE)
+_names = _Names(MAX_LINES, LONGEST_LINE)
+_status_lines = _StatusLines(MAX_LINES, LONGEST_LINE)
 _field_lines = AnswerLines(MAX_LINES, LONGEST_LINE)
 
 

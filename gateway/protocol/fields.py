@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from gateway.errors import MalformedMessage, MalformedRequest
+from gateway.errors import MalformedMessage
 from gateway.protocol.memory import Memory
 
 DROPPED = ""
@@ -69,7 +69,7 @@ class FieldLines(Memory[Field]):
         raw_name, colon, value = line.partition(":")
         name = self._names[raw_name]
         if not (colon and value.isascii() and value.isprintable()):
-            _check_value(line, colon, value)
+            check_value(line, colon, value)
         # RFC 9112 §5: optional white space around the value is not part of it
         field = name, value.strip(" \t")
         if name not in _NEVER_KEPT:
@@ -77,12 +77,9 @@ class FieldLines(Memory[Field]):
         return field
 
     def read(self, lines: list[str]) -> dict[str, str]:
-        """The fields of a head, which are ``lines``. Raises MalformedRequest."""
-        try:
-            # made of C throughout where each line is known
-            fields = dict(map(self.__getitem__, lines))
-        except MalformedMessage as error:
-            raise MalformedRequest(error.args[0]) from None
+        """The fields of a head, which are ``lines``. Raises MalformedMessage."""
+        # made of C throughout where each line is known
+        fields = dict(map(self.__getitem__, lines))
         if len(fields) != len(lines):
             fields = self._read_repeated(lines)
         fields.pop(DROPPED, None)
@@ -98,7 +95,7 @@ class FieldLines(Memory[Field]):
                 fields[name] = value
             elif name in _SINGLETONS:
                 shown = name.replace("HTTP_", "").replace("_", "-").title()
-                raise MalformedRequest(f"{shown} is repeated")
+                raise MalformedMessage(f"{shown} is repeated")
             else:
                 fields[name] += f"{'; ' if name == 'HTTP_COOKIE' else ', '}{value}"
         return fields
@@ -111,7 +108,7 @@ def cgi_name(raw_name: str) -> str:
     A name with ``_`` could pass for the one with ``-`` and is dropped, as nginx does; ``Proxy``
     would become HTTP_PROXY, which HTTP clients obey (CVE-2016-5385).
     """
-    _check_name(raw_name)
+    check_name(raw_name)
     if "_" in raw_name:
         return DROPPED
     name = raw_name.upper().replace("-", "_")
@@ -120,34 +117,30 @@ def cgi_name(raw_name: str) -> str:
     return DROPPED if name == "PROXY" else f"HTTP_{name}"
 
 
-def read_field(line: str, *, allows_blank: bool = False) -> Field:
-    """Name and value of a field line, without its end. With ``allows_blank``, blanks may precede
-    the colon. Raises MalformedMessage."""
+def check_field(line: str) -> None:
+    """Raises MalformedMessage for what is no field line, without its end."""
     raw_name, colon, value = line.partition(":")
-    name = raw_name.rstrip(" \t") if allows_blank else raw_name
-    try:
-        _check_name(name)
-        if not (colon and value.isascii() and value.isprintable()):
-            _check_value(line, colon, value)
-    except MalformedMessage as error:
-        raise MalformedMessage(f"no field: {error}", line[:60]) from None
-    return name, value.strip(" \t")
+    check_name(raw_name)
+    check_value(line, colon, value)
 
 
-def _check_name(raw_name: str) -> None:
+def check_name(raw_name: str) -> None:
+    """Raises MalformedMessage for what is no field's name."""
     if TOKEN.fullmatch(raw_name):
         return
+    what = "a field's name has characters that are not part of one"
     if raw_name[:1] in (" ", "\t"):
-        raise MalformedMessage("a field goes on in a second line")  # RFC 9112 §5.2
-    if raw_name.rstrip(" \t") != raw_name:
-        raise MalformedMessage("a blank between a field's name and its colon")  # RFC 9112 §5.1
-    raise MalformedMessage("a field's name has characters that are not part of one")
+        what = "a field goes on in a second line"  # RFC 9112 §5.2
+    elif raw_name.rstrip(" \t") != raw_name:
+        what = "a blank between a field's name and its colon"  # RFC 9112 §5.1
+    raise MalformedMessage(f"no field: {what}", raw_name[:60])
 
 
-def _check_value(line: str, colon: str, value: str) -> None:
+def check_value(line: str, colon: str, value: str) -> None:
+    """Raises MalformedMessage where a line has no ``colon``, or what is no ``value`` behind it."""
     if "\r" in line or "\n" in line:
-        raise MalformedMessage("a line ends without CR, or has one within")
+        raise MalformedMessage("no field: a line ends without CR, or has one within", line[:60])
     if not colon:
-        raise MalformedMessage("a field without a colon")
+        raise MalformedMessage("no field: without a colon", line[:60])
     if NO_VALUE.search(value):
-        raise MalformedMessage("a field's value has control characters")
+        raise MalformedMessage("no field: control characters in a value", line[:60])

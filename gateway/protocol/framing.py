@@ -35,8 +35,7 @@ def read_length(length: str | None, coding: str | None, *, is_http11: bool) -> i
     if length is not None:
         raise MalformedMessage("both Content-Length and Transfer-Encoding")
     if coding.lower() != "chunked":
-        known = "chunked is the only transfer coding known here"
-        raise UnknownCoding(f"Transfer-Encoding: {known}", coding[:60])
+        raise UnknownCoding("Transfer-Encoding: transfer coding other than chunked", coding[:60])
     return CHUNKED
 
 

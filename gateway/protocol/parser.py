@@ -57,7 +57,15 @@ class HeadParser:
             raise HeaderFieldsTooLarge(f"more than {self._max_head} bytes of head")
         if len(lines) > self._max_fields:
             raise HeaderFieldsTooLarge(f"{len(lines)} fields; at most {self._max_fields} are read")
-        fields = head.fields = self.field_lines[trusts_peer].read(lines)
+        try:
+            fields = head.fields = self.field_lines[trusts_peer].read(lines)
+            if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
+                length, coding = fields.get("CONTENT_LENGTH"), fields.get("HTTP_TRANSFER_ENCODING")
+                head.content_length = read_length(length, coding, is_http11=head.is_http11)
+        except UnknownCoding as error:
+            raise UnsupportedTransferCoding(error.args[0]) from None
+        except MalformedMessage as error:
+            raise MalformedRequest(error.args[0]) from None
         host = fields.get("HTTP_HOST")
         if host is not None:
             head.host = parse_host(host)
@@ -70,8 +78,6 @@ class HeadParser:
             head.persistent = is_kept(split_list(connection), is_http11=head.is_http11)
         elif connection is not None:
             head.persistent = True
-        if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
-            _decide_framing(head)
         if "HTTP_EXPECT" in fields:
             _decide_expectation(head)
         return head
@@ -122,17 +128,6 @@ def _decide_target(head: RequestHead) -> None:
     head.host = parse_host(absolute[2])
     path, _, head.query = absolute[3].partition("?")
     head.path = path or "/"
-
-
-def _decide_framing(head: RequestHead) -> None:
-    """RFC 9112 §6.3, and §6.1 for the status of a refusal."""
-    length, coding = map(head.fields.get, ("CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"))
-    try:
-        head.content_length = read_length(length, coding, is_http11=head.is_http11)
-    except UnknownCoding as error:
-        raise UnsupportedTransferCoding(error.args[0]) from None
-    except MalformedMessage as error:
-        raise MalformedRequest(error.args[0]) from None
 
 
 def _decide_expectation(head: RequestHead) -> None:

@@ -105,7 +105,9 @@ class Hop:
             content.drop()
 
     def _read_head(self) -> bytes:
-        data = self.received or self._receive_first()
+        data = self.received or self.link.receive()
+        if not data:
+            raise NoAnswerError
         while (end := data.find(b"\r\n\r\n") + 4) < 4:
             if len(data) > MAX_HEAD_BYTES:
                 raise BadAnswerError(f"more than {MAX_HEAD_BYTES} bytes of head")
@@ -115,12 +117,6 @@ class Hop:
             data += more
         self.received = data[end:]
         return data[:end]
-
-    def _receive_first(self) -> bytes:
-        data = self.link.receive()
-        if not data:
-            raise NoAnswerError
-        return data
 
     def _take(self, data: bytes) -> bytes:
         piece = self._content.take(data)

@@ -173,7 +173,7 @@ def test_a_field_named_close_is_not_passed_on(connection: bytes) -> None:
     [
         (b"HTTP/2 200", r"no status line: 'HTTP/2 200'"),
         (b"A b", r"no field: .*'A b'"),
-        (b"A: \0", r"no field: .*control characters: 'A: \\x00'"),
+        (b"A: \0", r"no field: .*control characters.*: 'A: \\x00'"),
         (b"Content-Length: four", "Content-Length.*'four'"),
         (b"Transfer-Encoding: gzip", "Transfer-Encoding.*'gzip'"),
     ],
