@@ -58,11 +58,8 @@ def find_members(group: int) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
-            try:
-                state, _, own = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-            except OSError:
-                continue
-            if int(own) == group and state not in "ZX":
+            words = read(int(entry.name), "stat").rpartition(b")")[2].split()
+            if words and int(words[2]) == group and words[0] not in b"ZX":
                 found.add(int(entry.name))
     return found
 
