@@ -56,17 +56,19 @@ class Rules:
 
 
 class _FieldNames(Memory[str]):
-    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is no field."""
+    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is ``dropped`` or no field."""
+
+    def __init__(self, dropped: frozenset[str]) -> None:
+        super().__init__(MAX_NAMES, LONGEST_NAME)
+        self._dropped = dropped
 
     def __missing__(self, key: str) -> str:
         name = DROPPED
-        if key == "CONTENT_TYPE" or key.startswith("HTTP_"):
+        is_field = key == "CONTENT_TYPE" or key.startswith("HTTP_")
+        if is_field and key not in self._dropped:
             name = key.removeprefix("HTTP_").replace("_", "-").title() + ": "
         self.keep(key, name)
         return name
-
-
-_names = _FieldNames(MAX_NAMES, LONGEST_NAME)
 
 
 class Request:
@@ -76,7 +78,7 @@ class Request:
 
     __slots__ = ("head", "is_circular", "is_idempotent", "length", "method", "upgrade")
 
-    _dropped = _NOT_PASSED_ON
+    _names = _FieldNames(_NOT_PASSED_ON)
 
     def __init__(self, environ: Environ, rules: Rules) -> None:
         self.method: str = environ["REQUEST_METHOD"]
@@ -89,18 +91,19 @@ class Request:
         elif isinstance(environ["wsgi.input"], BufferedReader):  # chunks that were not taken in
             self.length = CHUNKED
             framing = "Transfer-Encoding: chunked\r\n"
-        keys = [key for key in environ if key not in self._dropped]
+        names = self._names
+        lines = [f"{name}{environ[key]}\r\n" for key in environ if (name := names[key])]
         connection = environ.get("HTTP_CONNECTION")
         if connection is not None and connection not in ("keep-alive", "close"):
             options = split_list(connection)
-            named = {f"HTTP_{option.upper().replace('-', '_')}" for option in options}
-            keys = [key for key in keys if key not in named]
+            named = tuple(f"{option.title()}: " for option in options)
+            lines = [line for line in lines if not line.startswith(named)]
             if "upgrade" in options:
                 self.upgrade = _wanted_protocol(environ, self.length)
                 if self.upgrade:
                     framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
-        fields = "".join([f"{_names[key]}{environ[key]}\r\n" for key in keys if _names[key]])
-        self.head = f"{self._write(environ, rules)}{fields}{framing}\r\n".encode("latin-1")
+        lines += framing, "\r\n"
+        self.head = f"{self._write(environ, rules)}{''.join(lines)}".encode("latin-1")
 
     def _write(self, environ: Environ, rules: Rules) -> str:
         """Request line, and what is told of the client and the way to here."""
@@ -122,7 +125,7 @@ class PoolRequest(Request):
     request line to the byte, and is told beside it what this worker has found."""
 
     __slots__ = ()
-    _dropped = _OF_ONE_HOP
+    _names = _FieldNames(_OF_ONE_HOP)
 
     def _write(self, environ: Environ, rules: Rules) -> str:
         self.is_circular = False
