@@ -33,6 +33,7 @@ from gateway.supervisor.patrol import patrol
 from gateway.supervisor.process import Process, Purpose, Report
 from gateway.supervisor.sleep import Alarm, fall_asleep, has_clients
 from gateway.supervisor.sockets import Pair, open_handover
+from gateway.supervisor.start_failures import StartFailures
 from gateway.supervisor.succession import hand_on
 from gateway.supervisor.tasks import guarded, keep_up
 
@@ -158,7 +159,7 @@ class Pool:
     async def serve(self, config: Config) -> None:
         """Start for the first time: a mount that does not load answers 503, and others serve. Where
         the environment cannot be built all answer it, and it is tried again until it can."""
-        tries, took = 0, 0.0
+        tries, took, failures = 0, 0.0, StartFailures()
         while self.current is None and not self._is_closed:  # else a reload was faster
             began = time.monotonic()
             if tries:
@@ -166,7 +167,7 @@ class Pool:
             try:
                 environment = await self._find_environment(config, is_news=not tries)
             except AppLoadError as error:
-                self._refuse(config, error, is_news=not tries)
+                self._refuse(config, error, is_news=failures.note(str(error)))
             else:
                 if self._may_begin(config):
                     self._begin(config, environment)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from gateway.logs import lifecycle
 from gateway.supervisor.generation import Generation, State
 from gateway.supervisor.process import ChildState, Process
+from gateway.supervisor.start_failures import SILENCE, StartFailures
 from gateway.supervisor.tasks import start
 
 # Requests in flight of a worker that is busy; with native threads it is one in each. Fewer would be
@@ -32,6 +33,7 @@ class Scaler:
         self._busy_since = self._spare_since = clock()
         self._rest_until = 0.0
         self._growing: asyncio.Task[None] | None = None
+        self._reported = StartFailures()
 
     def look(self) -> None:
         """Begin to start another, or end one, where it is time for that."""
@@ -61,7 +63,7 @@ class Scaler:
         try:
             new = await generation.add(is_spare=True)
         except OSError as error:
-            self._put_off(str(error))
+            self._put_off(str(error), error.strerror or str(error))
             return
         if new is None:
             return
@@ -76,9 +78,10 @@ class Scaler:
         if generation.state is not State.SERVING:
             return  # and takes leave of all its workers
         if new.exit_code is not None:
-            self._put_off(new.objection or f"it {new.describe_end()}")
+            self._put_off(new.objection or f"it {new.describe_end()}", new.reason_to_fail)
             return
         new.is_spare = False
+        self._reported.end()
         # else another has ended meanwhile, and the new one stands in for that
         if generation.has_surplus:
             generation.size += 1
@@ -90,9 +93,12 @@ class Scaler:
         self._tell(f"worker {youngest.pid} leaves, since the others suffice")
         youngest.retire()
 
-    def _put_off(self, why: str) -> None:
+    def _put_off(self, why: str, reason: str) -> None:
         self._rest_until = self._clock() + REST_SECONDS
-        lifecycle.error("the worker that was to join the busy ones did not load: %s", why)
+        if self._reported.note(reason):
+            lifecycle.error(
+                "the worker that was to join the busy ones did not load: %s; %s", why, SILENCE
+            )
 
     def _tell(self, what: str) -> None:
         generation = self._generation

@@ -408,6 +408,16 @@ def test_an_environment_that_can_be_built_later_is_built_without_a_reload(
     assert again.control("reload")["exit_code"] == 0
 
 
+def test_an_environment_that_cannot_be_built_for_another_reason_is_reported_again(
+    start: Start, tmp_path: Path
+) -> None:
+    again = start_unbuilt(start, tmp_path)
+    refused = "its mounts answer 503 until a retry succeeds"
+    wait_until(lambda: refused in again.log_text, "it has failed")
+    again.write("some.txt", "another==line that is none\n")
+    wait_until(lambda: again.log_text.count(refused) == 2, "the other reason", seconds=60)
+
+
 def test_a_pool_whose_environment_has_been_mended_serves_after_a_reload(
     start: Start, tmp_path: Path
 ) -> None:

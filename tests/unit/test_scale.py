@@ -55,6 +55,7 @@ class Crew:
         child = self._add(ChildState.READY)
         if self.fault:
             child.exit_code, child.objection, child.state = 1, self.fault, ChildState.DEAD
+            child.reason_to_fail = self.fault
         return child
 
     def pass_time(self, seconds: float, *loads: int) -> int:
@@ -137,10 +138,14 @@ def test_one_that_is_needed_stays() -> None:
 def test_one_that_does_not_load_is_tried_again_later(caplog: pytest.LogCaptureFixture) -> None:
     few = crew()
     few.fault = "a.py does not parse"
-    assert few.pass_time(REST_SECONDS, BUSY) == 1
+    assert few.pass_time(2 * (REST_SECONDS + UP), BUSY) == 1
+    assert few.started == 3
     assert caplog.text.count("a.py does not parse") == 1
+    few.fault = "b.py does not parse"
+    assert few.pass_time(REST_SECONDS + UP, BUSY) == 1
+    assert caplog.text.count("b.py does not parse") == 1
     few.fault = ""
-    assert few.pass_time(2 * UP, BUSY) == 2
+    assert few.pass_time(REST_SECONDS + UP, BUSY) == 2
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.KEPT, State.RETIRING])
