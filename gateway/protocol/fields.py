@@ -128,19 +128,19 @@ def check_name(raw_name: str) -> None:
     """Raises MalformedMessage for what is no field's name."""
     if TOKEN.fullmatch(raw_name):
         return
-    what = "a field's name has characters that are not part of one"
+    what = "a character that names do not have"
     if raw_name[:1] in (" ", "\t"):
-        what = "a field goes on in a second line"  # RFC 9112 §5.2
+        what = "it begins with white space (folding is obsolete)"  # RFC 9112 §5.2
     elif raw_name.rstrip(" \t") != raw_name:
-        what = "a blank between a field's name and its colon"  # RFC 9112 §5.1
-    raise MalformedMessage(f"no field: {what}", raw_name[:60])
+        what = "white space before the colon"  # RFC 9112 §5.1
+    raise MalformedMessage(f"invalid field line: {what}", raw_name[:60])
 
 
 def check_value(line: str, colon: str, value: str) -> None:
     """Raises MalformedMessage where a line has no ``colon``, or what is no ``value`` behind it."""
     if "\r" in line or "\n" in line:
-        raise MalformedMessage("no field: a line ends without CR, or has one within", line[:60])
+        raise MalformedMessage("invalid field line: a bare CR or LF", line[:60])
     if not colon:
-        raise MalformedMessage("no field: without a colon", line[:60])
+        raise MalformedMessage("invalid field line: no colon", line[:60])
     if NO_VALUE.search(value):
-        raise MalformedMessage("no field: control characters in a value", line[:60])
+        raise MalformedMessage("invalid field line: control characters in the value", line[:60])
