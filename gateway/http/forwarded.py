@@ -26,6 +26,9 @@ _MAX_HOP = 64  # an IPv6 address with IPv4 tail, brackets and a port
 MAX_HOPS = 16384
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,128}", re.ASCII)
 _PREFIX = re.compile(r"(?:/[^/\s?#\\]+)*/?", re.ASCII)
+# prefixes are in what is remembered (``http.statement``, ``upstream.request``); a client may choose
+# them
+_MAX_PREFIX = 256
 # RFC 7239 §4: a pair, or none, and what ends it. Some proxies leave the quotes around [v6]:port
 # out. Blanks are looked for twice only around a pair: a client may have sent thousands of them, and
 # two runs of blanks in a row could share them out in as many ways.
@@ -136,8 +139,10 @@ class TrustedProxies:
             if port.isascii() and port.isdigit() and len(port) <= 5:
                 environ["SERVER_PORT"] = port
         prefix = fields.get("HTTP_X_FORWARDED_PREFIX")
-        if prefix and _PREFIX.fullmatch(_last(prefix)):
-            environ["SCRIPT_NAME"] = _last(prefix).rstrip("/")
+        if prefix:
+            prefix = _last(prefix)
+            if len(prefix) <= _MAX_PREFIX and _PREFIX.fullmatch(prefix):
+                environ["SCRIPT_NAME"] = prefix.rstrip("/")
         return ""
 
     def _read_forwarded(self, value: str) -> tuple[str, str, str]:

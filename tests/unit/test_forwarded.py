@@ -236,6 +236,8 @@ def test_port(value: str, port: str) -> None:
         ("/a?b", ""),
         ("/a b", ""),
         ("https://evil.example", ""),
+        ("/" + "a" * 255, "/" + "a" * 255),
+        ("/" + "a" * 256, ""),
         ("", ""),
     ],
 )
