@@ -96,8 +96,7 @@ class Request:
         connection = environ.get("HTTP_CONNECTION")
         if connection is not None and connection not in ("keep-alive", "close"):
             options = split_list(connection)
-            named = tuple(f"{option.title()}: " for option in options)
-            lines = [line for line in lines if not line.startswith(named)]
+            lines = [line for line in lines if line.partition(":")[0].lower() not in options]
             if "upgrade" in options:
                 self.upgrade = _wanted_protocol(environ, self.length)
                 if self.upgrade:
