@@ -37,7 +37,7 @@ class ProxiedConnection(Connection):
         if self._has_header or self.state is not IDLE:
             super()._on_readable()
             return
-        # no request, however well known it looks
+        # what comes first is the header, which is due as soon as a head is
         self.state = State.HEAD
         self.since = monotonic()
         super()._on_readable()
