@@ -97,7 +97,9 @@ class FieldLines(Memory[Field]):
                 shown = name.replace("HTTP_", "").replace("_", "-").title()
                 raise MalformedMessage(f"{shown} is repeated")
             else:
-                fields[name] += f"{'; ' if name == 'HTTP_COOKIE' else ', '}{value}"
+                joint = "; " if name == "HTTP_COOKIE" else ", "
+                # RFC 9110 §5.5: a value has no blank at its end, where the last one is empty either
+                fields[name] = f"{fields[name]}{joint}{value}".rstrip(" ")
         return fields
 
 

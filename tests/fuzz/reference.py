@@ -227,7 +227,8 @@ def name_fields(fields: list[tuple[bytes, bytes]], trusts_peer: bool) -> dict[st
         key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
         joint = "; " if name == b"cookie" else ", "
         text = value.decode("latin-1")
-        named[key] = named[key] + joint + text if key in named else text
+        # RFC 9110 §5.5: no value ends with a blank, however it came about
+        named[key] = (named[key] + joint + text).rstrip(" ") if key in named else text
     return named
 
 

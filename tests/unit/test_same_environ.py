@@ -73,6 +73,7 @@ FIELDS = [
     "Upgrade: h2c",
     "X-Umlaut: \u00e4\u00f6",
     "X-Empty:",
+    "X-Last-Empty: a\r\nX-Last-Empty:",
     "Proxy: evil\r\nX_Under: score",
 ]
 CONTENTS = [
