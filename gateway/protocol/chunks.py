@@ -26,9 +26,9 @@ class LargeTrailersError(MalformedMessage):
 
 class ChunkDecoder:
     """``feed`` it what comes, and ``take`` what is content of that. ``left_bytes`` of the current
-    chunk are still to be taken; what is received past the decoder, while it holds none, has to be
-    subtracted. ``announced_bytes`` is the size of all chunks so far. With ``allows_padding``,
-    blanks may follow a chunk's size."""
+    chunk are still to be taken. While it holds none of them, they may be received without it, and
+    are then subtracted. ``announced_bytes`` is the size of all chunks so far. With
+    ``allows_padding``, blanks may follow a chunk's size."""
 
     def __init__(self, *, allows_padding: bool = False) -> None:
         self._chunk_line = _PADDED_CHUNK_LINE if allows_padding else _CHUNK_LINE

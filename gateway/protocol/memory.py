@@ -1,8 +1,8 @@
-"""What was found out of a text before, since texts come again: field lines, names, addresses.
+"""What was learnt from a text before: the same field lines, names and addresses come again.
 
 The one place where the engine remembers what clients and servers have sent. A memory is bounded by
-entries, by the length of a text, and by how much it learns in a second: whoever sends ever new
-texts makes it cost no more than the look-up that fails. Refuses to know what the texts mean.
+entries, by the length of a text, and by how much it learns in a second: where ever new texts are
+sent, it costs a look-up that fails, and no more. Refuses to know what the texts mean.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _Found = TypeVar("_Found")
 
 
 class Memory(dict[str, _Found]):
-    """Text to what was found out of it. A subclass has ``__missing__`` find it out, and ``keep`` it
-    where it may be kept. At most ``most`` texts of at most ``longest`` characters; begun anew when
-    there are more."""
+    """Maps a text to what it says. Subclasses find that out in ``__missing__``, and ``keep`` it
+    where it may be kept. Holds at most ``most`` texts of at most ``longest`` characters; emptied
+    when it is full."""
 
     # whether anything is kept: the one switch
     is_on = True
