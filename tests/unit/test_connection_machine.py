@@ -122,7 +122,8 @@ def requests(draw: st.DrawFn, marker: str, streams: bool) -> Request:
 
     keeps = is_valid and connection != b"close" and (is_http11 or connection == b"keep-alive")
     if streams and framing == "chunked" and (read == "none" or (read == "some" and size >= 3)):
-        keeps = False  # how much is left of them is not known
+        # how much is left of them is not known; what the gateway answers itself waits for them
+        keeps = keeps and answer == "fails" and not (expects and read == "none")
     if streams and expects and is_http11 and read == "none" and size:
         keeps = False  # RFC 9110 §10.1.1: whether content follows is not known
     if method != "HEAD" and (

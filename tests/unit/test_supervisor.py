@@ -66,6 +66,7 @@ def child(pid: int, state: ChildState) -> Any:
         lacks=frozenset(),
         trial="",
         put_off=lambda _: None,
+        speak=lambda: None,
         config=CONFIG,
         orders=orders,
         accept=lambda: orders.append("accept"),

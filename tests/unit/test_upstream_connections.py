@@ -402,7 +402,7 @@ def test_health_is_asked_with_a_host_and_a_scheme(
         peer.send(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n")
 
     with scripted(script, tcp=True) as server, caplog.at_level(logging.INFO, "gateway"):
-        app = upstream(server.address, health="/healthz", health_interval_seconds=0.02, **settings)
+        app = upstream(server.address, health="/healthz", health_interval_seconds=0.2, **settings)
         wait_until(lambda: "is left out" in caplog.text, "it is left out")
         app.close()
     host = host or server.address.removeprefix("http://")
@@ -427,7 +427,7 @@ def test_address_that_is_not_well_is_left_out_until_it_is(
             peer.send(OK)
 
     with scripted(script, tcp=True) as server, caplog.at_level(logging.INFO, "gateway"):
-        app = upstream(server.address, health="/healthz", health_interval_seconds=0.02)
+        app = upstream(server.address, health="/healthz", health_interval_seconds=0.2)
         [address] = app._balance.addresses
         gateway = serve(app)
         wait_until(lambda: hosts, "it is asked for its health")
