@@ -138,7 +138,7 @@ class Installer:
                     self._tell(line)
         if process.returncode == -signal.SIGKILL:
             raise BuildError(
-                f"{name} was killed, as the kernel's OOM killer does: is memory short?"
+                f"{name} was killed, as the kernel's OOM killer does: is there enough memory?"
             )
         if process.returncode:
             raise BuildError(f"{name} failed: {excerpt(lines, process.returncode)}")

@@ -43,7 +43,7 @@ class _StatusLines(Memory[tuple[str, int, bool]]):
     def __missing__(self, line: str) -> tuple[str, int, bool]:
         found = _STATUS_LINE.fullmatch(line)
         if found is None:
-            raise MalformedMessage("no status line", line[:60])
+            raise MalformedMessage("not a status line", line[:60])
         known = found[2], int(found[2][:3]), found[1] == "1"
         self.keep(line, known)
         return known

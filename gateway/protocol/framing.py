@@ -27,7 +27,7 @@ def read_length(length: str | None, coding: str | None, *, is_http11: bool) -> i
         if length is None:
             return UNTIL_CLOSE
         if not DIGITS.fullmatch(length):
-            raise MalformedMessage("Content-Length is no number of bytes", length[:60])
+            raise MalformedMessage("Content-Length is not a number of bytes", length[:60])
         return int(length)
     if not is_http11:
         # RFC 9112 §6.1: its framing is faulty, whatever it says

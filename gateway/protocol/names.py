@@ -34,11 +34,11 @@ def parse_host(raw_host: str) -> str:
     """The host of a Host field, lower-case, without port and final dot. Raises MalformedRequest."""
     found = _HOST.fullmatch(raw_host)
     if found is None or len(raw_host) > _MAX_HOST or int(found[3] or 0) > 65535:
-        raise MalformedRequest("Host is no host name or address")
+        raise MalformedRequest("Host is not a host name or an address")
     if found[1]:
         return found[1].lower().removesuffix(".")
     try:
         IPv6Address(found[2])
     except ValueError as error:
-        raise MalformedRequest("Host is no host name or address") from error
+        raise MalformedRequest("Host is not a host name or an address") from error
     return f"[{found[2].lower()}]"

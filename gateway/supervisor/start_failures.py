@@ -12,7 +12,7 @@ _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:[.,:]\d+)*")
 MOST_REASONS = 8
 
 # what a person is told, who would wait for the next entry
-SILENCE = "further tries are logged only where the reason changes"
+SILENCE = "further attempts are logged only if the reason changes"
 
 
 class StartFailures:

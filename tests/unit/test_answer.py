@@ -171,7 +171,7 @@ def test_a_field_named_close_is_not_passed_on(connection: bytes) -> None:
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        (b"HTTP/2 200", r"no status line: 'HTTP/2 200'"),
+        (b"HTTP/2 200", r"not a status line: 'HTTP/2 200'"),
         (b"A b", r"invalid field line: .*'A b'"),
         (b"A: \0", r"invalid field line: .*control characters.*: 'A: \\x00'"),
         (b"Content-Length: four", "Content-Length.*'four'"),

@@ -115,7 +115,7 @@ def test_a_command_that_ends_at_each_start_is_one_entry(start: Start, tmp_path: 
     assert f"{gateway.folder}/mounts.yaml:8:3: pools.api: worker " in entry
     assert " (loading) exited with 1 after " in entry
     first, *last_words = entry.splitlines()
-    assert first.endswith("; further tries are logged only where the reason changes")
+    assert first.endswith("; further attempts are logged only if the reason changes")
     assert last_words[-1].endswith("] no database")
     # which the first start has written itself, too
     assert gateway.log_text.count("no database") == 2

@@ -90,7 +90,8 @@ def test_paths_that_are_named_exist(page: Path) -> None:
         path = word.removeprefix("./").rstrip(",;:")
         is_path = re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", path) and "/" in path
         if is_path and path.partition("/")[0] in folders and path not in NOT_HERE:
-            assert (ROOT / path).exists() or path.startswith(".venv/"), path
+            # what commands make is not there yet
+            assert (ROOT / path).exists() or path.startswith((".venv/", ".cache/")), path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMED)
