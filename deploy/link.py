@@ -12,7 +12,7 @@ from pathlib import Path
 COMMAND = """#!{python}
 import sys
 
-from gateway.cli import main
+from gateway.commands.main import main
 
 sys.exit(main())
 """

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.config import (
+from gateway.config.text.problems import BadValueError
+from gateway.config.values import (
     addresses,
     commands,
     importstring,
@@ -20,7 +21,6 @@ from gateway.config import (
     variables,
     workers,
 )
-from gateway.config.problems import BadValueError
 
 POOL_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
 ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.config.asgi import lead_to_pool
-from gateway.config.importstring import check_module
 from gateway.config.kinds import KINDS
 from gateway.config.model import AppTarget, AsgiTarget, Mount, Pool, Where
-from gateway.config.mountkey import MountKey, parse_mount_key
-from gateway.config.nodes import Mapping, Node, Scalar, describe, find_key
 from gateway.config.pooltable import MAIN, OWN, assign_pools
-from gateway.config.problems import BadValueError, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
 from gateway.config.redirects import find_loops
 from gateway.config.settings import (
@@ -25,6 +21,10 @@ from gateway.config.settings import (
     TARGETS,
     Settings,
 )
+from gateway.config.text.nodes import Mapping, Node, Scalar, describe, find_key
+from gateway.config.text.problems import BadValueError, quote
+from gateway.config.values.importstring import check_module
+from gateway.config.values.mountkey import MountKey, parse_mount_key
 from gateway.limits import MountLimits
 
 _KINDS = ", ".join(TARGETS)

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.config.addresses import do_addresses_clash
-from gateway.config.interpolate import Interpolator
 from gateway.config.model import Config, Server
 from gateway.config.mounttable import parse_mounts
-from gateway.config.nodes import YamlError, parse_yaml
 from gateway.config.pooltable import check_memory, parse_pools
-from gateway.config.problems import Problems
 from gateway.config.reader import Pairs, Reader
 from gateway.config.settings import DEFAULTS, LIMITS, POOL_LIMITS, SECTIONS, SERVER, take
+from gateway.config.text.interpolate import Interpolator
+from gateway.config.text.nodes import YamlError, parse_yaml
+from gateway.config.text.problems import Problems
+from gateway.config.values.addresses import do_addresses_clash
 from gateway.limits import Limits, PoolLimits
 
 LEAST_SILENCE_SECONDS = 0.2

@@ -7,15 +7,15 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from gateway.config import env_file
 from gateway.config.asgi import build_asgi_pool, find_asgi_fault, lead_to_pool
 from gateway.config.kinds import KINDS, POOL_NAME_PATTERN
 from gateway.config.model import AppTarget, AsgiTarget, Mount, Pool, UpstreamTarget, Where
-from gateway.config.nodes import find_key
-from gateway.config.problems import did_you_mean, quote
 from gateway.config.reader import Pair, Pairs, Reader, join
-from gateway.config.secret_files import read_file
 from gateway.config.settings import ADMISSION, POOL, POOL_LIMITS, take
+from gateway.config.text import env_file
+from gateway.config.text.nodes import find_key
+from gateway.config.text.problems import did_you_mean, quote
+from gateway.config.text.secret_files import read_file
 from gateway.limits import Admission, PoolLimits
 
 # names with a meaning of their own in a mount's ``pool:``

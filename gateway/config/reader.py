@@ -11,12 +11,19 @@ from functools import partial
 from typing import Any
 
 from gateway.aside import touching
-from gateway.config import nodes
-from gateway.config.interpolate import InterpolationError, Interpolator, Text
 from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, Kind
-from gateway.config.nodes import Mapping, Node, Scalar, Sequence
-from gateway.config.problems import BadValueError, Place, Problems, did_you_mean, quote, shorten
 from gateway.config.settings import Setting, Settings, places_of
+from gateway.config.text import nodes
+from gateway.config.text.interpolate import InterpolationError, Interpolator, Text
+from gateway.config.text.nodes import Mapping, Node, Scalar, Sequence
+from gateway.config.text.problems import (
+    BadValueError,
+    Place,
+    Problems,
+    did_you_mean,
+    quote,
+    shorten,
+)
 
 
 @dataclass(frozen=True, slots=True)

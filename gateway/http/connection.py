@@ -15,19 +15,19 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from gateway.dispatch import Mount
 from gateway.errors import ClientDisconnected, RequestError
 from gateway.http.body import DROP_BYTES, READ_BYTES, ChunkedContent, Content, open_content
 from gateway.http.cookies import keep_first
 from gateway.http.deadlines import Deadlines
+from gateway.http.dispatch import Mount
 from gateway.http.environ import build_environ
-from gateway.http.error_page import build_error_page
 from gateway.http.exchange import Exchange, RequestEnded
 from gateway.http.service import Service
 from gateway.http.spool import MEMORY_BYTES, SpoolFullError, Store
-from gateway.http.stream import IDLE
 from gateway.http.upgrade import Upgradable, asks_to_upgrade
+from gateway.http.wire.stream import IDLE
 from gateway.logs import faults
+from gateway.protocol.error_page import build_error_page
 from gateway.protocol.framing import CHUNKED
 from gateway.protocol.head import RequestHead
 from gateway.uncaught import explain, report_own

@@ -14,7 +14,7 @@ from gateway.errors import ClientDisconnected, RequestTimeout
 from gateway.http.exchange import ClientLeft, Exchange, RequestEnded
 from gateway.http.incoming import Incoming
 from gateway.http.service import Service
-from gateway.http.stream import IDLE, State
+from gateway.http.wire.stream import IDLE, State
 from gateway.limits import Limits
 
 LINGER_SECONDS = 2.0

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from gateway.dispatch import Mount
-from gateway.http.app_head import CheckedHead, read_head
 from gateway.http.body import Content
 from gateway.http.cookies import scope_cookies
+from gateway.http.dispatch import Mount
 from gateway.http.response import Response
+from gateway.http.response_head import CheckedHead, read_head
 from gateway.wsgi import Fields, Takeover
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from gevent import get_hub
 
-from gateway.http.stream import READ
+from gateway.http.wire.stream import READ
 
 # at one wake-up; the other workers' turn comes in between
 TAKEN_PER_TURN = 8

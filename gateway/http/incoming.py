@@ -16,7 +16,7 @@ from gateway.errors import (
 )
 from gateway.http.handover import Known
 from gateway.http.service import Service
-from gateway.http.stream import IDLE, RUNNING, State, Stream
+from gateway.http.wire.stream import IDLE, RUNNING, State, Stream
 from gateway.logs import printable
 from gateway.protocol.head import RequestHead
 

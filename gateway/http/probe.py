@@ -15,10 +15,10 @@ import gevent
 from gevent import get_hub
 from gevent import socket as gevent_socket
 
-from gateway.http.checks import advise, build_check
 from gateway.http.connection import Connection
 from gateway.http.service import Service
 from gateway.limits import MountLimits
+from gateway.protocol.checks import advise, build_check
 from gateway.protocol.names import UNIX_PEER
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from gateway.errors import MalformedRequest, UntrustedPeer
 from gateway.http.connection import Connection
 from gateway.http.handover import Known
-from gateway.http.proxy_protocol import ProxyHeader, parse_proxy_header
 from gateway.http.service import Service
-from gateway.http.stream import IDLE, State
+from gateway.http.wire.stream import IDLE, State
+from gateway.protocol.proxy_header import ProxyHeader, parse_proxy_header
 
 
 class ProxiedConnection(Connection):

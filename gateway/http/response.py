@@ -20,8 +20,8 @@ from gateway.http.advice import (
     describe_piece,
     describe_result,
 )
-from gateway.http.app_head import CheckedHead, check_field, known_heads, not_headers, read_head
-from gateway.http.sink import Sink
+from gateway.http.response_head import CheckedHead, check_field, known_heads, not_headers, read_head
+from gateway.http.wire.sink import Sink
 from gateway.protocol.head import RequestHead
 from gateway.protocol.names import CACHE_ENTRIES
 from gateway.wsgi import HEAD_NOW, ExcInfo, Fields, FileWrapper, Takeover, Write

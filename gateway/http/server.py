@@ -13,14 +13,14 @@ from typing import Any
 import gevent
 from gevent import get_hub
 
-from gateway.dispatch import MountTable
 from gateway.http.connection import Connection
+from gateway.http.dispatch import MountTable
 from gateway.http.environ import MountInfo
 from gateway.http.handover import Handover, Known
 from gateway.http.proxied import ProxiedConnection
-from gateway.http.push import Pusher
 from gateway.http.service import Service
-from gateway.http.stream import READ, State
+from gateway.http.wire.push import Pusher
+from gateway.http.wire.stream import READ, State
 from gateway.limits import Limits
 from gateway.peers import find_user
 from gateway.protocol.names import UNIX_PEER

@@ -15,16 +15,16 @@ from operator import add
 from typing import Any
 
 from gateway.access_log import AccessLog
-from gateway.dispatch import MountTable
+from gateway.http.dispatch import MountTable
 from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
-from gateway.http.greenlets import GreenletPool
-from gateway.http.push import Pusher
 from gateway.http.spool import Spool
 from gateway.http.statement import FrontWorkers
+from gateway.http.wire.greenlets import GreenletPool
+from gateway.http.wire.push import Pusher
 from gateway.inflight import InFlight
 from gateway.limits import Limits
-from gateway.protocol.parser import HeadParser
+from gateway.protocol.request import HeadParser
 from gateway.wsgi import Environ
 
 

@@ -25,7 +25,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from gateway.errors import AppError, ClientDisconnected
 from gateway.http.exchange import Exchange
 from gateway.http.gevent_websocket import OfferedWebSocket, open_websocket
-from gateway.http.stream import READ, WRITE, wait_for
+from gateway.http.wire.stream import READ, WRITE, wait_for
 from gateway.protocol.framing import split_list
 from gateway.protocol.head import RequestHead
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Takeover, Write, WSGIApp

@@ -15,8 +15,8 @@ from gevent import get_hub
 from greenlet import getcurrent
 
 from gateway.config.model import Mount
-from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import ClientDisconnected
+from gateway.http.dispatch import Mount as LoadedMount
 from gateway.http.exchange import RequestEnded
 from gateway.limits import Admission
 from gateway.mounts.live import LivePages

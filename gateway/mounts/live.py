@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from gevent.event import Event
 
-from gateway.dispatch import Mount
+from gateway.http.dispatch import Mount
 from gateway.wsgi import Environ, ExcInfo, Fields, StartResponse, Takeover, Write, WSGIApp
 
 EVENTS = "/.gateway/live"

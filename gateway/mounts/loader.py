@@ -25,9 +25,8 @@ from gateway.config.model import (
     StaticTarget,
     UpstreamTarget,
 )
-from gateway.dispatch import Mount as LoadedMount
 from gateway.errors import AppLoadError
-from gateway.http.error_page import build_error_page
+from gateway.http.dispatch import Mount as LoadedMount
 from gateway.mounts.callables import APP_NAMES, find_call_fault, find_fault, guess_in
 from gateway.mounts.footprint import Footprint
 from gateway.mounts.packages import advise_mode, advise_package
@@ -35,6 +34,7 @@ from gateway.mounts.pass_env import advise_variable
 from gateway.mounts.projects import VARIABLE, DjangoProject
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
+from gateway.protocol.error_page import build_error_page
 from gateway.tracebacks import describe_error, shorten
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from time import monotonic
 
-from gateway.dispatch import Mount
+from gateway.http.dispatch import Mount
 from gateway.http.exchange import RequestEnded
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 

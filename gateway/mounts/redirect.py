@@ -11,7 +11,7 @@ from html import escape
 from http import HTTPStatus
 from urllib.parse import quote
 
-from gateway.dispatch import PATH_SAFE
+from gateway.http.dispatch import PATH_SAFE
 from gateway.wsgi import RAW_PATH_INFO, Environ, StartResponse
 
 STATUSES = (301, 302, 303, 307, 308)

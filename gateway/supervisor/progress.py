@@ -8,10 +8,10 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from gateway.supervisor.control import Tell
-from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.pools import Pools
-from gateway.supervisor.process import ChildState
+from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.listeners.control import Tell
+from gateway.supervisor.pools.pools import Pools
+from gateway.supervisor.processes.process import ChildState
 
 # a reload that takes less long shows nothing
 LOOK_SECONDS = 1.0

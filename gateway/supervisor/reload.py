@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from gateway.config.compare.named import find_pools, take_over
+from gateway.config.compare.plan import IN_PLACE, is_same
 from gateway.config.model import Config
-from gateway.config.named import find_pools, take_over
-from gateway.config.plan import IN_PLACE, is_same
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.logs import lifecycle
-from gateway.supervisor.launch import check_users
-from gateway.supervisor.pools import UNCHANGED, Pools, TableChange
+from gateway.supervisor.pools.canary import Trial
+from gateway.supervisor.pools.pools import UNCHANGED, Pools, TableChange
+from gateway.supervisor.processes.launch import check_users
 from gateway.supervisor.tasks import guarded, keep_up, start
-from gateway.supervisor.trial import Trial
 
 # the sockets are the gateway's own, opened once for all generations; those of pools are this user's
 KEPT = ("listen", "admin", "control", "user", "group")

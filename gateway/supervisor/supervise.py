@@ -15,35 +15,35 @@ from pathlib import Path
 from typing import Any
 
 from gateway.aside import naming
+from gateway.config.compare.plan import build_plan
+from gateway.config.load import read_aside
 from gateway.config.model import Config
-from gateway.config.plan import build_plan
-from gateway.config.read import read_aside
 from gateway.debugger import Terminal
 from gateway.errors import ConfigError
 from gateway.logs import builds, lifecycle, passing_on
-from gateway.supervisor.admin import AdminServer
 from gateway.supervisor.container import RESTARTED, leads_container
-from gateway.supervisor.control import Answer, Question, Tell, serve_control
-from gateway.supervisor.deaths import bury
-from gateway.supervisor.failures import describe_mounts
-from gateway.supervisor.generation import KILL_GRACE_SECONDS, Generation
-from gateway.supervisor.launch import check_users
-from gateway.supervisor.places import make_control, making_folder
-from gateway.supervisor.pools import MAIN, Pools
-from gateway.supervisor.process import ChildState, Process
-from gateway.supervisor.progress import describe_leaving, show_loading
-from gateway.supervisor.reload import EDIT, Outcome, Reloader, check_kept
-from gateway.supervisor.sockets import (
+from gateway.supervisor.generations.exits import bury
+from gateway.supervisor.generations.failures import describe_mounts
+from gateway.supervisor.generations.generation import KILL_GRACE_SECONDS, Generation
+from gateway.supervisor.listeners.admin import AdminServer
+from gateway.supervisor.listeners.control import Answer, Question, Tell, serve_control
+from gateway.supervisor.listeners.socket_paths import make_control, making_folder
+from gateway.supervisor.listeners.sockets import (
     describe,
     open_control,
     open_listener,
     raise_descriptor_limit,
     removing,
 )
+from gateway.supervisor.pools.pools import MAIN, Pools
+from gateway.supervisor.processes.launch import check_users
+from gateway.supervisor.processes.process import ChildState, Process
+from gateway.supervisor.progress import describe_leaving, show_loading
+from gateway.supervisor.reload import EDIT, Outcome, Reloader, check_kept
 from gateway.supervisor.tasks import guarded, keep_up, run_in, start
 from gateway.supervisor.warnings import find_warnings
-from gateway.supervisor.watch import Mark, look, look_aside, watch_file, watch_files
-from gateway.supervisor.watch_code import watch_code
+from gateway.supervisor.watching.code import watch_code
+from gateway.supervisor.watching.files import Mark, look, look_aside, watch_file, watch_files
 from gateway.uncaught import report_asyncio
 
 # beyond the time for requests in flight: the front and the pools after it, each to be killed

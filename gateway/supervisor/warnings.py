@@ -18,10 +18,10 @@ from pathlib import Path
 from threading import Thread
 
 from gateway.aside import touching
-from gateway.config.addresses import is_address
 from gateway.config.model import Config, Pool, UpstreamTarget
-from gateway.config.problems import quote
-from gateway.supervisor.sockets import split_address
+from gateway.config.text.problems import quote
+from gateway.config.values.addresses import is_address
+from gateway.supervisor.listeners.sockets import split_address
 
 # for all names together: a name server that is away must not hold up a check
 RESOLVE_SECONDS = 5.0

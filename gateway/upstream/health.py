@@ -8,9 +8,9 @@ from typing import Any
 
 import gevent
 
-from gateway.http.checks import advise, build_check
 from gateway.logs import lifecycle
 from gateway.protocol.answer import BadAnswerError
+from gateway.protocol.checks import advise, build_check
 from gateway.upstream.address import Address
 from gateway.upstream.hop import Hop, NoAnswerError
 

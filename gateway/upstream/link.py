@@ -14,7 +14,7 @@ from typing import Any
 from gevent import get_hub
 from greenlet import getcurrent
 
-from gateway.http.stream import READ, WRITE, wait_for
+from gateway.http.wire.stream import READ, WRITE, wait_for
 
 READ_BYTES = 64 * 1024
 # how much all connections of a process hold together of what nobody has taken yet: so a server is

@@ -10,7 +10,7 @@ from functools import lru_cache
 from io import BufferedReader
 from urllib.parse import quote
 
-from gateway.dispatch import PATH_SAFE
+from gateway.http.dispatch import PATH_SAFE
 from gateway.http.environ import build_base_environ
 from gateway.http.statement import Statement, write_statement, write_told
 from gateway.protocol.fields import DROPPED, LONGEST_NAME, MAX_NAMES

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from gateway.dispatch import PATH_SAFE
 from gateway.http.cookies import is_of_the_host
+from gateway.http.dispatch import PATH_SAFE
 from gateway.protocol.fields import Field
 from gateway.wsgi import Environ
 

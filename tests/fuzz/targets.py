@@ -8,16 +8,16 @@ from urllib.parse import quote
 
 import reference
 
-from gateway.dispatch import Mount, MountTable
 from gateway.errors import ClientDisconnected, MalformedRequest, RequestError
 from gateway.http.body import ChunkedContent
+from gateway.http.dispatch import Mount, MountTable
 from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.limits import Limits, MountLimits
 from gateway.protocol.answer import Answer, BadAnswerError, parse_answer
 from gateway.protocol.chunks import MAX_CHUNK_LINE, MAX_TRAILER_BYTES
 from gateway.protocol.memory import Memory
-from gateway.protocol.parser import HeadParser, RequestHead
+from gateway.protocol.request import HeadParser, RequestHead
 from gateway.upstream.content import ChunkedContent as ChunkedAnswer
 
 MAX_LINE, MAX_FIELDS, MAX_CONTENT = 200, 12, 1000

@@ -139,7 +139,7 @@ def serving(report: dict[str, Any]) -> tuple[str, set[int]]:
 
 # the two commands in one process, which is half the time
 RELOAD_AND_STATUS = f"""
-from gateway.cli import main
+from gateway.commands.main import main
 print(main(["reload", *{TABLE}]), flush=True)
 main(["status", "--json", *{TABLE}])
 """

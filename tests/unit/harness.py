@@ -23,8 +23,8 @@ from gevent import socket as gevent_socket
 from greenlet import getcurrent, greenlet
 
 from gateway.access_log import AccessLog
-from gateway.dispatch import Mount, MountTable
 from gateway.http.connection import Connection
+from gateway.http.dispatch import Mount, MountTable
 from gateway.http.environ import build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.server import Server

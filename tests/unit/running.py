@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.supervisor.control import ask
+from gateway.supervisor.listeners.control import ask
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 WAIT_SECONDS = 20.0

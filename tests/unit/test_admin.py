@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.supervisor import admin
-from gateway.supervisor.admin import KNOWN, MOST_CLIENTS, AdminServer
-from gateway.supervisor.sockets import open_listener
+from gateway.supervisor.listeners import admin
+from gateway.supervisor.listeners.admin import KNOWN, MOST_CLIENTS, AdminServer
+from gateway.supervisor.listeners.sockets import open_listener
 
 NOBODY = 65534
 OTHERS = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")

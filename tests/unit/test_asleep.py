@@ -8,7 +8,7 @@ from typing import Any
 
 from running import APP, Running, wait_until
 
-from gateway.supervisor.pools import MOST_TRIED
+from gateway.supervisor.pools.pools import MOST_TRIED
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"

@@ -13,7 +13,7 @@ from bad_edits import BAD_EDITS, BadEdit
 from clients import Load
 from running import Running, wait_until
 
-from gateway.remote import describe_status
+from gateway.commands.remote import describe_status
 
 MIRROR = Path(__file__).parents[1] / "stack" / "apps" / "mirror.py"
 MOUNTS = "  /: good:app\n  /mirror: mirror:app\n"

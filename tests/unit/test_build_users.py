@@ -19,13 +19,13 @@ import running
 from running import Running, wait_until
 from test_environments import make_wheel
 
-from gateway.config.workers import usable_cores
+from gateway.config.values.workers import usable_cores
 from gateway.environments import client
 from gateway.environments.cache import Cache
 from gateway.environments.client import MAX_LINE_BYTES
 from gateway.environments.homes import find_homes, open_home
 from gateway.errors import BuildError
-from gateway.supervisor.gate import LEAST_LOADS
+from gateway.supervisor.processes.start_gate import LEAST_LOADS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts workers of others")
 

@@ -225,8 +225,8 @@ def test_no_app_gives_it_a_traceback_of_its_own(site: Site, what: str) -> None:
     found, out, err = site.check()
     assert found == code, err
     assert (out == "mounts.yaml: 3 mounts, no problems\n") is (code == 0)
-    assert "gateway/check.py" not in err
-    assert "gateway/cli.py" not in err
+    assert "gateway/commands/check.py" not in err
+    assert "gateway/commands/main.py" not in err
     if code == 3:
         assert "mounts.yaml:4:3: mounts./odd: " in err
     wait_until(lambda: site.find_left() == [], "nothing is left behind")
@@ -279,7 +279,7 @@ def test_the_exit_code_does_not_depend_on_who_reads(
         os.close(target)
     expected = 3 if odd != APP else 1 if (way == "full" and 1 in numbers) else 0
     assert process.returncode == expected, err
-    assert "gateway/cli.py" not in err
+    assert "gateway/commands/main.py" not in err
     assert 2 in numbers or ("mounts./odd" in err) is (expected == 3)
     assert site.find_left() == []
 

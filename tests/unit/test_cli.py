@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway import __version__
-from gateway.cli import main
+from gateway.commands.main import main
 from gateway.config.model import Pool
 from gateway.mounts.packages import advise_package
 
@@ -451,5 +451,5 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gateway.cli.read_table", interrupted)
+    monkeypatch.setattr("gateway.commands.main.read_table", interrupted)
     assert run("routes") == (130, "", "")

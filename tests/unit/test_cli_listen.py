@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import cli
+from gateway.commands import main as cli
 from gateway.config.model import Config
 from gateway.supervisor import supervise
 

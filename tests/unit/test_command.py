@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.cli import main
+from gateway.commands.main import main
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from running import ENVIRON, SERVER, Running, wait_until
 
-from gateway.supervisor.groups import Groups
+from gateway.supervisor.processes.groups import Groups
 
 # ``tree.py SOCKET LEADER CHILD``: what each makes of SIGTERM, "ignores", "notes" or "ends"
 TREE = """

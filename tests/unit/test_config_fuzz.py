@@ -9,9 +9,9 @@ from config_site import ENVIRON, make_site
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.config.load import read_config
 from gateway.config.model import Config
 from gateway.config.parse import parse_config
-from gateway.config.read import read_config
 from gateway.errors import ConfigError
 
 TABLES = sorted((Path(__file__).parents[1] / "configs").glob("*/*.yaml"))

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from config_site import ENVIRON, make_site
 
+from gateway.config.load import MOST_BYTES, read_config
 from gateway.config.parse import parse_config
-from gateway.config.problems import MOST_LISTED
-from gateway.config.read import MOST_BYTES, read_config
+from gateway.config.text.problems import MOST_LISTED
 from gateway.errors import ConfigError
 
 

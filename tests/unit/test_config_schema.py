@@ -10,10 +10,10 @@ import pytest
 from config_site import ENVIRON, make_site
 from jsonschema import Draft7Validator
 
-from gateway.config.nodes import Mapping, Node, Scalar, Sequence, parse_yaml
+from gateway.config.describe.reference import build_reference
+from gateway.config.describe.schema import build_schema
 from gateway.config.parse import parse_config
-from gateway.config.reference import build_reference
-from gateway.config.schema import build_schema
+from gateway.config.text.nodes import Mapping, Node, Scalar, Sequence, parse_yaml
 from gateway.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from config_site import ENVIRON, make_site
 
+from gateway.config.load import read_config
 from gateway.config.model import AppTarget, RedirectTarget, Server, StaticTarget, UpstreamTarget
-from gateway.config.read import read_config
 from gateway.errors import ConfigError
 from gateway.limits import MountLimits
 

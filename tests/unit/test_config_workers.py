@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import workers
+from gateway.config.values import workers
 
 EIGHT = frozenset(range(8))
 

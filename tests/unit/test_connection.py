@@ -17,7 +17,7 @@ from gateway.http.body import DRAIN_BYTES
 from gateway.http.deadlines import LINGER_SECONDS
 from gateway.http.exchange import RequestEnded
 from gateway.http.incoming import READ_AHEAD_BYTES
-from gateway.http.stream import State
+from gateway.http.wire.stream import State
 from gateway.limits import Limits, MountLimits
 
 HOST = b"Host: a.example\r\n"

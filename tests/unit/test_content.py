@@ -19,7 +19,7 @@ from gateway.errors import ClientDisconnected
 from gateway.http.body import DROP_BYTES, MIN_BYTES_PER_SECOND
 from gateway.http.exchange import RequestEnded
 from gateway.http.spool import MEMORY_BYTES, Spool, SpoolFullError, Store
-from gateway.http.stream import State
+from gateway.http.wire.stream import State
 from gateway.limits import Limits, MountLimits
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.supervisor.control import LONGEST_QUESTION_BYTES, serve_control
+from gateway.supervisor.listeners.control import LONGEST_QUESTION_BYTES, serve_control
 
 Start = Callable[..., Running]
 NOT_A_COMMAND = {

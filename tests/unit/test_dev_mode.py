@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from running import ENVIRON, Running, wait_until
 
-from gateway.cli import main
+from gateway.commands.development import for_development
+from gateway.commands.main import main
 from gateway.config.model import Config, Mount, Server, StaticTarget, Where
-from gateway.development import for_development
 from gateway.limits import MountLimits
-from gateway.supervisor.watch_code import forget_bytecode, is_code
+from gateway.supervisor.watching.code import forget_bytecode, is_code
 
 Start = Callable[..., Running]
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from gateway.dispatch import ENCODED_SLASH, Mount, MountTable, resolve_path
 from gateway.errors import MalformedRequest
+from gateway.http.dispatch import ENCODED_SLASH, Mount, MountTable, resolve_path
 from gateway.limits import MountLimits
 
 LIMITS = MountLimits()

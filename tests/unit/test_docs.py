@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import build_parser, main
+from gateway.commands.main import build_parser, main
 from gateway.config.model import Config
 from gateway.config.parse import parse_config
 from gateway.errors import ConfigError

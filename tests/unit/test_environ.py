@@ -9,7 +9,7 @@ import pytest
 
 from gateway.http.environ import EmptyContent, build_base_environ, build_environ
 from gateway.limits import Limits
-from gateway.protocol.parser import HeadParser
+from gateway.protocol.request import HeadParser
 
 MOUNTS = (("/", "app", True),)
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from gateway.inflight import Request
-from gateway.supervisor.evidence import LEAST_DEATHS, WINDOW_SECONDS, Evidence
+from gateway.supervisor.pools.evidence import LEAST_DEATHS, WINDOW_SECONDS, Evidence
 
 NOBODY = ""
 

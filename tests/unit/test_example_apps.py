@@ -532,7 +532,7 @@ def test_compressed_siblings_hold_what_the_file_holds():
 
 
 def test_the_example_table_is_valid_and_names_every_app():
-    from gateway.config.read import read_config
+    from gateway.config.load import read_config
 
     config = read_config(APPS / "mounts.yaml", {})
     assert [mount.name for mount in config.mounts] == [

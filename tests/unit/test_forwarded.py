@@ -12,7 +12,7 @@ from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import MAX_HOPS, TrustedProxies, parse_forwarded
 from gateway.limits import Limits
 from gateway.protocol.names import UNIX_PEER
-from gateway.protocol.parser import HeadParser, RequestHead
+from gateway.protocol.request import HeadParser, RequestHead
 
 NETWORKS = ("10.0.0.0/8", "192.0.2.1/32", "2001:db8:1::/48")
 PEER = "10.0.0.1"

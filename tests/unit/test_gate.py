@@ -14,9 +14,10 @@ import pytest
 from running import Running, wait_until
 from test_supervisor import CONFIG
 
-from gateway.config.workers import usable_cores
-from gateway.remote import describe_status
-from gateway.supervisor.gate import (
+from gateway.commands.remote import describe_status
+from gateway.config.values.workers import usable_cores
+from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.processes.start_gate import (
     IDLE_SECONDS,
     LEAST_LOADS,
     MOST_OVERTAKEN,
@@ -24,7 +25,6 @@ from gateway.supervisor.gate import (
     StartGate,
     Urgency,
 )
-from gateway.supervisor.generation import Generation, State
 
 Start = Callable[..., Running]
 

@@ -16,7 +16,7 @@ from gevent.local import local
 from greenlet import getcurrent
 from harness import Gateway, wait_until
 
-from gateway.http.greenlets import UNUSED_SECONDS, GreenletPool
+from gateway.http.wire.greenlets import UNUSED_SECONDS, GreenletPool
 
 
 class Kept:
@@ -177,7 +177,7 @@ from gevent import monkey
 monkey.patch_all()
 import gc, gevent, threading, time, weakref
 from gevent import get_hub
-from gateway.http.greenlets import GreenletPool
+from gateway.http.wire.greenlets import GreenletPool
 class Kept: pass
 class Job:
     def run(self, runner, now):

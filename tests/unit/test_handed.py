@@ -9,7 +9,7 @@ from greenlet import greenlet
 from harness import GET
 
 from gateway.http.connection import Connection
-from gateway.http.stream import Stream
+from gateway.http.wire.stream import Stream
 from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
 

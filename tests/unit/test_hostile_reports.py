@@ -13,8 +13,8 @@ from running import Running, wait_until
 
 from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
 from gateway.limits import MountLimits
-from gateway.supervisor.expected import ANSWERS, Expected
-from gateway.supervisor.report_lines import read_report
+from gateway.supervisor.processes.expected import ANSWERS, Expected
+from gateway.supervisor.processes.report_lines import read_report
 
 Start = Callable[..., Running]
 MOUNT = {"mount": "/", "error": "no", "traceback": ""}

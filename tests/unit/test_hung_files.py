@@ -17,9 +17,9 @@ from running import ENVIRON, SERVER, WAIT_SECONDS, Running, wait_until
 
 from gateway import aside
 from gateway.aside import Aside, UnreachableError, ask_once, touching
-from gateway.config.read import MOST_READS, read_table
+from gateway.config.load import MOST_READS, read_table
 from gateway.errors import ConfigError
-from gateway.supervisor.watch import Sight, look_aside
+from gateway.supervisor.watching.files import Sight, look_aside
 
 Start = Callable[..., Running]
 TELLING = """

@@ -11,8 +11,8 @@ import pytest
 from gateway.config.model import AppTarget, Config, Mount, Server, Where
 from gateway.limits import MountLimits
 from gateway.mounts.loader import load_mounts
-from gateway.supervisor.generation import Generation
-from gateway.supervisor.reports import take_report
+from gateway.supervisor.generations.generation import Generation
+from gateway.supervisor.generations.reports import take_report
 
 COUNTING = """
 asked = []

@@ -18,10 +18,10 @@ from running import Running, wait_until
 
 from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
 from gateway.limits import MountLimits
-from gateway.supervisor.generation import Generation
-from gateway.supervisor.outages import FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, Outages
-from gateway.supervisor.process import ChildState, Purpose
-from gateway.supervisor.retries import SLOW_SECONDS, Retrier
+from gateway.supervisor.generations.generation import Generation
+from gateway.supervisor.generations.outages import FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, Outages
+from gateway.supervisor.generations.retries import SLOW_SECONDS, Retrier
+from gateway.supervisor.processes.process import ChildState, Purpose
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"

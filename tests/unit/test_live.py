@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from running import Running, wait_until
 
-from gateway.cli import main
+from gateway.commands.main import main
 from gateway.mounts.live import is_page
 
 PAGE = """

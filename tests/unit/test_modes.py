@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.read import read_config
+from gateway.config.load import read_config
 from gateway.errors import AppLoadError, ConfigError
 from gateway.mounts.loader import load_app
-from gateway.supervisor.sockets import open_listener
+from gateway.supervisor.listeners.sockets import open_listener
 
 STRANGER = 65534
 

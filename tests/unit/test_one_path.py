@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote_to_bytes
 import pytest
 from running import WAIT_SECONDS, Running, wait_until
 
-from gateway.dispatch import Mount, MountTable
+from gateway.http.dispatch import Mount, MountTable
 from gateway.limits import MountLimits
 
 SLASH = "\0"  # stands for one that is data

@@ -20,14 +20,14 @@ from running import WAIT_SECONDS, Running, wait_until
 
 from gateway.config.model import Config, Server
 from gateway.inflight import Board
-from gateway.supervisor.control import ask
-from gateway.supervisor.deaths import bury
-from gateway.supervisor.evidence import MOST_REQUESTS
-from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.process import ChildState, Purpose
+from gateway.supervisor.generations.exits import bury
+from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.pools.evidence import MOST_REQUESTS
+from gateway.supervisor.processes.process import ChildState, Purpose
 from gateway.supervisor.tasks import guard, guarded, keep_up
-from gateway.supervisor.watch import watch_file, watch_files
-from gateway.supervisor.watch_code import watch_code
+from gateway.supervisor.watching.code import watch_code
+from gateway.supervisor.watching.files import watch_file, watch_files
 
 Start = Callable[..., Running]
 CONFIG = Config("mounts.yaml", Path("/nowhere"), Server(workers=1), ())

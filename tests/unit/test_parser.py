@@ -10,7 +10,7 @@ from gateway.limits import Limits
 from gateway.protocol.fields import DROPPED, MAX_LINES, MAX_NAMES, FieldNames, cgi_name
 from gateway.protocol.memory import LEARNT_PER_SECOND, Memory
 from gateway.protocol.names import CACHE_ENTRIES, parse_host
-from gateway.protocol.parser import HeadParser, RequestHead
+from gateway.protocol.request import HeadParser, RequestHead
 
 HOST = b"Host: example.com\r\n"
 PLAIN = b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n"

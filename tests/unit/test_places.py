@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from running import ENVIRON, SERVER, Running, wait_until
 
-from gateway.cli import main
+from gateway.commands.main import main
 from gateway.errors import ConfigError, GatewayError
-from gateway.supervisor import places
-from gateway.supervisor.control import ask
-from gateway.supervisor.places import find_control, make_control, making_folder
+from gateway.supervisor.listeners import socket_paths as places
+from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.listeners.socket_paths import find_control, make_control, making_folder
 
 NOBODY = 65534
 OTHERS = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")

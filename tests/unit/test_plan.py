@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config.compare.plan import build_plan, compare_fields, find_moved
 from gateway.config.model import (
     AppTarget,
     Config,
@@ -24,10 +25,9 @@ from gateway.config.model import (
     Where,
     Workers,
 )
-from gateway.config.plan import build_plan, compare_fields, find_moved
 from gateway.config.settings import EVERY_MOUNT, POOL, SERVER, settings_of
-from gateway.dispatch import Mount as Mounted
-from gateway.dispatch import MountTable
+from gateway.http.dispatch import Mount as Mounted
+from gateway.http.dispatch import MountTable
 from gateway.limits import Limits, MountLimits, PoolLimits
 
 IN_PLACE = "= in place: no code is loaded anew"

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.config.env_file import parse_env_file
+from gateway.commands.remote import describe_status
 from gateway.config.model import Pool
-from gateway.remote import describe_status
-from gateway.supervisor.control import ask
-from gateway.supervisor.launch import build_command
+from gateway.config.text.env_file import parse_env_file
+from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.processes.launch import build_command
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
@@ -228,7 +228,7 @@ def test_a_virtual_environment_is_used(start: Start) -> None:
 
 def test_the_command_of_a_pool_in_the_gateways_own_python() -> None:
     assert build_command(Pool(name="a"), None, ["x"]) == (
-        [sys.executable, "-m", "gateway.worker", "x"]
+        [sys.executable, "-m", "gateway.worker.process", "x"]
     )
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import MalformedRequest
-from gateway.http.proxy_protocol import ProxyHeader, parse_proxy_header
 from gateway.limits import Limits
+from gateway.protocol.proxy_header import ProxyHeader, parse_proxy_header
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 LOCAL, PROXY = 0x20, 0x21

@@ -12,8 +12,8 @@ import pytest
 from gevent.event import Event
 from harness import GET, WAIT_SECONDS, TcpListener, wait_until
 
-from gateway.http import push
-from gateway.http.push import BURST_SECONDS, Pusher
+from gateway.http.wire import push
+from gateway.http.wire.push import BURST_SECONDS, Pusher
 
 PIECE = b"x" * 1024
 PIECES = 64

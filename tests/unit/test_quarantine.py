@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.remote import describe_status
-from gateway.supervisor.quarantine import MOST_PAUSE_SECONDS, Quarantine
+from gateway.commands.remote import describe_status
+from gateway.supervisor.pools.quarantine import MOST_PAUSE_SECONDS, Quarantine
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n  block_warn: 200ms\n  block_timeout: 1s\n"

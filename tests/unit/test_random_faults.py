@@ -16,7 +16,7 @@ from typing import Any
 
 from running import Running, wait_until
 
-from gateway.supervisor.retries import SLOW_SECONDS
+from gateway.supervisor.generations.retries import SLOW_SECONDS
 
 FAULTS = int(os.environ.get("PROOF_FAULTS", "12"))
 SEED = int(os.environ.get("PROOF_SEED", "0")) or random.randrange(1, 1 << 32)

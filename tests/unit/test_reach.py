@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.supervisor.reach import count_connections, find_fault
+from gateway.supervisor.processes.reach import count_connections, find_fault
 
 
 @pytest.fixture(params=["unix", "tcp", "tcp6"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsgi_caller import ask
 
-from gateway.dispatch import resolve_path
+from gateway.http.dispatch import resolve_path
 from gateway.mounts.redirect import STATUSES, Redirect
 from gateway.wsgi import RAW_PATH_INFO
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config.model import Mount, RedirectTarget, Where
-from gateway.config.paths import parse_location
-from gateway.config.problems import BadValueError
+from gateway.config.text.problems import BadValueError
+from gateway.config.values.paths import parse_location
 from gateway.errors import AppLoadError
 from gateway.limits import MountLimits
 from gateway.mounts.loader import Unavailable, describe_cause, load_mounts, load_target

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from running import APP, ENVIRON, Running, wait_until
 
-from gateway.cli import main
+from gateway.commands.main import main
+from gateway.commands.remote import describe_status
 from gateway.errors import GatewayError
-from gateway.remote import describe_status
-from gateway.supervisor.control import ask
+from gateway.supervisor.listeners.control import ask
 
 Start = Callable[..., Running]
 WAITING = """

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from running import APP, Running, wait_until
 
-from gateway.cli import main
-from gateway.supervisor.control import ask
+from gateway.commands.main import main
+from gateway.supervisor.listeners.control import ask
 
 Start = Callable[..., Running]
 POOLS = "pools:\n  a: {}\n  b: {}\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from running import Running
 
-from gateway.cli import main
-from gateway.remote import describe_age, describe_status, locate_control
-from gateway.supervisor.places import find_control
+from gateway.commands.main import main
+from gateway.commands.remote import describe_age, describe_status, locate_control
+from gateway.supervisor.listeners.socket_paths import find_control
 
 Run = Callable[..., tuple[int, str, str]]
 

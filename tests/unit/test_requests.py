@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from harness import PEER, Gateway
 
-from gateway.dispatch import Mount, MountTable
 from gateway.errors import RequestError
 from gateway.http.body import ChunkedContent, LengthContent
+from gateway.http.dispatch import Mount, MountTable
 from gateway.limits import Limits, MountLimits
 from gateway.protocol.framing import CHUNKED
 from gateway.protocol.head import RequestHead
-from gateway.protocol.parser import HeadParser
+from gateway.protocol.request import HeadParser
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "requests"))
 

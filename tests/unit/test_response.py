@@ -13,11 +13,11 @@ import pytest
 from harness import GET, Cut
 
 from gateway.errors import AppError
-from gateway.http import app_head
-from gateway.http.error_page import build_error_page
 from gateway.http.response import COPY_BYTES, Response
-from gateway.http.stream import State
-from gateway.protocol.parser import RequestHead
+from gateway.http.wire.stream import State
+from gateway.protocol import response_head as app_head
+from gateway.protocol.error_page import build_error_page
+from gateway.protocol.request import RequestHead
 from gateway.wsgi import FileWrapper
 
 DATE_LINE = "Date: Tue, 15 Nov 1994 08:12:31 GMT\r\n\r\n"

@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
+from gateway.config.compare.slices import cut
 from gateway.config.model import Config, Pool, Server, Workers
-from gateway.config.slices import cut
-from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.process import ChildState
-from gateway.supervisor.scale import DOWN_SECONDS, FULL_REQUESTS, REST_SECONDS, UP_SECONDS, Scaler
+from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.scale import (
+    DOWN_SECONDS,
+    FULL_REQUESTS,
+    REST_SECONDS,
+    UP_SECONDS,
+    Scaler,
+)
+from gateway.supervisor.processes.process import ChildState
 
 Start = Callable[..., Running]
 WAITING = """

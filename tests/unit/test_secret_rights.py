@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from running import Running, wait_until
 
-from gateway.config.read import read_config
-from gateway.config.secret_files import read_file
+from gateway.config.load import read_config
+from gateway.config.text.secret_files import read_file
 from gateway.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may read what others may not")

@@ -21,10 +21,10 @@ from gateway.supervisor.backoff import (
     Backoff,
     backoff_seconds,
 )
-from gateway.supervisor.generation import Generation, State
-from gateway.supervisor.process import ChildState, Purpose, describe_exit
-from gateway.supervisor.reports import take_report
-from gateway.supervisor.sockets import describe, open_listener, split_address
+from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.reports import take_report
+from gateway.supervisor.listeners.sockets import describe, open_listener, split_address
+from gateway.supervisor.processes.process import ChildState, Purpose, describe_exit
 from gateway.supervisor.supervise import Supervisor
 
 CONFIG = Config(
@@ -347,7 +347,7 @@ def test_where_nobody_can_listen(address: str, reason: str) -> None:
 def test_the_descriptor_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
-    from gateway.supervisor.sockets import raise_descriptor_limit
+    from gateway.supervisor.listeners.sockets import raise_descriptor_limit
 
     asked: list[Any] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, os.sysconf("SC_OPEN_MAX")))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from running import wait_until
 
-from gateway.supervisor.admin import AdminServer
+from gateway.supervisor.listeners.admin import AdminServer
 from gateway.supervisor.tasks import keep_up, start
 from gateway.uncaught import explain, report_asyncio, report_own
 

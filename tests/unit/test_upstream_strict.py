@@ -11,7 +11,7 @@ from running import Running, wait_until
 from scripted import OK, Peer, keep_answering, scripted
 
 from gateway.errors import AppError
-from gateway.http.app_head import read_head
+from gateway.http.response_head import read_head
 from gateway.limits import MountLimits
 from gateway.upstream.hop import MAX_INTERIM
 

@@ -15,7 +15,7 @@ from running import Running, wait_until
 from gateway.config.model import Pool
 from gateway.errors import AppLoadError
 from gateway.mounts.loader import load_app
-from gateway.supervisor.launch import build_environment
+from gateway.supervisor.processes.launch import build_environment
 
 Start = Callable[..., Running]
 TELLING = """

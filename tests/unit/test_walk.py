@@ -18,7 +18,7 @@ from harness import GET, Client, Gateway, wait_until
 from scripted import Peer, scripted
 from test_threads import CountedPool
 
-from gateway.http.stream import RUNNING
+from gateway.http.wire.stream import RUNNING
 from gateway.inflight import Board, InFlight
 from gateway.limits import Limits, MountLimits
 from gateway.mounts.threads import InThreads

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.supervisor import watch
+from gateway.supervisor.watching import files as watch
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.supervisor.patrol import is_stopped
+from gateway.supervisor.generations.patrol import is_stopped
 
 Start = Callable[..., Running]
 MOUNTS = "  /: good:app\n  /slow: wedge:app\n"

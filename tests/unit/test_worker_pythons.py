@@ -27,10 +27,11 @@ from gateway.config.parse import parse_config
 from gateway.environments.cache import Cache, Environment
 from gateway.environments.interpreter import RUNTIME, Interpreter, find
 from gateway.inflight import Board
-from gateway.supervisor.children import pickled, to_bytes
-from gateway.supervisor.sockets import open_handover
+from gateway.supervisor.listeners.sockets import open_handover
+from gateway.supervisor.processes.worker import pickled, to_bytes
 
-BOOT = Path(gateway.__file__).with_name("boot.py")
+PACKAGE = Path(gateway.__file__).parent
+BOOT = PACKAGE / "worker" / "boot.py"
 COROUTINES = Path(coroutine_app.__file__)
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 FLASK_2 = "Flask==2.0.3\nWerkzeug<2.1\n"
@@ -246,7 +247,8 @@ def test_a_worker_can_import_only_what_is_meant_for_it(
     path = json.loads(worker.ask("/")[1])["path"]
     assert path[-1] == environment.runtime
     assert str(BOOT.parent) not in path
-    assert str(BOOT.parents[1]) not in path
+    assert str(PACKAGE) not in path
+    assert str(PACKAGE.parent) not in path
     own = {each.name.partition("-")[0].lower() for each in Path(environment.runtime).iterdir()}
     allowed = {"complete", "zope", *(name.replace(".", "_") for name in RUNTIME)}
     assert own <= allowed, own - allowed
@@ -366,17 +368,17 @@ def test_a_thread_that_never_ends_does_not_hold_the_worker(
 def test_every_module_of_a_worker_is_checked_for_the_oldest_python() -> None:
     """So that what is new in a later version is found before it runs: see pyproject.toml."""
     asked = subprocess.run(
-        [sys.executable, "-c", "import sys, gateway.worker; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys, gateway.worker.process; print(*sys.modules)"],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(BOOT.parents[1])},
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
     )
-    text = (BOOT.parents[1] / "pyproject.toml").read_text()
+    text = (PACKAGE.parent / "pyproject.toml").read_text()
     imported = {name for name in asked.stdout.split() if name.partition(".")[0] == "gateway"}
-    for name in imported | {"gateway.boot"}:
+    for name in imported | {"gateway.worker.boot"}:
         parts = name.split(".")
-        if parts[1:2] in (["http"], ["mounts"], ["protocol"]):
+        if parts[1:2] in (["http"], ["mounts"], ["protocol"], ["worker"]):
             continue  # all of them
         last = parts[-1] if name not in ("gateway", "gateway.config") else "__init__"
         assert f"{last}," in text or f"{last}}}" in text, f"{name}: no per-file-target-version"

@@ -1,0 +1,260 @@
+"""The commands that speak to a running gateway: what is asked, and what a person reads.
+
+Refuses to know how it is done. The gateway is found by its table: the control socket is named
+there, or after the table's path.
+"""
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from gateway.aside import touching
+from gateway.config.compare.plan import build_plan
+from gateway.config.load import read_in_time, read_table
+from gateway.config.values.units import format_size
+from gateway.errors import ConfigError, GatewayError
+from gateway.logs import escape_controls, hide_controls
+from gateway.supervisor.generations.failures import describe_troubles
+from gateway.supervisor.listeners.control import Answer, ask
+from gateway.supervisor.listeners.socket_paths import find_control
+from gateway.supervisor.reload import explain
+
+EXIT_CHANGES = 10
+CODE = " in the table; `gateway reload` loads the code anew"
+# for a file that the table names; where the gateway is can be found out without it
+LOCATE_SECONDS = 1.0
+# of workers in a row, to be told as a loop
+LEAST_CRASHES = 2
+# a table that is wrong still names its socket
+CONTROL_LINE = re.compile(r"""\bcontrol:\s*["']?(unix:/[^\s"',}]+)""")
+
+
+def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: Path) -> None:
+    """Add them to the command line; ``table`` has the option that names the table."""
+    plan = commands.add_parser(
+        "plan",
+        help="tell what an edit would change",
+        description="What the running gateway would change if it served FILE, or its own table as "
+        "saved. With -c and FILE: what changes between the two, whatever runs. Exit code: 0 "
+        "nothing, 10 changes, 2 mistakes.",
+    )
+    plan.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="TABLE",
+        help=f"the running gateway's table (default: {default_table}), or the one to compare with",
+    )
+    plan.add_argument("file", type=Path, nargs="?", metavar="FILE", help="another table")
+    plan.set_defaults(run=run_plan, default_table=default_table)
+    reload = commands.add_parser(
+        "reload",
+        parents=[table],
+        help="have the running gateway serve what the table and the apps are now",
+        description="Loads the code of all apps anew, and serves the table as saved. With names: "
+        "only the pools of these mounts, or these pools, get new workers; main is the front "
+        "workers' pool. Exit code: 0, 2 for a table with mistakes, 3 for an app that does not "
+        "load.",
+    )
+    reload.add_argument(
+        "names", nargs="*", metavar="MOUNT|POOL", help="a mount's key, such as /notes, or a pool"
+    )
+    reload.set_defaults(run=run_reload)
+    rollback = commands.add_parser(
+        "rollback", parents=[table], help="have it serve the table that it served before"
+    )
+    rollback.set_defaults(run=run_rollback)
+    status = commands.add_parser(
+        "status", parents=[table], help="tell its generations, workers, mounts and last reload"
+    )
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for machines")
+    form.add_argument(
+        "--failed", action="store_true", help="only the mounts that do not serve, and why"
+    )
+    status.set_defaults(run=run_status)
+    stop = commands.add_parser(
+        "stop", parents=[table], help="let its requests in flight finish, and end it"
+    )
+    stop.set_defaults(run=run_stop)
+
+
+def ask_gateway(table: Path, command: str, **more: str | list[str]) -> Answer:
+    """Ask the one that serves ``table``, and show how far it has come. Raises GatewayError where
+    none does."""
+    return ask(locate_control(table), command, _show, patience_seconds=None, **more)
+
+
+def _show(progress: str) -> None:
+    show(progress, sys.stderr)
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print what the gateway has answered, without what the terminal would obey: apps have a say
+    in it, in the message of an exception, say."""
+    print(hide_controls(text), file=stream)
+
+
+def locate_control(table: Path) -> Path:
+    """Where the gateway of ``table`` listens, also where the table has a mistake now."""
+    try:
+        control = read_table(table, LOCATE_SECONDS).server.control
+    except ConfigError:
+        text = read_in_time(lambda: _read_text(table))
+        found = CONTROL_LINE.search(text)
+        control = found[1] if found else "auto"
+    return find_control(control, table)
+
+
+def _read_text(table: Path) -> str:
+    with touching(lambda: str(table)), contextlib.suppress(OSError):
+        # not a pipe, say, which would be waited for
+        return table.read_text("utf-8", "replace") if table.is_file() else ""
+    return ""
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    """``gateway plan``"""
+    if options.config and options.file:
+        old, new = (read_table(path) for path in (options.config, options.file))
+        plan = build_plan(old, new)
+        answer: Answer = {"exit_code": EXIT_CHANGES if plan else 0, "messages": plan.describe()}
+    else:
+        more = {"file": str(options.file.absolute())} if options.file else {}
+        answer = ask_gateway(options.config or options.default_table, "plan", **more)
+    exit_code: int = answer["exit_code"]
+    stream = sys.stdout if exit_code == EXIT_CHANGES else sys.stderr
+    for message in answer["messages"]:
+        show(message, stream)
+    if not exit_code:
+        is_running = not (options.config and options.file)
+        print(f"nothing changes{CODE if is_running else ''}")
+    return exit_code
+
+
+def run_reload(options: argparse.Namespace) -> int:
+    """``gateway reload``: waits for the outcome."""
+    more = {"names": list(options.names)} if options.names else {}
+    return tell_outcome(ask_gateway(options.config, "reload", **more), str(options.config))
+
+
+def run_rollback(options: argparse.Namespace) -> int:
+    """``gateway rollback``"""
+    return tell_outcome(ask_gateway(options.config, "rollback"), "the table before")
+
+
+def tell_outcome(outcome: Answer, what: str) -> int:
+    """Print it; the exit code."""
+    if not outcome:
+        raise GatewayError("the gateway ended before the reload did")
+    exit_code: int = outcome["exit_code"]
+    for message in outcome["messages"]:
+        show(message, sys.stderr)
+    if outcome.get("how"):
+        generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
+        # of the front workers, which a reload by name may leave alone
+        serves = f"generation {generation} serves" if _renews_front(how) else "served"
+        rest = "; the mounts above answer 503" if exit_code else ""
+        show(f"{what}: {serves} after {seconds:.2f} s, {explain(how)}{rest}")
+    return exit_code
+
+
+def _renews_front(how: str) -> bool:
+    return not re.match("(new|kept) workers of |asleep", how)
+
+
+def run_stop(options: argparse.Namespace) -> int:
+    """``gateway stop``: waits for its end."""
+    answer = ask_gateway(options.config, "stop")
+    if answer:
+        raise GatewayError("\n".join(answer["messages"]))
+    print("stopped")
+    return 0
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """``gateway status``"""
+    report = ask_gateway(options.config, "status")
+    if options.json:
+        print(escape_controls(json.dumps(report, indent=2, ensure_ascii=False)))
+    elif options.failed:
+        for line in describe_troubles(report["mounts"]):
+            show(line.strip())
+    else:
+        show("\n".join(describe_status(report)))
+    return 0
+
+
+def describe_status(report: Answer) -> list[str]:
+    """The lines that a person reads."""
+    failed = [mount for mount in report["mounts"] if mount["state"] == "failed"]
+    lines = [
+        f"gateway      {report['status']}, pid {report['pid']}, table {report['table']}",
+        f"mounts       {len(report['mounts'])}, failed: {len(failed)}",
+        *describe_troubles(report["mounts"]),
+    ]
+    lines += describe_reload(report["last_reload"])
+    workers = [worker for generation in report["generations"] for worker in generation["workers"]]
+    if dropped := report["dropped"] + sum(worker["dropped"] or 0 for worker in workers):
+        lines.append(f"logs         {dropped} lines dropped: nobody has read them in time")
+    for generation in report["generations"]:
+        age = describe_age(generation["age"])
+        name = f"{generation['pool']} {generation['generation']}"
+        more = describe_crashes(generation)
+        if queued := generation.get("queued"):
+            more += f", workers that wait for their turn to load: {queued}"
+        lines.append(f"{name:<12} {generation['state']}, {age} old{more}")
+        for worker in generation["workers"]:
+            lines.append(f"  worker {worker['pid']:<7} {describe_worker(worker)}")
+    return lines
+
+
+def describe_crashes(generation: Answer) -> str:
+    """Whether its workers die one after the other."""
+    if generation["crashes"] < LEAST_CRASHES:
+        return ""
+    delay = generation["delay"]
+    return f", crash loop: {generation['crashes']} times in a row, started again after {delay:g} s"
+
+
+def describe_worker(worker: Answer) -> str:
+    """How it is, in one line."""
+    loading = f", at {worker['loading']}" if worker["loading"] else ""
+    silent = f", silent for {worker['silent']:.1f} s" if worker["silent"] else ""
+    served = f"requests {worker['requests']}, in flight {worker['in_flight']}"
+    return (
+        f"{worker['state']}{loading}{silent}, {describe_age(worker['age'])} old, "
+        f"{worker.get('address') or served}, {describe_memory(worker['memory'])}"
+    )
+
+
+def describe_reload(last: Answer | None) -> list[str]:
+    """When, by what, and how it ended."""
+    if last is None:
+        return ["last reload  none since the start"]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["finished"]))
+    how = (
+        "failed, nothing has changed"
+        if not last["how"]
+        else f"{last['generation']} serves, {explain(last['how'])}"
+    )
+    line = f"last reload  {when}, by {last['trigger']}, after {last['seconds']:.2f} s: {how}"
+    return [line, *(f"  {message}" for message in last["messages"])]
+
+
+def describe_age(seconds: float) -> str:
+    """Seconds, minutes, hours or days, whole ones: 90 is ``1m``."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds / size)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def describe_memory(count: int) -> str:
+    """Bytes, in whole mebibytes."""
+    return format_size(round(count / 2**20) * 2**20)

@@ -1,0 +1,106 @@
+"""A table's file to a Config: the I/O in front of the parser.
+
+Refuses to know what a table says. Source: YAML 1.2 §5.2 (UTF-8 in files).
+"""
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway.aside import Aside, UnreachableError, touching
+from gateway.config.model import Config
+from gateway.config.parse import parse_config
+from gateway.config.text.problems import refuse_whole
+from gateway.errors import ConfigError
+
+T = TypeVar("T")
+
+MOST_BYTES = 16 * 1024 * 1024  # 10,000 full mounts are 1 MiB
+MOST_READS = 16  # at a time: each that waits in vain keeps a thread and what it has read
+
+_reads: list[Aside[Any]] = []
+
+
+def read_in_time(read: Callable[[], T], most_seconds: float | None = None) -> T:
+    """What ``read`` makes of a table, in a thread of its own. Raises ConfigError, too, where a file
+    that it looks at does not answer within ``most_seconds``, None for as long as for any."""
+    aside = _begin(read)
+    try:
+        return aside.wait(most_seconds)
+    except UnreachableError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def read_table(path: Path, most_seconds: float | None = None) -> Config:
+    """``read_config`` for a command: with the environment of this process, and in time."""
+    return read_in_time(lambda: read_config(path, os.environ), most_seconds)
+
+
+async def read_aside(read: Callable[[], T]) -> T:
+    """``read_in_time``, for event loops."""
+    aside = _begin(read)
+    try:
+        return await aside.finish()
+    except UnreachableError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def _begin(read: Callable[[], T]) -> Aside[T]:
+    _reads[:] = [each for each in _reads if not each.is_done]
+    if len(_reads) >= MOST_READS:
+        raise ConfigError(
+            [f"{len(_reads)} readings of the table still wait for files that do not answer"]
+        )
+    aside = Aside(read)
+    _reads.append(aside)
+    return aside
+
+
+def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """The table in the file ``path``; messages name it as given. Raises ConfigError."""
+    source = str(path)
+    try:
+        with touching(lambda: source):
+            content = _read(path, source)
+    except (OSError, ValueError) as exc:
+        refuse_whole(source, _why_unreadable(exc), exc)
+    if len(content) > MOST_BYTES:
+        refuse_whole(source, "larger than 16 MiB: this is no table")
+    # Not resolve(): it would follow a linked table away from the folder it is put in.
+    directory = Path(os.path.abspath(path)).parent  # noqa: PTH100
+    return parse_config(_decoded(content, source), source, directory, environ)
+
+
+def _read(path: str | Path, source: str) -> bytes:
+    if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  a path may hold NUL here
+        refuse_whole(source, "a pipe: name a file with -c FILE")  # it would wait without end
+    with open(path, "rb") as file:
+        return file.read(MOST_BYTES + 1)
+
+
+def _why_unreadable(exc: Exception) -> str:
+    if isinstance(exc, FileNotFoundError):
+        return "no such file: name the table with -c FILE"
+    if isinstance(exc, IsADirectoryError):
+        return "a directory: name the table in it with -c FILE"
+    if isinstance(exc, PermissionError):
+        # by name alone: in a container the path is another
+        folder = Path(os.path.abspath(str(exc.filename))).parent.name  # noqa: PTH100
+        return f'user {os.geteuid()} may not read it: try "chmod -R a+rX {folder}"'
+    reason = getattr(exc, "strerror", None) or "not a path"
+    return f"cannot be read: {reason.lower()}"
+
+
+def _decoded(content: bytes, source: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        before = content[: exc.start]
+        line = before.count(b"\n") + 1
+        column = len(before.rpartition(b"\n")[2].decode()) + 1
+        bad = content[exc.start]
+        refuse_whole(
+            f"{source}:{line}:{column}", f"not UTF-8 (byte 0x{bad:02X}): save it as UTF-8", exc
+        )

@@ -1,0 +1,211 @@
+"""What follows a worker's end: the records of the requests that ended with it, and the worker that
+takes its place.
+
+The records are those that the worker would have written, in the same format and to the same place.
+"""
+
+import asyncio
+import signal
+import time
+from functools import cache, partial
+
+from gateway.access_log import AccessLog, quote
+from gateway.logs import choose_style, lifecycle
+from gateway.protocol.head import RequestHead
+from gateway.supervisor.backoff import YOUNG_SECONDS
+from gateway.supervisor.generations.failures import describe_failure
+from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.start_failures import SILENCE
+from gateway.supervisor.processes.process import ChildState, Process
+from gateway.supervisor.tasks import guarded, keep_up
+from gateway.uncaught import report_own
+
+# what a client is told by nginx, since no answer came
+BAD_GATEWAY = 502
+# how servers of another make end that are asked to, as subprocess and as shells have it
+ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
+_STDOUT = 1
+
+
+async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> None:
+    """A worker has ended: tell what it leaves behind; replace it where its generation serves, and
+    the gateway does not stop, of which a terminal tells all processes."""
+    was, now = child.state, time.monotonic()
+    with guarded(f"letting go of worker {child.pid}"):
+        await child.finish()
+    generation.remove(child)
+    delay: float | None
+    try:
+        delay = note_end(generation, child, was, now, is_stopping=is_stopping)
+    except Exception as error:  # noqa: BLE001  it is replaced all the same
+        report_own(f"the end of worker {child.pid}", error)
+        delay = None if is_stopping else generation.backoff.note_failure(now)
+        if generation.state is State.STARTING:
+            generation.faults.append("the end of a worker: a fault of the gateway's own")
+    generation.note_change()
+    if delay is not None:
+        await keep_up(partial(replace, generation, delay))
+
+
+def note_end(
+    generation: Generation, child: Process, was: ChildState, now: float, *, is_stopping: bool
+) -> float | None:
+    """What is to be said of a worker that was in that state; after how many seconds another one
+    takes its place, None where none does."""
+    delay: float | None = None
+    lost = 0
+    style = generation.config.server.access_log
+    with guarded(f"the records of worker {child.pid}"):
+        lost = record_lost(child, style if style == "off" else choose_style(style))
+    ended = f"worker {child.pid} ({was.value}) {child.describe_end()}"
+    ended += f", with requests in flight: {lost}," if lost else ""
+    was_loading = was in (ChildState.LOADING, ChildState.TRYING) and not is_stopping
+    is_left_out = was_loading and note_mount(generation, child, now)
+    if child.trial:
+        pass  # it has said what it was for
+    elif generation.state is State.STARTING:
+        if is_left_out:
+            start_again(generation)
+        elif not generation.faults:
+            ended = f"{ended} while it was loading"
+            generation.note_fault(generation.locate(child.loading, ended + child.last_words))
+    elif generation.state is State.SERVING and generation.is_short and not is_stopping:
+        delay = plan_next(generation, child, was, ended, now, is_left_out=is_left_out)
+    elif lost or (generation.state is State.SERVING and not is_expected(child, was)):
+        ended = generation.locate(child.loading, ended)
+        lifecycle.error("%s after %.1f s", ended, now - child.started)
+    return delay
+
+
+def is_expected(child: Process, was: ChildState) -> bool:
+    """Whether its end needs no report: it was asked to end, or whoever started it reports it."""
+    is_leaving = was in (ChildState.RETIRING, ChildState.DRAINING)
+    is_spare = child.is_spare and was is ChildState.LOADING
+    return not child.exit_code or is_spare or (is_leaving and child.exit_code in ENDED_BY_SIGTERM)
+
+
+def plan_next(
+    generation: Generation,
+    child: Process,
+    was: ChildState,
+    ended: str,
+    now: float,
+    *,
+    is_left_out: bool,
+) -> float:
+    """Report that a worker has ended which was to serve, and ``is_left_out`` that the next one is
+    without its mount; how long to wait for that."""
+    lived = now - child.started
+    is_start = was in (ChildState.LOADING, ChildState.LOADED)
+    # a server of another make that listens may have yet to find that it cannot serve
+    is_early = bool(generation.config.pool.command) and lived < YOUNG_SECONDS
+    if is_start or is_early:
+        generation.note_trouble(child, ended + child.last_words)
+    delay = 0.0
+    if not is_left_out:
+        delay = generation.backoff.note_death(
+            *(child.started, now),
+            has_served=not (is_start or is_early or child.reason),
+            has_loaded=was is not ChildState.LOADING,
+        )
+    when = f"in {delay:.3g} s" if delay else "now"
+    text = generation.locate(child.loading, f"{ended} after {lived:.1f} s; a new one starts {when}")
+    if is_left_out:
+        lifecycle.error("%s, without that mount", text)
+    elif child.reason or not (is_start or is_early):
+        lifecycle.error("%s", text)
+    elif note_failure(generation, child, was):
+        lifecycle.error("%s; %s%s", text, SILENCE, child.last_words)
+    return delay
+
+
+def note_failure(generation: Generation, child: Process, was: ChildState) -> bool:
+    """A worker has ended at its start, or soon after; whether that is news."""
+    if child.objection:
+        return False  # that was reported when its time was over
+    has_served = was not in (ChildState.LOADING, ChildState.LOADED)
+    reason = f"{child.loading} ({was.value}) {child.reason_to_fail}"
+    return generation.failures.note(reason, has_served=has_served)
+
+
+def note_mount(generation: Generation, child: Process, now: float) -> bool:
+    """A worker has ended while it was loading: the mount that it loaded is tried alone from now on;
+    whether the next worker leaves it out."""
+    name = child.trial or child.loading
+    is_starting = generation.state is State.STARTING and generation.may_lack(name)
+    if not name or not (generation.state is State.SERVING or is_starting):
+        return False
+    what = ", which tried it alone," if child.trial else " (loading)"
+    why = child.objection or f"worker {child.pid}{what} {child.describe_end()}{child.last_words}"
+    error, _, more = why.partition("\n")
+    report = {"mount": name, "error": error, "traceback": more}
+    outage = generation.outages.note_death(
+        report,
+        now,
+        took=now - child.started,
+        is_trial=bool(child.trial),
+        is_alone=len(generation.config.mounts) == 1,
+    )
+    if not outage.is_left_out:
+        return False
+    generation.failed[name] = outage.report
+    if child.trial and not outage.is_reported:
+        outage.is_reported = True
+        effect = (
+            "; it is left out and answers 503, the others serve. It is tried again until it loads"
+        )
+        text = describe_failure(generation.config, outage.report, effect)
+        lifecycle.error("%s", text, extra={"mount": name})
+    return True
+
+
+def start_again(generation: Generation) -> None:
+    """Have a start go on without the mount that has ended a worker."""
+    try:
+        generation.spawn()
+    except OSError as error:
+        generation.note_fault(generation.locate("", f"a worker could not be started: {error}"))
+
+
+async def replace(generation: Generation, delay: float) -> None:
+    """Start a worker after ``delay``, when it is its turn, unless none is missing by then."""
+    await asyncio.sleep(delay)
+    while generation.state is State.SERVING and generation.is_short:
+        try:
+            await generation.add()
+            break
+        except OSError as error:
+            delay = generation.backoff.note_failure(time.monotonic())
+            generation.trouble = f"a worker could not be started: {error}"
+            fault = generation.locate("", generation.trouble)
+            if generation.failures.note(error.strerror or str(error)):
+                lifecycle.error("%s; again in %.3g s; %s", fault, delay, SILENCE)
+            generation.note_change()
+            await asyncio.sleep(delay)
+
+
+@cache
+def _open_log(style: str) -> AccessLog:
+    return AccessLog(style, _STDOUT)
+
+
+def record_lost(child: Process, style: str) -> int:
+    """Write the access records of what a worker left behind; how many they are. ``style`` is as an
+    AccessLog's."""
+    log = _open_log(style)
+    now = time.monotonic()
+    requests = child.in_flight.requests()
+    for request in requests if log.is_on else ():
+        # the memory of a worker may hold anything, and these go into records as they are
+        request_id, client = (quote(text)[1:-1] for text in (request.request_id, request.client))
+        head = RequestHead()
+        head.method, head.target, head.fields = request.method, request.target, {}
+        head.is_http11 = request.protocol != "HTTP/1.0"
+        log.record(
+            (
+                *(request_id, client, request.mount, head, BAD_GATEWAY, 0, 0),
+                *(request.started, now, f"worker {child.pid} {child.describe_end()}"),
+            )
+        )
+    log.flush()
+    return len(requests)

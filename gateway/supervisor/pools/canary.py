@@ -1,0 +1,67 @@
+"""The trial of new workers: for a while after a swap their server errors are counted.
+
+An observer; refuses to know what follows from its verdict. Source: the setting ``server.watch``.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from gateway.config.model import Watch
+from gateway.supervisor.generations.generation import Generation
+from gateway.supervisor.pools.pool import Change, Means
+
+LOOK_SECONDS = 0.25
+# of fewer responses a share says nothing
+LEAST_RESPONSES = 20
+
+
+class Trial:
+    """Begins with the swap that ``changes`` made, by pool; ``find`` gives the generation of a pool
+    that serves: a pool that slept has another one each time that it is woken."""
+
+    def __init__(
+        self,
+        changes: dict[str, Change],
+        watch: Watch,
+        find: Callable[[str], Generation | None],
+    ) -> None:
+        self._watch = watch
+        self._find = find
+        self._ends = time.monotonic() + watch.for_seconds
+        # of each candidate's generations, what was counted before: answers to probes are no sign
+        self._candidates = {
+            name: (change.old, {change.new: change.new.count()})
+            for name, change in changes.items()
+            if change.old is not None and change.means is not Means.IN_PLACE
+        }
+
+    async def judge(self) -> str:
+        """Wait for the end, or for too many errors: why the new workers are worse, "" if not."""
+        while self._candidates and time.monotonic() < self._ends:
+            await asyncio.sleep(LOOK_SECONDS)
+            for name, (old, news) in self._candidates.items():
+                if (woken := self._find(name)) is not None:
+                    news.setdefault(woken, (0, 0))
+                if fault := self._find_fault(old, *_count_since(news)):
+                    return f"pool {name}: {fault}"
+        return ""
+
+    def _find_fault(self, old: Generation, responses: int, failures: int) -> str:
+        if responses < LEAST_RESPONSES:
+            return ""
+        before, failed_before = old.count()
+        share, share_before = failures / responses, failed_before / max(before, 1)
+        if share <= max(self._watch.max_error_rate, share_before):
+            return ""
+        return (
+            f"{failures} of {responses} responses were server errors, {share:.1%}; "
+            f"{self._watch.max_error_rate:.1%} are allowed (server.watch), and {share_before:.1%} "
+            "were of the workers before"
+        )
+
+
+def _count_since(generations: dict[Generation, tuple[int, int]]) -> tuple[int, int]:
+    """Responses and failures of all of them together, beyond those of before."""
+    counts = [(*each.count(), *before) for each, before in generations.items()]
+    return sum(r - b for r, _, b, _ in counts), sum(f - b for _, f, _, b in counts)

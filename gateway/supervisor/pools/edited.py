@@ -1,0 +1,94 @@
+"""Which pools an edit of code concerns: those whose workers have loaded the file, or own it.
+
+A file that no worker has loaded, such as a template or a new module, is the pools' that have an app
+in its folder, the topmost below the directory from which apps are imported; where no app is there,
+it is everybody's. A command says nothing of what it has loaded: its own folder, and those that are
+no app's, are its files. Refuses to know what a reload is.
+"""
+
+import asyncio
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from gateway.aside import Aside, UnreachableError, touching
+from gateway.config.model import AppTarget, Config
+from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.pools.pool import Pool
+from gateway.supervisor.processes.process import NORMAL_SILENCE_SECONDS, ChildState, Process
+
+# for a worker that does not hear; one whose loop is silent is not waited for
+ASK_SECONDS = 5.0
+LOOK_SECONDS = 0.1
+_MODULE = re.compile(r"([A-Za-z_]\w*)[\w.]*:")
+
+
+async def find_stale(pools: Mapping[str, Pool], paths: list[Path]) -> set[str]:
+    """The names of those that have to load their code again, since ``paths`` were edited."""
+    configs = {name: pool.config for name, pool in pools.items() if pool.config is not None}
+    answers = await asyncio.gather(*(_find_loaded(pools[name], paths) for name in configs))
+    loaded = dict(zip(configs, answers, strict=True))
+    try:
+        folders = await Aside(partial(_find_all_folders, configs)).finish()
+    except UnreachableError:
+        folders = {name: set() for name in configs}  # what is nobody's is everybody's
+    commands = {name for name, config in configs.items() if config.pool.command}
+    stale = {name for name, files in loaded.items() if files is None}
+    for path in paths:
+        having = {name for name, files in loaded.items() if files and path in files}
+        owners = {name for name, own in folders.items() if any(map(path.is_relative_to, own))}
+        without = (owners or set(configs)) - having
+        stale |= having | (without & commands if having else without)
+    return stale
+
+
+async def _find_loaded(pool: Pool, paths: list[Path]) -> set[Path] | None:
+    """Those of ``paths`` that the pool has loaded; None where it does not say, or has failed, so
+    that any edit may be what mends it."""
+    generation = pool.current
+    if generation is None or generation.failed:
+        return None
+    if generation.config.pool.command or generation.state is State.ASLEEP:
+        return set()
+    crew = generation.crew
+    if not crew or any(child.state is not ChildState.READY for child in crew):
+        return None
+    answers = await asyncio.gather(*(_ask(generation, child, paths) for child in crew))
+    known = [files for files in answers if files is not None]
+    return set().union(*known) if len(known) == len(answers) else None
+
+
+async def _ask(generation: Generation, child: Process, paths: list[Path]) -> set[Path] | None:
+    answer = child.find_loaded([str(path) for path in paths])
+    deadline = time.monotonic() + ASK_SECONDS
+    while time.monotonic() < deadline and child.silent <= NORMAL_SILENCE_SECONDS:
+        done, _ = await asyncio.wait([answer], timeout=LOOK_SECONDS)
+        if done:
+            return set(map(Path, answer.result()))
+        if child.pid not in generation.children:
+            break
+    return None
+
+
+def _find_all_folders(configs: Mapping[str, Config]) -> dict[str, set[Path]]:
+    found = {}
+    for name, config in configs.items():
+        with touching(partial(str, name)):
+            found[name] = find_folders(config)
+    return found
+
+
+def find_folders(config: Config) -> set[Path]:
+    """The topmost folders, or single modules, of the apps of a pool, or of its command."""
+    targets = [mount.target for mount in config.mounts]
+    names = {t.import_string.partition(":")[0] for t in targets if isinstance(t, AppTarget)}
+    tops = {name.partition(".")[0] for name in names}
+    for word in shlex.split(config.pool.command):
+        module = _MODULE.match(word)
+        path = Path(word)
+        tops.update([module[1]] if module else () if path.is_absolute() else path.parts[:1])
+    places = {config.directory / name for top in tops for name in (top, f"{top}.py")}
+    return {place for place in places if place.exists()}

@@ -1,0 +1,107 @@
+"""Answers at a pool's socket in its workers' stead, while there are none.
+
+Knows nothing of pools. The socket is the supervisor's and stays open, so without an answer a
+request would wait for as long as its mount lets it, and at the front for ever.
+"""
+
+import asyncio
+import contextlib
+import socket
+import time
+from math import ceil
+
+from gateway.logs import lifecycle
+from gateway.protocol.error_page import build_error_page
+from gateway.supervisor.tasks import start
+
+STATUS = "503 Service Unavailable"
+# to take in what the client is still sending: a close with unread input would reset the connection
+LINGER_SECONDS = 2.0
+MOST_AT_A_TIME = 100
+PAUSE_SECONDS = 1.0
+
+
+class Doorman:
+    """Refuses every connection on ``listener`` between ``open`` and ``close``. Each that it accepts
+    is answered, also one that it has accepted just before ``close``."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._page = b""
+        self._retry = 0.0
+        self._door: socket.socket | None = None
+        self._is_short = False
+        self._refusing: set[asyncio.Task[None]] = set()
+
+    def open(self, cause: str, retry_seconds: float) -> None:
+        """Answer 503 from now on, with ``cause`` for a person, and how long it is until
+        ``retry_seconds`` are over: Retry-After (RFC 9110 §10.2.3)."""
+        self._page = build_error_page(STATUS, cause, "")
+        self._retry = time.monotonic() + retry_seconds
+        if self._door is None:
+            # a descriptor of its own: another may wait for the pool to be asked for
+            try:
+                door = self._listener.dup()
+            except OSError as error:  # there is none: to be called again at the next change
+                self._note_shortage(error)
+                return
+            door.setblocking(False)  # as it is for workers, with which it is shared
+            asyncio.get_running_loop().add_reader(door, self._accept, door)
+            self._door = door
+
+    def close(self) -> None:
+        """Leave the socket to workers; safe to call twice."""
+        if self._door is not None:
+            asyncio.get_running_loop().remove_reader(self._door)
+            self._door.close()
+            self._door = None
+
+    def _accept(self, door: socket.socket) -> None:
+        for _ in range(MOST_AT_A_TIME):
+            try:
+                connection, _ = door.accept()
+            except BlockingIOError:
+                return  # none is left
+            except OSError as error:
+                self._pause(door, error)
+                return
+            self._is_short = False
+            connection.setblocking(False)
+            task = start(self._refuse(connection))
+            self._refusing.add(task)
+            task.add_done_callback(self._refusing.discard)
+
+    def _pause(self, door: socket.socket, error: OSError) -> None:
+        """There is no descriptor for it, or no memory: it stays in the queue, and would have the
+        loop turn without a pause. As asyncio's own servers do."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(door)
+        loop.call_later(PAUSE_SECONDS, self._go_on, door)
+        self._note_shortage(error)
+
+    def _note_shortage(self, error: OSError) -> None:
+        if not self._is_short:
+            self._is_short = True
+            lifecycle.error("requests cannot be answered 503, and wait: %s", error)
+
+    def _go_on(self, door: socket.socket) -> None:
+        if self._door is door:
+            asyncio.get_running_loop().add_reader(door, self._accept, door)
+
+    def _build_answer(self) -> bytes:
+        seconds = max(1, ceil(self._retry - time.monotonic()))
+        head = (
+            f"HTTP/1.1 {STATUS}\r\nContent-Type: text/html; charset=utf-8\r\n"
+            f"Cache-Control: no-store\r\nRetry-After: {seconds}\r\n"
+            f"Content-Length: {len(self._page)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode("latin-1") + self._page
+
+    async def _refuse(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection, contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await loop.sock_sendall(connection, self._build_answer())
+                connection.shutdown(socket.SHUT_WR)
+                while await loop.sock_recv(connection, 65536):
+                    pass

@@ -1,0 +1,190 @@
+"""Mounts whose requests end their worker again and again: they answer 503 for a while, so that the
+other mounts keep their workers.
+
+Owns who is in quarantine and for how long. Refuses to know why a mount is held responsible
+(``evidence``), and how front workers answer for it.
+"""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.config.model import AppTarget
+from gateway.inflight import Request
+from gateway.logs import lifecycle
+from gateway.supervisor.backoff import double
+from gateway.supervisor.generations.failures import describe_place
+from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.pools.evidence import LEAST_DEATHS, WINDOW_SECONDS, Evidence, keys_of
+from gateway.supervisor.processes.process import NORMAL_SILENCE_SECONDS, Cause, ChildState, Process
+
+FIRST_PAUSE_SECONDS = 10.0
+MOST_PAUSE_SECONDS = 300.0
+# after so long without another quarantine, the next one is the first again
+GOOD_SECONDS = WINDOW_SECONDS
+# deaths of which nobody is certain whose they are, before that is reported
+UNSOLVED_DEATHS = 2 * LEAST_DEATHS
+
+
+@dataclass(slots=True)
+class Quarantine:
+    """That of a mount, for which ``pool`` has the workers.
+
+    ``until`` is monotonic; ``times`` counts those in a row, and ``seconds`` adds them up.
+    ``deaths`` are the workers that it ended; the last ``ended`` with ``request``: method and path.
+    """
+
+    pool: str
+    until: float = 0.0
+    times: int = 0
+    seconds: float = 0.0
+    deaths: int = 0
+    request: str = ""
+    request_id: str = ""
+    ended: str = ""
+    is_over: bool = False
+
+    def begin(self, now: float) -> float:
+        """Once more, twice as long as the last time; for how many seconds."""
+        pause = double(FIRST_PAUSE_SECONDS, self.times, MOST_PAUSE_SECONDS)
+        self.until = now + pause
+        self.seconds += pause
+        self.times += 1
+        self.is_over = False
+        return pause
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """For ``gateway status``; ``for`` is how many seconds are left."""
+        return {
+            "for": round(max(0.0, self.until - now), 1),
+            "times": self.times,
+            "deaths": self.deaths,
+            "request": self.request,
+            "request_id": self.request_id,
+            "ended": self.ended,
+        }
+
+
+class Quarantines:
+    """All of a gateway, by mount. ``publish`` is called with the moments of their ends whenever one
+    begins or ends."""
+
+    def __init__(self, publish: Callable[[dict[str, float]], None]) -> None:
+        self._publish = publish
+        self._evidence: dict[str, Evidence] = {}
+        self._quarantines: dict[str, Quarantine] = {}
+        self._unsolved_until = 0.0
+
+    @property
+    def ends(self) -> dict[str, float]:
+        """When those end that have not; monotonic, by mount."""
+        return {name: q.until for name, q in self._quarantines.items() if not q.is_over}
+
+    def describe(self, mount: str) -> dict[str, Any] | None:
+        """That of a mount, None where it is in none."""
+        quarantine = self._quarantines.get(mount)
+        if quarantine is None or quarantine.is_over:
+            return None
+        return quarantine.describe(time.monotonic())
+
+    def look(self, generations: Collection[Generation]) -> None:
+        """Twice a second: what is in flight, and whose quarantine has ended."""
+        for generation in generations:
+            if generation.state is State.SERVING:
+                self._look_at(generation)
+        now, has_changed = time.monotonic(), False
+        for name, quarantine in list(self._quarantines.items()):
+            if not quarantine.is_over and now >= quarantine.until:
+                quarantine.is_over = has_changed = True
+                lifecycle.info("mounts.%s: its quarantine is over", name, extra={"mount": name})
+            elif now >= quarantine.until + GOOD_SECONDS:
+                del self._quarantines[name]
+        if has_changed:
+            self._publish(self.ends)
+
+    def _look_at(self, generation: Generation) -> Evidence:
+        evidence = self._evidence.setdefault(generation.config.pool.name, Evidence())
+        workers = [child for child in generation.children.values() if is_well(child)]
+        if workers:
+            evidence.look([find_requests(child) for child in workers])
+        return evidence
+
+    def note_death(self, generation: Generation, child: Process) -> None:
+        """A worker has ended: hold its mounts responsible, if one is."""
+        cause = child.cause
+        requests = find_requests(child)
+        if cause is None or not requests:
+            return
+        holder = child.in_flight.holder() if cause is Cause.BLOCKED else ""
+        # one was seen to hold the loop: all others only waited for it
+        requests = [r for r in requests if r.request_id == holder] or requests
+        evidence = self._look_at(generation)  # where all die soon there is hardly another moment
+        evidence.add(time.monotonic(), requests, is_sure=cause is not Cause.MEMORY)
+        self._judge(evidence, generation, child, requests)
+
+    def _judge(
+        self,
+        evidence: Evidence,
+        generation: Generation,
+        child: Process,
+        requests: list[Request],
+    ) -> None:
+        key = evidence.judge({name: q.seconds for name, q in self._quarantines.items()})
+        if key is None:
+            self._report_unsolved(evidence, generation, requests)
+        elif key[0] not in self.ends:
+            request = [each for each in requests if key in keys_of(each)][-1]
+            self._begin(evidence, generation, request, f"worker {child.pid} {child.describe_end()}")
+
+    def _begin(
+        self, evidence: Evidence, generation: Generation, request: Request, ended: str
+    ) -> None:
+        config, mount = generation.config, request.mount
+        quarantine = self._quarantines.setdefault(mount, Quarantine(config.pool.name))
+        quarantine.deaths = evidence.count(mount, quarantine.seconds)
+        quarantine.request = f"{request.method} {request.target.partition('?')[0]}"
+        quarantine.request_id, quarantine.ended = request.request_id, ended
+        pause = quarantine.begin(time.monotonic())
+        lifecycle.error(
+            "%s: in quarantine for %g s: it answers 503, since its requests have ended %d workers, "
+            "the last of them with %s (request %s): %s",
+            *(describe_place(config, mount), pause, quarantine.deaths),
+            *(quarantine.request, quarantine.request_id, ended),
+            extra={"mount": mount, "request_id": quarantine.request_id},
+        )
+        self._publish(self.ends)
+
+    def _report_unsolved(
+        self, evidence: Evidence, generation: Generation, requests: list[Request]
+    ) -> None:
+        now, names = time.monotonic(), sorted({request.mount for request in requests})
+        if evidence.count() < UNSOLVED_DEATHS or len(names) < 2 or now < self._unsolved_until:
+            return
+        self._unsolved_until = now + WINDOW_SECONDS
+        lifecycle.warning(
+            "pool %s: %d workers have ended within %g minutes, and it is not certain whose "
+            "requests ended them. In flight at the last: %s. Pools of their own would show it",
+            *(generation.config.pool.name, evidence.count(), WINDOW_SECONDS / 60, ", ".join(names)),
+        )
+
+    def forget(self, pool: str) -> None:
+        """Other code serves in that pool now."""
+        self._evidence.pop(pool, None)
+        released = [name for name, q in self._quarantines.items() if q.pool == pool]
+        for name in released:
+            del self._quarantines[name]
+        if released:
+            self._publish(self.ends)
+
+
+def is_well(child: Process) -> bool:
+    """Whether it serves, and its loop turns: what is in flight in one that hangs is no sample."""
+    is_ready = child.state is ChildState.READY and child.exit_code is None
+    return is_ready and child.silent < NORMAL_SILENCE_SECONDS
+
+
+def find_requests(child: Process) -> list[Request]:
+    """Those in flight that run an app's code, the oldest first: nothing else ends a worker."""
+    apps = {mount.name for mount in child.applied.mounts if isinstance(mount.target, AppTarget)}
+    return [request for request in child.in_flight.requests() if request.mount in apps]

@@ -1,0 +1,60 @@
+"""A pool that nobody asks for: when it falls asleep, and what wakes it.
+
+Owns no worker. A pool's socket stays open while it sleeps, so the request that wakes it is not
+refused: it waits in the kernel's queue for the first worker. Source: systemd.socket(5), which calls
+this socket activation.
+"""
+
+import asyncio
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+from gateway.supervisor.generations.generation import Generation, State
+
+LOOK_SECONDS = 1.0
+
+
+async def fall_asleep(generation: Generation) -> bool:
+    """Wait until nobody has asked for so long that its workers may end; False where the generation
+    has left by then. The setting may change meanwhile."""
+    asked, since = -1, time.monotonic()
+    while generation.state is State.SERVING:
+        await asyncio.sleep(LOOK_SECONDS)
+        idle_seconds = generation.config.pool.idle_seconds
+        requests, _ = generation.count()
+        if requests != asked or generation.is_busy or not idle_seconds:
+            asked, since = requests, time.monotonic()
+        elif time.monotonic() - since >= idle_seconds:
+            return generation.state is State.SERVING
+    return False
+
+
+def has_clients(listener: socket.socket) -> bool:
+    """Whether somebody has connected whom nobody has accepted yet."""
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class Alarm:
+    """Calls ``ring`` once something waits at one of ``sockets``, between ``set`` and ``clear``."""
+
+    def __init__(self, sockets: Iterable[socket.socket], ring: Callable[[], None]) -> None:
+        self._descriptors = [each.fileno() for each in sockets]
+        self._ring = ring
+
+    def set(self) -> None:
+        """From now on."""
+        for descriptor in self._descriptors:
+            asyncio.get_running_loop().add_reader(descriptor, self._on_connection)
+
+    def clear(self) -> None:
+        """No more; safe to call twice."""
+        for descriptor in self._descriptors:
+            asyncio.get_running_loop().remove_reader(descriptor)
+
+    def _on_connection(self) -> None:
+        self.clear()
+        self._ring()

@@ -1,0 +1,230 @@
+"""A server of another make as a pool's process: started where it is to listen, asked until it
+answers, and ended once nobody asks it any more.
+
+To its generation it is a worker whose answers the supervisor gives, since it takes no orders.
+Refuses to know who is told of its address. Source: the setting ``command`` of a pool.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gateway.config.model import Config, Server, UpstreamTarget
+from gateway.environments.cache import Environment
+from gateway.supervisor.processes.groups import Groups
+from gateway.supervisor.processes.last_lines import LastLines
+from gateway.supervisor.processes.launch import build_server, find_ids
+from gateway.supervisor.processes.process import ChildState, Process, Report
+from gateway.supervisor.processes.reach import count_connections, find_fault
+from gateway.supervisor.tasks import keep_up, start
+
+# between two questions whether it answers, or whether somebody is still connected
+LOOK_SECONDS = 0.05
+# to read what it has written at its end: the reason is there
+READ_SECONDS = 2.0
+_ANSWERS = {
+    "accept": "ready",
+    "pause": "paused",
+    "prepare": "prepared",
+    "apply": "applied",
+    "retire": "retired",
+}
+
+
+class Command(Process):
+    """The pool's command, on a socket in a directory of its own below ``folder``, or on a port.
+
+    ``is_asked`` tells whether a front worker may still send requests to an address. Its process
+    group is among ``groups`` while it lives. ``is_retry``: others have failed before it, so that
+    of what it writes only the end is logged, once it is to ``speak``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        environment: Environment | None,
+        is_asked: Callable[[str], bool],
+        groups: Groups,
+        on_report: Callable[[Process, Report], None],
+        *,
+        is_retry: bool,
+    ) -> None:
+        super().__init__(config, 0, on_report)
+        self._is_asked = is_asked
+        self._groups = groups
+        self._is_retry = is_retry
+        self._is_behind = False
+        self._expected = config
+        self._folder = Path(tempfile.mkdtemp(dir=folder))
+        self._fault = ""
+        self._leaving: asyncio.Task[None] | None = None
+        try:
+            self._start(environment)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        self._lines = LastLines(self._process.stdout, self._tell)
+        self._relaying = start(self._lines.read())
+        self._knocking = start(keep_up(self._knock))
+
+    def _start(self, environment: Environment | None) -> None:
+        pool, place, port = self.config.pool, self._folder / "s", ""
+        if "{port}" in pool.command:
+            port = str(find_free_port())
+        self.address = f"http://127.0.0.1:{port}" if port else f"unix:{place}"
+        told = build_server(self.config, environment, str(place), port)
+        if "user" in told or "group" in told:
+            self._share(told, self.config.server)
+        self._groups.keep_watch()
+        self._process = subprocess.Popen(
+            **told,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # a signal from the terminal is the supervisor's to pass on
+            process_group=0,
+        )
+        self._groups.add(self.pid, self.config.server.limits.drain_timeout_seconds)
+
+    def _share(self, told: dict[str, Any], server: Server) -> None:
+        """Have its user make a socket there that the front workers' group may connect to."""
+        user, group = find_ids(server.user, server.group)
+        self._folder.chmod(0o2770)  # what is made there is the directory's group's
+        os.chown(self._folder, told.get("user", -1), group if group >= 0 else os.getegid())
+        if told.get("user") != user:
+            told["umask"] = 0o007
+
+    # --- starting -----------------------------------------------------------------------------
+
+    async def _knock(self) -> None:
+        """Until it answers; one that never does is ended by its generation."""
+        while fault := await self._find_fault():
+            self._fault = fault
+            await asyncio.sleep(LOOK_SECONDS)
+        self._fault = ""
+        self.hear({"event": "loaded", "mounts": []})
+
+    async def _find_fault(self) -> str:
+        for path, host, scheme in sorted(set(find_questions(self._expected))):
+            if fault := await find_fault(self.address, path, host, scheme):
+                return fault
+        return ""
+
+    def expect(self, config: Config) -> None:
+        self._expected = config  # what it is asked for may have been the mistake
+
+    def _tell(self, lines: bytes) -> None:
+        """What it writes goes where workers' errors go: whole lines, so that those of others are
+        not cut in two."""
+        is_tried = self.is_spare and self.state is ChildState.LOADING
+        self._is_behind = self._is_retry or is_tried
+        if not self._is_behind:
+            sys.stderr.buffer.write(lines + b"\n")
+            sys.stderr.flush()
+
+    def speak(self) -> None:
+        self._is_retry = False
+        if self._is_behind:
+            self._tell(self._lines.text[1:].encode(errors="replace"))
+
+    @property
+    def last_words(self) -> str:
+        fault = f": {self._fault}" if self._fault and self.exit_code is None else ""
+        return fault + self._lines.text
+
+    @property
+    def reason_to_fail(self) -> str:
+        if self.exit_code is None or self.objection:
+            why = self._fault
+        else:
+            last = self._lines.text.rpartition("\n")[2]
+            why = f"{self.describe_end()}: {last}"
+        return why.replace(str(self._folder), "")  # which is another one's next time
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def order(self, word: str, value: object = None) -> None:
+        report = {"event": _ANSWERS[word], "mounts": []}
+        asyncio.get_running_loop().call_soon(self.hear, report)
+        if word == "retire":
+            self._leave()
+
+    # --- ending -------------------------------------------------------------------------------
+
+    def terminate(self) -> None:
+        if self.exit_code is None:
+            self.state = ChildState.DRAINING
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._leaving is None:
+            self._leaving = start(keep_up(self._end_unused))
+
+    async def _end_unused(self) -> None:
+        """Not every server finishes its requests when it is told to end, so they end first."""
+        seconds = self.config.server.limits.drain_timeout_seconds
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._is_asked(self.address) or count_connections(self.address):
+                    await asyncio.sleep(LOOK_SECONDS)
+        if self.exit_code is None:
+            os.kill(self.pid, signal.SIGTERM)
+            await asyncio.sleep(seconds)
+            self.kill()
+
+    def kill(self) -> None:
+        if self.exit_code is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def clear_up(self) -> None:
+        # none of it may be left, or be this user's
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it has started goes with it
+        self._groups.remove(self.pid)
+
+    async def finish(self) -> None:
+        # what it wrote is there already, and so is the end, unless a process that has left its
+        # group has the other one
+        try:
+            await asyncio.wait([self._relaying], timeout=READ_SECONDS)
+        finally:
+            self.state = ChildState.DEAD
+            for task in (self._relaying, self._knocking, self._leaving):
+                if task is not None:
+                    task.cancel()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Requests are counted where they come from, in the front workers."""
+        unknown = dict.fromkeys(("requests", "in_flight"))
+        return super().describe() | unknown | {"address": self.address}
+
+
+def find_questions(config: Config) -> list[tuple[str, str, str]]:
+    """What its mounts want to be asked for: path, "" for nothing, host and scheme."""
+    found = []
+    for mount in config.mounts:
+        target = mount.target
+        if isinstance(target, UpstreamTarget):
+            own = target.host if target.host != "keep" else mount.host or "localhost"
+            host = own if target.health_host == "auto" else target.health_host
+            found.append((target.health, host, target.health_scheme))
+    return found
+
+
+def find_free_port() -> int:
+    """One of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

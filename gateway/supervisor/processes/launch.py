@@ -1,0 +1,205 @@
+"""How a pool's worker process is started: interpreter, user, environment and place.
+
+Refuses to know what it does then. Source: the settings of a pool.
+"""
+
+import grp
+import os
+import pwd
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gateway.aside import ask_once
+from gateway.config.model import Config, Pool
+from gateway.config.values.variables import is_named
+from gateway.environments.cache import Environment
+from gateway.errors import ConfigError
+from gateway.worker import boot
+
+BOOT = Path(boot.__file__)
+# not as a pool's own PATH has them
+NICE = shutil.which("nice") or "/usr/bin/nice"
+SETPRIV = shutil.which("setpriv")
+# where programs, files and texts are, and how Python runs; nothing here is a secret
+EVERYONES = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR"),
+    *("LD_LIBRARY_PATH", "PYTHON*"),
+)
+# where uv and pip find packages, and how they get there
+OF_INSTALLERS = (
+    *("UV_*", "PIP_*", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *(f"{name}_PROXY" for name in ("HTTP", "HTTPS", "ALL", "NO")),
+    *(f"{name}_proxy" for name in ("http", "https", "all", "no")),
+    "PYENV_ROOT",
+)
+# but what one user has put there may not be another's
+OF_CACHES = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_CACHE_DIR", "PIP_CACHE_DIR")
+# another Python would find the gateway's packages by them, or not start at all
+OF_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME")
+
+
+def _give_way(pool: Pool, *, is_elsewhere: bool) -> list[str]:
+    """What a command line begins with: a process may not be slowed down from outside where it is
+    another user's, unless by one that may do more than start it as that.
+
+    Where the program ``is_elsewhere``, and may be on a file system that hangs, it is for ``nice``
+    to wait for it: whoever starts a process waits until its program is found (vfork(2))."""
+    return [NICE, "-n", str(pool.nice)] if pool.nice or is_elsewhere else []
+
+
+def build_command(
+    pool: Pool, environment: Environment | None, arguments: Sequence[str]
+) -> list[str]:
+    """The command line of a worker with ``arguments``. Without an environment it runs in the
+    gateway's own Python, with all that is installed there; but threads see nothing of what only
+    the gateway needs."""
+    threads = ["--threads", str(pool.threads)] if pool.concurrency == "threads" else []
+    give_way = _give_way(pool, is_elsewhere=environment is not None)
+    if environment is None and not threads:
+        return [*give_way, sys.executable, "-m", "gateway.worker.process", *arguments]
+    command = [sys.executable, str(BOOT), boot.OWN_PYTHON]
+    if environment is not None:
+        command = [environment.python, str(BOOT), environment.runtime]
+    return [*give_way, *command, *threads, *arguments]
+
+
+def build_server(
+    config: Config, environment: Environment | None, socket: str, port: str
+) -> dict[str, Any]:
+    """What ``subprocess.Popen`` is to be told for the pool's own command, which listens on
+    ``socket`` or ``port``. Raises OSError."""
+    told = build_surroundings(config.pool, environment)
+    if environment is None:
+        # where there is no other one, "python" is the gateway's own, as for workers
+        path = told["env"].get("PATH", os.defpath)
+        told["env"]["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
+    words = [
+        word.replace("{socket}", socket).replace("{port}", port)
+        for word in shlex.split(config.pool.command)
+    ]
+    path = told["env"].get("PATH", os.defpath)
+    if not _is_there(words[0], path, config.directory):
+        raise OSError(f"there is no program {words[0]!r} in its environment or on PATH")
+    check_answers(config.directory)
+    words = _give_way(config.pool, is_elsewhere=True) + _end_with_supervisor() + words
+    return told | {"args": words, "cwd": config.directory}
+
+
+def _is_there(program: str, path: str, directory: Path) -> bool:
+    """What is put before it would say so in words of its own. One that does not answer may be."""
+
+    def look() -> bool:
+        place = directory / program if "/" in program else shutil.which(program, path=path)
+        return place is not None and Path(place).exists()
+
+    return ask_once((program, path, directory), look).wait_briefly(otherwise=True)
+
+
+def _end_with_supervisor() -> list[str]:
+    """What has the kernel end a server whose supervisor was killed and could not: PR_SET_PDEATHSIG
+    (prctl(2)), set where its user is set already, which would undo it."""
+    return [SETPRIV, "--pdeathsig", "TERM", "--"] if SETPRIV else []
+
+
+def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str, Any]:
+    """What ``subprocess.Popen`` is to be told beside the command. Raises OSError."""
+    for path in (pool.directory, environment and environment.python):
+        if path:
+            check_answers(path)
+    told: dict[str, Any] = {"env": build_environment(pool, environment), "cwd": pool.directory}
+    # who is not root is what the table asks for already
+    user, group = find_ids(pool.user, pool.group) if os.geteuid() == 0 else (-1, -1)
+    if group >= 0:
+        told |= {"group": group, "extra_groups": []}
+    if user >= 0:
+        told |= {"user": user}
+        if not pool.group:
+            told["extra_groups"] = os.getgrouplist(pool.user, group)
+    return told
+
+
+def build_installation(pool: Pool) -> dict[str, Any]:
+    """What ``subprocess.Popen`` is to be told of who builds the pool's environment: its own user,
+    with its own variables, and those that say where packages are. Raises OSError."""
+    told = build_surroundings(pool, None)
+    del told["cwd"]
+    found = select_variables(OF_INSTALLERS)
+    if "user" in told:
+        found = {name: value for name, value in found.items() if name not in OF_CACHES}
+    return told | {"env": found | told["env"]}
+
+
+def check_answers(path: Path | str) -> None:
+    """Raises OSError where there is none, or where it is on a file system that does not answer:
+    whoever starts a process waits until it has entered its directory."""
+    if ask_once((os.stat, str(path)), partial(os.stat, path)).wait_briefly(None) is None:
+        raise TimeoutError(f"{path} does not answer: is the file system that it is on reachable?")
+
+
+def find_ids(user: str, group: str) -> tuple[int, int]:
+    """Their numbers, as chown(2) takes them: -1 for one that is not named; the group is the user's
+    own then. Raises KeyError."""
+    entry = pwd.getpwnam(user) if user else None
+    if group:
+        return entry.pw_uid if entry else -1, grp.getgrnam(group).gr_gid
+    return (entry.pw_uid, entry.pw_gid) if entry else (-1, -1)
+
+
+def build_environment(pool: Pool, environment: Environment | None) -> dict[str, str]:
+    """Few of the gateway's own variables, those of the file, and those of the table, the last
+    win."""
+    variables = select_variables(pool.pass_env)
+    if environment is not None:
+        for name in OF_OWN_PYTHON:
+            variables.pop(name, None)
+        # as activating it does: an app may start programs that lie there
+        programs = Path(environment.python).parent
+        variables["PATH"] = f"{programs}:{variables.get('PATH', os.defpath)}"
+        venv = programs.parent / "pyvenv.cfg"
+        if ask_once(venv, venv.exists).wait_briefly(otherwise=False):
+            variables["VIRTUAL_ENV"] = str(programs.parent)
+    if pool.user:
+        home = pwd.getpwnam(pool.user).pw_dir
+        variables |= {"HOME": home, "USER": pool.user, "LOGNAME": pool.user}
+    return variables | dict(pool.env_file_variables) | pool.env
+
+
+def select_variables(wanted: tuple[str, ...]) -> dict[str, str]:
+    """Of the gateway's own those that every process gets, and those that are ``wanted``. All others
+    may be secrets of other pools."""
+    return {name: value for name, value in os.environ.items() if is_named(name, EVERYONES + wanted)}
+
+
+def check_users(config: Config) -> None:
+    """Raises ConfigError where this process may not start workers as the table asks."""
+    server = config.server
+    asked = [(" server", server.user, server.group)]
+    for pool in config.pools:
+        place = f"{pool.where.line}:{pool.where.column}: pools.{pool.name}"
+        asked.append((place, pool.user, pool.group))
+    problems = [
+        f'{config.source}:{place}: only root may start workers as "{user or group}", and the '
+        f'gateway runs as "{_own_name()}": run it as root, or leave out '
+        "user and group"
+        for place, user, group in asked
+        if not _may_become(*find_ids(user, group))
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _own_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container may be given a number that has no name
+        return str(os.geteuid())
+
+
+def _may_become(user: int, group: int) -> bool:
+    own = os.geteuid()
+    return own == 0 or (user in (-1, own) and group in (-1, os.getegid()))

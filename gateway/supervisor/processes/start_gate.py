@@ -1,0 +1,174 @@
+"""How many processes load their apps, or build environments, at a time: as many as there are cores,
+the most urgent first.
+
+Owns the order of those that wait. Knows processes by their ids alone, and neither pools nor what is
+loaded. Source: proc_pid_stat(5), proc_tid_children(5).
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import count
+from pathlib import Path
+
+from gateway.config.values.workers import usable_cores
+from gateway.supervisor.processes.process import read_stat
+from gateway.supervisor.tasks import keep_up, start
+
+LOOK_SECONDS = 0.1
+# One that does not use the processor for so long waits for something else (a database, a lock, a
+# download) and keeps nobody from loading. It counts again as soon as it goes on.
+IDLE_SECONDS = 0.5
+IDLE_SHARE = 0.1
+# one app that loops for ever at its import may not hold up all others on a single core
+LEAST_LOADS = 2
+# of those that came later; then it is the turn of one that is no build: pools that are woken again
+# and again keep no reload from its end
+MOST_OVERTAKEN = 8
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class Urgency(IntEnum):
+    """The most urgent first: clients wait for it; it serves nobody yet; it is to be built, which
+    may take minutes. What is less urgent is not counted, and so never waited for."""
+
+    AWAITED = 0
+    START = 1
+    BUILD = 2
+
+
+@dataclass(eq=False, slots=True)
+class Load:
+    """A process that may load or build now. ``pid`` is 0 until it has been started; ``is_over``
+    tells whether it has loaded, or has ended."""
+
+    urgency: Urgency
+    pid: int = 0
+    is_over: Callable[[], bool] = lambda: False
+    is_idle: bool = False
+    _looked: float = field(default_factory=time.monotonic)
+    _ticks: int = 0
+
+    def note_activity(self) -> None:
+        """See whether it has used the processor since the last look but one."""
+        now = time.monotonic()
+        if not self.pid or now - self._looked < IDLE_SECONDS:
+            return
+        ticks, is_running = measure(self.pid)
+        used = (ticks - self._ticks) / TICKS_PER_SECOND / (now - self._looked)
+        # one that would run, and has to wait for the others, is not idle
+        self.is_idle = used < IDLE_SHARE and not is_running
+        self._looked, self._ticks = now, ticks
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    find_urgency: Callable[[], Urgency]
+    rank: int
+    number: int
+    admitted: "asyncio.Future[Load]"
+    overtaken: int = 0
+
+    def weigh(self) -> tuple[Urgency, int, int]:
+        if self.overtaken >= MOST_OVERTAKEN:
+            return Urgency.AWAITED, -1, self.number
+        return self.find_urgency(), self.rank, self.number
+
+    def note_turn_of(self, other: "_Waiter") -> None:
+        if self.number < other.number and self.find_urgency() is not Urgency.BUILD:
+            self.overtaken += 1
+
+
+class StartGate:
+    """Lets in ``limit`` loads of an urgency, those that are more urgent counted, at a time."""
+
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = limit or max(LEAST_LOADS, usable_cores())
+        self._loads: list[Load] = []
+        self._waiting: list[_Waiter] = []
+        self._numbers = count()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def enter(self, find_urgency: Callable[[], Urgency], rank: int = 0) -> Load:
+        """Wait until one more may load. The urgency is looked at again and again; among equals the
+        lowest ``rank`` is first, and then who came first. To be given to ``leave``, unless it gets
+        an ``is_over``."""
+        future = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(find_urgency, rank, next(self._numbers), future)
+        self._waiting.append(waiter)
+        self.look()
+        if self._waiting and (self._looking is None or self._looking.done()):
+            self._looking = start(keep_up(self._look_on))
+        try:
+            return await waiter.admitted
+        except asyncio.CancelledError:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif not future.cancelled():
+                self.leave(future.result())
+            raise
+
+    def leave(self, load: Load) -> None:
+        """It has loaded or ended; safe to call twice."""
+        if load in self._loads:
+            self._loads.remove(load)
+            self.look()
+
+    @asynccontextmanager
+    async def turn_to_build(self, pid: int) -> AsyncIterator[None]:
+        """A build by that process, for as long as the block lasts."""
+        load = await self.enter(lambda: Urgency.BUILD)
+        load.pid = pid
+        try:
+            yield
+        finally:
+            self.leave(load)
+
+    def look(self) -> None:
+        """Let in whoever may go on."""
+        if not self._waiting:
+            return
+        self._loads = [load for load in self._loads if not load.is_over()]
+        while self._waiting:
+            waiter = min(self._waiting, key=_Waiter.weigh)
+            urgency, *_ = waiter.weigh()
+            if self._count(urgency) >= self._limit:
+                return
+            self._waiting.remove(waiter)
+            for other in self._waiting:
+                other.note_turn_of(waiter)
+            if not waiter.admitted.done():
+                load = Load(urgency)
+                self._loads.append(load)
+                waiter.admitted.set_result(load)
+
+    def _count(self, urgency: Urgency) -> int:
+        return sum(each.urgency <= urgency and not each.is_idle for each in self._loads)
+
+    async def _look_on(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(LOOK_SECONDS)
+            for load in self._loads:
+                load.note_activity()
+            self.look()
+
+
+def measure(pid: int) -> tuple[int, bool]:
+    """The processor time, in ticks, that a process and its living descendants have used, with what
+    they have waited for; and whether one of them runs, would run, or waits for a disk."""
+    ticks, is_running, pids = 0, False, [pid]
+    for each in pids:  # which grows meanwhile
+        process = Path(f"/proc/{each}")
+        try:
+            fields = read_stat(each)
+            for children in process.glob("task/*/children"):
+                pids += map(int, children.read_text().split())
+        except OSError:
+            continue  # it has ended
+        ticks += sum(map(int, fields[11:15]))
+        is_running |= fields[0] in "RD"
+    return ticks, is_running

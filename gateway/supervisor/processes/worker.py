@@ -1,0 +1,170 @@
+"""A worker process as its supervisor sees it: started with its configuration on stdin, spoken with
+by lines on a socket.
+
+Knows nothing of the table. A worker is a fresh interpreter, never a fork of the supervisor.
+"""
+
+import asyncio
+import io
+import os
+import pickle
+import socket
+import subprocess
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+from gateway.config.model import Config, as_path
+from gateway.environments.cache import Environment
+from gateway.lifecycle import CALLBACK_SECONDS
+from gateway.logs import lifecycle
+from gateway.supervisor.listeners.sockets import Pair
+from gateway.supervisor.processes.expected import Expected
+from gateway.supervisor.processes.last_lines import LastLines
+from gateway.supervisor.processes.launch import build_command, build_surroundings
+from gateway.supervisor.processes.process import ChildState, Process, Purpose, Report
+from gateway.supervisor.processes.report_lines import read_report
+from gateway.supervisor.tasks import start
+
+# of what a trial wrote before its end: a crash in C writes the stack of each thread
+MOST_LINES = 50
+# for apps to end what they do beside requests: longer than the worker gives them
+SETTLE_SECONDS = 2 * CALLBACK_SECONDS
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Child(Process):
+    """A worker on ``listener``, which is its own where it has a ``place`` in the file system;
+    ``style`` is its log's, and by ``handover`` it gives connections to others."""
+
+    def __init__(
+        self,
+        config: Config,
+        style: str,
+        generation: str,
+        environment: Environment | None,
+        on_report: Callable[[Process, Report], None],
+        purpose: Purpose,
+        listener: socket.socket,
+        handover: Pair,
+        place: Path | None = None,
+    ) -> None:
+        super().__init__(config, config.server.limits.max_connections, on_report)
+        self._place = place
+        self._expected = Expected(config)
+        self._activations = 0
+        self.address = f"unix:{place}" if place else ""
+        self._control, theirs = socket.socketpair()
+        descriptors = (
+            *(theirs.fileno(), listener.fileno(), self.in_flight.descriptor),
+            *(end.fileno() for end in handover),
+        )
+        with theirs, pickled(config, purpose.left_out) as order:
+            self._process = subprocess.Popen(
+                build_command(
+                    config.pool, environment, (style, generation, *map(str, descriptors))
+                ),
+                stdin=order,
+                # who writes no access records gets no descriptor of theirs, so no app forges them
+                stdout=2 if config.server.access_log == "off" or purpose.trial else None,
+                stderr=subprocess.PIPE if purpose.trial else None,
+                pass_fds=descriptors,
+                # an app that signals its group means what it has started; but only who is in the
+                # terminal's own group may read there
+                process_group=None if config.is_dev else 0,
+                **build_surroundings(config.pool, environment),
+            )
+        self._writer: asyncio.StreamWriter | None = None
+        # what a trial writes is news where it fails for the first time, and not each time
+        self._lines = LastLines(self._process.stderr, len, MOST_LINES)
+        self._relaying = start(self._lines.read()) if purpose.trial else None
+        self._listening = start(self._listen())
+
+    async def _listen(self) -> None:
+        reader, writer = await asyncio.open_connection(sock=self._control, limit=2**24)
+        self._writer = writer
+        try:
+            while line := await reader.readline():
+                report = read_report(line)
+                self._expected.take(report)
+                self.hear(report)
+        except ValueError as error:  # readline's, too, for a line that is too long
+            lifecycle.error("worker %d sent an invalid report, and is ended: %s", self.pid, error)
+            self.kill()
+        except OSError:
+            pass  # it died with a report on its way; its exit says the rest
+        finally:
+            writer.close()
+
+    def order(self, word: str, value: object = None) -> None:
+        if self._writer is not None:
+            self._expected.note_order(word, value)
+            rest = b" " + b64encode(to_bytes(value)) if value is not None else b""
+            self._writer.write(word.encode() + rest + b"\n")
+
+    def activate(self) -> None:
+        self.is_active = True
+        self._activations += 1
+        self.order("serve")
+
+    def pause(self, *, hands_over: bool) -> None:
+        super().pause(hands_over=hands_over)
+        self._expect_settled()
+
+    def retire(self) -> None:
+        super().retire()
+        self._expect_settled()
+
+    def terminate(self) -> None:
+        super().terminate()
+        self._expect_settled()
+
+    def _expect_settled(self) -> None:
+        """One that is wedged does not say so: others may serve in its place all the same."""
+        if self.is_active:
+            loop = asyncio.get_running_loop()
+            loop.call_later(SETTLE_SECONDS, self._give_up_on, self._activations)
+
+    def _give_up_on(self, activation: int) -> None:
+        if self.is_active and self._activations == activation:
+            self.hear({"event": "settled"})
+
+    @property
+    def last_words(self) -> str:
+        return self._lines.text
+
+    async def finish(self) -> None:
+        # what it had sent is there already; the end is not where a child of its own has the socket
+        tasks = [task for task in (self._listening, self._relaying) if task is not None]
+        try:
+            await asyncio.wait(tasks, timeout=0.2)
+        finally:
+            self.state = ChildState.DEAD
+            for task in tasks:
+                task.cancel()
+            if self._place is not None:
+                self._place.unlink(missing_ok=True)
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        return (as_path, (str(value),)) if isinstance(value, Path) else NotImplemented
+
+
+def to_bytes(value: object) -> bytes:
+    """Pickled so that any Python that a worker may run can read it."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=4).dump(value)
+    return buffer.getvalue()
+
+
+def pickled(config: Config, left_out: Mapping[str, str] = NOTHING) -> BinaryIO:
+    """The configuration, and the mounts that are not to be loaded with the reason of each, in an
+    open file at its beginning: a worker's stdin. In memory, since secrets are in it, and a full
+    disk is no reason not to replace a worker."""
+    order = open(os.memfd_create("gateway-config"), "w+b")  # noqa: SIM115
+    order.write(to_bytes(config) + to_bytes(dict(left_out)))
+    order.seek(0)
+    return order
