@@ -33,8 +33,7 @@ from gateway.config.text.problems import BadValueError
 from gateway.config.text.problems import quote as shown
 from gateway.config.values.addresses import parse_address, parse_network
 from gateway.errors import AppLoadError, ConfigError, GatewayError
-from gateway.http.dispatch import Mount as Mounted
-from gateway.http.dispatch import MountTable
+from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.logs import choose_style, configure_logs, hide_controls, report_dropped
 from gateway.outlet import Outlet, finish
 from gateway.streams import Stream, find_closed
@@ -282,7 +281,7 @@ def run_match(options: argparse.Namespace) -> int:
     host, path = split_url(options.url)
     by_name = {mount.name: mount for mount in config.mounts}
     table = MountTable(
-        Mounted(name=m.name, host=m.host, prefix=m.prefix, app=_never_called, limits=m.limits)
+        LoadedMount(name=m.name, host=m.host, prefix=m.prefix, app=_never_called, limits=m.limits)
         for m in config.mounts
     )
     found = table.match(host, path)

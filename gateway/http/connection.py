@@ -19,7 +19,7 @@ from gateway.errors import ClientDisconnected, RequestError
 from gateway.http.body import DROP_BYTES, READ_BYTES, ChunkedContent, Content, open_content
 from gateway.http.cookies import keep_first
 from gateway.http.deadlines import Deadlines
-from gateway.http.dispatch import Mount
+from gateway.http.dispatch import LoadedMount
 from gateway.http.environ import build_environ
 from gateway.http.exchange import Exchange, RequestEnded
 from gateway.http.service import Service
@@ -317,7 +317,7 @@ class Connection(Deadlines):
         self,
         service: Service,
         head: RequestHead,
-        mount: Mount,
+        mount: LoadedMount,
         environ: Environ,
         response: Exchange,
     ) -> None:

@@ -31,8 +31,8 @@ _BAD_ESCAPE = re.compile(r"%(?:00|(?![0-9A-Fa-f]{2}))")
 _PLAIN = re.compile(f"[A-Za-z0-9._~{re.escape(PATH_SAFE)}-]*", re.ASCII)
 
 
-class Mount:
-    """Something mounted.
+class LoadedMount:
+    """A mount of the table, with its app: what requests are dispatched to.
 
     ``host`` is lower-case or None for any host; ``prefix`` is "" for the root, else a decoded path
     that begins with a slash and does not end with one. ``script_name`` is the prefix as PEP 3333
@@ -80,7 +80,7 @@ class Match(NamedTuple):
     """A mount, and what of a path is below it: decoded (PEP 3333's PATH_INFO), and as a URL has it,
     with every escape of the client's, so that an encoded slash stays one."""
 
-    mount: Mount
+    mount: LoadedMount
     path_info: str
     raw_path_info: str
 
@@ -91,12 +91,12 @@ class PrefixTable:
 
     __slots__ = ("_depth", "_mounts", "_root")
 
-    def __init__(self, mounts: Iterable[Mount]) -> None:
+    def __init__(self, mounts: Iterable[LoadedMount]) -> None:
         self._mounts = {mount.script_name: mount for mount in mounts}
         self._root = self._mounts.pop("", None)
         self._depth = max((prefix.count("/") for prefix in self._mounts), default=0)
 
-    def longest(self, path: str) -> Mount | None:
+    def longest(self, path: str) -> LoadedMount | None:
         """The mount with the longest prefix of ``path`` that ends at a segment boundary."""
         end = 0
         for _ in range(self._depth):
@@ -118,9 +118,9 @@ class MountTable:
 
     __slots__ = ("_any_host", "_by_name", "_hosts", "mounts")
 
-    def __init__(self, mounts: Iterable[Mount]) -> None:
+    def __init__(self, mounts: Iterable[LoadedMount]) -> None:
         self.mounts = tuple(mounts)
-        by_host: dict[str | None, list[Mount]] = {}
+        by_host: dict[str | None, list[LoadedMount]] = {}
         for mount in self.mounts:
             by_host.setdefault(mount.host, []).append(mount)
         self._any_host = PrefixTable(by_host.pop(None, []))
@@ -153,7 +153,7 @@ class MountTable:
         return _split(mount, path, resolved)
 
 
-def _split(mount: Mount, path: str, raw_path: str) -> Match:
+def _split(mount: LoadedMount, path: str, raw_path: str) -> Match:
     """What is below ``mount`` of a path that ``resolve_path`` has given."""
     path_info = path[len(mount.script_name) :]
     if path is raw_path:  # nothing in it is encoded

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from gateway.http.body import Content
 from gateway.http.cookies import scope_cookies
-from gateway.http.dispatch import Mount
+from gateway.http.dispatch import LoadedMount
 from gateway.http.response import Response
 from gateway.http.response_head import CheckedHead, read_head
 from gateway.wsgi import Fields, Takeover
@@ -54,7 +54,7 @@ class Exchange(Response):
     content: Content | None
     greenlet: Any
     has_ended: int
-    mount: Mount | None
+    mount: LoadedMount | None
     moved: int
     request_id: str
     script_name: str

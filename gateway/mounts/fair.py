@@ -16,7 +16,7 @@ from greenlet import getcurrent
 
 from gateway.config.model import Mount
 from gateway.errors import ClientDisconnected
-from gateway.http.dispatch import Mount as LoadedMount
+from gateway.http.dispatch import LoadedMount
 from gateway.http.exchange import RequestEnded
 from gateway.limits import Admission
 from gateway.mounts.live import LivePages

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from gevent.event import Event
 
-from gateway.http.dispatch import Mount
+from gateway.http.dispatch import LoadedMount
 from gateway.wsgi import Environ, ExcInfo, Fields, StartResponse, Takeover, Write, WSGIApp
 
 EVENTS = "/.gateway/live"
@@ -49,7 +49,7 @@ class Live:
         self._changed = Event()
         self._is_serving = True
 
-    def fit(self, mounts: Iterable[Mount]) -> None:
+    def fit(self, mounts: Iterable[LoadedMount]) -> None:
         """Have the pages of apps and other servers reload."""
         for mount in mounts:
             if mount.kind in ("app", "upstream"):

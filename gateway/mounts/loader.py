@@ -26,7 +26,7 @@ from gateway.config.model import (
     UpstreamTarget,
 )
 from gateway.errors import AppLoadError
-from gateway.http.dispatch import Mount as LoadedMount
+from gateway.http.dispatch import LoadedMount
 from gateway.mounts.callables import APP_NAMES, find_call_fault, find_fault, guess_in
 from gateway.mounts.footprint import Footprint
 from gateway.mounts.packages import advise_mode, advise_package

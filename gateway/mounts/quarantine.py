@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from time import monotonic
 
-from gateway.http.dispatch import Mount
+from gateway.http.dispatch import LoadedMount
 from gateway.http.exchange import RequestEnded
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 
@@ -35,7 +35,7 @@ class Quarantined:
         )
 
 
-def confine(mounts: Iterable[Mount], ends: Mapping[str, float]) -> None:
+def confine(mounts: Iterable[LoadedMount], ends: Mapping[str, float]) -> None:
     """Put those named in ``ends`` in quarantine until then, and none of the others."""
     for mount in mounts:
         if isinstance(mount.app, Quarantined):

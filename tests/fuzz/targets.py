@@ -10,7 +10,7 @@ import reference
 
 from gateway.errors import ClientDisconnected, MalformedRequest, RequestError
 from gateway.http.body import ChunkedContent
-from gateway.http.dispatch import Mount, MountTable
+from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.limits import Limits, MountLimits
@@ -28,7 +28,7 @@ PROXIES = TrustedProxies([ip_network("10.0.0.0/8")])
 BASE = build_base_environ("localhost", "80", ())
 KEYS = ("/", "/a", "/a/b", "/c/d/e", "b.example/a", "b.example/f", "[::1]/")
 TABLE = MountTable(
-    Mount(
+    LoadedMount(
         name=key,
         host=key.partition("/")[0] or None,
         prefix=("/" + key.partition("/")[2]).rstrip("/"),

@@ -24,7 +24,7 @@ from greenlet import getcurrent, greenlet
 
 from gateway.access_log import AccessLog
 from gateway.http.connection import Connection
-from gateway.http.dispatch import Mount, MountTable
+from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.http.environ import build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.server import Server
@@ -283,7 +283,7 @@ class Gateway:
         if not isinstance(mounts, Mapping):
             mounts = {"/": mounts}
         table = MountTable(
-            Mount(
+            LoadedMount(
                 name=key,
                 host=None,
                 prefix=key.rstrip("/"),

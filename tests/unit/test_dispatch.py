@@ -5,7 +5,7 @@ import random
 import pytest
 
 from gateway.errors import MalformedRequest
-from gateway.http.dispatch import ENCODED_SLASH, Mount, MountTable, resolve_path
+from gateway.http.dispatch import ENCODED_SLASH, LoadedMount, MountTable, resolve_path
 from gateway.limits import MountLimits
 
 LIMITS = MountLimits()
@@ -14,7 +14,7 @@ LIMITS = MountLimits()
 def build(*keys: str) -> MountTable:
     """Mounts by key, ``/prefix`` or ``host/prefix``."""
     return MountTable(
-        Mount(
+        LoadedMount(
             name=key,
             host=key.partition("/")[0] or None,
             prefix=("/" + key.partition("/")[2]).rstrip("/"),

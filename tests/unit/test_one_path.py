@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote_to_bytes
 import pytest
 from running import WAIT_SECONDS, Running, wait_until
 
-from gateway.http.dispatch import Mount, MountTable
+from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.limits import MountLimits
 
 SLASH = "\0"  # stands for one that is data
@@ -92,7 +92,7 @@ def find(prefixes: list[str], path: str) -> str | None:
 
 def test_what_is_passed_on_leads_to_the_same_place_again() -> None:
     table = MountTable(
-        Mount(name=p, host=None, prefix=p, app=lambda *_: [], limits=MountLimits())
+        LoadedMount(name=p, host=None, prefix=p, app=lambda *_: [], limits=MountLimits())
         for p in PREFIXES
     )
     generator = random.Random(6870)

@@ -26,8 +26,7 @@ from gateway.config.model import (
     Workers,
 )
 from gateway.config.settings import EVERY_MOUNT, POOL, SERVER, settings_of
-from gateway.http.dispatch import Mount as Mounted
-from gateway.http.dispatch import MountTable
+from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.limits import Limits, MountLimits, PoolLimits
 
 IN_PLACE = "= in place: no code is loaded anew"
@@ -216,7 +215,7 @@ TABLES = st.sets(
 def owners(names: Iterable[str]) -> dict[tuple[str, str], str]:
     """Who answers where, asked of the dispatcher itself."""
     table = MountTable(
-        Mounted(name=m.name, host=m.host, prefix=m.prefix, app=lambda *_: [], limits=m.limits)
+        LoadedMount(name=m.name, host=m.host, prefix=m.prefix, app=lambda *_: [], limits=m.limits)
         for m in map(mount, names)
     )
     found = {(h, p): table.match(h, p) for h in ("z.org", "x.org", "y.org") for p in PATHS}

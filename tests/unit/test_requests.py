@@ -20,7 +20,7 @@ from harness import PEER, Gateway
 
 from gateway.errors import RequestError
 from gateway.http.body import ChunkedContent, LengthContent
-from gateway.http.dispatch import Mount, MountTable
+from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.limits import Limits, MountLimits
 from gateway.protocol.framing import CHUNKED
 from gateway.protocol.head import RequestHead
@@ -53,7 +53,9 @@ def feeds(raw: bytes) -> Iterator[list[bytes]]:
 
 # --- parser and dispatch alone --------------------------------------------------------------------
 
-TABLE = MountTable([Mount(name="/", host=None, prefix="", app=lambda *_: [], limits=MountLimits())])
+TABLE = MountTable(
+    [LoadedMount(name="/", host=None, prefix="", app=lambda *_: [], limits=MountLimits())]
+)
 
 
 class Pieces:
