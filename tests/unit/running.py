@@ -15,9 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gateway.states import VARIABLE
 from gateway.supervisor.listeners.control import ask
 
-ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+ENVIRON = {
+    **os.environ,
+    "PYTHONPATH": str(Path(__file__).parents[2]),
+    VARIABLE: "1",  # no state may be entered but as its table says
+}
 WAIT_SECONDS = 20.0
 # a start may need several tries, on a machine that does much else
 START_SECONDS = 120.0
@@ -155,3 +160,5 @@ class Running:
             self.process.wait()
             self.log.close()
             self.output.close()
+            illegal = [line for line in self.log_text.splitlines() if "IllegalTransition" in line]
+            assert not illegal, self.log_text

@@ -19,16 +19,17 @@ from gateway.config.model import Config, Pool
 from gateway.config.values.variables import is_named
 from gateway.environments.cache import Environment
 from gateway.errors import ConfigError
+from gateway.states import VARIABLE
 from gateway.worker import boot
 
 BOOT = Path(boot.__file__)
 # not as a pool's own PATH has them
 NICE = shutil.which("nice") or "/usr/bin/nice"
 SETPRIV = shutil.which("setpriv")
-# where programs, files and texts are, and how Python runs; nothing here is a secret
+# where programs, files and texts are, and how Python runs, and what tests set; none is a secret
 EVERYONES = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR"),
-    *("LD_LIBRARY_PATH", "PYTHON*"),
+    *("LD_LIBRARY_PATH", "PYTHON*", VARIABLE),
 )
 # where uv and pip find packages, and how they get there
 OF_INSTALLERS = (
