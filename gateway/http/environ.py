@@ -14,7 +14,13 @@ MountInfo = tuple[tuple[str, str, bool], ...]
 
 
 class EmptyContent:
-    """``wsgi.input`` of a request without content; one for all, since it holds nothing."""
+    """``wsgi.input`` of a request without content: one object for all requests of a worker, so apps
+    can neither change nor close it."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Does nothing."""
 
     def read(self, size: int = -1, /) -> bytes:
         return b""

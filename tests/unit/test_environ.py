@@ -98,3 +98,12 @@ def test_empty_content_has_the_methods_of_pep_3333() -> None:
     content = EmptyContent()
     assert content.read() == content.read(5) == content.readline() == content.readline(5) == b""
     assert content.readlines() == content.readlines(5) == list(content) == []
+
+
+def test_an_app_changes_nothing_of_the_empty_content_that_other_requests_share() -> None:
+    content = EmptyContent()
+    for name in ("seen", "read", "closed"):
+        with pytest.raises(AttributeError):
+            setattr(content, name, b"another request's")
+    content.close()
+    test_empty_content_has_the_methods_of_pep_3333()
