@@ -14,7 +14,9 @@ from gateway.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DECISIONS = ROOT / "docs" / "decisions"
+RECORDS = sorted(DECISIONS.glob("[0-9]*.md"))
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMED = [str(page.relative_to(ROOT)) for page in PAGES]
 # what a page has its reader make, or shows as an example
 NOT_HERE = {"apps/since.py"}
@@ -106,6 +108,25 @@ def test_commands_that_are_named_exist(page: Path) -> None:
             usage = re.sub(r"\[|\]", "", found[1])
             usage = usage.replace("ADDR", "127.0.0.1:8000").replace(" N", " 2")
             build_parser().parse_args(shlex.split(usage.replace("URL", "/").replace("…", "")))
+
+
+def test_every_decision_is_in_the_index() -> None:
+    index = (DECISIONS / "README.md").read_text("utf-8")
+    listed = re.findall(r"^- \[(\d{4})\]\((.+?)\) (.+)$", index, re.MULTILINE)
+    titles = [re.findall(r"\A# (\d{4})\. (.+)\n", record.read_text("utf-8")) for record in RECORDS]
+    written = [
+        (number, record.name, title)
+        for record, ((number, title),) in zip(RECORDS, titles, strict=True)
+    ]
+
+    assert listed == written != []
+    assert all(re.fullmatch(rf"{number}-[a-z0-9-]+\.md", name) for number, name, _ in written)
+    assert len({number for number, _, _ in written}) == len(written)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=[record.name for record in RECORDS])
+def test_a_decision_has_its_date(record: Path) -> None:
+    assert re.search(r"\n\nDate: \d{4}-\d\d-\d\d\n\n", record.read_text("utf-8"))
 
 
 def test_readme_lists_the_commands_that_help_lists() -> None:
