@@ -13,7 +13,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
-.PHONY: help up down run dev test test-image proof fuzz ecosystem autobahn bench check format lock clean
+.PHONY: help up down run dev test test-image proof fuzz ecosystem autobahn bench check format docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo '             (ROWS=proxied,browser SERVERS=ours,granian ROUNDS=1 SECONDS=2: those, and writes nothing)'
 	@echo 'make check   format, lint, types, import layers'
 	@echo 'make format  what a tool can mend, mended'
+	@echo 'make docs    the reference of the table and its schema, made from the code'
 	@echo 'make lock    the lock files anew, with the newest versions that fit'
 	@echo 'make clean   remove the virtual environment and all caches'
 
@@ -66,11 +67,11 @@ test-image:
 
 proof: $(VENV)/dev.stamp
 	PROOF_ROUNDS=$(or $(ROUNDS),50) PROOF_POSTS=$(or $(POSTS),10000) $(BIN)/python -m pytest -q -rP \
-		tests/unit/test_proof.py tests/stack/test_proof_stack.py tests/stack/test_unread_content.py
+		tests/process/test_proof.py tests/stack/test_proof_stack.py tests/stack/test_unread_content.py
 	PROOF_OPERATIONS=$(or $(OPERATIONS),1000) PROOF_POOLS=$(or $(POOLS),20) PROOF_SEED=$(or $(SEED),0) \
-		$(BIN)/python -m pytest -q -rP tests/unit/test_random_operations.py
+		$(BIN)/python -m pytest -q -rP tests/process/test_random_operations.py
 	PROOF_FAULTS=$(or $(FAULTS),200) PROOF_SEED=$(or $(SEED),0) \
-		$(BIN)/python -m pytest -q -rP tests/unit/test_random_faults.py
+		$(BIN)/python -m pytest -q -rP tests/process/test_random_faults.py
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python tests/fuzz/fuzz.py head -max_total_time=$(or $(SECONDS),600)
@@ -79,12 +80,12 @@ fuzz: $(VENV)/dev.stamp
 
 ecosystem: $(ECOSYSTEM)/stamp
 	.ci/apt postgresql redis-server
-	$(ECOSYSTEM)/bin/python -m pytest --override-ini pythonpath="tests/unit tests/ecosystem" tests/ecosystem
+	$(ECOSYSTEM)/bin/python -m pytest --override-ini pythonpath="tests/support tests/ecosystem" tests/ecosystem
 
 # The suite's program has never left Python 2; nothing else here needs that.
 autobahn: $(VENV)/dev.stamp $(VENV)/autobahn/stamp
 	AUTOBAHN="env PYTHONPATH=$(VENV)/autobahn $(PYTHON2) -m autobahntestsuite.wstest" \
-		$(BIN)/python -m pytest --override-ini pythonpath="tests/unit tests/websockets" tests/websockets
+		$(BIN)/python -m pytest --override-ini pythonpath="tests/support tests/websockets" tests/websockets
 
 $(VENV)/autobahn/stamp: | $(BIN)/python
 	$(PYTHON2) -m pip --quiet --disable-pip-version-check install --target $(VENV)/autobahn autobahntestsuite==25.10.1
@@ -105,6 +106,9 @@ check: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+docs: $(VENV)/dev.stamp
+	PYTHONPATH=tests/support $(BIN)/python tests/unit/test_config_schema.py
 
 lock: $(VENV)/run.stamp
 	$(PIP) install uv

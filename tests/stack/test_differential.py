@@ -5,21 +5,16 @@ it was told. Behind each message comes a request whose answer shows that nothing
 """
 
 import secrets
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from compose_stack import ROOT
 from messages import CONTENT, END, MESSAGES, Kind, Message, random_messages
+from raw_requests import load_invalid, load_valid
 from stacks import Lab
 from wire import Address, Answer, Connection, wait_until
-
-sys.path.insert(0, str(ROOT / "tests" / "requests"))
-
-from raw_requests import load_invalid, load_valid
 
 # the stack has the usual limits, and one proxy that is trusted
 VALID = {n: case for n, case in load_valid().items() if not (case.limits or case.trusted)}

@@ -2,7 +2,7 @@
 reload, a recycle or a rollback.
 
 ``PROOF_ROUNDS`` is how many reloads there are; `make proof` has 50. The gateway alone meets the
-same in ``tests/unit/test_proof.py``.
+same in ``tests/process/test_proof.py``.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Reloads under load, through nginx: none loses a request, and one that fails changes nothing.
 
-The same bad edits meet the gateway alone in ``tests/unit/test_bad_edits.py``.
+The same bad edits meet the gateway alone in ``tests/process/test_bad_edits.py``.
 """
 
 import json

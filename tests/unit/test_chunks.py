@@ -1,18 +1,12 @@
 """Chunks mean the same in requests and in answers, save for the blanks that some servers write."""
 
-import sys
-from pathlib import Path
-
 import pytest
+from raw_requests import Invalid, Valid, load_invalid, load_valid
 
 from gateway.errors import MalformedMessage
 from gateway.protocol.answer import BadAnswerError
 from gateway.protocol.chunks import MAX_CHUNK_LINE, ChunkDecoder
 from gateway.upstream.content import ChunkedContent
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "requests"))
-
-from raw_requests import Invalid, Valid, load_invalid, load_valid
 
 VALID = {
     name: case

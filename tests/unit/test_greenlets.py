@@ -1,12 +1,9 @@
 """Which greenlet runs a request, and how long it is kept: the pool alone, and under a server."""
 
 import gc
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -170,41 +167,3 @@ def test_a_server_ends_the_greenlets_of_a_burst(serve: Callable[..., Gateway]) -
     end_unused(gateway.service.greenlets, time.monotonic())
     wait_until(lambda: Kept.count == 0, "what the app kept has gone")
     assert clients[0].ask(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
-
-
-PATCHED = """
-from gevent import monkey
-monkey.patch_all()
-import gc, gevent, threading, time, weakref
-from gevent import get_hub
-from gateway.http.wire.greenlets import GreenletPool
-class Kept: pass
-class Job:
-    def run(self, runner, now):
-        kept.thing = Kept()
-        alive.add(kept.thing)
-        names.add(threading.current_thread().name)
-        time.sleep(0.01)
-        return time.monotonic()
-kept, alive, names, pool = threading.local(), weakref.WeakSet(), set(), GreenletPool()
-timer = get_hub().loop.timer(0)
-timer.start(lambda: [pool.submit(Job()) for _ in range(20)])
-while len(pool._parked) < 20: time.sleep(0.001)
-print(len(alive), len(names), threading.active_count() - 1)
-get_hub().loop.run_callback(pool.sweep, time.monotonic() + 1000)
-gevent.idle()
-print(len(alive), len(pool._parked), threading.active_count() - 1)
-"""
-
-
-def test_thread_locals_of_a_patched_process_go_too() -> None:
-    """With what ``threading`` notes of each greenlet that asked which thread it is."""
-    told = subprocess.run(
-        [sys.executable, "-c", PATCHED],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert told.stdout.split("\n")[:2] == ["20 20 20", "0 0 0"]
-    assert told.stderr == ""

@@ -7,16 +7,15 @@ import io
 import os
 import random
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from ipaddress import ip_network
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import PEER, Gateway
+from raw_requests import Invalid, Request, Valid, load_invalid, load_valid
 
 from gateway.errors import RequestError
 from gateway.http.body import ChunkedContent, LengthContent
@@ -25,10 +24,6 @@ from gateway.limits import Limits, MountLimits
 from gateway.protocol.framing import CHUNKED
 from gateway.protocol.head import RequestHead
 from gateway.protocol.request import HeadParser
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "requests"))
-
-from raw_requests import Invalid, Request, Valid, load_invalid, load_valid
 
 VALID, INVALID = load_valid(), load_invalid()
 SEED = os.environ.get("REQUESTS_SEED", "1")

@@ -9,10 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from one_mount import CONFIG
 
-from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
 from gateway.errors import ConfigError
-from gateway.limits import MountLimits
 from gateway.supervisor.backoff import (
     FIRST_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
@@ -26,22 +25,6 @@ from gateway.supervisor.generations.reports import take_report
 from gateway.supervisor.listeners.sockets import describe, open_listener, split_address
 from gateway.supervisor.processes.process import ChildState, Purpose, describe_exit
 from gateway.supervisor.supervise import Supervisor
-
-CONFIG = Config(
-    source="mounts.yaml",
-    directory=Path("/nowhere"),
-    server=Server(),
-    mounts=(
-        Mount(
-            name="/shop",
-            host=None,
-            prefix="/shop",
-            target=RedirectTarget(location="/new"),
-            limits=MountLimits(),
-            where=Where(line=7, column=3),
-        ),
-    ),
-)
 
 
 def supervisor(*states: ChildState) -> Supervisor:

@@ -1,6 +1,5 @@
-"""The engine as a fixture, and ``tests/apps`` on the path."""
+"""The engine, a whole gateway and an upstream as fixtures."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from gateway.config.model import Mount, UpstreamTarget, Where
 from gateway.limits import MountLimits
 from gateway.mounts.upstreams import load_upstream
 from gateway.upstream.mount import Upstream
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "apps"))
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from one_mount import CONFIG
 from running import Running, wait_until
-from test_supervisor import CONFIG
 
 from gateway.commands.remote import describe_status
 from gateway.config.values.workers import usable_cores

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import coroutine_app
 import pytest
 from coroutine_app import CASES
 from running import Running
 
-APP = Path(__file__).with_name("coroutine_app.py").read_text()
+APP = Path(coroutine_app.__file__).read_text()
 FLASK = """
 import asyncio
 from flask import Flask, request

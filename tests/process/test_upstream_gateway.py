@@ -6,24 +6,19 @@ to a gateway in a process of its own, over its Unix socket.
 
 import base64
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext, suppress
 from hashlib import sha256
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import PEER, Gateway
+from raw_requests import Invalid, Valid, load_invalid, load_valid
 from running import Running
 from scripted import Peer, scripted
 
 from gateway.limits import Limits, MountLimits
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "requests"))
-
-from raw_requests import Invalid, Valid, load_invalid, load_valid
 
 Serve = Callable[..., Gateway]
 Load = Callable[..., Any]

@@ -1,0 +1,22 @@
+"""A table of one mount, for tests of what the supervisor decides."""
+
+from pathlib import Path
+
+from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
+from gateway.limits import MountLimits
+
+CONFIG = Config(
+    source="mounts.yaml",
+    directory=Path("/nowhere"),
+    server=Server(),
+    mounts=(
+        Mount(
+            name="/shop",
+            host=None,
+            prefix="/shop",
+            target=RedirectTarget(location="/new"),
+            limits=MountLimits(),
+            where=Where(line=7, column=3),
+        ),
+    ),
+)
