@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Gateway, Mount, MountTable
+from harness import Gateway, LoadedMount, MountTable
 from visitor import Visitor
 
 from gateway.config.parse import parse_config
@@ -101,7 +101,7 @@ def sets(environ: Any, start_response: Any) -> list[bytes]:
 
 def table(app: Any = sets, **settings: Any) -> MountTable:
     return MountTable(
-        Mount(name=p or "/", host=None, prefix=p, app=app, limits=MountLimits(), **settings)
+        LoadedMount(name=p or "/", host=None, prefix=p, app=app, limits=MountLimits(), **settings)
         for p in ("/a", "")
     )
 
