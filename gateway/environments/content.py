@@ -1,16 +1,14 @@
 """What an environment is made from: the requirements file and the files that it includes.
 
 Owns which files count and their digest; refuses to know how they are installed. Source: pip's
-requirements file format, PEP 621 (pyproject.toml), PEP 751 (pylock.toml).
+requirements file format, PEP 751 (pylock.toml).
 """
 
 import os
 import re
-import tomllib
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from gateway.errors import BuildError
 
@@ -28,9 +26,9 @@ class Form(Enum):
     """What a requirements file is written in."""
 
     REQUIREMENTS = "requirements"
-    PYPROJECT = "pyproject"
-    PYLOCK = "pylock"
     UV_LOCK = "uv lock"
+    # a pyproject.toml or pylock.toml, which includes no other file
+    WHOLE = "whole"
 
 
 def tell_form(path: Path) -> Form:
@@ -40,11 +38,10 @@ def tell_form(path: Path) -> Form:
             f"{path}: only its own tool can read it; write one that others can read, with "
             f"`{_FOREIGN[path.name]}`"
         )
-    if path.name == "pyproject.toml":
-        return Form.PYPROJECT
     if path.name == "uv.lock":
         return Form.UV_LOCK
-    return Form.PYLOCK if _PYLOCK.fullmatch(path.name) else Form.REQUIREMENTS
+    is_whole = path.name == "pyproject.toml" or _PYLOCK.fullmatch(path.name)
+    return Form.WHOLE if is_whole else Form.REQUIREMENTS
 
 
 def digest(path: Path) -> str:
@@ -63,7 +60,7 @@ def list_files(path: Path) -> list[Path]:
     form = tell_form(path)
     if form is Form.UV_LOCK:
         return [path, path.parent / "pyproject.toml"]
-    if form is not Form.REQUIREMENTS:
+    if form is Form.WHOLE:
         return [path]
     files = [path]
     for file in files:  # which grows meanwhile
@@ -74,17 +71,6 @@ def list_files(path: Path) -> list[Path]:
                 if included not in files:
                     files.append(included)
     return files
-
-
-def read_dependencies(path: Path) -> list[str]:
-    """``project.dependencies`` of a pyproject.toml (PEP 621). Raises BuildError."""
-    try:
-        project: dict[str, Any] = tomllib.loads(_read(path).decode()).get("project", {})
-    except ValueError as error:
-        raise BuildError(f"{path}: {error}") from error
-    if "dependencies" in project.get("dynamic", ()):
-        raise BuildError(f"{path}: its dependencies are dynamic: install uv, or list them")
-    return [str(each) for each in project.get("dependencies", ())]
 
 
 def _read(path: Path) -> bytes:

@@ -29,7 +29,7 @@ from gateway.supervisor.processes.start_gate import LEAST_LOADS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts workers of others")
 
-# pip takes its time on a busy machine
+# building takes its time on a busy machine
 BUILD_SECONDS = 180
 NOBODY = pwd.getpwnam("nobody")
 OTHER = pwd.getpwnam("www-data")
@@ -161,19 +161,9 @@ def test_a_python_is_asked_without_running_what_its_packages_bring(
     assert not (site / "seen/pth").exists()
 
 
-@pytest.mark.parametrize("tool", ["uv", "pip"])
 def test_a_back_end_and_pth_files_run_as_the_user(
-    site: Path, serve: Callable[[str], Running], tool: str, monkeypatch: pytest.MonkeyPatch
+    site: Path, serve: Callable[[str], Running]
 ) -> None:
-    if tool == "pip":
-        # uv is not found where the gateway's Python has another name
-        monkeypatch.setitem(running.ENVIRON, "PATH", "/usr/bin:/bin")
-        python = Path(sys.executable).resolve()
-        monkeypatch.setattr(sys, "executable", str(python))
-        packages = next(p for p in sys.path if p.endswith("site-packages"))
-        monkeypatch.setitem(
-            running.ENVIRON, "PYTHONPATH", f"{running.ENVIRON['PYTHONPATH']}:{packages}"
-        )
     (site / "local").mkdir()
     note = NOTE.format(path=str(site / "seen/backend"))
     (site / "local/backend.py").write_text(BACKEND.format(note=note))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -53,15 +54,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=["uv", "pip"])
-def tool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "uv" and not find_uv():
-        pytest.skip("uv is not installed: pip install uv")
-    if request.param == "pip":
-        monkeypatch.setattr(installer, "find_uv", lambda: "")
-    return str(request.param)
-
-
 @pytest.fixture
 def uv(monkeypatch: pytest.MonkeyPatch) -> str:
     return find_uv() or pytest.skip("uv is not installed: pip install uv")
@@ -106,7 +98,7 @@ def version_in(environment: Environment, module: str = "peak") -> str:
 # --- built once, by content ---------------------------------------------------------------------
 
 
-def test_what_is_required_is_there_and_built_once(tool: str, builder: Builder) -> None:
+def test_what_is_required_is_there_and_built_once(builder: Builder) -> None:
     builder.require("hill")
     first = builder.build()
     assert builder.built == 1
@@ -162,16 +154,12 @@ def test_one_whose_python_has_gone_is_built_anew(builder: Builder) -> None:
     assert version_in(builder.build()) == "2.0"
 
 
-def test_a_pyproject_is_its_dependencies(tool: str, builder: Builder) -> None:
+def test_a_pyproject_is_its_dependencies(builder: Builder) -> None:
     (builder.folder / "pyproject.toml").write_text(
         '[project]\nname = "shop"\nversion = "1"\ndependencies = ["hill", "peak>=1"]\n'
         f'[tool.uv]\nno-index = true\nfind-links = ["{builder.folder}/wheels"]\n'
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIP_NO_INDEX", "1")
-        patch.setenv("PIP_FIND_LINKS", str(builder.folder / "wheels"))
-        builder.cache = Cache(builder.folder / "environments", builder.said.append)
-        assert version_in(builder.build("pyproject.toml")) == "1.0"
+    assert version_in(builder.build("pyproject.toml")) == "1.0"
 
 
 def test_a_uv_lock_is_installed_as_it_is_locked(uv: str, builder: Builder) -> None:
@@ -198,12 +186,12 @@ def test_a_pylock_is_installed_as_it_is_locked(uv: str, builder: Builder) -> Non
 # --- failures -----------------------------------------------------------------------------------
 
 
-def test_a_failing_build_tells_the_installers_own_reason(tool: str, builder: Builder) -> None:
+def test_a_failing_build_tells_the_installers_own_reason(builder: Builder) -> None:
     builder.require("hill", "peak==2.0")
     with pytest.raises(BuildError) as refused:
         builder.build()
     message = str(refused.value)
-    assert message.startswith(f"{tool} failed: ")
+    assert message.startswith("uv failed: ")
     assert "hill" in message
     assert "peak" in message
     assert len(message.splitlines()) <= installer.SHOWN_LINES
@@ -236,19 +224,21 @@ def test_files_that_cannot_be_read_are_told(builder: Builder) -> None:
         builder.build("poetry.lock")
 
 
-def test_pip_alone_tells_what_it_cannot_install(
+def test_without_uv_nothing_is_built_and_the_reason_says_how_to_install_it(
     builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installer, "find_uv", lambda: "")
-    builder = Builder(builder.folder)
-    (builder.folder / "pylock.toml").write_text("")
-    with pytest.raises(BuildError, match=r"pylock\.toml: pip cannot install from it: install uv"):
-        builder.build("pylock.toml")
-    (builder.folder / "pyproject.toml").write_text('[project]\ndynamic = ["dependencies"]\n')
-    with pytest.raises(BuildError, match="its dependencies are dynamic"):
-        builder.build("pyproject.toml")
-    with pytest.raises(BuildError, match=r"found no Python 3\.77: install it"):
-        builder.cache.find_or_build("3.77", "", builder.folder)
+    builder.require("peak")
+    with monkeypatch.context() as patch:
+        patch.setattr(installer, "find_uv", lambda: "")
+        cache = Cache(builder.folder / "environments")
+    advice = re.escape(f"is not installed: {sys.executable} -m pip install uv")
+    with pytest.raises(BuildError, match=advice):
+        cache.find_or_build("", "requirements.txt", builder.folder)
+    with pytest.raises(BuildError, match=rf"found no Python 3\.77, and uv.*{advice}"):
+        cache.find_or_build("3.77", "", builder.folder)
+    # what the gateway's own Python has needs none
+    assert cache.find_or_build("", "", builder.folder).python == sys.executable
+    assert version_in(builder.build()) == "2.0"
 
 
 def test_a_version_that_exists_nowhere_is_told(uv: str, builder: Builder) -> None:

@@ -31,15 +31,15 @@ EVERYONES = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR"),
     *("LD_LIBRARY_PATH", "PYTHON*", VARIABLE),
 )
-# where uv and pip find packages, and how they get there
+# where uv finds packages, and how it gets there
 OF_INSTALLERS = (
-    *("UV_*", "PIP_*", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("UV_*", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *(f"{name}_PROXY" for name in ("HTTP", "HTTPS", "ALL", "NO")),
     *(f"{name}_proxy" for name in ("http", "https", "all", "no")),
     "PYENV_ROOT",
 )
 # but what one user has put there may not be another's
-OF_CACHES = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_CACHE_DIR", "PIP_CACHE_DIR")
+OF_CACHES = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_CACHE_DIR")
 # another Python would find the gateway's packages by them, or not start at all
 OF_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 
