@@ -125,8 +125,11 @@ def test_every_decision_is_in_the_index() -> None:
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=[record.name for record in RECORDS])
-def test_a_decision_has_its_date(record: Path) -> None:
-    assert re.search(r"\n\nDate: \d{4}-\d\d-\d\d\n\n", record.read_text("utf-8"))
+def test_a_decision_has_date_context_choice_and_alternatives(record: Path) -> None:
+    parts = re.split(r"^## (.+)\n", record.read_text("utf-8"), flags=re.MULTILINE)
+    assert re.search(r"\n\nDate: \d{4}-\d\d-\d\d\n\n\Z", parts[0])
+    assert parts[1::2] == ["Context", "Choice", "Alternatives"]
+    assert all(part.strip() for part in parts[2::2])
 
 
 def test_readme_lists_the_commands_that_help_lists() -> None:
