@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from json.encoder import encode_basestring
 
-from gateway.logs import escape_controls, hide_controls, printable
+from gateway.logs import escape_controls, hide_controls, hide_unprintable
 from gateway.outlet import WHOLE_WRITE_BYTES, Outlet
 from gateway.protocol.head import RequestHead
 
@@ -62,7 +62,7 @@ def _tell_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def quote(text: str) -> str:
+def quote_json(text: str) -> str:
     """As JSON has it, with nothing raw that a terminal obeys or that ends a line: escaped, or a
     question mark where that would make a record too long for one write."""
     quoted = encode_basestring(text)
@@ -72,13 +72,13 @@ def quote(text: str) -> str:
 
 
 def _quote_all(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Each as ``quote`` has it, without the quotation marks around it."""
+    """Each as ``quote_json`` has it, without the quotation marks around it."""
     together = "".join(texts)
-    # printable ASCII is written as it is, but for two of its characters
+    # hide_unprintable ASCII is written as it is, but for two of its characters
     is_plain = together.isascii() and together.isprintable()
     if is_plain and '"' not in together and "\\" not in together:
         return texts
-    return tuple([quote(text)[1:-1] for text in texts])
+    return tuple([quote_json(text)[1:-1] for text in texts])
 
 
 def _render_json(records: list[Record], epoch: float) -> str:
@@ -102,7 +102,7 @@ def _render_json(records: list[Record], epoch: float) -> str:
             )
         )
         protocol = "HTTP/1.1" if head.is_http11 else "HTTP/1.0"
-        fault = f',"error":{quote(printable(error[:_MAX_ERROR]))}' if error else ""
+        fault = f',"error":{quote_json(hide_unprintable(error[:_MAX_ERROR]))}' if error else ""
         lines.append(
             f'{{"time":"{clock}","request_id":"{request_id}","mount":"{mount}","method":"{method}",'
             f'"target":"{target}","protocol":"{protocol}","host":"{host}","referer":"{referer}",'
@@ -120,5 +120,5 @@ def _render_text(records: list[Record], epoch: float) -> str:
         duration = f"{(ended - started) * 1000:8.1f} ms"
         asked = f"{head.method[:_MAX_METHOD]} {head.target[:_MAX_TARGET]}  <- {mount or '-'}"
         line = f"{clock} {status} {duration} {sent:>9} B  {asked}  {client}"
-        lines.append(printable(f"{line}  [{error[:_MAX_ERROR]}]" if error else line) + "\n")
+        lines.append(hide_unprintable(f"{line}  [{error[:_MAX_ERROR]}]" if error else line) + "\n")
     return "".join(lines)

@@ -99,9 +99,9 @@ def choose_style(access_log: str) -> str:
 
 
 @contextmanager
-def passing_on(logger: logging.Logger, tell: Callable[[str], object]) -> Iterator[None]:
+def forwarding(logger: logging.Logger, tell: Callable[[str], object]) -> Iterator[None]:
     """Have ``tell`` get what ``logger`` is told meanwhile, too."""
-    handler = _Teller()
+    handler = _Forwarder()
     handler.tell = tell
     logger.addHandler(handler)
     try:
@@ -110,7 +110,7 @@ def passing_on(logger: logging.Logger, tell: Callable[[str], object]) -> Iterato
         logger.removeHandler(handler)
 
 
-class _Teller(logging.Handler):
+class _Forwarder(logging.Handler):
     tell: Callable[[str], object]
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -181,6 +181,6 @@ def hide_controls(text: str) -> str:
     return _CONTROLS.sub("?", text)
 
 
-def printable(text: str) -> str:
+def hide_unprintable(text: str) -> str:
     """``text`` without what a terminal would obey, such as control characters."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -10,7 +10,7 @@ from struct import unpack
 from typing import Any
 
 
-def find_user(connection: Any) -> int:
+def find_peer_user(connection: Any) -> int:
     """The number of the user as whom the peer has connected or, for one that has been connected to,
     has begun to listen."""
     _, user, _ = unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

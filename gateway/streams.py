@@ -48,7 +48,7 @@ class _Raw(io.RawIOBase):
 
 
 class _Buffer(io.BufferedWriter):
-    """Keeps no whole line: who writes here without a ``Stream`` may never flush it."""
+    """Keeps no whole line: who writes here without an ``OutletStream`` may never flush it."""
 
     def write(self, data: Any, /) -> int:
         written = super().write(data)
@@ -57,7 +57,7 @@ class _Buffer(io.BufferedWriter):
         return written
 
     def close(self) -> None:
-        """Stay open, see ``Stream``."""
+        """Stay open, see ``OutletStream``."""
         self.flush()
 
     def detach(self) -> _Raw:
@@ -65,7 +65,7 @@ class _Buffer(io.BufferedWriter):
         return self.raw  # type: ignore[return-value]
 
 
-class Stream(io.TextIOWrapper):
+class OutletStream(io.TextIOWrapper):
     """Text to ``outlet``, a whole line at once; ``number`` is what ``fileno()`` gives.
 
     It cannot be closed; what ``detach`` gives writes there as well.
@@ -92,8 +92,8 @@ class _Standard:
 def set_standard_streams(outlet: Outlet) -> None:
     """Have ``sys.stdout`` and ``sys.stderr`` write to ``outlet``."""
     _Standard.descriptor = outlet.descriptor
-    sys.stdout = sys.__stdout__ = Stream(outlet, 1)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = Stream(outlet, 2)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = OutletStream(outlet, 1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = OutletStream(outlet, 2)  # type: ignore[misc]
 
 
 def find_files() -> list[tuple[int, int] | None]:

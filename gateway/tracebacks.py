@@ -25,10 +25,10 @@ def describe_error(error: BaseException) -> str:
         report = report.__cause__ or (None if report.__suppress_context__ else report.__context__)
     if not whole.stack and not isinstance(error, SyntaxError):
         return ""
-    return shorten("".join(whole.format()).rstrip(), MOST_CHARACTERS)
+    return cut_middle("".join(whole.format()).rstrip(), MOST_CHARACTERS)
 
 
-def shorten(text: str, most: int) -> str:
+def cut_middle(text: str, most: int) -> str:
     """``text`` without its middle where it is longer than ``most``."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
@@ -36,7 +36,7 @@ def shorten(text: str, most: int) -> str:
 def describe_fault(error: BaseException) -> str:
     """The same, and never nothing."""
     told = "".join(format_exception_only(type(error), error)).rstrip()
-    return describe_error(error) or shorten(told, MOST_CHARACTERS)
+    return describe_error(error) or cut_middle(told, MOST_CHARACTERS)
 
 
 def _is_own(file_name: str) -> bool:

@@ -24,7 +24,7 @@ from gateway.logs import faults, lifecycle
 _CARRIERS = frozenset(("asyncio", "concurrent", "gevent", "greenlet", "threading", "socketserver"))
 
 
-def explain(error: BaseException) -> str:
+def summarize(error: BaseException) -> str:
     """One line for a fault; an exception may fail to print itself."""
     line = format_exception_only(type(error), error)[-1].strip()
     return line.removeprefix(f"{type(error).__module__}.")
@@ -33,7 +33,7 @@ def explain(error: BaseException) -> str:
 def report_own(what: str, error: BaseException | None) -> None:
     """A fault of the gateway's own. Never raises: it is called where nothing may go wrong any
     more."""
-    cause = f": {explain(error)}" if error is not None else ""
+    cause = f": {summarize(error)}" if error is not None else ""
     with suppress(Exception):
         faults.error("a fault of the gateway's own: %s%s", what, cause, exc_info=error)
 
@@ -41,7 +41,7 @@ def report_own(what: str, error: BaseException | None) -> None:
 def report_apps(what: str, error: BaseException, **extra: str) -> None:
     """A fault of what an app has left running; ``extra`` is ``mount`` and ``request_id``."""
     with suppress(Exception):
-        faults.error("%s: %s", what, explain(error), exc_info=error, extra=extra)
+        faults.error("%s: %s", what, summarize(error), exc_info=error, extra=extra)
 
 
 def report(what: str, error: BaseException, traceback: TracebackType | None) -> None:

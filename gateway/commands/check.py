@@ -19,7 +19,7 @@ from typing import Any
 from gateway.config.load import read_in_time
 from gateway.config.model import Config, UpstreamTarget, Workers
 from gateway.errors import ConfigError, GatewayError
-from gateway.logs import hide_controls, lifecycle, passing_on
+from gateway.logs import forwarding, hide_controls, lifecycle
 from gateway.supervisor.generations.exits import bury
 from gateway.supervisor.generations.failures import describe_troubles
 from gateway.supervisor.listeners.control import ask
@@ -29,7 +29,7 @@ from gateway.supervisor.pools.pools import Pools
 from gateway.supervisor.processes.launch import check_users
 from gateway.supervisor.tasks import guarded, start
 from gateway.supervisor.warnings import find_unresolved, find_warnings
-from gateway.uncaught import explain
+from gateway.uncaught import summarize
 
 # for a running gateway to answer in; it does at once, unless it is stopped
 STATUS_SECONDS = 5.0
@@ -45,18 +45,18 @@ def check(config: Config, *, loads: bool, starts: bool = False) -> int:
     warnings += find_unresolved(config) if loads else []
     for warning in warnings:
         print(hide_controls(warning), file=sys.stderr)
-    if loads and (ended_by := load(config, starts=starts)):
+    if loads and (ended_by := load_pools(config, starts=starts)):
         print(f"gateway: ended by {signal.Signals(ended_by).name}", file=sys.stderr)
         return 128 + ended_by
     number = f", warnings: {len(warnings)}" if warnings else ""
     print(f"{config.source}: {len(config.mounts)} mounts, no problems{number}")
     if loads:
-        tell_untried(config, starts=starts)
-        tell_unwell(config)
+        print_untried(config, starts=starts)
+        print_unhealthy(config)
     return 0
 
 
-def load(config: Config, *, starts: bool) -> int:
+def load_pools(config: Config, *, starts: bool) -> int:
     """Have one worker of each pool load its apps and ask their probes. Raises AppLoadError.
     The number of the signal that ended it before, else 0."""
     raise_descriptor_limit()
@@ -67,7 +67,7 @@ def load(config: Config, *, starts: bool) -> int:
         folder.chmod(0o711)  # a command of another user makes its socket below
         with (
             open_pool_listener(folder / "main.sock", -1) as listener,
-            passing_on(lifecycle, lambda line: print(hide_controls(line), file=sys.stderr)),
+            forwarding(lifecycle, lambda line: print(hide_controls(line), file=sys.stderr)),
         ):
             try:
                 return asyncio.run(Check(folder, listener).run(select(config, starts=starts)))
@@ -75,7 +75,7 @@ def load(config: Config, *, starts: bool) -> int:
                 raise
             except Exception as error:
                 # whoever checks a table is not to read where in the gateway it went wrong
-                fault = f"a fault of the gateway's own: {explain(error)}"
+                fault = f"a fault of the gateway's own: {summarize(error)}"
                 raise GatewayError(fault) from error
 
 
@@ -112,7 +112,7 @@ class Check:
         task.add_done_callback(self._tasks.discard)
 
     async def run(self, config: Config) -> int:
-        """See ``load``."""
+        """See ``load_pools``."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[int] = loop.create_future()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
@@ -153,7 +153,7 @@ class Check:
                     self._start_task(bury(generation, child, is_stopping=True))
 
 
-def tell_untried(config: Config, *, starts: bool) -> None:
+def print_untried(config: Config, *, starts: bool) -> None:
     """What a gateway tries that starts or reloads, and this does not."""
     targets = [(m.name, m.target) for m in config.mounts if isinstance(m.target, UpstreamTarget)]
     untried = {
@@ -173,7 +173,7 @@ def tell_untried(config: Config, *, starts: bool) -> None:
         print("a gateway that this user starts would refuse:", *error.problems, sep="\n")
 
 
-def tell_unwell(config: Config) -> None:
+def print_unhealthy(config: Config) -> None:
     """The mounts that the running gateway of this table serves badly, if there is one."""
     try:
         control = find_control(config.server.control, Path(config.source))

@@ -18,7 +18,7 @@ DRAIN_SECONDS = 1.0
 FLASK_DEBUG = "FLASK_DEBUG"
 
 
-def prepare() -> None:
+def prepare_dev_mode() -> None:
     """Before all else. Raises GatewayError where the package that dev mode needs is not installed.
 
     Flask answers an app's exceptions with a page of its own unless it is in debug mode, which lets

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from urllib.parse import quote, urlsplit
 
 from gateway import __version__
-from gateway.commands.development import for_development, prepare
+from gateway.commands.development import for_development, prepare_dev_mode
 from gateway.commands.remote import add_commands
 from gateway.config.kinds import KINDS
 from gateway.config.load import read_config, read_in_time, read_table
@@ -36,7 +36,7 @@ from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.logs import choose_style, configure_logs, hide_controls, report_dropped
 from gateway.outlet import Outlet, finish
-from gateway.streams import Stream, find_closed
+from gateway.streams import OutletStream, find_closed
 from gateway.uncaught import report_uncaught
 
 DEFAULT_TABLE = Path("apps/mounts.yaml")
@@ -182,7 +182,7 @@ def run_serve(options: argparse.Namespace) -> int:
     from gateway.supervisor.supervise import Supervisor
 
     if options.dev:
-        prepare()
+        prepare_dev_mode()
     elif options.live:
         raise ConfigError(["--live: only --dev reloads code on a save: add it"])
     changes: dict[str, Any] = {}
@@ -205,7 +205,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
     config = read_in_time(lambda: read(options.config))
     errors = Outlet(2)
-    sys.stderr = Stream(errors, 2)
+    sys.stderr = OutletStream(errors, 2)
     configure_logs(choose_style(config.server.access_log), stream=sys.stderr)
     report_uncaught()
     report_dropped(errors)
@@ -294,7 +294,7 @@ def run_match(options: argparse.Namespace) -> int:
         **describe_mount(mount),
         "SCRIPT_NAME": mounted.script_name,
         "PATH_INFO": path_info,
-        "because": explain(mount, host),
+        "because": explain_match(mount, host),
     }
     if options.json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
@@ -323,7 +323,7 @@ def split_url(url: str) -> tuple[str, str]:
     return host, quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
 
 
-def explain(mount: Mount, host: str) -> str:
+def explain_match(mount: Mount, host: str) -> str:
     """Why this mount answers."""
     where = f"of the mounts of {mount.host}" if mount.host else "of the mounts of any host"
     if host and not mount.host:

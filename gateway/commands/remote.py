@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from gateway.aside import touching
 from gateway.config.compare.plan import build_plan
 from gateway.config.load import read_in_time, read_table
 from gateway.config.values.units import format_size
 from gateway.errors import ConfigError, GatewayError
+from gateway.file_tasks import touching
 from gateway.logs import escape_controls, hide_controls
 from gateway.supervisor.generations.failures import describe_troubles
 from gateway.supervisor.listeners.control import Answer, ask
@@ -140,15 +140,15 @@ def run_plan(options: argparse.Namespace) -> int:
 def run_reload(options: argparse.Namespace) -> int:
     """``gateway reload``: waits for the outcome."""
     more = {"names": list(options.names)} if options.names else {}
-    return tell_outcome(ask_gateway(options.config, "reload", **more), str(options.config))
+    return print_outcome(ask_gateway(options.config, "reload", **more), str(options.config))
 
 
 def run_rollback(options: argparse.Namespace) -> int:
     """``gateway rollback``"""
-    return tell_outcome(ask_gateway(options.config, "rollback"), "the table before")
+    return print_outcome(ask_gateway(options.config, "rollback"), "the table before")
 
 
-def tell_outcome(outcome: Answer, what: str) -> int:
+def print_outcome(outcome: Answer, what: str) -> int:
     """Print it; the exit code."""
     if not outcome:
         raise GatewayError("the gateway ended before the reload did")
@@ -186,11 +186,11 @@ def run_status(options: argparse.Namespace) -> int:
         for line in describe_troubles(report["mounts"]):
             show(line.strip())
     else:
-        show("\n".join(describe_status(report)))
+        show("\n".join(format_status(report)))
     return 0
 
 
-def describe_status(report: Answer) -> list[str]:
+def format_status(report: Answer) -> list[str]:
     """The lines that a person reads."""
     failed = [mount for mount in report["mounts"] if mount["state"] == "failed"]
     lines = [

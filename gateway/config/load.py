@@ -9,26 +9,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.aside import Aside, UnreachableError, touching
 from gateway.config.model import Config
 from gateway.config.parse import parse_config
 from gateway.config.text.problems import refuse_whole
 from gateway.errors import ConfigError
+from gateway.file_tasks import FileTask, UnreachableError, touching
 
 T = TypeVar("T")
 
 MOST_BYTES = 16 * 1024 * 1024  # 10,000 full mounts are 1 MiB
 MOST_READS = 16  # at a time: each that waits in vain keeps a thread and what it has read
 
-_reads: list[Aside[Any]] = []
+_reads: list[FileTask[Any]] = []
 
 
 def read_in_time(read: Callable[[], T], most_seconds: float | None = None) -> T:
     """What ``read`` makes of a table, in a thread of its own. Raises ConfigError, too, where a file
     that it looks at does not answer within ``most_seconds``, None for as long as for any."""
-    aside = _begin(read)
+    task = _begin(read)
     try:
-        return aside.wait(most_seconds)
+        return task.wait(most_seconds)
     except UnreachableError as error:
         raise ConfigError([str(error)]) from error
 
@@ -40,22 +40,22 @@ def read_table(path: Path, most_seconds: float | None = None) -> Config:
 
 async def read_aside(read: Callable[[], T]) -> T:
     """``read_in_time``, for event loops."""
-    aside = _begin(read)
+    task = _begin(read)
     try:
-        return await aside.finish()
+        return await task.finish()
     except UnreachableError as error:
         raise ConfigError([str(error)]) from error
 
 
-def _begin(read: Callable[[], T]) -> Aside[T]:
+def _begin(read: Callable[[], T]) -> FileTask[T]:
     _reads[:] = [each for each in _reads if not each.is_done]
     if len(_reads) >= MOST_READS:
         raise ConfigError(
             [f"{len(_reads)} readings of the table still wait for files that do not answer"]
         )
-    aside = Aside(read)
-    _reads.append(aside)
-    return aside
+    task = FileTask(read)
+    _reads.append(task)
+    return task
 
 
 def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:

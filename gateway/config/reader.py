@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gateway.aside import touching
 from gateway.config.kinds import ENVIRONMENT_NAME_PATTERN, Kind
 from gateway.config.settings import Setting, Settings, places_of
 from gateway.config.text import nodes
@@ -24,6 +23,7 @@ from gateway.config.text.problems import (
     quote,
     shorten,
 )
+from gateway.file_tasks import touching
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def main() -> None:
         if order["collects"]:
             say(removed=cache.collect())
         else:
-            find_or_build(cache, order)
+            provide(cache, order)
     except BuildError as error:
         say(error=str(error))
     except OSError as error:
@@ -50,7 +50,7 @@ def wait_for_turn() -> None:
     os.nice(NICENESS)
 
 
-def find_or_build(cache: Cache, order: dict[str, Any]) -> None:
+def provide(cache: Cache, order: dict[str, Any]) -> None:
     """Report the environment that is asked for, and hand it over. Raises BuildError."""
     found = cache.find_or_build(
         order["python"],

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import gateway
-from gateway.aside import Aside, naming
 from gateway.environments.cache import OURS, Environment
 from gateway.environments.homes import find_homes, open_home
 from gateway.environments.interpreter import RUNTIME
 from gateway.errors import BuildError
+from gateway.file_tasks import FileTask, naming
 
 Turn = Callable[[int], AbstractAsyncContextManager[object]]
 
@@ -78,7 +78,7 @@ async def find_or_build(
     is to tell. Raises BuildError, and UnreachableError where ``root`` does not answer.
     """
     who = surroundings.get("user", -1), surroundings.get("group", -1)
-    home = await Aside(naming(str(root), partial(open_home, root, *who))).finish()
+    home = await FileTask(naming(str(root), partial(open_home, root, *who))).finish()
     order = {
         "root": str(home),
         "python": python,
@@ -126,7 +126,7 @@ async def collect(root: Path, surroundings: Mapping[str, Any]) -> list[str]:
     """Remove the environments that nobody holds, those of other users as these; which. Raises
     UnreachableError."""
     removed = []
-    homes = await Aside(naming(str(root), partial(find_homes, root))).finish()
+    homes = await FileTask(naming(str(root), partial(find_homes, root))).finish()
     for home, user, group in homes:
         who = {"user": user, "group": group, "extra_groups": []} if user >= 0 else {}
         order = {"root": str(home), "collects": True}

@@ -22,7 +22,7 @@ _FOREIGN = {
 }
 
 
-class Form(Enum):
+class RequirementsFormat(Enum):
     """What a requirements file is written in."""
 
     REQUIREMENTS = "requirements"
@@ -31,7 +31,7 @@ class Form(Enum):
     WHOLE = "whole"
 
 
-def tell_form(path: Path) -> Form:
+def detect_format(path: Path) -> RequirementsFormat:
     """By its name, as installers do. Raises BuildError."""
     if path.name in _FOREIGN:
         raise BuildError(
@@ -39,9 +39,9 @@ def tell_form(path: Path) -> Form:
             f"`{_FOREIGN[path.name]}`"
         )
     if path.name == "uv.lock":
-        return Form.UV_LOCK
+        return RequirementsFormat.UV_LOCK
     is_whole = path.name == "pyproject.toml" or _PYLOCK.fullmatch(path.name)
-    return Form.WHOLE if is_whole else Form.REQUIREMENTS
+    return RequirementsFormat.WHOLE if is_whole else RequirementsFormat.REQUIREMENTS
 
 
 def digest(path: Path) -> str:
@@ -57,10 +57,10 @@ def digest(path: Path) -> str:
 
 def list_files(path: Path) -> list[Path]:
     """``path`` and what it includes, each once. Raises BuildError."""
-    form = tell_form(path)
-    if form is Form.UV_LOCK:
+    form = detect_format(path)
+    if form is RequirementsFormat.UV_LOCK:
         return [path, path.parent / "pyproject.toml"]
-    if form is Form.WHOLE:
+    if form is RequirementsFormat.WHOLE:
         return [path]
     files = [path]
     for file in files:  # which grows meanwhile

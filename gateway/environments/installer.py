@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gateway.environments.content import Form, tell_form
+from gateway.environments.content import RequirementsFormat, detect_format
 from gateway.environments.interpreter import Interpreter, inspect
 from gateway.errors import BuildError
 
@@ -63,7 +63,7 @@ class Installer:
         """A new environment with all that a requirements file asks for. Raises BuildError."""
         venv = ("venv", "--quiet", "--no-project", "--python", python.base, str(environment))
         self._run(environment.parent, *venv)
-        if tell_form(requirements) is Form.UV_LOCK:
+        if detect_format(requirements) is RequirementsFormat.UV_LOCK:
             fill = ["sync", "--frozen", "--no-dev", "--no-install-project"]
             where = ["--project", str(requirements.parent)]
         else:

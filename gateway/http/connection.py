@@ -30,7 +30,7 @@ from gateway.logs import faults
 from gateway.protocol.error_page import build_error_page
 from gateway.protocol.framing import CHUNKED
 from gateway.protocol.head import RequestHead
-from gateway.uncaught import explain, report_own
+from gateway.uncaught import report_own, summarize
 from gateway.wsgi import RAW_PATH_INFO, Environ
 
 # the status of a record where none was sent; nginx's own number
@@ -85,7 +85,7 @@ class Connection(Deadlines):
 
     def _answer_fault(self, response: Exchange, error: BaseException) -> str:
         """Answer for a walk that has ended by ``error``. Returns the record's fault."""
-        fault = explain(error)
+        fault = summarize(error)
         try:
             if isinstance(error, RequestError):
                 self._refusal = error
@@ -116,7 +116,7 @@ class Connection(Deadlines):
             response.persistent = response.persistent and content.drain()
         except BaseException as late:  # noqa: BLE001  see _break_off
             self._break_off(response, late)
-            return str(late) if isinstance(late, RequestEnded) else explain(late)
+            return str(late) if isinstance(late, RequestEnded) else summarize(late)
         return fault
 
     def _break_off(self, response: Exchange, error: BaseException) -> None:
@@ -137,7 +137,7 @@ class Connection(Deadlines):
             report_own("a request was given up", error)
             if exchange is not None:
                 exchange.persistent = False
-                self._end(self._service, self._head, exchange, explain(error))
+                self._end(self._service, self._head, exchange, summarize(error))
         except BaseException as again:  # noqa: BLE001  others wait for who has called this
             report_own("a request that was given up has no record", again)
         finally:
@@ -248,7 +248,7 @@ class Connection(Deadlines):
         # an error log that cannot be written costs nobody an answer
         with suppress(Exception):
             faults.error(
-                *("%s: %s%s (request %s)", mount, explain(error), how, request_id),
+                *("%s: %s%s (request %s)", mount, summarize(error), how, request_id),
                 exc_info=error,
                 extra={"mount": mount, "request_id": request_id},
             )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from gateway.errors import MalformedRequest
-from gateway.inflight import name_place
+from gateway.inflight import encode_mount
 from gateway.limits import MountLimits
 from gateway.wsgi import WSGIApp
 
@@ -62,7 +62,7 @@ class LoadedMount:
         takes_in_all: bool = False,
     ) -> None:
         self.name = name
-        self.place = name_place(name)
+        self.place = encode_mount(name)
         self.host = host
         self.prefix = prefix
         self.script_name = prefix.encode().decode("latin-1")

@@ -17,7 +17,7 @@ from gateway.errors import (
 from gateway.http.handover import Known
 from gateway.http.service import Service
 from gateway.http.wire.stream import IDLE, RUNNING, State, Stream
-from gateway.logs import printable
+from gateway.logs import hide_unprintable
 from gateway.protocol.head import RequestHead
 
 # of one read between requests: most heads, with content that is short; what is longer is read in
@@ -188,7 +188,7 @@ def _build_unreadable_head(data: bytes) -> RequestHead:
     head = RequestHead()
     words = data.partition(b"\r\n")[0].decode("latin-1").split(" ")
     is_told = len(words) == 3 and words[2].startswith("HTTP/")
-    head.method, head.target = map(printable, words[:2]) if is_told else ("", "")
+    head.method, head.target = map(hide_unprintable, words[:2]) if is_told else ("", "")
     head.path = head.query = ""
     head.fields = {}
     head.is_http11 = True

@@ -8,7 +8,7 @@ import re
 
 from gateway.errors import AppError
 from gateway.http.advice import describe_headers, describe_name, describe_status, describe_value
-from gateway.protocol.fields import NO_VALUE, TOKEN
+from gateway.protocol.fields import INVALID_IN_VALUE, TOKEN
 from gateway.protocol.framing import DIGITS, HOP_BY_HOP
 from gateway.protocol.names import CACHE_ENTRIES
 from gateway.wsgi import Fields
@@ -80,7 +80,7 @@ def check_field(name: str, value: str) -> str:
     lower = name.lower()
     if lower in HOP_BY_HOP:  # which PEP 3333 forbids to an app
         raise AppError(f"{name} is the server's to send, not an app's (PEP 3333): leave it out")
-    if not isinstance(value, str) or NO_VALUE.search(value):
+    if not isinstance(value, str) or INVALID_IN_VALUE.search(value):
         raise AppError(describe_value(name, value))
     line = f"{name}: {value}\r\n"
     if len(line) <= _LONGEST_KNOWN_LINE and lower not in _NEVER_KNOWN:

@@ -22,7 +22,7 @@ from gateway.http.service import Service
 from gateway.http.wire.push import Pusher
 from gateway.http.wire.stream import READ, State
 from gateway.limits import Limits
-from gateway.peers import find_user
+from gateway.peers import find_peer_user
 from gateway.protocol.names import UNIX_PEER
 from gateway.streams import find_closed, reopen
 
@@ -159,7 +159,7 @@ class Server:
             client = _socket.socket(family, kind, protocol, descriptor)
             client.setblocking(False)
             if self._is_unix:
-                peer = f"{UNIX_PEER}{find_user(client)}"
+                peer = f"{UNIX_PEER}{find_peer_user(client)}"
                 connection = self._connection(service, client, peer, "")
             else:
                 connection = self._connection(service, client, address[0], str(address[1]))

@@ -35,7 +35,7 @@ from gateway.mounts.projects import VARIABLE, DjangoProject
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
 from gateway.protocol.error_page import build_error_page
-from gateway.tracebacks import describe_error, shorten
+from gateway.tracebacks import cut_middle, describe_error
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 # of what an exception says; its traceback follows
@@ -227,7 +227,7 @@ def _explain(import_string: str, module_name: str, error: BaseException, pool: P
     if isinstance(error, SystemExit):
         return f"{import_string}: the app called sys.exit({error.code!r}) while it was loaded"
     try:
-        told = shorten(str(error).strip().partition("\n")[0], MOST_CHARACTERS)
+        told = cut_middle(str(error).strip().partition("\n")[0], MOST_CHARACTERS)
     except Exception:  # noqa: BLE001  what an exception tells of itself is the app's own code
         told = "it does not tell why"
     name = type(error).__name__

@@ -10,7 +10,7 @@ import re
 
 from gateway.errors import MalformedMessage
 from gateway.protocol.fields import LONGEST_LINE, MAX_LINES, Field, check_name, check_value
-from gateway.protocol.framing import HOP_BY_HOP, UNTIL_CLOSE, is_kept, read_length, split_list
+from gateway.protocol.framing import HOP_BY_HOP, UNTIL_CLOSE, is_persistent, read_length, split_list
 from gateway.protocol.memory import Memory
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?)", re.ASCII)
@@ -114,7 +114,7 @@ def _decide(answer: Answer, special: dict[str, str], method: str, is_http11: boo
     connection = special.get("connection")
     if connection is not None:
         options = split_list(connection)
-        answer.persistent = is_kept(options, is_http11=is_http11)
+        answer.persistent = is_persistent(options, is_http11=is_http11)
         if not options <= _NOT_PASSED_ON:
             answer.fields = [field for field in answer.fields if field[0].lower() not in options]
     if answer.code < 200:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from gateway.errors import MalformedMessage
-from gateway.protocol.fields import check_field
+from gateway.protocol.fields import check_field_line
 
 MAX_CHUNK_LINE = 256  # size and extensions, in bytes; §7.1.1 asks for a limit of our own
 MAX_TRAILER_BYTES = 8 * 1024
@@ -71,7 +71,7 @@ class ChunkDecoder:
     def _read_trailers(self) -> bytes | None:
         too_long = LargeTrailersError(f"trailers of more than {MAX_TRAILER_BYTES} bytes")
         while line := self._find_line(self._position, self._left_trailer_bytes, too_long):
-            check_field(line.decode("latin-1"))
+            check_field_line(line.decode("latin-1"))
             self._position += len(line) + 2
             self._left_trailer_bytes -= len(line)
         return line

@@ -23,7 +23,7 @@ LONGEST_LINE = 256
 _FORWARDED_NAME = re.compile(r"forwarded|x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 # RFC 9110 §5.5: a value has visible characters, obs-text, and blanks between them
-NO_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+INVALID_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 # one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 # proofs of who someone is, and what differs in each request
@@ -120,7 +120,7 @@ def cgi_name(raw_name: str) -> str:
     return DROPPED if name == "PROXY" else f"HTTP_{name}"
 
 
-def check_field(line: str) -> None:
+def check_field_line(line: str) -> None:
     """Raises MalformedMessage for what is no field line, without its end."""
     raw_name, colon, value = line.partition(":")
     check_name(raw_name)
@@ -145,5 +145,5 @@ def check_value(line: str, colon: str, value: str) -> None:
         raise MalformedMessage("invalid field line: a bare CR or LF", line[:60])
     if not colon:
         raise MalformedMessage("invalid field line: no colon", line[:60])
-    if NO_VALUE.search(value):
+    if INVALID_IN_VALUE.search(value):
         raise MalformedMessage("invalid field line: control characters in the value", line[:60])

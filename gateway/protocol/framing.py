@@ -44,6 +44,6 @@ def split_list(value: str) -> set[str]:
     return {member.strip(" \t") for member in value.lower().split(",")}
 
 
-def is_kept(options: set[str], *, is_http11: bool) -> bool:
+def is_persistent(options: set[str], *, is_http11: bool) -> bool:
     """Whether a connection with these options is (RFC 9112 §9.3)."""
     return "close" not in options and (is_http11 or "keep-alive" in options)

@@ -21,7 +21,7 @@ from gateway.errors import (
 )
 from gateway.limits import Limits
 from gateway.protocol.fields import TOKEN, FieldLines
-from gateway.protocol.framing import is_kept, read_length, split_list
+from gateway.protocol.framing import is_persistent, read_length, split_list
 from gateway.protocol.head import RequestHead
 from gateway.protocol.names import METHODS, parse_host
 
@@ -75,7 +75,7 @@ class HeadParser:
             _decide_target(head)
         connection = fields.get("HTTP_CONNECTION")
         if connection is not None and connection != "keep-alive":
-            head.persistent = is_kept(split_list(connection), is_http11=head.is_http11)
+            head.persistent = is_persistent(split_list(connection), is_http11=head.is_http11)
         elif connection is not None:
             head.persistent = True
         if "HTTP_EXPECT" in fields:

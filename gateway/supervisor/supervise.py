@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway.aside import naming
 from gateway.config.compare.plan import build_plan
 from gateway.config.load import read_aside
 from gateway.config.model import Config
 from gateway.debugger import Terminal
 from gateway.errors import ConfigError
-from gateway.logs import builds, lifecycle, passing_on
+from gateway.file_tasks import naming
+from gateway.logs import builds, forwarding, lifecycle
 from gateway.supervisor.container import RESTARTED, leads_container
 from gateway.supervisor.generations.exits import bury
 from gateway.supervisor.generations.failures import describe_mounts
@@ -212,7 +212,7 @@ class Supervisor:
     def _note_end(self, generation: Generation, child: Process, wait_status: int) -> None:
         with guarded(f"the end of worker {child.pid}"):
             self._pools.note_end(generation, child, wait_status)
-            self._dropped += child.in_flight.pulse().dropped
+            self._dropped += child.in_flight.counts().dropped
             if self._terminal is not None and os.WIFSIGNALED(wait_status):
                 self._terminal.restore()
         self._start_task(bury(generation, child, is_stopping=self._is_stopping))
@@ -286,7 +286,7 @@ class Supervisor:
         before = {generation.id for generation in self._pools.generations}
         showing = start(show_loading(self._pools, tell))
         try:
-            with passing_on(builds, tell):
+            with forwarding(builds, tell):
                 outcome = await work
         finally:
             showing.cancel()

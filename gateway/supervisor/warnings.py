@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from gateway.aside import touching
 from gateway.config.model import Config, Pool, UpstreamTarget
 from gateway.config.text.problems import quote
 from gateway.config.values.addresses import is_address
+from gateway.file_tasks import touching
 from gateway.supervisor.listeners.sockets import split_address
 
 # for all names together: a name server that is away must not hold up a check

@@ -29,7 +29,7 @@ class UnfitLoopError(RuntimeError):
         super().__init__(f"{name} cannot share a thread with other requests: {ADVICE}")
 
 
-def keep_apart() -> None:
+def isolate_event_loops() -> None:
     """Have the greenlets of this thread not see each other's loops. For a patched process; costs
     nothing until something imports asyncio."""
     acts: dict[str, Callable[[Any], None]] = {

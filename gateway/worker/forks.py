@@ -26,7 +26,7 @@ from gateway.mounts.threads import end_in_child
 _close = monkey.get_original("os", "close")
 
 
-def part_at_fork(service: Service, *, is_patched: bool) -> None:
+def detach_at_fork(service: Service, *, is_patched: bool) -> None:
     """From now on children that apps fork are apart from this worker. ``is_patched`` is whether
     apps run in this thread, as greenlets."""
 
@@ -42,7 +42,7 @@ def part_at_fork(service: Service, *, is_patched: bool) -> None:
     os.register_at_fork(after_in_child=part)
 
 
-def keep_from_children(descriptors: Iterable[int]) -> None:
+def close_in_children(descriptors: Iterable[int]) -> None:
     """Have no process that apps start hold these: neither a program, nor a child that goes on as it
     is. A port stayed taken for as long as the last of them lives."""
     kept = tuple(descriptors)

@@ -20,9 +20,9 @@ if not THREADS:
     # gevent does so behind the first fork alone, and a child that has ended by then is never seen
     get_hub().loop.install_sigchld()
     # before any app is imported, too
-    from gateway.worker.coroutines import keep_apart
+    from gateway.worker.coroutines import isolate_event_loops
 
-    keep_apart()
+    isolate_event_loops()
 
 # ruff: noqa: E402
 import contextlib
@@ -68,11 +68,11 @@ from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
 from gateway.outlet import Outlet, finish
-from gateway.streams import Stream, duplicate, find_closed, reopen, set_standard_streams
+from gateway.streams import OutletStream, duplicate, find_closed, reopen, set_standard_streams
 from gateway.tracebacks import describe_fault
 from gateway.uncaught import report_apps, report_hub, report_own, report_uncaught
 from gateway.worker.ending import end_apps
-from gateway.worker.forks import keep_from_children, part_at_fork
+from gateway.worker.forks import close_in_children, detach_at_fork
 from gateway.worker.watchdog import Watchdog
 from gateway.wsgi import WSGIApp
 
@@ -124,7 +124,7 @@ def work(
 ) -> int:
     """Load all but what is ``left_out``, and serve when told to; the exit code. Access records go
     to ``output``, all else that is written to ``errors``. ``descriptors`` are as in ``main``."""
-    configure_logs(style, generation, Stream(errors, errors.descriptor))
+    configure_logs(style, generation, OutletStream(errors, errors.descriptor))
     report_uncaught()
     control, listener, in_flight, handover = open_shared(*map(int, descriptors))
 
@@ -132,13 +132,13 @@ def work(
         send(control, {"event": "noted", "mount": name, "text": text})
 
     lifecycle.own.move(lifecycle.LOADING)
-    table, mounts, report = load(
+    table, mounts, report = load_apps(
         config, lambda name: send(control, {"event": "loading", "mount": name}), note, left_out
     )
     send(control, {"event": "loading", "mount": ""})
     faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
     # gevent closes what an app has closed at the loop's next turn, at times
-    outlast(gevent.spawn(gevent.sleep, 0))
+    wait_for(gevent.spawn(gevent.sleep, 0))
     reopen(find_closed())
     orders: SimpleQueue[str] = SimpleQueue()
     stopping = gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
@@ -146,20 +146,20 @@ def work(
     service = build_service(config, generation, access_log, listener, table, mounts, in_flight)
     report_dropped(errors, access_log.outlet)
     in_flight.count_dropped = lambda: access_log.outlet.dropped + errors.dropped
-    service.base_environ["wsgi.errors"] = Stream(errors, 2)
+    service.base_environ["wsgi.errors"] = OutletStream(errors, 2)
     report_hub(gevent.get_hub(), partial(find_request, service.connections))
     gevent.spawn(keep_watch, build_guard(config, service, stopping.watcher, note))
-    report += outlast(gevent.spawn(ask_probes, config.mounts, service))
+    report += wait_for(gevent.spawn(ask_probes, config.mounts, service))
     access_log.flush()  # the server, which does, may never start: for what a probe says
     Watchdog(service, errors).start()
-    part_at_fork(service, is_patched=not THREADS)
+    detach_at_fork(service, is_patched=not THREADS)
     gevent.spawn(take_orders, control, orders)
     lifecycle.own.move(lifecycle.STANDBY)
     send(control, {"event": "loaded", "mounts": report})
-    code: int = outlast(
+    code: int = wait_for(
         gevent.spawn(Worker(config, service, listener, control, handover).run, orders)
     )
-    outlast(gevent.spawn(end_apps, errors.crash_descriptor))
+    wait_for(gevent.spawn(end_apps, errors.crash_descriptor))
     finish(access_log.outlet, errors)
     in_flight.beat(in_flight.heartbeat)  # what was dropped then counts, too
     return code
@@ -173,7 +173,7 @@ def open_shared(
     os.set_inheritable(in_flight, False)
     memory = InFlight(in_flight)
     os.close(in_flight)
-    keep_from_children((control, listener, giving, taking))
+    close_in_children((control, listener, giving, taking))
     return (
         socket.socket(fileno=control),
         socket.socket(fileno=listener),
@@ -215,7 +215,7 @@ def keep_watch(guard: Guard) -> None:
         gevent.sleep(seconds)
 
 
-def outlast(running: Any) -> Any:
+def wait_for(running: Any) -> Any:
     """Wait for its result, whatever apps have left running as they were imported, in this very
     greenlet: a ``gevent.Timeout`` that goes off here ends no worker."""
     while not running.ready():
@@ -387,7 +387,7 @@ class Worker:
         send(self._control, {"event": "found", "paths": found})
 
 
-def load(
+def load_apps(
     config: Config,
     announce: Callable[[str], None],
     note: Callable[[str, str], None],
@@ -419,7 +419,7 @@ def build_table(
     note: Callable[[str, str], None] = lambda mount, text: None,
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
-    """See ``load``; the mounts named in ``apps`` are loaded already."""
+    """See ``load_apps``; the mounts named in ``apps`` are loaded already."""
     loaded, errors = load_mounts(
         config.mounts, announce, apps, config.is_dev, config.pool, note, left_out
     )

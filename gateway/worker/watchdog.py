@@ -51,7 +51,7 @@ class Watchdog:
             silent += self._pause(limit)
             if in_flight.heartbeat != heartbeat:
                 if is_told:
-                    in_flight.note_holder("")
+                    in_flight.note_blocking_request("")
                     self._write(f"the event loop turns again, after {silent:.1f} s")
                 heartbeat, silent, is_told = in_flight.heartbeat, 0.0, False
             elif heartbeat and 0 < limit <= silent and not is_told:
@@ -68,12 +68,12 @@ class Watchdog:
 
     def _tell(self, silent: float) -> None:
         frame = sys._current_frames().get(self._watched)
-        stack, exchange, line = find_request(frame)
+        stack, exchange, line = find_blocking_request(frame)
         place = find_breakpoint(frame)
         extra, what = {}, "what keeps it is no request"
         if exchange is not None and exchange.mount is not None:
             extra = {"mount": exchange.mount.name, "request_id": exchange.request_id}
-            self._service.in_flight.note_holder(exchange.request_id)
+            self._service.in_flight.note_blocking_request(exchange.request_id)
             what = f"mount {exchange.mount.name} keeps it with {line}"
             what += f" (request {exchange.request_id})"
         text = f"the event loop has been silent for {silent:.1f} s: {what}, in\n{stack}"
@@ -89,7 +89,7 @@ class Watchdog:
         self._outlet.put(self._make_entry(message, **extra))
 
 
-def find_request(frame: FrameType | None) -> tuple[str, Exchange | None, str]:
+def find_blocking_request(frame: FrameType | None) -> tuple[str, Exchange | None, str]:
     """The stack that ``frame`` ends, as text, down to the request that it runs; that request, and
     its method and target. All of the stack and no request where it runs none."""
     frames = []

@@ -13,7 +13,7 @@ from bad_edits import BAD_EDITS, BadEdit
 from clients import Load
 from running import Running, wait_until
 
-from gateway.commands.remote import describe_status
+from gateway.commands.remote import format_status
 
 MIRROR = Path(__file__).parents[1] / "stack" / "apps" / "mirror.py"
 MOUNTS = "  /: good:app\n  /mirror: mirror:app\n"
@@ -63,7 +63,7 @@ def test_a_bad_edit_changes_nothing_and_tells_its_cause(
         wait_until(lambda: load.total > answered + 100, "the load goes on")
     finally:
         edit.undo(table, text)
-    status = "\n".join(describe_status(gateway.control("status")))
+    status = "\n".join(format_status(gateway.control("status")))
     for told in ("\n".join(outcome["messages"]), status):
         assert edit.told in told
         assert place in told

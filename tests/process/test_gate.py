@@ -14,7 +14,7 @@ import pytest
 from one_mount import CONFIG
 from running import Running, wait_until
 
-from gateway.commands.remote import describe_status
+from gateway.commands.remote import format_status
 from gateway.config.values.workers import usable_cores
 from gateway.supervisor.generations.generation import Generation, State
 from gateway.supervisor.processes.start_gate import (
@@ -317,7 +317,7 @@ def test_a_pool_that_waits_for_its_turn_is_shown(start: Start) -> None:
             wait_until(lambda: len(find_loads(gateway)) == LIMIT, "as many load as may", 90)
             status = gateway.control("status")
             assert sum(generation["queued"] for generation in status["generations"]) >= 1
-            lines = describe_status(status)
+            lines = format_status(status)
             assert any("workers that wait for their turn to load: 1" in line for line in lines)
         finally:
             (gateway.folder / "hold").unlink()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from running import Running, wait_until
 
-from gateway.inflight import MOST_COUNTED, SLOT_BYTES, Board, InFlight, name_place
+from gateway.inflight import MOST_COUNTED, SLOT_BYTES, InFlight, InFlightReader, encode_mount
 
 Start = Callable[..., Running]
 
@@ -20,16 +20,18 @@ USED = 32  # where the count of slots is: behind four numbers of eight bytes
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> InFlightReader:
     """With one request in flight."""
-    board = Board(SLOTS)
+    board = InFlightReader(SLOTS)
     worker = InFlight(board.descriptor)
-    worker.write(worker.memory, worker.take(), 1.0, b"id", b"client", name_place("/") + b"GET / x")
+    worker.write(
+        worker.memory, worker.take(), 1.0, b"id", b"client", encode_mount("/") + b"GET / x"
+    )
     return board
 
 
 @pytest.mark.parametrize("size", [0, 1, SLOT_BYTES, (SLOTS + 3) * SLOT_BYTES, 2**40])
-def test_its_size_cannot_be_changed(board: Board, size: int) -> None:
+def test_its_size_cannot_be_changed(board: InFlightReader, size: int) -> None:
     before = os.fstat(board.descriptor).st_size
     with pytest.raises(PermissionError):
         os.ftruncate(board.descriptor, size)
@@ -38,7 +40,9 @@ def test_its_size_cannot_be_changed(board: Board, size: int) -> None:
 
 
 @pytest.mark.parametrize("count", [SLOTS, SLOTS + 1, 2**32, 2**40, 2**63 - 1, 2**64 - 1])
-def test_a_count_of_slots_beyond_its_size_is_not_believed(board: Board, count: int) -> None:
+def test_a_count_of_slots_beyond_its_size_is_not_believed(
+    board: InFlightReader, count: int
+) -> None:
     os.pwrite(board.descriptor, count.to_bytes(8, "big"), USED)
     assert board.count() == 1
     assert [request.request_id for request in board.requests()] == ["id"]
@@ -51,23 +55,25 @@ def test_a_count_of_slots_beyond_its_size_is_not_believed(board: Board, count: i
         *((math.inf, False), (-math.inf, False), (math.nan, False)),
     ],
 )
-def test_a_request_has_begun_in_the_past(board: Board, moment: float, is_believed: bool) -> None:
+def test_a_request_has_begun_in_the_past(
+    board: InFlightReader, moment: float, is_believed: bool
+) -> None:
     os.pwrite(board.descriptor, struct.pack(">d", moment), SLOT_BYTES)
     assert board.count() == is_believed
 
 
-def test_texts_may_be_anything(board: Board) -> None:
+def test_texts_may_be_anything(board: InFlightReader) -> None:
     os.pwrite(board.descriptor, bytes(range(256)) * 2, SLOT_BYTES + 8)
     os.pwrite(board.descriptor, SLOTS.to_bytes(8, "big"), USED)
     [request] = board.requests()
     assert json.loads(json.dumps(request._asdict())) == request._asdict()
     os.pwrite(board.descriptor, b"\xff" * 136, 40)
-    assert len(board.holder()) == 136
+    assert len(board.blocking_request()) == 136
 
 
-def test_what_was_counted_is_bounded(board: Board) -> None:
+def test_what_was_counted_is_bounded(board: InFlightReader) -> None:
     os.pwrite(board.descriptor, b"\xff" * 32, 0)
-    assert board.pulse()[1:] == (MOST_COUNTED,) * 3
+    assert board.counts()[1:] == (MOST_COUNTED,) * 3
 
 
 # --- a whole gateway --------------------------------------------------------------------------

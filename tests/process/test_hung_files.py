@@ -15,10 +15,10 @@ import pytest
 from hanging import HangingMount, count_waiting, mounting
 from running import ENVIRON, SERVER, WAIT_SECONDS, Running, wait_until
 
-from gateway import aside
-from gateway.aside import Aside, UnreachableError, ask_once, touching
+from gateway import file_tasks
 from gateway.config.load import MOST_READS, read_table
 from gateway.errors import ConfigError
+from gateway.file_tasks import FileTask, UnreachableError, run_once, touching
 from gateway.supervisor.watching.files import Sight, look_aside
 
 Start = Callable[..., Running]
@@ -33,7 +33,7 @@ SOON = "  drain_timeout: 1s\n"
 GOOD = "  /: 'good:app'\n"
 MOUNTS = f"{GOOD}  /a: {{app: 'telling:app', pool: a, env: {{KEY: '${{file:hung/key}}'}}}}\n"
 # of which a busy machine takes none for a file that answers
-SHORT = 4 * aside.LOOK_SECONDS
+SHORT = 4 * file_tasks.LOOK_SECONDS
 FILES = {"key": "wombat\n", "python": "#!/bin/sh\n", "mod.py": TELLING, "mounts.yaml": ""}
 
 
@@ -171,7 +171,7 @@ def test_a_table_that_hangs_is_waited_for_by_one_thread(
 def test_a_folder_that_does_not_answer_hides_no_other(
     mount: HangingMount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aside, "MOST_SECONDS", SHORT)
+    monkeypatch.setattr(file_tasks, "MOST_SECONDS", SHORT)
     (tmp_path / "here").touch()
     here, key, python = (str(tmp_path / name) for name in ("here", "hung/key", "hung/python"))
 
@@ -273,7 +273,7 @@ def test_each_file_that_the_table_names_is_waited_for_in_the_same_way(
     if "venv" not in pool:  # there is none
         assert read_table(table).mounts
     mount.hang()
-    monkeypatch.setattr(aside, "MOST_SECONDS", SHORT)
+    monkeypatch.setattr(file_tasks, "MOST_SECONDS", SHORT)
     with pytest.raises(ConfigError, match=f": {place}: could not be read within 1 s: is the "):
         read_table(table)
 
@@ -288,7 +288,7 @@ def test_readings_that_wait_are_bounded(
     mount.files["key"] = "1MB"
     assert read_table(table).mounts
     mount.hang()
-    monkeypatch.setattr(aside, "MOST_SECONDS", SHORT)
+    monkeypatch.setattr(file_tasks, "MOST_SECONDS", SHORT)
     with ThreadPoolExecutor(MOST_READS) as others:
         for late in [others.submit(read_table, table) for _ in range(MOST_READS)]:
             with pytest.raises(ConfigError, match="could not be read within"):
@@ -312,57 +312,57 @@ def read_or_none(table: Path) -> object:
 
 
 def test_what_touches_no_file_may_take_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(file_tasks, "MOST_SECONDS", 0.0)
 
     def work() -> str:
         with touching(lambda: "a file"):
             pass
-        time.sleep(3 * aside.LOOK_SECONDS)
+        time.sleep(3 * file_tasks.LOOK_SECONDS)
         return "done"
 
-    assert Aside(work).wait() == asyncio.run(Aside(work).finish()) == "done"
+    assert FileTask(work).wait() == asyncio.run(FileTask(work).finish()) == "done"
 
 
 def test_many_files_may_take_longer_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "MOST_SECONDS", 3 * aside.LOOK_SECONDS)
+    monkeypatch.setattr(file_tasks, "MOST_SECONDS", 3 * file_tasks.LOOK_SECONDS)
 
     def work() -> str:
         for _ in range(5):
             with touching(lambda: "a file"):
-                time.sleep(1.1 * aside.LOOK_SECONDS)
+                time.sleep(1.1 * file_tasks.LOOK_SECONDS)
         return "done"
 
-    assert Aside(work).wait() == "done"
+    assert FileTask(work).wait() == "done"
 
 
 def test_what_it_raises_is_raised() -> None:
     def work() -> None:
         raise KeyError("this")
 
-    for wait in (Aside(work).wait, lambda: asyncio.run(Aside(work).finish())):
+    for wait in (FileTask(work).wait, lambda: asyncio.run(FileTask(work).finish())):
         with pytest.raises(KeyError, match="this"):
             wait()
 
 
 def test_what_is_asked_again_waits_for_the_same(mount: HangingMount) -> None:
     path = mount.path / "key"
-    assert ask_once("again", path.exists).wait_briefly(otherwise=False)
+    assert run_once("again", path.exists).wait_briefly(otherwise=False)
     mount.hang()
-    first = ask_once("again", path.exists)
+    first = run_once("again", path.exists)
     assert not first.wait_briefly(otherwise=False)
-    assert ask_once("again", path.exists) is first
+    assert run_once("again", path.exists) is first
     began = time.monotonic()
     for _ in range(100):  # what is known to hang is not waited for again
         assert not first.wait_briefly(otherwise=False)
-    assert time.monotonic() - began < 100 * aside.BRIEF_SECONDS
-    assert ask_once("other", bool) is not first
+    assert time.monotonic() - began < 100 * file_tasks.BRIEF_SECONDS
+    assert run_once("other", bool) is not first
     mount.answer()
     assert first.wait()
-    assert ask_once("again", path.exists) is not first
+    assert run_once("again", path.exists) is not first
 
 
 def test_the_place_is_named(mount: HangingMount, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(file_tasks, "MOST_SECONDS", 0.0)
     mount.hang()
 
     def work() -> bool:
@@ -370,5 +370,5 @@ def test_the_place_is_named(mount: HangingMount, monkeypatch: pytest.MonkeyPatch
             return (mount.path / "key").exists()
 
     with pytest.raises(UnreachableError, match="the key: could not be read within 0 s: ") as late:
-        Aside(work).wait()
+        FileTask(work).wait()
     assert late.value.place == "the key"

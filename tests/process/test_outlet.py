@@ -17,7 +17,7 @@ from running import Running, wait_until
 
 from gateway import outlet as outlets
 from gateway.outlet import MOST_BYTES, WHOLE_WRITE_BYTES, Outlet
-from gateway.streams import Stream
+from gateway.streams import OutletStream
 
 LINE = b"x" * 99 + b"\n"
 TALKATIVE = """
@@ -118,7 +118,7 @@ def test_a_write_that_takes_a_part_is_gone_on_with() -> None:
 
 def test_a_line_of_any_length_comes_whole_by_a_stream() -> None:
     with opened(make_pipe) as (read, write):
-        print("x" * 300_000, file=Stream(Outlet(write), 2))
+        print("x" * 300_000, file=OutletStream(Outlet(write), 2))
         assert read_lines(read, 1) == [b"x" * 300_000 + b"\n"]
 
 
@@ -188,7 +188,7 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
     os.close(read)
     outlet = Outlet(write)
     outlet.put(LINE)
-    print("x" * 100_000, file=Stream(outlet, 2))
+    print("x" * 100_000, file=OutletStream(outlet, 2))
     assert outlet.is_empty
     os.close(write)
 

@@ -19,7 +19,7 @@ import pytest
 from running import WAIT_SECONDS, Running, wait_until
 
 from gateway.config.model import Config, Server
-from gateway.inflight import Board
+from gateway.inflight import InFlightReader
 from gateway.supervisor.generations.exits import bury
 from gateway.supervisor.generations.generation import Generation, State
 from gateway.supervisor.listeners.control import ask
@@ -471,7 +471,7 @@ class Unlucky:
         self.trial = self.loading = ""
         self.started = time.monotonic()
         self.exit_code: int | None = None
-        self.in_flight = Board(1)
+        self.in_flight = InFlightReader(1)
 
     async def finish(self) -> None:
         raise OSError("its descriptors")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.commands.remote import describe_status
+from gateway.commands.remote import format_status
 from gateway.config.model import Pool
 from gateway.config.text.env_file import parse_env_file
 from gateway.supervisor.listeners.control import ask
@@ -166,7 +166,7 @@ def test_a_pool_whose_only_app_ends_its_workers_answers_503_and_serves_again(sta
         return b" 503 " in answer and b"has not loaded" in answer
 
     wait_until(is_refused, "the pool's workers die at each start")
-    status = "\n".join(describe_status(gateway.control("status")))
+    status = "\n".join(format_status(gateway.control("status")))
     assert ": mounts./a: worker " in status
     assert told(gateway, "/b")["SCRIPT_NAME"] == "/b"
     (gateway.folder / "end").unlink()

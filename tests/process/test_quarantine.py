@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.commands.remote import describe_status
+from gateway.commands.remote import format_status
 from gateway.supervisor.pools.quarantine import MOST_PAUSE_SECONDS, Quarantine
 
 Start = Callable[..., Running]
@@ -138,7 +138,7 @@ def test_a_mount_that_ends_three_workers_answers_503_alone(start: Start, target:
     assert (entry["level"], entry["mount"]) == ("error", "/bad")
     assert entry["request_id"] == known["request_id"]
     assert "secret" not in entry["message"]
-    [said] = [line for line in describe_status(gateway.control("status")) if "quarantine" in line]
+    [said] = [line for line in format_status(gateway.control("status")) if "quarantine" in line]
     assert "its requests have ended 3 workers" in said
     assert "secret" not in said
     records = [record for record in gateway.records if record["status"] == 503]

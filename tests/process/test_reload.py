@@ -15,7 +15,7 @@ import pytest
 from running import APP, ENVIRON, Running, wait_until
 
 from gateway.commands.main import main
-from gateway.commands.remote import describe_status
+from gateway.commands.remote import format_status
 from gateway.errors import GatewayError
 from gateway.supervisor.listeners.control import ask
 
@@ -375,14 +375,14 @@ def test_a_mount_that_is_not_well_at_a_start_is_served_and_logged(start: Start) 
         status = gateway.control("status")
         [mount] = [mount for mount in status["mounts"] if mount["mount"] == "/more"]
         assert (mount["state"], mount["error"] in said) == ("serving", True)
-        assert any(said in line for line in describe_status(status))
-        assert "2, failed: 0" in describe_status(status)[1]
+        assert any(said in line for line in format_status(status))
+        assert "2, failed: 0" in format_status(status)[1]
         outcome = gateway.control("reload")
         assert outcome["exit_code"] == 0
         assert [message.endswith(said) for message in outcome["messages"]] == [True]
     gateway.write("more.py", more.replace("418 Teapot", "200 OK"))
     assert gateway.control("reload")["messages"] == []
-    assert not any(said in line for line in describe_status(gateway.control("status")))
+    assert not any(said in line for line in format_status(gateway.control("status")))
 
 
 def test_a_mount_that_did_not_load_is_not_said_to_serve_badly(start: Start) -> None:

@@ -9,7 +9,7 @@ import pytest
 from running import Running
 
 from gateway.commands.main import main
-from gateway.commands.remote import describe_age, describe_status, locate_control
+from gateway.commands.remote import describe_age, format_status, locate_control
 from gateway.supervisor.listeners.socket_paths import find_control
 
 Run = Callable[..., tuple[int, str, str]]
@@ -89,7 +89,7 @@ def test_status_names_what_failed_and_its_workers(run: Run) -> None:
     workers = [w for g in report["generations"] for w in g["workers"] if g["state"] == "serving"]
     # another one may be trying the mount that failed
     assert max(worker["memory"] for worker in workers) > 2**20
-    assert "\n".join(describe_status(report)).startswith("gateway      ready, pid ")
+    assert "\n".join(format_status(report)).startswith("gateway      ready, pid ")
 
 
 def test_status_of_what_failed_alone(run: Run, gateway: Running) -> None:

@@ -10,7 +10,7 @@ import pytest
 from running import Running, wait_until
 
 from gateway.outlet import Outlet
-from gateway.streams import Stream, duplicate
+from gateway.streams import OutletStream, duplicate
 
 Start = Callable[..., Running]
 
@@ -113,7 +113,7 @@ def test_a_duplicate_is_no_child_s() -> None:
 
 
 def test_ends_of_pieces(capfd: Any) -> None:
-    stream = Stream(Outlet(1), 1)
+    stream = OutletStream(Outlet(1), 1)
     stream.write("a")
     assert capfd.readouterr().out == ""
     stream.write("b\n")

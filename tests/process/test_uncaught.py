@@ -12,7 +12,7 @@ from running import wait_until
 
 from gateway.supervisor.listeners.admin import AdminServer
 from gateway.supervisor.tasks import keep_up, start
-from gateway.uncaught import explain, report_asyncio, report_own
+from gateway.uncaught import report_asyncio, report_own, summarize
 
 LEAVES = """
 import sys, threading
@@ -224,7 +224,7 @@ def test_an_exception_that_cannot_print_itself_is_reported(
         def __str__(self) -> str:
             raise ValueError("no text")
 
-    assert explain(Mute()).startswith("test_an_exception")
+    assert summarize(Mute()).startswith("test_an_exception")
     report_own("a test", Mute())
     assert "a fault of the gateway's own: a test" in caplog.text
     gc.collect()

@@ -26,7 +26,7 @@ from gateway.config.model import Config
 from gateway.config.parse import parse_config
 from gateway.environments.cache import Cache, Environment
 from gateway.environments.interpreter import RUNTIME, Interpreter, find
-from gateway.inflight import Board
+from gateway.inflight import InFlightReader
 from gateway.supervisor.listeners.sockets import open_handover
 from gateway.supervisor.processes.worker import pickled, to_bytes
 
@@ -80,7 +80,7 @@ class Worker:
         self._listener.listen()
         ours, theirs = socket.socketpair()
         ours.settimeout(WAIT_SECONDS)
-        self._in_flight = Board(config.server.limits.max_connections)
+        self._in_flight = InFlightReader(config.server.limits.max_connections)
         self._handover = open_handover()
         descriptors = (
             *(theirs.fileno(), self._listener.fileno(), self._in_flight.descriptor),

@@ -4,26 +4,26 @@ import random
 
 import pytest
 
-from gateway.inflight import Request
+from gateway.inflight import InFlightRequest
 from gateway.supervisor.pools.evidence import LEAST_DEATHS, WINDOW_SECONDS, Evidence
 
 NOBODY = ""
 
 
-def request(mount: str, target: str = "/", method: str = "GET") -> Request:
-    return Request(1.0, "id", "client", mount, method, target, "HTTP/1.1")
+def request(mount: str, target: str = "/", method: str = "GET") -> InFlightRequest:
+    return InFlightRequest(1.0, "id", "client", mount, method, target, "HTTP/1.1")
 
 
 BAD = request("/bad", "/bad/die")
 BUSY = request("/busy", "/busy/poll")
 
 
-def calm(evidence: Evidence, seconds: int, *requests: Request) -> None:
+def calm(evidence: Evidence, seconds: int, *requests: InFlightRequest) -> None:
     for _ in range(seconds):
         evidence.look([requests, requests])
 
 
-def die(evidence: Evidence, moment: float, *requests: Request, is_sure: bool = True) -> str:
+def die(evidence: Evidence, moment: float, *requests: InFlightRequest, is_sure: bool = True) -> str:
     evidence.add(moment, requests, is_sure=is_sure)
     key = evidence.judge({})
     return key[0] if key else NOBODY
@@ -114,7 +114,7 @@ def test_innocent_mounts_are_spared_by_chance_too():
     for _ in range(SCENARIOS):
         shares = {f"/m{number}": chance.uniform(0.02, 0.98) for number in range(6)}
 
-        def draw(shares: dict[str, float] = shares) -> list[Request]:
+        def draw(shares: dict[str, float] = shares) -> list[InFlightRequest]:
             return [request(m, f"{m}/{chance.randrange(3)}") for m in shares
                     if chance.random() < shares[m]]  # fmt: skip
 

@@ -9,19 +9,19 @@ import pytest
 from gevent.event import Event
 from harness import PEER, Gateway, wait_until
 
-from gateway.inflight import Board, InFlight, Request, name_place
+from gateway.inflight import InFlight, InFlightReader, InFlightRequest, encode_mount
 
 LINE = b"GET /notes/7?a=1 HTTP/1.1"
 
 
 def test_a_request_is_seen_until_it_ends() -> None:
-    board = Board(8)
+    board = InFlightReader(8)
     worker = InFlight(board.descriptor)
     slot = worker.take()
     assert (board.requests(), board.count()) == ([], 0)
-    worker.write(worker.memory, slot, 12.5, b"id-1", b"192.0.2.7", name_place("/notes") + LINE)
+    worker.write(worker.memory, slot, 12.5, b"id-1", b"192.0.2.7", encode_mount("/notes") + LINE)
     [request] = board.requests()
-    assert request == Request(
+    assert request == InFlightRequest(
         12.5, "id-1", "192.0.2.7", "/notes", "GET", "/notes/7?a=1", "HTTP/1.1"
     )
     assert board.count() == 1
@@ -30,7 +30,7 @@ def test_a_request_is_seen_until_it_ends() -> None:
 
 
 def test_the_oldest_come_first_and_a_slot_is_used_again() -> None:
-    board = Board(8)
+    board = InFlightReader(8)
     worker = InFlight(board.descriptor)
     slots = [worker.take() for _ in range(3)]
     for slot, moment in zip(slots, (9.0, 7.0, 8.0), strict=True):
@@ -42,11 +42,11 @@ def test_the_oldest_come_first_and_a_slot_is_used_again() -> None:
 
 
 def test_what_does_not_fit_is_cut_and_disturbs_no_other() -> None:
-    board = Board(8)
+    board = InFlightReader(8)
     worker = InFlight(board.descriptor)
     first, second = worker.take(), worker.take()
-    worker.write(worker.memory, second, 2.0, b"second", b"b", name_place("/") + LINE)
-    place = name_place("/" + "ä" * 300) + b"GET /" + b"x" * 9000
+    worker.write(worker.memory, second, 2.0, b"second", b"b", encode_mount("/") + LINE)
+    place = encode_mount("/" + "ä" * 300) + b"GET /" + b"x" * 9000
     worker.write(worker.memory, first, 1.0, b"first", b"a" * 100, place)
     one, other = board.requests()
     assert (one.request_id, one.protocol, other.request_id) == ("first", "", "second")
@@ -57,7 +57,7 @@ def test_what_does_not_fit_is_cut_and_disturbs_no_other() -> None:
 
 
 def test_a_request_too_many_has_no_slot() -> None:
-    board = Board(2)
+    board = InFlightReader(2)
     worker = InFlight(board.descriptor)
     slots = [worker.take() for _ in range(4)]
     for slot in slots:
@@ -69,16 +69,16 @@ def test_a_request_too_many_has_no_slot() -> None:
 
 
 def test_counts_are_published_with_the_beat() -> None:
-    board = Board(2)
+    board = InFlightReader(2)
     worker = InFlight(board.descriptor)
     worker.requests, worker.failures = 7, 2
-    assert board.pulse() == (0.0, 0, 0, 0)
+    assert board.counts() == (0.0, 0, 0, 0)
     worker.beat(3.5)
-    assert board.pulse() == (3.5, 7, 2, 0)
+    assert board.counts() == (3.5, 7, 2, 0)
 
 
 def test_memory_that_was_never_touched_takes_no_room() -> None:
-    board = Board(100_000)
+    board = InFlightReader(100_000)
     worker = InFlight(board.descriptor)
     worker.beat(1.0)
     assert (board.count(), board.requests()) == (0, [])
@@ -86,7 +86,7 @@ def test_memory_that_was_never_touched_takes_no_room() -> None:
 
 
 def test_a_descriptor_is_closed_with_its_last_user() -> None:
-    board = Board(1)
+    board = InFlightReader(1)
     descriptor = board.descriptor
     del board
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -104,7 +104,7 @@ def test_a_connection_tells_what_it_runs(serve: Any) -> None:
         start_response("200 OK", [])
         return [environ["gateway.request_id"].encode()]
 
-    board = Board(8)
+    board = InFlightReader(8)
     gateway: Gateway = serve({"/notes": app}, in_flight=InFlight(board.descriptor))
     client = gateway.connect()
     client.send(b"GET /notes/7 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -119,8 +119,8 @@ def test_a_connection_tells_what_it_runs(serve: Any) -> None:
 
 def test_each_request_of_a_connection_is_told_with_its_own_client(serve: Any) -> None:
     """The same head, which a trusted proxy sends with a word on the client, and without."""
-    board = Board(8)
-    seen: list[Request] = []
+    board = InFlightReader(8)
+    seen: list[InFlightRequest] = []
 
     def app(_: Any, start_response: Any) -> list[bytes]:
         seen.extend(board.requests())
@@ -144,7 +144,7 @@ def test_each_request_of_a_connection_is_told_with_its_own_client(serve: Any) ->
 
 
 def test_a_moment_that_can_be_none_is_no_request() -> None:
-    board = Board(8)
+    board = InFlightReader(8)
     worker = InFlight(board.descriptor)
     for moment in (float("inf"), float("nan"), -1.0, 1e300, 5.0):
         worker.write(worker.memory, worker.take(), moment, b"id", b"a", LINE)
@@ -174,7 +174,7 @@ def test_connections_give_their_slots_back(serve: Any) -> None:
         start_response("200 OK", [])
         return [b"x"]
 
-    board = Board(2)
+    board = InFlightReader(2)
     gateway: Gateway = serve(app, in_flight=InFlight(board.descriptor))
     for _ in range(5):
         assert gateway.ask().status == 200
@@ -187,7 +187,9 @@ def test_what_has_ended_lately_is_remembered_by_its_connection() -> None:
     # monotonic moments on both sides of 2**17 seconds, from which on the first byte is another
     for began in (5.5, 131_000.5, 131_080.5, 9_000_000.5):
         for slot, mount in zip(slots, "abcd", strict=True):
-            worker.write(worker.memory, slot, began, b"id", b"client", name_place(mount) + b"GET /")
+            worker.write(
+                worker.memory, slot, began, b"id", b"client", encode_mount(mount) + b"GET /"
+            )
         assert worker.running() == dict.fromkeys(slots, began)
         was_running = {slots[0]: began}
         for slot in slots[:3]:

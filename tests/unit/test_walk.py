@@ -19,7 +19,7 @@ from scripted import Peer, scripted
 from test_threads import CountedPool
 
 from gateway.http.wire.stream import RUNNING
-from gateway.inflight import Board, InFlight
+from gateway.inflight import InFlight, InFlightReader
 from gateway.limits import Limits, MountLimits
 from gateway.mounts.threads import InThreads
 from gateway.wsgi import FileWrapper
@@ -199,7 +199,7 @@ def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def hit(gateway: Gateway, board: Board, request: Any, injector: Injector) -> None:
+def hit(gateway: Gateway, board: InFlightReader, request: Any, injector: Injector) -> None:
     """One request under ``injector``; what must be so afterwards, whatever has hit it."""
     _, pieces, buffer_bytes = request
     records, descriptors = len(gateway.records), count_descriptors()
@@ -223,7 +223,9 @@ def hit(gateway: Gateway, board: Board, request: Any, injector: Injector) -> Non
     assert count_descriptors() == descriptors
 
 
-def hit_everywhere(gateway: Gateway, board: Board, request: Any, kind: str, *, again: bool) -> int:
+def hit_everywhere(
+    gateway: Gateway, board: InFlightReader, request: Any, kind: str, *, again: bool
+) -> int:
     """Hit ``request`` at each of its waits; how many those are."""
     number = 0
     while True:
@@ -236,11 +238,11 @@ def hit_everywhere(gateway: Gateway, board: Board, request: Any, kind: str, *, a
 
 
 @pytest.fixture
-def board() -> Board:
-    return Board(16)
+def board() -> InFlightReader:
+    return InFlightReader(16)
 
 
-def begin(serve: Any, board: Board, app: Any) -> Gateway:
+def begin(serve: Any, board: InFlightReader, app: Any) -> Gateway:
     mounts = {"/well": answers} | ({"/": app} if app else {})
     gateway: Gateway = serve(mounts, in_flight=InFlight(board.descriptor))
 
@@ -257,14 +259,14 @@ def begin(serve: Any, board: Board, app: Any) -> Gateway:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", REQUESTS)
 def test_whatever_hits_a_request_where_it_waits_leaves_one_record_and_nothing_else(
-    serve: Any, board: Board, name: str, kind: str, again: bool
+    serve: Any, board: InFlightReader, name: str, kind: str, again: bool
 ) -> None:
     gateway = begin(serve, board, REQUESTS[name][0])
     assert hit_everywhere(gateway, board, REQUESTS[name], kind, again=again) >= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_so_it_is_for_an_app_in_a_thread(serve: Any, board: Board, kind: str) -> None:
+def test_so_it_is_for_an_app_in_a_thread(serve: Any, board: InFlightReader, kind: str) -> None:
     threads = CountedPool(2)
     gateway = begin(serve, board, InThreads(streams_from_a_thread, threads))
     for _ in range(2):
@@ -277,7 +279,7 @@ def test_so_it_is_for_an_app_in_a_thread(serve: Any, board: Board, kind: str) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_so_it_is_for_a_request_that_another_server_answers(
-    serve: Any, upstream: Any, board: Board, kind: str
+    serve: Any, upstream: Any, board: InFlightReader, kind: str
 ) -> None:
     def answer(peer: Peer) -> None:
         with suppress(EOFError, OSError):
@@ -318,7 +320,7 @@ def hit_and_forget(gateway: Gateway, mount: Any, injector: Injector) -> None:
     "app", [breakers.late_timeout, breakers.late_kill, breakers.late_interrupt]
 )
 def test_what_an_app_leaves_running_hits_the_draining_of_its_content(
-    serve: Any, board: Board, app: Any, caplog: pytest.LogCaptureFixture
+    serve: Any, board: InFlightReader, app: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     streams = MountLimits(request_buffering="off")
     in_flight = InFlight(board.descriptor)

@@ -9,7 +9,7 @@ import signal
 import time
 from functools import cache, partial
 
-from gateway.access_log import AccessLog, quote
+from gateway.access_log import AccessLog, quote_json
 from gateway.logs import choose_style, lifecycle
 from gateway.protocol.head import RequestHead
 from gateway.supervisor.backoff import YOUNG_SECONDS
@@ -197,7 +197,9 @@ def record_lost(child: Process, style: str) -> int:
     requests = child.in_flight.requests()
     for request in requests if log.is_on else ():
         # the memory of a worker may hold anything, and these go into records as they are
-        request_id, client = (quote(text)[1:-1] for text in (request.request_id, request.client))
+        request_id, client = (
+            quote_json(text)[1:-1] for text in (request.request_id, request.client)
+        )
         head = RequestHead()
         head.method, head.target, head.fields = request.method, request.target, {}
         head.is_http11 = request.protocol != "HTTP/1.0"

@@ -22,7 +22,7 @@ from gateway.supervisor.processes.process import LEAVING, ChildState, Process, P
 from gateway.supervisor.processes.start_gate import Load, StartGate, Urgency
 from gateway.supervisor.tasks import guarded
 from gateway.supervisor.tasks import start as start_task
-from gateway.uncaught import explain, report_own
+from gateway.uncaught import report_own, summarize
 
 # Without workers for so long, requests are better answered than kept waiting. Those of workers that
 # had served are back sooner.
@@ -247,7 +247,7 @@ class Generation:
             raise OSError(str(error)) from error
         except Exception as error:
             report_own("the start of a worker", error)
-            raise OSError(explain(error)) from error
+            raise OSError(summarize(error)) from error
 
     def _end_overdue(self, child: Process) -> None:
         is_loading = child.state in (ChildState.LOADING, ChildState.TRYING)
@@ -383,11 +383,11 @@ class Generation:
     def count(self) -> tuple[int, int]:
         """How many requests its workers have answered, and how many of them with a server error;
         a second may pass before they are told."""
-        pulses = [child.in_flight.pulse() for child in list(self.children.values())]
+        counts = [child.in_flight.counts() for child in list(self.children.values())]
         requests, failures = self._ended
         return (
-            requests + sum(pulse.requests for pulse in pulses),
-            failures + sum(pulse.failures for pulse in pulses),
+            requests + sum(each.requests for each in counts),
+            failures + sum(each.failures for each in counts),
         )
 
     @property
@@ -403,8 +403,8 @@ class Generation:
     def remove(self, child: Process) -> None:
         """It has ended; what it counted stays."""
         del self.children[child.pid]
-        pulse = child.in_flight.pulse()
-        self._ended = self._ended[0] + pulse.requests, self._ended[1] + pulse.failures
+        counts = child.in_flight.counts()
+        self._ended = self._ended[0] + counts.requests, self._ended[1] + counts.failures
 
     def describe(self) -> dict[str, Any]:
         """The generation for ``gateway status``; durations in seconds. ``crashes`` are those in a

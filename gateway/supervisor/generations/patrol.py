@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from gateway.inflight import Request
+from gateway.inflight import InFlightRequest
 from gateway.logs import lifecycle
 from gateway.supervisor.generations.generation import Generation, State
 from gateway.supervisor.generations.recycle import Recycler
@@ -92,7 +92,7 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def describe_requests(requests: list[Request]) -> str:
+def describe_requests(requests: list[InFlightRequest]) -> str:
     """How many, and the oldest of them."""
     told = [f"{r.method} {r.target} <- {r.mount} ({r.request_id})" for r in requests[:MOST_TOLD]]
     more = ["..."] if len(requests) > MOST_TOLD else []

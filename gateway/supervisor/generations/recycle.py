@@ -62,7 +62,7 @@ class Recycler:
         if child.state is not ChildState.READY or child.reason:
             return ""
         now = time.monotonic()
-        requests, age = child.in_flight.pulse().requests, now - child.started
+        requests, age = child.in_flight.counts().requests, now - child.started
         if 0 < limits.max_requests * child.jitter <= requests:
             return f"it has answered {requests} requests (max_requests)"
         if 0 < limits.max_lifetime_seconds <= age:

@@ -20,7 +20,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from gateway.errors import MalformedRequest
-from gateway.peers import find_user
+from gateway.peers import find_peer_user
 from gateway.protocol.names import parse_host
 from gateway.supervisor.tasks import keep_up
 from gateway.uncaught import report_asyncio, report_own
@@ -144,7 +144,7 @@ class AdminServer:
             is_ready, report = await self._status()
             return 200 if is_ready else 503, report
         if path == "/status":
-            is_own = is_local and find_user(connection) in (0, os.geteuid())
+            is_own = is_local and find_peer_user(connection) in (0, os.geteuid())
             report = await self._report()
             return 200, report if is_own else tell_strangers(report)
         return 404, {"status": "unknown path", "known": KNOWN}

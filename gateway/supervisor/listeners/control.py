@@ -16,8 +16,8 @@ from typing import Any
 
 from gateway.errors import GatewayError
 from gateway.logs import lifecycle
-from gateway.peers import find_user
-from gateway.uncaught import explain, report_own
+from gateway.peers import find_peer_user
+from gateway.uncaught import report_own, summarize
 
 Question = dict[str, Any]
 Answer = dict[str, Any]
@@ -79,7 +79,7 @@ async def _answer(line: bytes, commands: Mapping[str, Command], tell: Tell) -> b
         return _to_line(await _obey(line, commands, tell))
     except Exception as error:  # noqa: BLE001  whatever it is
         report_own(f"the control socket cannot answer {line[:SHOWN_BYTES]!r}", error)
-        messages = [f"a fault of the gateway's own, see its log: {explain(error)}"]
+        messages = [f"a fault of the gateway's own, see its log: {summarize(error)}"]
         return _to_line({"exit_code": 1, "messages": messages})
 
 
@@ -133,7 +133,7 @@ def ask(
 
 def _check_peer(connection: socket.socket, path: Path) -> None:
     """The caller, root, or whoever owns the directory, and so decides what is in it."""
-    user = find_user(connection)
+    user = find_peer_user(connection)
     if user not in (os.geteuid(), 0, path.parent.stat().st_uid):
         raise GatewayError(
             f"what answers at {path} belongs to another user ({user}): it may not be the gateway; "

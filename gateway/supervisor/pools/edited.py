@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from gateway.aside import Aside, UnreachableError, touching
 from gateway.config.model import AppTarget, Config
+from gateway.file_tasks import FileTask, UnreachableError, touching
 from gateway.supervisor.generations.generation import Generation, State
 from gateway.supervisor.pools.pool import Pool
 from gateway.supervisor.processes.process import NORMAL_SILENCE_SECONDS, ChildState, Process
@@ -32,7 +32,7 @@ async def find_stale(pools: Mapping[str, Pool], paths: list[Path]) -> set[str]:
     answers = await asyncio.gather(*(_find_loaded(pools[name], paths) for name in configs))
     loaded = dict(zip(configs, answers, strict=True))
     try:
-        folders = await Aside(partial(_find_all_folders, configs)).finish()
+        folders = await FileTask(partial(_find_all_folders, configs)).finish()
     except UnreachableError:
         folders = {name: set() for name in configs}  # what is nobody's is everybody's
     commands = {name for name, config in configs.items() if config.pool.command}

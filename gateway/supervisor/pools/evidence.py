@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import comb
 
-from gateway.inflight import Request
+from gateway.inflight import InFlightRequest
 
 # how long a death counts
 WINDOW_SECONDS = 600.0
@@ -69,7 +69,7 @@ class Evidence:
         self._presence: dict[Key, Presence] = {}
         self._looks = 0.0
 
-    def look(self, workers: Collection[Collection[Request]]) -> None:
+    def look(self, workers: Collection[Collection[InFlightRequest]]) -> None:
         """Take note of what is in flight in each worker that is well."""
         seen: dict[Key, int] = {}
         for requests in workers:
@@ -82,7 +82,7 @@ class Evidence:
             presence.note(seen.get(key, 0) / len(workers))
         self._looks = self._looks * KEPT + 1
 
-    def add(self, moment: float, requests: Collection[Request], *, is_sure: bool) -> None:
+    def add(self, moment: float, requests: Collection[InFlightRequest], *, is_sure: bool) -> None:
         """A worker died with ``requests`` in flight, one of which may be the cause."""
         suspected = list(requests)[:MOST_REQUESTS]
         mounts = frozenset(request.mount for request in requests)
@@ -138,6 +138,6 @@ class Evidence:
         )
 
 
-def keys_of(request: Request) -> tuple[Key, Key]:
+def keys_of(request: InFlightRequest) -> tuple[Key, Key]:
     """The mount and the request itself."""
     return (request.mount, ""), (request.mount, f"{request.method} {request.target}")

@@ -15,12 +15,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gateway.aside import UnreachableError
 from gateway.config.compare.plan import is_same
 from gateway.config.compare.slices import cut, redirect
 from gateway.config.model import Config
 from gateway.environments.client import collect
 from gateway.errors import AppLoadError
+from gateway.file_tasks import UnreachableError
 from gateway.logs import choose_style, lifecycle
 from gateway.supervisor.generations.failures import describe_failure
 from gateway.supervisor.generations.generation import Generation

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.config.model import AppTarget
-from gateway.inflight import Request
+from gateway.inflight import InFlightRequest
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import double
 from gateway.supervisor.generations.failures import describe_place
@@ -116,7 +116,7 @@ class Quarantines:
         requests = find_requests(child)
         if cause is None or not requests:
             return
-        holder = child.in_flight.holder() if cause is Cause.BLOCKED else ""
+        holder = child.in_flight.blocking_request() if cause is Cause.BLOCKED else ""
         # one was seen to hold the loop: all others only waited for it
         requests = [r for r in requests if r.request_id == holder] or requests
         evidence = self._look_at(generation)  # where all die soon there is hardly another moment
@@ -128,7 +128,7 @@ class Quarantines:
         evidence: Evidence,
         generation: Generation,
         child: Process,
-        requests: list[Request],
+        requests: list[InFlightRequest],
     ) -> None:
         key = evidence.judge({name: q.seconds for name, q in self._quarantines.items()})
         if key is None:
@@ -138,7 +138,7 @@ class Quarantines:
             self._begin(evidence, generation, request, f"worker {child.pid} {child.describe_end()}")
 
     def _begin(
-        self, evidence: Evidence, generation: Generation, request: Request, ended: str
+        self, evidence: Evidence, generation: Generation, request: InFlightRequest, ended: str
     ) -> None:
         config, mount = generation.config, request.mount
         quarantine = self._quarantines.setdefault(mount, Quarantine(config.pool.name))
@@ -156,7 +156,7 @@ class Quarantines:
         self._publish(self.ends)
 
     def _report_unsolved(
-        self, evidence: Evidence, generation: Generation, requests: list[Request]
+        self, evidence: Evidence, generation: Generation, requests: list[InFlightRequest]
     ) -> None:
         now, names = time.monotonic(), sorted({request.mount for request in requests})
         if evidence.count() < UNSOLVED_DEATHS or len(names) < 2 or now < self._unsolved_until:
@@ -184,7 +184,7 @@ def is_well(child: Process) -> bool:
     return is_ready and child.silent < NORMAL_SILENCE_SECONDS
 
 
-def find_requests(child: Process) -> list[Request]:
+def find_requests(child: Process) -> list[InFlightRequest]:
     """Those in flight that run an app's code, the oldest first: nothing else ends a worker."""
     apps = {mount.name for mount in child.applied.mounts if isinstance(mount.target, AppTarget)}
     return [request for request in child.in_flight.requests() if request.mount in apps]

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway.aside import ask_once
 from gateway.config.model import Config, Pool
 from gateway.config.values.variables import is_named
 from gateway.environments.cache import Environment
 from gateway.errors import ConfigError
+from gateway.file_tasks import run_once
 from gateway.states import VARIABLE
 from gateway.worker import boot
 
@@ -98,7 +98,7 @@ def _is_there(program: str, path: str, directory: Path) -> bool:
         place = directory / program if "/" in program else shutil.which(program, path=path)
         return place is not None and Path(place).exists()
 
-    return ask_once((program, path, directory), look).wait_briefly(otherwise=True)
+    return run_once((program, path, directory), look).wait_briefly(otherwise=True)
 
 
 def _end_with_supervisor() -> list[str]:
@@ -138,7 +138,7 @@ def build_installation(pool: Pool) -> dict[str, Any]:
 def check_answers(path: Path | str) -> None:
     """Raises OSError where there is none, or where it is on a file system that does not answer:
     whoever starts a process waits until it has entered its directory."""
-    if ask_once((os.stat, str(path)), partial(os.stat, path)).wait_briefly(None) is None:
+    if run_once((os.stat, str(path)), partial(os.stat, path)).wait_briefly(None) is None:
         raise TimeoutError(f"{path} does not answer: is the file system that it is on reachable?")
 
 
@@ -162,7 +162,7 @@ def build_environment(pool: Pool, environment: Environment | None) -> dict[str, 
         programs = Path(environment.python).parent
         variables["PATH"] = f"{programs}:{variables.get('PATH', os.defpath)}"
         venv = programs.parent / "pyvenv.cfg"
-        if ask_once(venv, venv.exists).wait_briefly(otherwise=False):
+        if run_once(venv, venv.exists).wait_briefly(otherwise=False):
             variables["VIRTUAL_ENV"] = str(programs.parent)
     if pool.user:
         home = pwd.getpwnam(pool.user).pw_dir

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config
-from gateway.inflight import Board
+from gateway.inflight import InFlightReader
 from gateway.uncaught import report_own
 
 Report = dict[str, Any]
@@ -120,7 +120,7 @@ class Process:
         self.objection = ""
         self.loaded_bytes = 0
         self.jitter = random.uniform(0.9, 1.1)
-        self.in_flight = Board(slots)
+        self.in_flight = InFlightReader(slots)
         self._on_report = on_report
         self._heartbeat = 0.0
         self._accepting = 0
@@ -272,7 +272,7 @@ class Process:
 
     def note_silence(self, elapsed: float) -> None:
         """Look whether its loop has turned since the last look, ``elapsed`` seconds ago."""
-        heartbeat = self.in_flight.pulse().heartbeat
+        heartbeat = self.in_flight.counts().heartbeat
         if heartbeat == self._heartbeat > 0:
             self.silent += elapsed
         else:
@@ -303,10 +303,10 @@ class Process:
             "pid": self.pid,
             "state": self.state.value,
             "age": round(time.monotonic() - self.started, 3),
-            "requests": self.in_flight.pulse().requests,
+            "requests": self.in_flight.counts().requests,
             "in_flight": self.in_flight.count(),
             "silent": round(self.silent, 2) if self.silent > NORMAL_SILENCE_SECONDS else 0,
-            "dropped": self.in_flight.pulse().dropped,
+            "dropped": self.in_flight.counts().dropped,
             "memory": resident_bytes(self.pid),
             "loading": self.loading,
         }

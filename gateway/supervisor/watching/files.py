@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway.aside import Aside, UnreachableError, ask_once, naming, touching
+from gateway.file_tasks import FileTask, UnreachableError, naming, run_once, touching
 from gateway.supervisor.tasks import keep_up
 
 LOOK_SECONDS = 0.5
@@ -39,7 +39,7 @@ def look(path: str) -> Mark | None:
 async def look_aside(path: str) -> Mark | None:
     """``look``, for event loops; None also where nothing answers."""
     try:
-        return await ask_once(path, naming(path, partial(look, path))).finish()
+        return await run_once(path, naming(path, partial(look, path))).finish()
     except UnreachableError:
         return None
 
@@ -105,7 +105,7 @@ class Sight:
     answer is left out until it does, so that the others are still seen."""
 
     def __init__(self) -> None:
-        self._away: dict[str, Aside[None]] = {}
+        self._away: dict[str, FileTask[None]] = {}
 
     async def look(self, paths: Iterable[str]) -> dict[str, Mark]:
         """The marks of those that are there."""
@@ -116,11 +116,11 @@ class Sight:
             if len(self._away) >= MOST_AWAY:
                 break
             marks: dict[str, Mark] = {}
-            aside = Aside(partial(_look_at, left, marks))
+            task = FileTask(partial(_look_at, left, marks))
             try:
-                await aside.finish()
+                await task.finish()
             except UnreachableError as error:
-                self._away[os.path.dirname(error.place)] = aside  # noqa: PTH120
+                self._away[os.path.dirname(error.place)] = task  # noqa: PTH120
             else:
                 return found | marks
         return found

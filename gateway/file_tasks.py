@@ -1,9 +1,9 @@
-"""Work that touches files, in a thread of its own, since a file may be on a file system that does
-not answer: whoever asks for the work waits for one file no longer than ``MOST_SECONDS``.
+"""Work that accesses files, in a thread of its own, since a file system may not respond: callers
+wait at most ``MOST_SECONDS`` for each file.
 
-A thread that waits for the server of a mount cannot be ended. It is a daemon, so that the process
-can; it is not one of the event loop's own, whose end waits for them. Refuses to know what the work
-is. Source: nfs(5), the option "hard".
+A thread that waits for a file server cannot be ended. It is a daemon thread, so the process can
+exit; it is not in the event loop's executor, which waits for its threads at shutdown. Source:
+nfs(5), option "hard".
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 U = TypeVar("U")
 
-# for one file. Disks that have to spin up first take as long
+# for one file. A disk that has to spin up first takes as long
 MOST_SECONDS = 5.0
-# between two looks: time that passes while the whole process is stopped counts as one
+# between two checks: time during which the whole process is stopped counts as one of them
 LOOK_SECONDS = 0.25
-# for a thread that cannot wait, such as that of an event loop
+# for callers that cannot wait, such as an event loop's thread
 BRIEF_SECONDS = 0.5
 
 _here = threading.local()
-_by_key: dict[object, "Aside[Any]"] = {}
+_by_key: dict[object, "FileTask[Any]"] = {}
 
 
 class UnreachableError(OSError):
-    """A file, or what it is on, did not answer in time. ``place`` says which, for a person."""
+    """A file or its file system did not respond in time. ``place`` names it, for messages."""
 
     def __init__(self, place: str, seconds: float) -> None:
         super().__init__(
@@ -39,26 +39,26 @@ class UnreachableError(OSError):
 
 
 class touching:  # noqa: N801  it is used as a function
-    """``with touching(place):`` a file is looked at whose name, or place in a table, ``place``
-    gives. What is done outside of it may take any time."""
+    """``with touching(place):`` marks access to one file; ``place()`` returns its name, or its
+    place in a table. Only time within such blocks is limited."""
 
-    __slots__ = ("_aside", "_place")
+    __slots__ = ("_place", "_task")
 
     def __init__(self, place: Callable[[], str]) -> None:
         self._place = place
-        self._aside: Aside[Any] | None = getattr(_here, "aside", None)
+        self._task: FileTask[Any] | None = getattr(_here, "task", None)
 
     def __enter__(self) -> None:
-        if self._aside is not None:
-            self._aside.place = self._place
+        if self._task is not None:
+            self._task.place = self._place
 
     def __exit__(self, *_: object) -> None:
-        if self._aside is not None:
-            self._aside.place = None
+        if self._task is not None:
+            self._task.place = None
 
 
 def naming(place: str, work: Callable[[], T]) -> Callable[[], T]:
-    """``work``, all of which touches one thing."""
+    """``work`` as one access to ``place``."""
 
     def run() -> T:
         with touching(lambda: place):
@@ -67,21 +67,21 @@ def naming(place: str, work: Callable[[], T]) -> Callable[[], T]:
     return run
 
 
-class Aside(Generic[T]):
-    """``work``, begun. ``place`` is what it touches now, None while that is nothing."""
+class FileTask(Generic[T]):
+    """``work``, started. ``place`` is the file that it accesses now, None for none."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.place: Callable[[], str] | None = None
         self._began = time.monotonic()
         self._future: Future[T] = Future()
         self._future.set_running_or_notify_cancel()
-        threading.Thread(target=self._run, args=(work,), name="aside", daemon=True).start()
+        threading.Thread(target=self._run, args=(work,), name="file task", daemon=True).start()
 
     def _run(self, work: Callable[[], T]) -> None:
-        _here.aside = self
+        _here.task = self
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001  it is raised where the result is asked for
+        except BaseException as error:  # noqa: BLE001  it is raised by ``result()``
             self._future.set_exception(error)
         else:
             self._future.set_result(result)
@@ -91,8 +91,8 @@ class Aside(Generic[T]):
         return self._future.done()
 
     def wait(self, most_seconds: float | None = None) -> T:
-        """What ``work`` returns or raises; raises UnreachableError where one file takes longer than
-        ``most_seconds``, None for MOST_SECONDS."""
+        """Returns or raises what ``work`` does; raises UnreachableError if one file takes longer
+        than ``most_seconds`` (None: MOST_SECONDS)."""
         patience = _Patience(self, MOST_SECONDS if most_seconds is None else most_seconds)
         while not self.is_done:
             wait([self._future], LOOK_SECONDS)
@@ -100,13 +100,13 @@ class Aside(Generic[T]):
         return self._future.result()
 
     def wait_briefly(self, otherwise: U) -> T | U:
-        """What it returns or raises, if it does so within BRIEF_SECONDS of its beginning, else
-        ``otherwise``."""
+        """Returns or raises what ``work`` does, or returns ``otherwise`` if it has not ended
+        BRIEF_SECONDS after its start."""
         wait([self._future], max(0.0, self._began + BRIEF_SECONDS - time.monotonic()))
         return self._future.result() if self.is_done else otherwise
 
     async def finish(self) -> T:
-        """``wait``, for event loops."""
+        """As ``wait``, for coroutines."""
         patience = _Patience(self, MOST_SECONDS)
         future = asyncio.wrap_future(self._future)
         try:
@@ -119,28 +119,28 @@ class Aside(Generic[T]):
 
 
 class _Patience:
-    """Counts for how long one that is not done has been touching one thing."""
+    """Counts for how long a task has been accessing the same file."""
 
-    def __init__(self, aside: Aside[Any], seconds: float) -> None:
-        self._aside = aside
+    def __init__(self, task: FileTask[Any], seconds: float) -> None:
+        self._task = task
         self._seconds = seconds
         self._seen: Callable[[], str] | None = None
         self._looks = 0
 
     def look(self) -> None:
-        """To be called each LOOK_SECONDS. Raises UnreachableError."""
-        place = self._aside.place
-        is_waiting = place is self._seen and not self._aside.is_done
+        """Call it every LOOK_SECONDS. Raises UnreachableError."""
+        place = self._task.place
+        is_waiting = place is self._seen and not self._task.is_done
         self._looks = self._looks + 1 if is_waiting else 0
         self._seen = place
         if place is not None and self._looks * LOOK_SECONDS >= self._seconds:
             raise UnreachableError(place(), self._seconds)
 
 
-def ask_once(key: object, work: Callable[[], T]) -> Aside[T]:
-    """``work``, or what was begun with this ``key`` before and is not done: what is asked for again
-    and again does not start a thread each time."""
+def run_once(key: object, work: Callable[[], T]) -> FileTask[T]:
+    """Start ``work``, or return the unfinished task with this ``key``, so that repeated calls do
+    not start a thread each."""
     begun = _by_key.get(key)
     if begun is None or begun.is_done:
-        begun = _by_key[key] = Aside(work)
+        begun = _by_key[key] = FileTask(work)
     return begun
