@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from gateway.errors import MalformedRequest
@@ -34,6 +34,8 @@ _PLAIN = re.compile(f"[A-Za-z0-9._~{re.escape(PATH_SAFE)}-]*", re.ASCII)
 class LoadedMount:
     """A mount of the table, with its app: what requests are dispatched to.
 
+    ``app`` is what they call; ``bare_app`` is what was loaded, without what wraps it.
+
     ``host`` is lower-case or None for any host; ``prefix`` is "" for the root, else a decoded path
     that begins with a slash and does not end with one. ``script_name`` is the prefix as PEP 3333
     wants it: the latin-1 reading of its UTF-8 bytes. ``scopes_cookies`` is whether cookies for the
@@ -43,7 +45,7 @@ class LoadedMount:
     """
 
     __slots__ = (
-        *("app", "host", "kind", "limits", "name", "place", "prefix"),
+        *("app", "bare_app", "host", "kind", "limits", "name", "place", "prefix"),
         *("scopes_cookies", "script_name"),
         *("buffers_content", "reads_content", "takes_in_all"),
         "timeout_seconds",  # that of ``limits``, once more, for the walk of every request
@@ -67,6 +69,7 @@ class LoadedMount:
         self.prefix = prefix
         self.script_name = prefix.encode().decode("latin-1")
         self.app = app
+        self.bare_app: Any = app
         self.limits = limits
         self.timeout_seconds = limits.timeout_seconds
         self.kind = kind

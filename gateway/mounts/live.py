@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from gevent.event import Event
 
-from gateway.http.dispatch import LoadedMount
 from gateway.wsgi import Environ, ExcInfo, Fields, StartResponse, Takeover, Write, WSGIApp
 
 EVENTS = "/.gateway/live"
@@ -49,12 +48,6 @@ class Live:
         self._changed = Event()
         self._is_serving = True
 
-    def fit(self, mounts: Iterable[LoadedMount]) -> None:
-        """Have the pages of apps and other servers reload."""
-        for mount in mounts:
-            if mount.kind in ("app", "upstream"):
-                mount.app = LivePages(mount.app, self)
-
     def note_reload(self) -> None:
         """What stands behind the pages is new."""
         self.version = self._next_version()
@@ -86,7 +79,7 @@ class LivePages:
     """``app``, whose pages hear of reloads."""
 
     def __init__(self, app: WSGIApp, live: Live) -> None:
-        self.app = app
+        self._app = app
         self._live = live
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -98,11 +91,11 @@ class LivePages:
             start_response("200 OK", [("Content-Type", "text/event-stream"), _NOT_STORED])
             return self._live.listen()
         if not _is_navigation(environ):
-            return self.app(environ, start_response)
+            return self._app(environ, start_response)
         for name in ("ACCEPT_ENCODING", "IF_NONE_MATCH", "IF_MODIFIED_SINCE", "RANGE"):
             environ.pop(f"HTTP_{name}", None)
         page = _Page(self._live.end_page(environ["SCRIPT_NAME"]), start_response)
-        return page.hold(self.app(environ, page.start_response))
+        return page.hold(self._app(environ, page.start_response))
 
 
 _NOT_STORED = ("Cache-Control", "no-store")

@@ -5,11 +5,10 @@ Refuses to know how that was found. Source: RFC 9110 §10.2.3 (Retry-After), §1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import ceil
 from time import monotonic
 
-from gateway.http.dispatch import LoadedMount
 from gateway.http.exchange import RequestEnded
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 
@@ -18,14 +17,14 @@ class Quarantined:
     """``app``, which is not called before ``until``, a monotonic moment."""
 
     def __init__(self, app: WSGIApp, name: str, until: float) -> None:
-        self.app = app
+        self._app = app
         self._name = name
         self._until = until
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         seconds = ceil(self._until - monotonic())
         if seconds <= 0:
-            return self.app(environ, start_response)
+            return self._app(environ, start_response)
         raise RequestEnded(
             f"mount {self._name} is in quarantine, since its requests have ended workers",
             "503 Service Unavailable",
@@ -33,12 +32,3 @@ class Quarantined:
             f"Try again in {seconds} s.",
             ("Retry-After", str(seconds)),
         )
-
-
-def confine(mounts: Iterable[LoadedMount], ends: Mapping[str, float]) -> None:
-    """Put those named in ``ends`` in quarantine until then, and none of the others."""
-    for mount in mounts:
-        if isinstance(mount.app, Quarantined):
-            mount.app = mount.app.app
-        if mount.name in ends:
-            mount.app = Quarantined(mount.app, mount.name, ends[mount.name])

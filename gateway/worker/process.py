@@ -57,16 +57,14 @@ from gateway.http.service import Service, tell_nothing
 from gateway.http.statement import FrontWorkers
 from gateway.inflight import InFlight
 from gateway.logs import configure_logs, faults, keep_from_apps, report_dropped
-from gateway.mounts.fair import Fairness, unwrap
+from gateway.mounts.chain import Chain
 from gateway.mounts.footprint import undo_signals
 from gateway.mounts.guard import Guard
 from gateway.mounts.live import Live
 from gateway.mounts.loader import Unavailable, build_footprint, describe_cause, load_mounts
 from gateway.mounts.projects import VARIABLE, show_exceptions
-from gateway.mounts.quarantine import confine
 from gateway.mounts.reuse import reuse_apps
 from gateway.mounts.threadpool import ThreadPool
-from gateway.mounts.threads import InThreads
 from gateway.outlet import Outlet, finish
 from gateway.streams import OutletStream, duplicate, find_closed, reopen, set_standard_streams
 from gateway.tracebacks import describe_fault
@@ -132,8 +130,15 @@ def work(
         send(control, {"event": "noted", "mount": name, "text": text})
 
     lifecycle.own.move(lifecycle.LOADING)
+    # what comes of a pool's worker passes the front's
+    is_live = config.is_live and config.pool.name == MAIN
+    chain = Chain(app_threads, Live() if is_live else None)
     table, mounts, report = load_apps(
-        config, lambda name: send(control, {"event": "loading", "mount": name}), note, left_out
+        config,
+        chain,
+        lambda name: send(control, {"event": "loading", "mount": name}),
+        note,
+        left_out,
     )
     send(control, {"event": "loading", "mount": ""})
     faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
@@ -157,7 +162,7 @@ def work(
     lifecycle.own.move(lifecycle.STANDBY)
     send(control, {"event": "loaded", "mounts": report})
     code: int = wait_for(
-        gevent.spawn(Worker(config, service, listener, control, handover).run, orders)
+        gevent.spawn(Worker(config, service, chain, listener, control, handover).run, orders)
     )
     wait_for(gevent.spawn(end_apps, errors.crash_descriptor))
     finish(access_log.outlet, errors)
@@ -238,6 +243,7 @@ class Worker:
         self,
         config: Config,
         service: Service,
+        chain: Chain,
         listener: socket.socket,
         control: socket.socket,
         handover: Handover,
@@ -253,14 +259,10 @@ class Worker:
         )
         self._control = control
         self._has_accepted = False
-        self._fairness = Fairness()
-        self._fairness.fit(service.table.mounts, config.mounts)
-        # what comes of a pool's worker passes the front's
-        self._live = Live() if config.is_live and config.pool.name == MAIN else None
-        if self._live is not None:
-            self._live.fit(service.table.mounts)
-            service.end_page = self._live.end_page
-        self._quarantines: dict[str, float] = {}
+        self._chain = chain
+        chain.serve(service.table.mounts, config.mounts)
+        if chain.live is not None:
+            service.end_page = chain.live.end_page
         self._prepared: tuple[Config, MountTable, MountInfo] | None = None
 
     def run(self, orders: SimpleQueue[str]) -> int:
@@ -308,12 +310,12 @@ class Worker:
         send(self._control, {"event": "settled"})
 
     def _let_listen(self, *, is_on: bool) -> None:
-        if self._live is not None:
-            self._live.serve(is_on=is_on)
+        if self._chain.live is not None:
+            self._chain.live.serve(is_on=is_on)
 
     def _note_reload(self, _: str) -> None:
-        if self._live is not None:
-            self._live.note_reload()
+        if self._chain.live is not None:
+            self._chain.live.note_reload()
 
     def _accept(self, _: str) -> None:
         self._let_listen(is_on=True)
@@ -339,9 +341,9 @@ class Worker:
         """Make what another configuration asks for, of the apps that are loaded."""
         config: Config = pickle.loads(b64decode(pickled))
         running = {mount.name: mount for mount in self._config.mounts}
-        apps = {mount.name: unwrap(mount.app) for mount in self._service.table.mounts}
+        apps = {mount.name: mount.bare_app for mount in self._service.table.mounts}
         apps = reuse_apps(running.values(), apps, config.mounts)
-        table, mounts, report = build_table(config, lambda _: None, apps)
+        table, mounts, report = build_table(config, self._chain, lambda _: None, apps)
         service = self._service.adjusted(table, config.server.limits, mounts)
         changed = (mount for mount in config.mounts if running.get(mount.name) != mount)
         report += ask_probes(changed, service)
@@ -352,28 +354,25 @@ class Worker:
         """Serve what was prepared."""
         if self._prepared is not None:
             self._config, table, mounts = self._prepared
-            used = {id(mount.app) for mount in table.mounts}
+            used = {id(mount.bare_app) for mount in table.mounts}
             for mount in self._service.table.mounts:
-                if mount.kind == "upstream" and id(unwrap(mount.app)) not in used:
-                    unwrap(mount.app).close()
-            self._fairness.fit(table.mounts, self._config.mounts)
-            if self._live is not None:
-                self._live.fit(table.mounts)
-            confine(table.mounts, self._quarantines)
+                if mount.kind == "upstream" and id(mount.bare_app) not in used:
+                    mount.bare_app.close()
+            self._chain.serve(table.mounts, self._config.mounts)
             self._server.adjust(table, self._config.server.limits, mounts)
             self._prepared = None
         send(self._control, {"event": "applied"})
 
     def _quarantine(self, pickled: str) -> None:
         """Answer 503 for these mounts, and no others, from the next request on."""
-        self._quarantines = pickle.loads(b64decode(pickled))
-        confine(self._service.table.mounts, self._quarantines)
+        self._chain.quarantined = pickle.loads(b64decode(pickled))
+        self._chain.serve(self._service.table.mounts, self._config.mounts)
 
     def _put_off(self, pickled: str) -> None:
         """Say so where one of these mounts is asked for."""
         pauses = pickle.loads(b64decode(pickled))
         for mount in self._service.table.mounts:
-            app = unwrap(mount.app)
+            app = mount.bare_app
             is_away = isinstance(app, Unavailable) or mount.kind == "upstream"
             if is_away and mount.name in pauses:
                 app.put_off(*pauses[mount.name])
@@ -389,6 +388,7 @@ class Worker:
 
 def load_apps(
     config: Config,
+    chain: Chain,
     announce: Callable[[str], None],
     note: Callable[[str, str], None],
     left_out: Mapping[str, str] = MappingProxyType({}),
@@ -403,7 +403,7 @@ def load_apps(
         if isinstance(mount.target, AppTarget):
             # Django's variable is set while its own mount is loaded
             os.environ.update((k, v) for k, v in mount.target.env.items() if k != VARIABLE)
-    made = build_table(config, announce, {}, note, left_out)
+    made = build_table(config, chain, announce, {}, note, left_out)
     if config.is_dev:
         show_exceptions()
     # what the apps have built stays: no collection needs to walk it again
@@ -414,19 +414,17 @@ def load_apps(
 
 def build_table(
     config: Config,
+    chain: Chain,
     announce: Callable[[str], None],
     apps: dict[str, WSGIApp],
     note: Callable[[str, str], None] = lambda mount, text: None,
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
-    """See ``load_apps``; the mounts named in ``apps`` are loaded already."""
+    """See ``load_apps``; those named in ``apps`` are loaded already. Apps are ready for probes."""
     loaded, errors = load_mounts(
         config.mounts, announce, apps, config.is_dev, config.pool, note, left_out
     )
-    if app_threads is not None:
-        for mount in loaded:
-            if mount.kind == "app" and not isinstance(mount.app, (InThreads, Unavailable)):
-                mount.app = InThreads(mount.app, app_threads)
+    chain.probe(loaded, config.mounts)
     info = tuple((mount.name, mount.kind, mount.name not in errors) for mount in loaded)
     report = [
         {"mount": name, "error": str(error), "traceback": describe_cause(error)}

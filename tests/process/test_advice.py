@@ -119,11 +119,11 @@ def test_the_log_and_the_page_say_what_to_write(
 def test_a_mount_with_a_limit_says_the_same(
     serve: Any, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
-    from gateway.mounts.fair import Limited, Places
+    from gateway.mounts.admission import Limited, Semaphore
 
-    places = Places("mount /")
-    places.adjust(Admission(max_concurrency=1))
-    gateway = serve(Limited(make(text), places))
+    semaphore = Semaphore("mount /")
+    semaphore.adjust(Admission(max_concurrency=1))
+    gateway = serve(Limited(make(text), semaphore))
     for _ in range(3):  # and its place is given back
         assert gateway.connect().ask(GET).status == 500
     assert {MISTAKES[text] in record.getMessage() for record in caplog.records} == {True}

@@ -11,7 +11,7 @@ from running import Running
 from running import wait_until as wait_outside
 
 from gateway.limits import MountLimits
-from gateway.mounts.fair import Limited, Places
+from gateway.mounts.admission import Limited, Semaphore
 
 POST = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nab"
 
@@ -192,13 +192,13 @@ def test_an_app_that_swallows_everything_is_ended_by_its_timeout(serve: Any) -> 
 
 
 def test_the_place_of_a_client_that_has_left_is_free(serve: Any, stream: Stream) -> None:
-    places = Places("mount /")
-    gateway = serve(Limited(stream, places))
+    semaphore = Semaphore("mount /")
+    gateway = serve(Limited(stream, semaphore))
     client = begun(gateway)
-    assert places._taken == 1
+    assert semaphore._running == 1
     client.close()
     gateway.pass_time(1)
-    wait_until(lambda: places._taken == 0, "the place is free")
+    wait_until(lambda: semaphore._running == 0, "the place is free")
 
 
 # --- a whole gateway ------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from harness import Client, Cut, Gateway, wait_until
 
 from gateway.config.model import AppTarget, Mount, Where
 from gateway.limits import Admission, MountLimits
-from gateway.mounts.fair import Fairness, Places, unwrap
+from gateway.mounts.admission import Semaphore
+from gateway.mounts.chain import Chain
 from gateway.wsgi import HEAD_NOW, FileWrapper, Takeover
 
 WHERE = Where(line=1, column=1)
@@ -46,20 +47,18 @@ class Desk:
 
 
 class Limited:
-    """A gateway whose mounts have these limits, by their names, and the ``Fairness`` behind it."""
+    """A gateway whose mounts have these limits, by their names, and the ``Chain`` behind it."""
 
     def __init__(self, gateway: Gateway, **settings: Any) -> None:
         self.gateway = gateway
-        self.fairness = Fairness()
+        self.chain = Chain()
         self.fit(**settings)
 
     def fit(self, *, pool: dict[str, Any] | None = None, **mounts: dict[str, Any]) -> None:
         """``root`` is the mount "/"; any other has its own name. All are of one pool."""
         loaded = self.gateway.service.table.mounts
-        for mount in loaded:
-            mount.app = unwrap(mount.app)
         names = [mount.name for mount in loaded]
-        self.fairness.fit(
+        self.chain.serve(
             loaded,
             [
                 Mount(
@@ -77,13 +76,13 @@ class Limited:
         )
 
     @property
-    def places(self) -> Places:
-        """The only ones."""
-        [places] = self.fairness._places.values()
-        return places
+    def semaphore(self) -> Semaphore:
+        """The only one."""
+        [semaphore] = self.chain.semaphores._by_name.values()
+        return semaphore
 
     def is_free(self) -> bool:
-        return not self.places._taken and not self.places._waiting
+        return not self.semaphore._running and not self.semaphore._waiting
 
     def ask(self, path: str) -> Client:
         """A client whose request is at the app, or waits, or was refused, once this returns."""
@@ -94,8 +93,8 @@ class Limited:
         return client
 
     def _count(self) -> int:
-        places = self.places
-        return places._taken + len(places._waiting) + len(self.gateway.records)
+        semaphore = self.semaphore
+        return semaphore._running + len(semaphore._waiting) + len(self.gateway.records)
 
 
 @pytest.fixture
@@ -133,7 +132,7 @@ def test_without_a_limit_nothing_is_wrapped(limited: Any) -> None:
     gateway = limited({"/": desk, "/b": desk}, b={"max_concurrency": 1})
     root, b = gateway.gateway.service.table.mounts
     assert root.app is desk
-    assert unwrap(b.app) is desk is not b.app
+    assert b.bare_app is desk is not b.app
 
 
 def test_a_full_mount_leaves_others_alone(limited: Any) -> None:
@@ -172,7 +171,7 @@ def test_a_mount_at_its_own_limit_takes_no_place_of_its_pool(limited: Any) -> No
     wait_until(lambda: desk.inside == ["/3", "/2"], "the mount's next takes the pool's place")
     desk.open("/2", "/3")
     assert [client.read_answer().status for client in clients] == [200, 200, 200]
-    assert all(not places._taken for places in gateway.fairness._places.values())
+    assert all(not each._running for each in gateway.chain.semaphores._by_name.values())
 
 
 # --- who is next ------------------------------------------------------------------------------
@@ -263,7 +262,7 @@ def test_one_that_is_ended_when_its_turn_has_come_gives_it_on(limited: Any) -> N
     desk = Desk()
     gateway = limited(desk, root={"max_concurrency": 1})
     first, second, third = (gateway.ask(path) for path in ("/first", "/second", "/third"))
-    [turn, _] = gateway.places._waiting
+    [turn, _] = gateway.semaphore._waiting
     desk.open("/first", "/third")
     while not turn.is_admitted:
         gevent.sleep(0)

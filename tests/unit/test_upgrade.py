@@ -23,7 +23,7 @@ from wsproto.events import CloseConnection, Message, Ping, Pong
 
 from gateway.http import upgrade
 from gateway.limits import Limits, MountLimits
-from gateway.mounts.fair import Limited, Places
+from gateway.mounts.admission import Limited, Semaphore
 from gateway.mounts.threads import InThreads
 
 ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
@@ -287,13 +287,13 @@ def test_it_cannot_be_taken_after_the_request(serve: Any, run: Any) -> None:
 
 
 def test_a_place_is_taken_until_the_app_is_done(serve: Any) -> None:
-    places = Places("mount /")
-    gateway = serve(Limited(echo, places))
+    semaphore = Semaphore("mount /")
+    gateway = serve(Limited(echo, semaphore))
     client = upgraded(gateway)
-    assert places._taken == 1
+    assert semaphore._running == 1
     client.end()
     client.expect_end()
-    assert places._taken == 0
+    assert semaphore._running == 0
 
 
 # --- ends and deadlines -------------------------------------------------------------------------

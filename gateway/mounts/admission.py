@@ -16,138 +16,133 @@ from greenlet import getcurrent
 
 from gateway.config.model import Mount
 from gateway.errors import ClientDisconnected
-from gateway.http.dispatch import LoadedMount
 from gateway.http.exchange import RequestEnded
 from gateway.limits import Admission
-from gateway.mounts.live import LivePages
-from gateway.mounts.quarantine import Quarantined
 from gateway.wsgi import Environ, FileWrapper, StartResponse, Takeover, WSGIApp
 
 RETRY_AFTER = ("Retry-After", "5")
-ANY = Admission()
+UNLIMITED = Admission()
 
 
-class Fairness:
-    """The places of one worker, of its mounts and of the pools that they lead to."""
+class Semaphores:
+    """Those of one worker: one for each mount that has a limit, and for each pool that has one.
+
+    They outlive an edit of the table: requests that run stay counted, and those that wait keep
+    their place in the queue.
+    """
 
     def __init__(self) -> None:
-        self._places: dict[str, Places] = {}
+        self._by_name: dict[str, Semaphore] = {}
 
-    def fit(self, loaded: Iterable[LoadedMount], mounts: Iterable[Mount]) -> None:
-        """Wrap the apps of those ``loaded`` that have a limit; ``mounts`` are what the table says
-        of them, in the same order.
+    def adjust(self, mounts: Iterable[Mount]) -> None:
+        """Have the limits of these mounts from now on."""
+        wanted = {name: admission for mount in mounts for name, admission in _limits_of(mount)}
+        for name in wanted.keys() - self._by_name.keys():
+            self._by_name[name] = Semaphore(name)
+        for name, semaphore in self._by_name.items():
+            semaphore.adjust(wanted.get(name, UNLIMITED))
+        self._by_name = {name: self._by_name[name] for name in wanted}
 
-        Called again, for another table, it changes how many places there are, and leaves in them
-        who has one.
-        """
-        places: dict[str, Places] = {}
-        wanted: dict[str, Admission] = {}
-        for mount, said in zip(loaded, mounts):
-            for name, admission in (
-                (f"pool {said.pool}", said.pool_admission),
-                (f"mount {said.name}", said.limits),
-            ):
-                if admission.max_concurrency:
-                    wanted[name] = admission
-                    places[name] = places.get(name) or self._places.get(name) or Places(name)
-                    mount.app = Limited(mount.app, places[name])
-        for name, place in (self._places | places).items():
-            place.adjust(wanted.get(name, ANY))
-        self._places = places
+    def limit(self, app: WSGIApp, mount: Mount) -> WSGIApp:
+        """``app`` within the limits that this mount has; the same object if it has none."""
+        for name, _ in _limits_of(mount):
+            app = Limited(app, self._by_name[name])
+        return app
+
+
+def _limits_of(mount: Mount) -> list[tuple[str, Admission]]:
+    """The names and limits of the semaphores that its requests pass, the innermost first."""
+    limits = (f"pool {mount.pool}", mount.pool_admission), (f"mount {mount.name}", mount.limits)
+    return [(name, admission) for name, admission in limits if admission.max_concurrency]
 
 
 class Limited:
-    """``app``, called where there is a place; it is taken until the response has ended."""
+    """``app``, called once ``semaphore`` is acquired, which is released when the response has
+    ended."""
 
-    def __init__(self, app: WSGIApp, places: Places) -> None:
-        self.app = app
-        self._places = places
+    def __init__(self, app: WSGIApp, semaphore: Semaphore) -> None:
+        self._app = app
+        self._semaphore = semaphore
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        self._places.take(environ["gateway.client_disconnected"])
+        self._semaphore.acquire(environ["gateway.client_disconnected"])
         try:
-            return _with_end(self.app(environ, start_response), self._places.give_back)
+            return _with_end(self._app(environ, start_response), self._semaphore.release)
         except BaseException:
-            self._places.give_back()
+            self._semaphore.release()
             raise
 
 
-def unwrap(app: WSGIApp) -> Any:
-    """The app itself, of one that may be limited, live or in quarantine."""
-    while isinstance(app, (Limited, LivePages, Quarantined)):
-        app = app.app
-    return app
-
-
-class Places:
-    """Those of ``name``, and the queue of requests that wait for one."""
+class Semaphore:
+    """How many requests of ``name`` run, and the queue of those that wait. May be acquired as often
+    as ``Admission.max_concurrency`` says."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._admission = ANY
-        self._taken = 0
-        self._waiting: deque[_Turn] = deque()
+        self._admission = UNLIMITED
+        self._running = 0
+        self._waiting: deque[_Waiter] = deque()
 
     def adjust(self, admission: Admission) -> None:
-        """Have as many as this says from now on."""
+        """Have this limit from now on."""
         self._admission = admission
         self._admit()
 
-    def take(self, has_left: Callable[[], bool]) -> None:
-        """Until there is one; ``has_left`` tells whether the client does not wait any more.
+    def acquire(self, has_left: Callable[[], bool]) -> None:
+        """Wait until a request may run. ``has_left`` returns whether its client has left.
 
         Raises RequestEnded where that takes too long, ClientDisconnected. May switch greenlets.
         """
         if self._has_room():
-            self._taken += 1
+            self._running += 1
         else:
             self._wait(has_left)
 
-    def give_back(self) -> None:
-        """A place is free."""
-        self._taken -= 1
+    def release(self) -> None:
+        """A request has ended, and the next may run."""
+        self._running -= 1
         self._admit()
 
     def _has_room(self) -> bool:
         most = self._admission.max_concurrency
-        return self._taken < most or not most
+        return self._running < most or not most
 
     def _admit(self) -> None:
         waiting = self._waiting
         while waiting and self._has_room():
             is_overloaded = 2 * len(waiting) > self._admission.queue
-            turn = waiting.pop() if is_overloaded else waiting.popleft()
-            if not turn.end_if_left():
-                turn.is_admitted = True
-                self._taken += 1
-                turn.wake()
+            waiter = waiting.pop() if is_overloaded else waiting.popleft()
+            if not waiter.end_if_left():
+                waiter.is_admitted = True
+                self._running += 1
+                waiter.wake()
 
     def _wait(self, has_left: Callable[[], bool]) -> None:
         waiting, admission = self._waiting, self._admission
         if len(waiting) >= admission.queue:
-            self._waiting = waiting = deque(turn for turn in waiting if not turn.end_if_left())
+            self._waiting = waiting = deque(each for each in waiting if not each.end_if_left())
             if len(waiting) >= admission.queue:
                 raise self._refuse(f"its queue of {admission.queue} is full")
-        turn = _Turn(has_left)
-        waiting.append(turn)
+        waiter = _Waiter(has_left)
+        waiting.append(waiter)
         try:
-            turn.wait(admission.queue_timeout_seconds)
+            waiter.wait(admission.queue_timeout_seconds)
         except BaseException:
             # ended from outside, by the mount's timeout or with the gateway
-            self._withdraw(turn)
+            self._withdraw(waiter)
             raise
-        if turn.is_over:
+        if waiter.is_over:
             raise ClientDisconnected("the client left while it waited for its turn")
-        if not turn.is_admitted:
-            self._withdraw(turn)
+        if not waiter.is_admitted:
+            self._withdraw(waiter)
             seconds = admission.queue_timeout_seconds
             raise self._refuse(f"its queue_timeout of {seconds:g} s has passed")
 
-    def _withdraw(self, turn: _Turn) -> None:
-        if turn.is_admitted:
-            self.give_back()
-        elif turn in self._waiting:
-            self._waiting.remove(turn)
+    def _withdraw(self, waiter: _Waiter) -> None:
+        if waiter.is_admitted:
+            self.release()
+        elif waiter in self._waiting:
+            self._waiting.remove(waiter)
 
     def _refuse(self, why: str) -> RequestEnded:
         most = self._admission.max_concurrency
@@ -159,7 +154,7 @@ class Places:
         )
 
 
-class _Turn:
+class _Waiter:
     """A request that waits, in its greenlet, until it ``is_admitted``, or ``is_over`` since its
     client has left."""
 
@@ -170,7 +165,7 @@ class _Turn:
         self._timer: Any = None
 
     def wait(self, seconds: float) -> None:
-        """Until it is woken, or ``seconds`` have passed."""
+        """Return when it is woken, or after ``seconds``."""
         self._start_timer(seconds)
         try:
             get_hub().switch()
@@ -178,12 +173,12 @@ class _Turn:
             self._timer.close()
 
     def wake(self) -> None:
-        """Go on at the next turn of the event loop."""
+        """Have it go on at the next turn of the event loop."""
         self._timer.close()
         self._start_timer(0)
 
     def end_if_left(self) -> bool:
-        """Whether its client has left; it is woken to end then."""
+        """Whether its client has left; if so, wake it so that it ends."""
         if self._has_left():
             self.is_over = True
             self.wake()
