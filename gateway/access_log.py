@@ -1,6 +1,7 @@
-"""Access records: one line for each request, on stdout, written once a turn of the event loop.
+"""The access log: one record for each request, on stdout, in JSON or text.
 
-Owns their two formats. Rendered once a turn, since it is on the way of every request.
+Records are formatted and written together at the end of each event loop iteration, since this is
+on the hot path.
 """
 
 from __future__ import annotations
@@ -14,22 +15,21 @@ from gateway.logs import escape_controls, hide_controls, hide_unprintable
 from gateway.outlet import WHOLE_WRITE_BYTES, Outlet
 from gateway.protocol.head import RequestHead
 
-# longest text a client can put into a record, so that a record stays below WHOLE_WRITE_BYTES
+# maximum characters of what a client sent, so that a record stays below WHOLE_WRITE_BYTES
 _MAX_METHOD = 32
 _MAX_TARGET = 800
 _MAX_TEXT = 200
 _MAX_ERROR = 150
-# request id, client, mount ("" for none), head, status, bytes in and out (head and content),
-# monotonic times of begin and end, error ("" for none)
+# request id, client, mount ("" for none), head, status, bytes received and sent (head and content),
+# start and end (monotonic), error ("" for none)
 Record = tuple[str, str, str, RequestHead, int, int, int, float, float, str]
 
 
 class AccessLog:
-    """Access records, kept until ``flush`` and then written together: what is on the way of a
-    request is ``record``, a C method. ``style`` is json, text or off.
+    """Collects records until ``flush`` writes them. ``record`` is a C method, since every request
+    calls it. ``style`` is json, text or off.
 
-    What a client may have sent is made harmless and cut. A record is written with the time, and
-    what ``Record`` holds.
+    Text that a client sent is escaped and cut to a maximum length.
     """
 
     def __init__(self, style: str, file_descriptor: int) -> None:
@@ -40,7 +40,7 @@ class AccessLog:
         self.record: Callable[[Record], None] = self._records.append
 
     def flush(self) -> None:
-        """Write all that is kept, in writes of whole records."""
+        """Write the collected records; no write ends within a record."""
         if not self._records:
             return
         records = self._records.copy()
@@ -49,7 +49,7 @@ class AccessLog:
         data = text.encode("utf-8", "replace")
         put, start = self.outlet.put, 0
         while len(data) - start > WHOLE_WRITE_BYTES:
-            # each record ends with its only line break
+            # a record contains one line break, at its end
             end = data.rfind(b"\n", start, start + WHOLE_WRITE_BYTES) + 1
             end = end or start + WHOLE_WRITE_BYTES
             put(data[start:end])
@@ -58,13 +58,13 @@ class AccessLog:
 
 
 @lru_cache(maxsize=2)
-def _tell_second(second: int) -> str:
+def _format_second(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def quote_json(text: str) -> str:
-    """As JSON has it, with nothing raw that a terminal obeys or that ends a line: escaped, or a
-    question mark where that would make a record too long for one write."""
+    """A JSON string without control characters and line separators: they are escaped, or replaced
+    by question marks if a record would become too long for one write."""
     quoted = encode_basestring(text)
     escaped = escape_controls(quoted)
     is_short = escaped is quoted or len(escaped.encode("utf-8", "replace")) <= 2 * len(text) + 2
@@ -72,9 +72,9 @@ def quote_json(text: str) -> str:
 
 
 def _quote_all(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Each as ``quote_json`` has it, without the quotation marks around it."""
+    """``quote_json`` of each, without the surrounding quotation marks."""
     together = "".join(texts)
-    # hide_unprintable ASCII is written as it is, but for two of its characters
+    # of printable ASCII only two characters need escaping
     is_plain = together.isascii() and together.isprintable()
     if is_plain and '"' not in together and "\\" not in together:
         return texts
@@ -82,14 +82,14 @@ def _quote_all(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _render_json(records: list[Record], epoch: float) -> str:
-    """An object a line. ``epoch`` is when the monotonic clock was 0, in Unix time."""
+    """One JSON object a line. ``epoch`` is the Unix time at which the monotonic clock was 0."""
     lines: list[str] = []
     clock, next_clock = "", 0.0
-    for request_id, client, mount, head, status, got, sent, started, ended, error in records:
+    for request_id, client, mount, head, status, received, sent, started, ended, error in records:
         if ended >= next_clock:
             millisecond = int((ended + epoch) * 1000)
             next_clock = (millisecond + 1) / 1000 - epoch
-            clock = f"{_tell_second(millisecond // 1000)}.{millisecond % 1000:03d}Z"
+            clock = f"{_format_second(millisecond // 1000)}.{millisecond % 1000:03d}Z"
         fields = head.fields
         mount, method, target, host, referer, agent = _quote_all(
             (
@@ -106,19 +106,19 @@ def _render_json(records: list[Record], epoch: float) -> str:
         lines.append(
             f'{{"time":"{clock}","request_id":"{request_id}","mount":"{mount}","method":"{method}",'
             f'"target":"{target}","protocol":"{protocol}","host":"{host}","referer":"{referer}",'
-            f'"user_agent":"{agent}","client":"{client}","status":{status},"bytes_in":{got},'
+            f'"user_agent":"{agent}","client":"{client}","status":{status},"bytes_in":{received},'
             f'"bytes_out":{sent},"duration_ms":{(ended - started) * 1000:.3f}{fault}}}\n'
         )
     return "".join(lines)
 
 
 def _render_text(records: list[Record], epoch: float) -> str:
-    """For a person: when, status, how long, how much, what, and who."""
+    """For a person: time, status, duration, size, request line, mount and client."""
     lines = []
     for _, client, mount, head, status, _, sent, started, ended, error in records:
-        clock = _tell_second(int(ended + epoch))[11:]
+        clock = _format_second(int(ended + epoch))[11:]
         duration = f"{(ended - started) * 1000:8.1f} ms"
-        asked = f"{head.method[:_MAX_METHOD]} {head.target[:_MAX_TARGET]}  <- {mount or '-'}"
-        line = f"{clock} {status} {duration} {sent:>9} B  {asked}  {client}"
+        request = f"{head.method[:_MAX_METHOD]} {head.target[:_MAX_TARGET]}  <- {mount or '-'}"
+        line = f"{clock} {status} {duration} {sent:>9} B  {request}  {client}"
         lines.append(hide_unprintable(f"{line}  [{error[:_MAX_ERROR]}]" if error else line) + "\n")
     return "".join(lines)

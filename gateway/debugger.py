@@ -1,7 +1,6 @@
-"""Debuggers in apps, in dev mode: the terminal that they read from, and where one waits.
+"""Debuggers in apps, in dev mode: the terminal that they read from, and the line where one stops.
 
-Refuses to know requests and which debugger it is, but that it is made of the standard library's.
-Sources: tty(4), PEP 553.
+Knows debuggers that are built on the standard library's ``bdb``. Source: tty(4), PEP 553.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ _MODULES = frozenset(("bdb", "pdb"))
 
 
 def give_terminal() -> None:
-    """Have this worker read from the terminal that the gateway runs in; without one, breakpoints
-    are passed over."""
-    # pdb handles it after a "continue", but what Ctrl-C means is the supervisor's to say
+    """Connect this worker's stdin to the terminal that the gateway runs in; without a terminal,
+    breakpoints are skipped."""
+    # pdb handles SIGINT after "continue", but Ctrl-C is for the supervisor
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         descriptor = os.open(TERMINAL, os.O_RDWR)
     except OSError:
         sys.breakpointhook = _pass_over
         return
-    # number 0, from which readline reads
+    # readline reads from descriptor 0
     os.dup2(descriptor, 0)
     os.close(descriptor)
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc] # noqa: SIM115
@@ -41,12 +40,13 @@ def _pass_over(*arguments: Any, **named: Any) -> Any:
         return sys.__breakpointhook__(*arguments, **named)
     frame = sys._getframe(1)
     place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    lifecycle.warning("breakpoint() at %s is passed over: there is no terminal", place)
+    lifecycle.warning("breakpoint() at %s is skipped: there is no terminal", place)
     return None
 
 
 def find_breakpoint(frame: FrameType | None) -> str:
-    """The file and line at which a debugger holds the stack that ``frame`` ends; "" for none."""
+    """The file and line at which a debugger has stopped the stack that ends with ``frame``; "" if
+    none has."""
     is_held = False
     while frame is not None:
         if frame.f_globals.get("__name__") in _MODULES:
@@ -58,8 +58,8 @@ def find_breakpoint(frame: FrameType | None) -> str:
 
 
 class Terminal:
-    """The terminal as it was found. A debugger that is killed leaves it as readline has it, where
-    what is typed does not show."""
+    """The settings of the terminal at the start. A debugger that is killed leaves those of readline
+    behind, with which typed text is invisible."""
 
     def __init__(self) -> None:
         self._settings: list[Any] = []
@@ -67,7 +67,7 @@ class Terminal:
             self._settings = termios.tcgetattr(terminal)
 
     def restore(self) -> None:
-        """Make it that again, unless it is another program's now."""
+        """Restore the settings, unless another program is in the foreground."""
         if not self._settings:
             return
         with suppress(OSError, termios.error), open(TERMINAL, "rb", buffering=0) as terminal:

@@ -1,17 +1,17 @@
-"""The taxonomy of what can go wrong: the class says whose fault it is, and that decides the rest.
+"""The gateway's exceptions. The class says whose fault it is, which decides how it is handled.
 
-Knows nothing of the rest of the package.
+Imports nothing of the package.
 """
 
 
 class GatewayError(Exception):
-    """Never raised itself."""
+    """The base of the others; never raised itself."""
 
 
 class ConfigError(GatewayError):
-    """The operator's, before start: the table is wrong. Exit code 2.
+    """The operator's: the table is invalid. Exit code 2.
 
-    ``problems`` are complete lines, each ``file:line:column: key.path: what and how to mend it``.
+    ``problems`` are complete lines, each ``file:line:column: key.path: problem and how to fix it``.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -20,24 +20,24 @@ class ConfigError(GatewayError):
 
 
 class AppLoadError(GatewayError):
-    """The operator's, while starting: a mount's app could not be had. Exit code 3.
+    """The operator's: a mount's app could not be loaded. Exit code 3.
 
     Raised ``from`` the app's own exception where there is one.
     """
 
 
 class BuildError(GatewayError):
-    """The operator's: a pool's Python or its environment could not be had. Exit code 3.
+    """The operator's: a pool's Python or its environment could not be provided. Exit code 3.
 
-    Says what and why, in the installer's words where it has any; the place in the table is added by
-    whoever knows it.
+    The message quotes the installer where it can; callers add the place in the table.
     """
 
 
 class MalformedMessage(GatewayError):
-    """The sender's, a client or a server: what was read is no HTTP, or could be read in two ways.
+    """A client's or an upstream server's: the message is not HTTP, or is ambiguous.
 
-    Says what is wrong, and perhaps in which text. Whoever reads raises an error of that side.
+    ``args`` are the problem and, optionally, the text that has it. Callers raise an error of their
+    side from it.
     """
 
     def __str__(self) -> str:
@@ -56,17 +56,17 @@ class RequestError(GatewayError):
 
 
 class MalformedRequest(RequestError):
-    """RFC 9112 §2.2, §3, §5, §6: the bytes are no request, or could be read as two."""
+    """RFC 9112 §2.2, §3, §5, §6: the bytes are not a request, or are ambiguous."""
 
 
 class UntrustedPeer(RequestError):
-    """RFC 9110 §15.5.4: the listener is for trusted proxies, and the peer is none."""
+    """RFC 9110 §15.5.4: the listener is for trusted proxies, and the peer is not one."""
 
     status = "403 Forbidden"
 
 
 class RequestTimeout(RequestError):
-    """RFC 9110 §15.5.9: the client took too long to send what it had begun."""
+    """RFC 9110 §15.5.9: the client took too long to send its request."""
 
     status = "408 Request Timeout"
 
@@ -84,7 +84,7 @@ class UriTooLong(RequestError):
 
 
 class ExpectationFailed(RequestError):
-    """RFC 9110 §10.1.1: only ``100-continue`` is known."""
+    """RFC 9110 §10.1.1: only ``100-continue`` is supported."""
 
     status = "417 Expectation Failed"
 
@@ -96,7 +96,7 @@ class HeaderFieldsTooLarge(RequestError):
 
 
 class NotImplementedMethod(RequestError):
-    """RFC 9110 §9.1: a method this server does not know."""
+    """RFC 9110 §9.1: an unknown method."""
 
     status = "501 Not Implemented"
 
@@ -114,11 +114,11 @@ class VersionNotSupported(RequestError):
 
 
 class AppError(GatewayError):
-    """The app's: it broke PEP 3333. 500 if no byte went out, else the connection is closed."""
+    """The app's: it violated PEP 3333. 500 if no byte was sent, else the connection is closed."""
 
 
 class ClientDisconnected(GatewayError, OSError):
-    """Nobody's: the client left, or left its response unread too long.
+    """Nobody's: the client disconnected, or did not read its response for too long.
 
-    An ``OSError``, since apps that stream expect one from a write that fails.
+    An ``OSError``, since apps that stream expect one from a failed write.
     """

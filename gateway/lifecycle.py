@@ -1,7 +1,7 @@
-"""What an app may know of its worker outside of requests: whether it serves. Made for apps.
+"""The state of this worker, for apps that work outside of requests, such as schedulers.
 
-Owns the states, and who is told of them. Apps import ``on_change`` and ``state``; all else is the
-worker's. Refuses to know why a state changes.
+Owns the states and the callbacks. Apps import ``on_change`` and ``state``; the rest is for the
+worker.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.logs import faults
 from gateway.uncaught import report_apps
 
 LOADING, STANDBY, SERVING, LEAVING = "loading", "standby", "serving", "leaving"
-# what may follow; "" is a process that is not a worker
+# the legal transitions; "" is a process that is not a worker
 NEXT = {
     "": (LOADING,),
     LOADING: (STANDBY, LEAVING),
@@ -23,19 +23,19 @@ NEXT = {
     SERVING: (STANDBY, LEAVING),
     LEAVING: (),
 }
-# how long callbacks are waited for, before others may begin to serve in their place
+# how long to wait for callbacks before another worker may serve instead
 CALLBACK_SECONDS = 5.0
 
 Callback = Callable[[str], object]
 
 
 class _Listener:
-    """``told`` is the last state that ``callback`` was called with, ``is_busy`` whether it runs."""
+    """``notified`` is the last state passed to ``callback``, ``is_busy`` whether it is running."""
 
     def __init__(self, callback: Callback, mount: str) -> None:
         self.callback = callback
         self.mount = mount
-        self.told = STANDBY
+        self.notified = STANDBY
         self.is_busy = False
 
     @property
@@ -46,8 +46,8 @@ class _Listener:
 
 
 class Lifecycle:
-    """That of this process. Callbacks run in threads, which are greenlets where apps run in
-    greenlets: each of them one call at a time, with the state of that moment."""
+    """The state of this process and its callbacks, which run in threads (greenlets where apps run
+    in greenlets): one call at a time for each callback, with the latest state."""
 
     def __init__(self) -> None:
         self.state = ""
@@ -57,14 +57,14 @@ class Lifecycle:
         self._listeners: list[_Listener] = []
 
     def add(self, callback: Callback) -> None:
-        """Call it with each state from now on, and at once where that is not the first."""
+        """Call it with each new state, and at once if the worker is past its first."""
         listener = _Listener(callback, self._mount)
         self._listeners.append(listener)
-        self._tell(listener)
+        self._notify(listener)
 
     @contextmanager
     def loading(self, mount: str) -> Iterator[None]:
-        """While an app is imported; where that fails, nothing of it is called later."""
+        """The app of ``mount`` is being imported; if that fails, its callbacks are dropped."""
         self._mount, before = mount, len(self._listeners)
         try:
             yield
@@ -75,60 +75,60 @@ class Lifecycle:
             self._mount = ""
 
     def move(self, state: str) -> None:
-        """Change to ``state``, where it may follow, and begin to tell."""
+        """Change to ``state``, if that is legal now, and start the callbacks."""
         with self._lock:
             if state not in NEXT[self.state]:
                 return
             self.state, self._since = state, time.monotonic()
         for listener in tuple(self._listeners):
-            self._tell(listener)
+            self._notify(listener)
 
     def is_settled(self) -> bool:
-        """Whether all have come back from what they were told, or have had their time."""
+        """Whether all callbacks have returned, or have had CALLBACK_SECONDS."""
         late = [each for each in self._listeners if each.is_busy]
         if not late or time.monotonic() - self._since < CALLBACK_SECONDS:
             return not late
         for each in late:
-            text = '%s has not come back from "%s" after %g s: it is not waited for'
-            faults.warning(text, each.name, each.told, CALLBACK_SECONDS)
+            text = '%s has not returned from "%s" after %g s: not waiting any longer'
+            faults.warning(text, each.name, each.notified, CALLBACK_SECONDS)
         return True
 
-    def _tell(self, listener: _Listener) -> None:
+    def _notify(self, listener: _Listener) -> None:
         with self._lock:
-            if listener.is_busy or self._find_news(listener) is None:
+            if listener.is_busy or self._find_new_state(listener) is None:
                 return
             listener.is_busy = True
         name = f"lifecycle {listener.mount}".strip()
         threading.Thread(target=self._run, args=(listener,), name=name, daemon=True).start()
 
-    def _find_news(self, listener: _Listener) -> str | None:
-        is_known = self.state == listener.told or self.state in ("", LOADING)
+    def _find_new_state(self, listener: _Listener) -> str | None:
+        is_known = self.state == listener.notified or self.state in ("", LOADING)
         return None if is_known else self.state
 
     def _run(self, listener: _Listener) -> None:
         while True:
             with self._lock:
-                state = self._find_news(listener)
+                state = self._find_new_state(listener)
                 if state is None:
                     listener.is_busy = False
                     return
-                listener.told = state
+                listener.notified = state
             try:
                 listener.callback(state)
             except BaseException as error:  # noqa: BLE001  an app's own
                 extra = {"mount": listener.mount} if listener.mount else {}
-                report_apps(f'{listener.name} has failed at "{state}"', error, **extra)
+                report_apps(f'{listener.name} failed on "{state}"', error, **extra)
 
 
 own = Lifecycle()
 
 
 def on_change(callback: Callback) -> Callback:
-    """Have ``callback`` called with each new state of this worker: "serving", then "standby" (kept
-    for a rollback, loaded) or "leaving". Where it serves already, that is now. A decorator.
+    """Call ``callback`` with each new state of this worker: "serving", then "standby" (loaded, kept
+    for a rollback) or "leaving". If the worker is already serving, at once. Usable as a decorator.
 
-    It is called in a thread, or greenlet, of its own, and has 5 s before another worker begins to
-    serve in the place of this one. Outside of a worker it is never called.
+    It runs in a thread, or greenlet, of its own, and has 5 s before another worker starts to serve
+    instead of this one. It is never called outside of a worker.
     """
     own.add(callback)
     return callback

@@ -1,8 +1,8 @@
-"""A log's descriptor, to which lines are written without ever waiting for who reads them.
+"""Non-blocking writes to a log's descriptor.
 
-What the reader's pipe has no room for is kept, up to a bound, and written by a native thread; what
-comes beyond that is dropped, and counted. Owns how each kind of file is written to without waiting.
-Refuses to know what the lines say. Source: pipe(7), open(2), proc_pid_fd(5), pwritev2(2).
+Lines for which the pipe has no room are queued, up to a bound, and written by a native thread;
+further lines are dropped and counted. Owns how each kind of file is written to without blocking.
+Source: pipe(7), open(2), proc_pid_fd(5), pwritev2(2).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from importlib import import_module
 from time import monotonic
 from typing import Any
 
-# a write to a pipe is whole up to PIPE_BUF (4096 on Linux): workers share stdout and stderr
+# writes to a pipe are atomic up to PIPE_BUF (4096 on Linux): workers share stdout and stderr
 WHOLE_WRITE_BYTES = 4096
-# of what waits for the reader
+# maximum size of the queue
 MOST_BYTES = 1024 * 1024
-# what a process leaves the readers of its logs at its end
+# how long an exiting process waits for its queues to be written
 FINISH_SECONDS = 0.5
 _LOOK_SECONDS = 0.002
 
@@ -30,10 +30,11 @@ _LOOK_SECONDS = 0.002
 class Outlet:
     """``put`` writes to an open ``descriptor``, from any thread.
 
-    ``dropped`` counts the lines that were not written, since nobody has read the log in time.
-    ``on_room(lines)`` is called with those not yet reported, in a native thread, once all that was
-    kept has been read. Flags of ``descriptor`` stay as they are: other processes share its open
-    file. ``crash_descriptor`` is for a write as the process ends, which waits only where it must.
+    ``dropped`` counts the lines that were not written because the log was not read in time. Once
+    the queue has been written, ``on_room`` is called with the number not yet reported, in a native
+    thread. The flags of ``descriptor`` are not changed: other processes share its open file
+    description. ``crash_descriptor`` is for writes of a crashing process; they block only if they
+    must.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -49,26 +50,27 @@ class Outlet:
         self._process = os.getpid()
         self._lock = _find_native("_thread", "RLock")()  # a signal handler may print
         self._queue: SimpleQueue[bytes] = SimpleQueue()
-        # in bytes; each is changed on one side alone
+        # bytes queued and written; each is changed by one side only
         self._kept = self._taken = 0
-        # of a line: its begin has been kept, its end is to come; its end is to be dropped
+        # whether the start of a line is queued and its end still to come; whether its end must be
+        # dropped
         self._is_begun = self._is_cut = False
         self._has_thread = False
 
     def put(self, data: bytes) -> None:
-        """Write lines: those of one call, up to WHOLE_WRITE_BYTES, stay together."""
+        """Write lines; up to WHOLE_WRITE_BYTES of one call are written atomically."""
         if self._kept == self._taken and not self._is_cut:
             try:
                 sent = self._try(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                return  # nobody reads it any more
+                return  # the reader has closed the pipe
             if sent == len(data):
                 return
             data = data[sent:]
         if self._process != os.getpid():
-            self._begin()  # an app has forked: no thread has come along, a lock may have
+            self._begin()  # an app has forked: the thread is gone, the lock may be held
         with self._lock:
             self._keep(data)
 
@@ -107,24 +109,24 @@ class Outlet:
             try:
                 return os.write(self.descriptor, data)
             except BlockingIOError:
-                self.sleep(_LOOK_SECONDS)  # another process has made it so
+                self.sleep(_LOOK_SECONDS)  # another process has set O_NONBLOCK
             except OSError:
                 return len(data)
 
     @property
     def is_empty(self) -> bool:
-        """Whether all that was kept has been read."""
+        """Whether the queue has been written."""
         return self._kept == self._taken
 
     def give_up(self) -> None:
-        """Count what is still kept as dropped."""
+        """Count what is still queued as dropped."""
         with suppress(Empty):
             while True:
                 self.dropped += self._queue.get_nowait().count(b"\n")
 
 
 def finish(*outlets: Outlet) -> None:
-    """Wait until all that was kept has been read, FINISH_SECONDS at most; the rest is dropped."""
+    """Wait at most FINISH_SECONDS for the queues to be written; the rest is dropped."""
     ends = monotonic() + FINISH_SECONDS
     while not all(outlet.is_empty for outlet in outlets) and monotonic() < ends:
         outlets[0].sleep(_LOOK_SECONDS)
@@ -133,25 +135,25 @@ def finish(*outlets: Outlet) -> None:
 
 
 def _find_native(module: str, name: str) -> Any:
-    """What gevent may have replaced, as it was."""
+    """The original of a function that gevent may have patched."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey.get_original(module, name) if monkey else getattr(import_module(module), name)
 
 
 def _find_write(descriptor: int) -> tuple[Callable[[bytes], int], int]:
-    """How it is written to at once or not at all, where BlockingIOError says that it was not; and
-    the descriptor to which a process that crashes writes."""
+    """A function that writes at once or raises BlockingIOError, and the descriptor that a crashing
+    process writes to."""
     try:
         kind = os.fstat(descriptor).st_mode
     except OSError:
-        return partial(os.write, descriptor), descriptor  # which says that it is closed
+        return partial(os.write, descriptor), descriptor  # raises EBADF
     if stat.S_ISREG(kind) or (stat.S_ISCHR(kind) and not os.isatty(descriptor)):
-        return partial(os.write, descriptor), descriptor  # a file keeps nobody waiting
+        return partial(os.write, descriptor), descriptor  # writes to files do not block
     try:
-        # another open file of the same pipe or terminal, with flags of its own
+        # another open file description of the same pipe or terminal, with flags of its own
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         opened = os.open(f"/proc/self/fd/{descriptor}", flags)
-    except OSError:  # another user's, or a socket, such as journald's
+    except OSError:  # another user's file, or a socket, such as journald's
         return partial(_write_nowait, descriptor), descriptor
     return partial(os.write, opened), opened
 
@@ -161,5 +163,5 @@ def _write_nowait(descriptor: int, data: bytes) -> int:
         return os.pwritev(descriptor, [data], -1, os.RWF_NOWAIT)
     except (BlockingIOError, BrokenPipeError):
         raise
-    except OSError as error:  # this kernel cannot with such a file: the thread writes
+    except OSError as error:  # not supported for this file: the thread writes
         raise BlockingIOError from error

@@ -1,6 +1,6 @@
-"""Who is at the other end of a Unix socket: only the kernel can say, and no process can forge it.
+"""The user at the other end of a Unix socket, from the kernel, so it cannot be forged.
 
-Refuses to know what may be done with it. Source: unix(7), SO_PEERCRED.
+Source: unix(7), SO_PEERCRED.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 
 def find_peer_user(connection: Any) -> int:
-    """The number of the user as whom the peer has connected or, for one that has been connected to,
-    has begun to listen."""
+    """The id of the user who called connect(2) or, for a client's socket, listen(2)."""
     _, user, _ = unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(user)

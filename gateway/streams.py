@@ -1,9 +1,9 @@
-"""The streams of a worker: one of the gateway's own for its log, and those that apps write to.
+"""A worker's text streams: the gateway's own for its log, and the standard streams of apps.
 
-Owns where each leads. Apps share ``sys.stdout`` and ``sys.stderr``, and any of them may close or
-detach these, or close descriptors 1 and 2, whose numbers the next socket then takes. So nothing is
-written to those numbers: all streams share one descriptor that apps do not know, none of them can
-be closed, and a write never fails. Refuses to know what is written. Source: the io module.
+Apps share ``sys.stdout`` and ``sys.stderr``. Any app may close or detach them, or close descriptors
+1 and 2, whose numbers the next socket then gets. So nothing is written to these numbers: all
+streams share one descriptor that apps do not know, they cannot be closed, and a write never fails.
+Source: the io module.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gateway.outlet import Outlet
 
 
 def duplicate(descriptor: int) -> int:
-    """A further descriptor of the same file, which no process inherits; never one of 0 to 2."""
+    """A duplicate that child processes do not inherit; never 0, 1 or 2."""
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 class _Raw(io.RawIOBase):
-    """Writes to ``outlet``; ``number`` is what it says its descriptor is."""
+    """Writes to ``outlet``; ``fileno()`` returns ``number``."""
 
     def __init__(self, outlet: Outlet, number: int) -> None:
         self._outlet = outlet
@@ -44,11 +44,11 @@ class _Raw(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Stay open: it is everybody's."""
+        """Stay open: all streams share the outlet."""
 
 
 class _Buffer(io.BufferedWriter):
-    """Keeps no whole line: who writes here without an ``OutletStream`` may never flush it."""
+    """Flushes at each line break: apps that write to the buffer itself may never flush it."""
 
     def write(self, data: Any, /) -> int:
         written = super().write(data)
@@ -57,7 +57,7 @@ class _Buffer(io.BufferedWriter):
         return written
 
     def close(self) -> None:
-        """Stay open, see ``OutletStream``."""
+        """Stay open."""
         self.flush()
 
     def detach(self) -> _Raw:
@@ -66,9 +66,9 @@ class _Buffer(io.BufferedWriter):
 
 
 class OutletStream(io.TextIOWrapper):
-    """Text to ``outlet``, a whole line at once; ``number`` is what ``fileno()`` gives.
+    """Text to ``outlet``, line by line; ``fileno()`` returns ``number``.
 
-    It cannot be closed; what ``detach`` gives writes there as well.
+    It cannot be closed; the buffer that ``detach`` returns writes to ``outlet``, too.
     """
 
     def __init__(self, outlet: Outlet, number: int) -> None:
@@ -84,20 +84,20 @@ class OutletStream(io.TextIOWrapper):
 
 
 class _Standard:
-    """Where descriptors 1 and 2 lead, under a number that apps do not know."""
+    """A duplicate of descriptors 1 and 2 under a number that apps do not know."""
 
     descriptor = 2
 
 
 def set_standard_streams(outlet: Outlet) -> None:
-    """Have ``sys.stdout`` and ``sys.stderr`` write to ``outlet``."""
+    """Make ``sys.stdout`` and ``sys.stderr`` write to ``outlet``."""
     _Standard.descriptor = outlet.descriptor
     sys.stdout = sys.__stdout__ = OutletStream(outlet, 1)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = OutletStream(outlet, 2)  # type: ignore[misc]
 
 
 def find_files() -> list[tuple[int, int] | None]:
-    """Which files descriptors 0 to 2 lead to, as device and inode; None for one that is closed."""
+    """Device and inode of descriptors 0 to 2; None for one that is closed."""
     found: list[tuple[int, int] | None] = []
     for number in (0, 1, 2):
         try:
@@ -109,13 +109,13 @@ def find_files() -> list[tuple[int, int] | None]:
 
 
 def find_closed() -> list[int]:
-    """Those of descriptors 0 to 2 that are closed."""
+    """Which of descriptors 0 to 2 are closed."""
     return [number for number, file in enumerate(find_files()) if file is None]
 
 
 def reopen(numbers: Iterable[int]) -> None:
-    """Open descriptors that were closed: 1 and 2 lead to the log, 0 to nothing. The next socket
-    would take the number, and its peer get what others print."""
+    """Reopen closed descriptors: 1 and 2 as the log, 0 as /dev/null. Otherwise the next socket gets
+    the number, and its peer receives what apps print."""
     for number in numbers:
         descriptor = duplicate(_Standard.descriptor) if number else os.open(os.devnull, os.O_RDONLY)
         if descriptor == number:

@@ -1,7 +1,4 @@
-"""What is shown of an app's exception: the lines that are the app's own.
-
-Refuses to know who is shown them. Source: the traceback module.
-"""
+"""Tracebacks of apps without the gateway's own frames. Source: the traceback module."""
 
 from __future__ import annotations
 
@@ -10,14 +7,14 @@ import os
 from pathlib import Path
 from traceback import TracebackException, format_exception_only
 
-# an exception may carry all that an app has read; its report goes through the log and `status`
+# a message may contain all that an app has read; it goes into the log and into ``gateway status``
 MOST_CHARACTERS = 16_000
 _PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 def describe_error(error: BaseException) -> str:
-    """The traceback of an app's ``error`` and of what led to it, without the lines that are the
-    gateway's or the import system's; "" where that leaves nothing to show."""
+    """The traceback of an app's ``error`` and its causes, without frames of the gateway and of the
+    import system; "" if no frame is left."""
     report: TracebackException | None
     report = whole = TracebackException.from_exception(error)
     while report is not None:
@@ -29,14 +26,14 @@ def describe_error(error: BaseException) -> str:
 
 
 def cut_middle(text: str, most: int) -> str:
-    """``text`` without its middle where it is longer than ``most``."""
+    """``text`` without its middle, if it is longer than ``most`` characters."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def describe_fault(error: BaseException) -> str:
-    """The same, and never nothing."""
-    told = "".join(format_exception_only(type(error), error)).rstrip()
-    return describe_error(error) or cut_middle(told, MOST_CHARACTERS)
+    """As ``describe_error``; the message alone if no frame is left."""
+    message = "".join(format_exception_only(type(error), error)).rstrip()
+    return describe_error(error) or cut_middle(message, MOST_CHARACTERS)
 
 
 def _is_own(file_name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The types of the WSGI border (PEP 3333), named once. Knows nothing of the rest."""
+"""The types of the WSGI interface (PEP 3333)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Optional, Protocol
 
 Environ = dict[str, Any]
-# names and values of an answer
+# names and values of a response's header fields
 Fields = tuple[tuple[str, str], ...]
 # environ key: PATH_INFO as the client encoded it, with dot segments resolved
 RAW_PATH_INFO = "gateway.raw_path_info"
@@ -31,7 +31,7 @@ class ReadableFile(Protocol):
 class FileWrapper:
     """PEP 3333 "Optional Platform-Specific File Handling": the server sends it with sendfile.
 
-    Iterating serves middleware that looks inside; then it yields blocks of ``block_size`` bytes.
+    Middleware may iterate it instead, in blocks of ``block_size`` bytes.
     """
 
     def __init__(self, file: ReadableFile, block_size: int = 64 * 1024) -> None:
@@ -57,22 +57,22 @@ class _HeadNow(bytes):
     pass
 
 
-# an empty piece that has the head sent, by whom has no content yet and waits for some
+# an empty piece that makes the server send the head before there is content
 HEAD_NOW = _HeadNow()
 
 
 class Takeover:
-    """What an upstream mount returns instead of content once its server has switched protocols
+    """What an upstream mount returns instead of content after a 101 of its server
     (RFC 9110 §15.2.2).
 
-    ``head`` is the whole 101; ``run`` then has the client's connection to itself. Until it returns
-    the connection is given up where no byte has moved for the mount's ``tunnel_timeout``;
-    ``received_bytes`` counts what came from the client.
+    ``head`` is the complete 101 response; ``run`` then owns the client's connection. The connection
+    is closed if no byte is transferred for the mount's ``tunnel_timeout``; ``received_bytes``
+    counts what the client sent.
     """
 
     head = b""
     received_bytes = 0
-    # it is the content of its request, and never at its end: the connection ends with it
+    # it also stands for the request's content, which never ends: the connection closes after it
     is_complete = False
     fault = store = None
 
@@ -88,7 +88,7 @@ class Takeover:
         pass
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(())  # to whom expects content
+        return iter(())  # for callers that expect content
 
     def run(self, connection: Any) -> None:
-        """Until both sides have ended. Raises ClientDisconnected. May switch greenlets."""
+        """Relay until both sides have closed. Raises ClientDisconnected. May switch greenlets."""

@@ -178,7 +178,7 @@ def test_without_a_terminal_a_breakpoint_is_passed_over_and_the_log_says_where(
 ) -> None:
     gateway = start(BREAKPOINT, POOLS[kind], before=os.setsid)
     assert gateway.ask("/looks").endswith(b"\r\n\r\n40")
-    told = f"breakpoint() at {gateway.folder}/looks.py:4 is passed over: there is no terminal"
+    told = f"breakpoint() at {gateway.folder}/looks.py:4 is skipped: there is no terminal"
     wait_until(lambda: told in gateway.log_text, "the log says so")
 
 

@@ -166,8 +166,8 @@ def test_callbacks_that_raise_or_hang_hurt_nobody(start: Start, tmp_path: Path) 
     assert gateway.control("reload")["exit_code"] == 0
     wait_until(lambda: find_serving(tmp_path) not in ([], first), "another one serves")
     log = gateway.log_text
-    assert 'mounts./hurts: hurts.raises has failed at \\"serving\\": SystemExit: no serving' in log
-    assert 'mounts./hurts: hurts.hangs has not come back from \\"serving\\" after 5 s' in log
+    assert 'mounts./hurts: hurts.raises failed on \\"serving\\": SystemExit: no serving' in log
+    assert 'mounts./hurts: hurts.hangs has not returned from \\"serving\\" after 5 s' in log
     assert gateway.ask("/hurts").startswith(b"HTTP/1.1 200 ")
 
 

@@ -68,10 +68,10 @@ def entries(running: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("greenlet", "leaves.fail, which it has left running, has failed: ValueError"),
-        ("interrupt", "leaves.interrupt, which it has left running, has failed: KeyboardInterrupt"),
-        ("timer", "leaves.fail, which it has left running, has failed: ValueError"),
-        ("thread", "the thread mine has failed, which an app has started"),
+        ("greenlet", "leaves.fail, which it left running, failed: ValueError"),
+        ("interrupt", "leaves.interrupt, which it left running, failed: KeyboardInterrupt"),
+        ("timer", "leaves.fail, which it left running, failed: ValueError"),
+        ("thread", "the thread mine failed, which an app has started"),
         ("finalizer", "Unraisable.__del__"),
         ("exit", ""),
         ("callback", ""),
