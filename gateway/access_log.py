@@ -13,7 +13,7 @@ from json.encoder import encode_basestring
 
 from gateway.logs import escape_controls, hide_controls, hide_unprintable
 from gateway.outlet import WHOLE_WRITE_BYTES, Outlet
-from gateway.protocol.head import RequestHead
+from gateway.protocol.request import RequestHead
 
 # maximum characters of what a client sent, so that a record stays below WHOLE_WRITE_BYTES
 _MAX_METHOD = 32

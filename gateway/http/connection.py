@@ -29,7 +29,7 @@ from gateway.http.wire.stream import IDLE
 from gateway.logs import faults
 from gateway.protocol.error_page import build_error_page
 from gateway.protocol.framing import CHUNKED
-from gateway.protocol.head import RequestHead
+from gateway.protocol.request import RequestHead
 from gateway.uncaught import report_own, summarize
 from gateway.wsgi import RAW_PATH_INFO, Environ
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from gateway import __version__
-from gateway.protocol.head import RequestHead
+from gateway.protocol.request import RequestHead
 from gateway.wsgi import RAW_PATH_INFO, Environ, FileWrapper
 
 MountInfo = tuple[tuple[str, str, bool], ...]

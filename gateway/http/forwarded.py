@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from gateway.errors import MalformedRequest
-from gateway.protocol.head import RequestHead
 from gateway.protocol.memory import Memory
 from gateway.protocol.names import UNIX_PEER, parse_host
+from gateway.protocol.request import RequestHead
 from gateway.wsgi import Environ
 
 # [v6]:port, v4:port, or a bare address; a port may be obfuscated too (RFC 7239 §6)

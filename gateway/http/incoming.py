@@ -18,7 +18,7 @@ from gateway.http.handover import Known
 from gateway.http.service import Service
 from gateway.http.wire.stream import IDLE, RUNNING, State, Stream
 from gateway.logs import hide_unprintable
-from gateway.protocol.head import RequestHead
+from gateway.protocol.request import RequestHead
 
 # of one read between requests: most heads, with content that is short; what is longer is read in
 # bigger pieces, once somebody asks for it

@@ -18,8 +18,8 @@ from gevent import socket as gevent_socket
 from gateway.http.connection import Connection
 from gateway.http.service import Service
 from gateway.limits import MountLimits
-from gateway.protocol.checks import advise, build_check
 from gateway.protocol.names import UNIX_PEER
+from gateway.protocol.probe_request import advise, build_probe_request
 
 
 class Probed(Protocol):
@@ -64,7 +64,7 @@ def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
     with beginning, gevent_socket.socket(fileno=client_side.detach()) as client:
         try:
             with gevent.Timeout(seconds or None):
-                client.sendall(build_check(target, host, "gateway-probe", ""))
+                client.sendall(build_probe_request(target, host, "gateway-probe", ""))
                 head, contains = read_all(client, probe.contains.encode())
         except gevent.Timeout:
             return f"its probe {target} was not answered within {seconds:g} s"

@@ -22,8 +22,8 @@ from gateway.http.advice import (
 )
 from gateway.http.response_head import CheckedHead, check_field, known_heads, not_headers, read_head
 from gateway.http.wire.sink import Sink
-from gateway.protocol.head import RequestHead
 from gateway.protocol.names import CACHE_ENTRIES
+from gateway.protocol.request import RequestHead
 from gateway.wsgi import HEAD_NOW, ExcInfo, Fields, FileWrapper, Takeover, Write
 
 # beyond this, head and body go out as two pieces of one system call instead of being joined

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from gateway.protocol.fields import REQUEST_KEY, STATEMENT_KEY
-from gateway.protocol.head import RequestHead
 from gateway.protocol.names import CACHE_ENTRIES
+from gateway.protocol.request import RequestHead
 from gateway.wsgi import Environ
 
 # Host of each such request, which RFC 9112 §3.2 demands; the one that counts is in the statement

@@ -27,7 +27,7 @@ from gateway.http.exchange import Exchange
 from gateway.http.gevent_websocket import OfferedWebSocket, open_websocket
 from gateway.http.wire.stream import READ, WRITE, wait_for
 from gateway.protocol.framing import split_list
-from gateway.protocol.head import RequestHead
+from gateway.protocol.request import RequestHead
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Takeover, Write, WSGIApp
 
 READ_BYTES = 64 * 1024

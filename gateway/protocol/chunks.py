@@ -1,7 +1,7 @@
-"""Content in chunks (RFC 9112 §7.1), decoded for both sides of the hop, without I/O.
+"""Decodes chunked content (RFC 9112 §7.1) of requests and of upstream responses, without I/O.
 
-Refuses to know who sends it and how much may come. Extensions are passed over (§7.1.1). Trailers
-are checked as field lines are, and dropped (RFC 9110 §6.5.1: not to be merged with the header).
+Chunk extensions are ignored (§7.1.1). Trailers are checked like other fields, and dropped (RFC 9110
+§6.5.1: they must not be merged into the header section).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import re
 from gateway.errors import MalformedMessage
 from gateway.protocol.fields import check_field_line
 
-MAX_CHUNK_LINE = 256  # size and extensions, in bytes; §7.1.1 asks for a limit of our own
+MAX_CHUNK_LINE = 256  # size and extensions, in bytes; §7.1.1 asks for a limit
 MAX_TRAILER_BYTES = 8 * 1024
 
-# the end of the chunk before, and the line of the next one; 64 bits are as much as others read
+# the end of the previous chunk and the line of the next one; sizes have up to 64 bits
 _LINE = rb"\r\n([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?"
 _CHUNK_LINE = re.compile(_LINE + rb"\r\n")
 _PADDED_CHUNK_LINE = re.compile(_LINE + rb"[ \t]*\r\n")
@@ -25,26 +25,26 @@ class LargeTrailersError(MalformedMessage):
 
 
 class ChunkDecoder:
-    """``feed`` it what comes, and ``take`` what is content of that. ``left_bytes`` of the current
-    chunk are still to be taken. While it holds none of them, they may be received without it, and
-    are then subtracted. ``announced_bytes`` is the size of all chunks so far. With
-    ``allows_padding``, blanks may follow a chunk's size."""
+    """``feed`` it received bytes and ``take`` content. ``left_bytes`` of the current chunk have not
+    been taken; while the decoder holds none of them, callers may receive them directly and subtract
+    them. ``announced_bytes`` is the size of all chunks so far. ``allows_padding`` accepts blanks
+    after a chunk size."""
 
     def __init__(self, *, allows_padding: bool = False) -> None:
         self._chunk_line = _PADDED_CHUNK_LINE if allows_padding else _CHUNK_LINE
         self._received = b"\r\n"  # as if there were a chunk before the first
-        self._position = 0  # how much of that has been read
+        self._position = 0  # how much of it has been decoded
         self.left_bytes = self.announced_bytes = 0
         self._is_in_trailers = False
         self._left_trailer_bytes = MAX_TRAILER_BYTES
 
     def feed(self, data: bytes) -> None:
-        """What has come next."""
+        """Add received bytes."""
         self._received = self._received[self._position :] + data
         self._position = 0
 
     def take(self, most_bytes: int) -> bytes | None:
-        """Content of a chunk; b"" at the end; None: more has to come. Raises MalformedMessage."""
+        """Content; b"" at the end, None if more bytes are needed. Raises MalformedMessage."""
         if not self.left_bytes and not self._is_in_trailers:
             start = self._position
             found = self._chunk_line.match(self._received, start, start + MAX_CHUNK_LINE + 4)
@@ -64,7 +64,7 @@ class ChunkDecoder:
         return piece or None
 
     def take_rest(self) -> bytes:
-        """What came behind the end, once."""
+        """The bytes after the end; call it once."""
         rest, self._received = self._received[self._position + 2 :], b""
         return rest
 
@@ -90,7 +90,7 @@ class ChunkDecoder:
             if len(self._received) >= start + limit + 2:
                 raise too_long
             return None
-        # RFC 9112 §2.2 lets us accept a bare LF; a hop that does not would split here otherwise
+        # RFC 9112 §2.2 allows to accept a bare LF; a hop that does not would split differently
         if not self._received.endswith(b"\r", start, end):
             raise MalformedMessage("a line of the chunk framing ends without CR")
         return self._received[start : end - 1]

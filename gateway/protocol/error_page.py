@@ -1,10 +1,10 @@
-"""The page of what the gateway itself answers. Refuses to know why it does."""
+"""The page of errors that the gateway itself responds with."""
 
 from html import escape
 
 
 def build_error_page(status: str, detail: str, request_id: str, traceback: str = "") -> bytes:
-    """A small page for what the gateway itself answers; all four are shown, as text."""
+    """A small HTML page that shows all four as text."""
     shown = f"<pre>{escape(traceback)}</pre>" if traceback else ""
     reference = f"<p><small>Request {escape(request_id)}</small></p>" if request_id else ""
     return (
@@ -14,4 +14,4 @@ def build_error_page(status: str, detail: str, request_id: str, traceback: str =
         "sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem}small{opacity:.6}"
         "pre{white-space:pre-wrap;overflow-wrap:anywhere}</style>"
         f"<h1>{escape(status)}</h1><p>{escape(detail)}</p>{shown}{reference}</html>\n"
-    ).encode("utf-8", "backslashreplace")  # an exception may tell of a name that is not UTF-8
+    ).encode("utf-8", "backslashreplace")  # an exception may name a file that is not UTF-8

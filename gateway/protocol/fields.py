@@ -1,7 +1,7 @@
-"""Field lines: what is one, on both sides of the hop; those of requests to CGI names and values.
+"""Field lines: checks for requests and upstream responses; those of requests to CGI variables.
 
-Strict, and each line that comes again is read once. Refuses to know what a field means. Source:
-RFC 9112 §5 (field syntax), RFC 9110 §5.5 (values), RFC 3875 §4.1.18 (CGI names).
+Strict. A repeated line is parsed once. Source: RFC 9112 §5 (field syntax), RFC 9110 §5.5 (values),
+RFC 3875 §4.1.18 (CGI names).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from gateway.errors import MalformedMessage
 from gateway.protocol.memory import Memory
 
 DROPPED = ""
-# What front workers alone say, to pools alone; dropped whoever else says it, proxies too.
+# what front workers send to pools; dropped from all other peers, trusted proxies included
 STATEMENT_KEY, REQUEST_KEY = "HTTP_GATEWAY_STATEMENT", "HTTP_GATEWAY_REQUEST"
 MAX_NAMES = 1024
 LONGEST_NAME = 64
-# what thousands of clients send again and again; at most some 3 MiB
+# enough for the usual lines of thousands of clients; some 3 MiB at most
 MAX_LINES = 4096
 LONGEST_LINE = 256
-# what only a trusted proxy may say (RFC 7239 §8.1); dropped when anyone else says it
+# for trusted proxies only (RFC 7239 §8.1); dropped from other peers
 _FORWARDED_NAME = re.compile(r"forwarded|x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
-# RFC 9110 §5.5: a value has visible characters, obs-text, and blanks between them
+# RFC 9110 §5.5: values consist of visible characters, obs-text, spaces and tabs
 INVALID_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-# one hop would read the first, another the last; RFC 9112 §3.2 demands 400 for Host
+# one hop could read the first, another the last; RFC 9112 §3.2 requires 400 for Host
 _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
-# proofs of who someone is, and what differs in each request
+# credentials, and what differs in each request
 _NEVER_KEPT = frozenset({
     "HTTP_AUTHORIZATION", "HTTP_COOKIE", "HTTP_PROXY_AUTHORIZATION", "HTTP_X_API_KEY",
     "HTTP_X_AUTH_TOKEN", "HTTP_X_CSRF_TOKEN", "HTTP_X_CSRFTOKEN", "HTTP_X_XSRF_TOKEN",
@@ -39,7 +39,7 @@ Field = tuple[str, str]
 
 
 class FieldNames(Memory[str]):
-    """Field names as sent to CGI names, DROPPED for those that are not let in."""
+    """Field names as sent to CGI names, DROPPED for fields that are dropped."""
 
     def __init__(self, *, trusts_peer: bool, takes_statements: bool = False) -> None:
         super().__init__(MAX_NAMES, LONGEST_NAME)
@@ -57,10 +57,9 @@ class FieldNames(Memory[str]):
 
 
 class FieldLines(Memory[Field]):
-    """Field lines, without their ends, to CGI name and value.
+    """Field lines, without CRLF, to CGI name and value.
 
-    ``trusts_peer``: forwarding fields are kept. ``takes_statements``: so are those of front
-    workers."""
+    ``trusts_peer`` keeps forwarding fields, ``takes_statements`` those of front workers."""
 
     def __init__(self, *, trusts_peer: bool, takes_statements: bool = False) -> None:
         super().__init__(MAX_LINES, LONGEST_LINE)
@@ -71,15 +70,15 @@ class FieldLines(Memory[Field]):
         name = self._names[raw_name]
         if not (colon and value.isascii() and value.isprintable()):
             check_value(line, colon, value)
-        # RFC 9112 §5: optional white space around the value is not part of it
+        # RFC 9112 §5: optional whitespace around the value is not part of it
         field = name, value.strip(" \t")
         if name not in _NEVER_KEPT:
             self.keep(line, field)
         return field
 
     def read(self, lines: list[str]) -> dict[str, str]:
-        """The fields of a head, which are ``lines``. Raises MalformedMessage."""
-        # made of C throughout where each line is known
+        """The fields of a head with these ``lines``. Raises MalformedMessage."""
+        # C code alone if all lines are known
         fields = dict(map(self.__getitem__, lines))
         if len(fields) != len(lines):
             fields = self._read_repeated(lines)
@@ -87,8 +86,8 @@ class FieldLines(Memory[Field]):
         return fields
 
     def _read_repeated(self, lines: list[str]) -> dict[str, str]:
-        """RFC 9110 §5.3: repeated fields are one list; RFC 6265 §5.4 gives cookies their own
-        joint."""
+        """RFC 9110 §5.3: repeated fields form one list; RFC 6265 §5.4: cookies have another
+        separator."""
         fields: dict[str, str] = {}
         for line in lines:
             name, value = self[line]
@@ -98,18 +97,18 @@ class FieldLines(Memory[Field]):
                 shown = name.replace("HTTP_", "").replace("_", "-").title()
                 raise MalformedMessage(f"{shown} is repeated")
             else:
-                joint = "; " if name == "HTTP_COOKIE" else ", "
-                # RFC 9110 §5.5: a value has no blank at its end, where the last one is empty either
-                fields[name] = f"{fields[name]}{joint}{value}".rstrip(" ")
+                separator = "; " if name == "HTTP_COOKIE" else ", "
+                # RFC 9110 §5.5: no trailing space, even if the last value is empty
+                fields[name] = f"{fields[name]}{separator}{value}".rstrip(" ")
         return fields
 
 
 def cgi_name(raw_name: str) -> str:
-    """RFC 3875 §4.1.18: ``User-Agent`` is ``HTTP_USER_AGENT``; DROPPED for a name that is not let
-    in. Raises MalformedMessage for what is no name.
+    """RFC 3875 §4.1.18: ``User-Agent`` is ``HTTP_USER_AGENT``; DROPPED for fields that are dropped.
+    Raises MalformedMessage for an invalid name.
 
-    A name with ``_`` could pass for the one with ``-`` and is dropped, as nginx does; ``Proxy``
-    would become HTTP_PROXY, which HTTP clients obey (CVE-2016-5385).
+    A name with ``_`` is dropped, as by nginx, since its variable is that of the name with ``-``;
+    ``Proxy`` would become HTTP_PROXY, which HTTP clients obey (CVE-2016-5385).
     """
     check_name(raw_name)
     if "_" in raw_name:
@@ -121,14 +120,14 @@ def cgi_name(raw_name: str) -> str:
 
 
 def check_field_line(line: str) -> None:
-    """Raises MalformedMessage for what is no field line, without its end."""
+    """Raises MalformedMessage for an invalid field line (without CRLF)."""
     raw_name, colon, value = line.partition(":")
     check_name(raw_name)
     check_value(line, colon, value)
 
 
 def check_name(raw_name: str) -> None:
-    """Raises MalformedMessage for what is no field's name."""
+    """Raises MalformedMessage for an invalid field name."""
     if TOKEN.fullmatch(raw_name):
         return
     what = "a character that names do not have"
@@ -140,7 +139,7 @@ def check_name(raw_name: str) -> None:
 
 
 def check_value(line: str, colon: str, value: str) -> None:
-    """Raises MalformedMessage where a line has no ``colon``, or what is no ``value`` behind it."""
+    """Raises MalformedMessage if a line has no ``colon``, or an invalid ``value`` after it."""
     if "\r" in line or "\n" in line:
         raise MalformedMessage("invalid field line: a bare CR or LF", line[:60])
     if not colon:

@@ -1,7 +1,7 @@
-"""The PROXY header: who a connection is from, told by the proxy that relays it byte for byte.
+"""Parses the PROXY header, in which a TCP proxy names the client of a connection.
 
-Owns both forms of the header, bytes to a value. Refuses to know sockets, and who may send one.
-Source: "The PROXY protocol, Versions 1 & 2" (HAProxy's doc/proxy-protocol.txt), cited by its §.
+Both versions. Callers decide who may send one. Source: "The PROXY protocol, Versions 1 & 2"
+(HAProxy's doc/proxy-protocol.txt), cited by section.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from struct import unpack_from
 from gateway.errors import MalformedRequest
 
 MAX_LINE_BYTES = 107  # §2.1: the longest line, with its CRLF
-# §2 promises 536; names out of certificates can make it more. nginx has the same bound.
+# §2 promises 536; names in certificates can make it longer. nginx has the same bound.
 MAX_BINARY_BYTES = 4096
 
 _LINE_START = b"PROXY "
@@ -25,8 +25,8 @@ _ENDPOINTS = re.compile(
     rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+)"
     rb" (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})\r\n"
 )
-# §2.1: "the receiver must ignore anything presented before the CRLF is found". A CR or LF alone is
-# refused here too: it is not to be taken for the end of the line.
+# §2.1: "the receiver must ignore anything presented before the CRLF is found". A bare CR or LF is
+# refused here, too: it must not be mistaken for the end of the line.
 _UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
 
 # §2.2: version 2 in the high half, the command in the low one
@@ -39,8 +39,8 @@ _LAST_TRANSPORT = 2  # DGRAM
 
 @dataclass(frozen=True)
 class ProxyHeader:
-    """``size_bytes`` of it stand before the first request. It names ``peer`` and ``port``, or
-    nobody ("" and ""); ``is_local`` when the proxy speaks for itself and relays nothing."""
+    """A header of ``size_bytes``. ``peer`` and ``port`` are the client's, "" if it names none;
+    ``is_local`` for a connection of the proxy itself (LOCAL)."""
 
     size_bytes: int
     peer: str = ""
@@ -49,9 +49,9 @@ class ProxyHeader:
 
 
 def parse_proxy_header(data: bytes) -> ProxyHeader | None:
-    """The header that ``data`` begins with, or None while more of it has to come.
+    """The header at the start of ``data``, or None while it is incomplete.
 
-    Raises MalformedRequest as soon as it can be none: §2 forbids to guess whether there is one.
+    Raises MalformedRequest as soon as ``data`` cannot be one: §2 forbids guessing.
     """
     if data.startswith(_LINE_START):
         return _parse_line(data)
@@ -82,7 +82,7 @@ def _parse_line(data: bytes) -> ProxyHeader | None:
 
 
 def _parse_binary(data: bytes) -> ProxyHeader | None:
-    """Version 2, §2.2. TLVs are skipped, as it allows; the checksum is one (§2.2.3), and TCP has
+    """Version 2, §2.2. TLVs are skipped, as it allows, the checksum among them (§2.2.3): TCP has
     its own."""
     if len(data) < _FIXED_BYTES:
         return None
@@ -93,7 +93,7 @@ def _parse_binary(data: bytes) -> ProxyHeader | None:
         raise MalformedRequest(f"a PROXY header of version and command {command:#04x}")
     if size > MAX_BINARY_BYTES:
         raise MalformedRequest(f"a PROXY header of more than {MAX_BINARY_BYTES} bytes")
-    # of LOCAL the family is ignored
+    # LOCAL: the family must be ignored
     if command == _PROXY:
         if family >= len(_ADDRESS_BYTES) or transport > _LAST_TRANSPORT:
             raise MalformedRequest(f"a PROXY header of family and transport {kind:#04x}")
@@ -103,7 +103,7 @@ def _parse_binary(data: bytes) -> ProxyHeader | None:
         return None
     if command == _LOCAL:
         return ProxyHeader(size_bytes=size, is_local=True)
-    # DGRAM too: a client of HTTP/3 has reached the proxy over UDP
+    # DGRAM, too: clients of HTTP/3 reach the proxy over UDP
     if transport and family == _INET:
         return _named(size, IPv4Address, data[16:20], data[24:26])
     if transport and family == _INET6:
@@ -119,7 +119,7 @@ def _named(
 
 
 def _normalised(kind: type[IPv4Address] | type[IPv6Address], address: str | bytes) -> str:
-    """As text. An IPv4-mapped IPv6 address is the IPv4 one, as in the forwarding fields."""
+    """The address as text; IPv4-mapped IPv6 addresses as IPv4, as in forwarding fields."""
     try:
         found = kind(address)
     except ValueError as error:

@@ -1,7 +1,6 @@
-"""Bytes to request head, and the framing decision (RFC 9112 §2 to §6).
+"""Parses request heads and decides the framing of the content (RFC 9112 §2 to §6).
 
-Strict, line by line: what a hop beside us might read otherwise is refused. Refuses to know sockets
-and WSGI.
+Strict: what another hop might read differently is refused. Knows neither sockets nor WSGI.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from gateway.errors import (
 from gateway.limits import Limits
 from gateway.protocol.fields import TOKEN, FieldLines
 from gateway.protocol.framing import is_persistent, read_length, split_list
-from gateway.protocol.head import RequestHead
 from gateway.protocol.names import METHODS, parse_host
 
 _VERSION = re.compile(r"HTTP/[0-9]\.[0-9]", re.ASCII)
@@ -30,8 +28,33 @@ _IS_HTTP11 = {"HTTP/1.1": True, "HTTP/1.0": False}
 _ABSOLUTE_FORM = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.ASCII | re.IGNORECASE)
 
 
+class RequestHead:
+    """A valid request line and fields.
+
+    ``line`` is the request line as received; ``target`` is its request target, ``path`` (still
+    encoded) and ``query`` the parts of that.
+    ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
+    strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
+    ``content_length`` is in bytes, or CHUNKED. ``takes_simple_head``: the framing of the response
+    is the usual one, since the request is HTTP/1.1 and not HEAD.
+    """
+
+    content_length: int = 0
+    line: bytes = b""
+    expects_continue: bool = False
+    fields: dict[str, str]
+    host: str = ""
+    is_http11: bool
+    method: str
+    path: str
+    persistent: bool
+    query: str
+    takes_simple_head: bool = False
+    target: str
+
+
 class HeadParser:
-    """Parses whole request heads, one after the other, for all connections of a worker.
+    """Parses complete request heads, for all connections of a worker.
 
     ``takes_statements``: trusted peers are front workers."""
 
@@ -44,10 +67,10 @@ class HeadParser:
         self.field_lines = FieldLines(trusts_peer=False), trusted
 
     def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
-        """The head in ``raw``, which ends with the first empty line. Forwarding fields are kept
-        where the peer is trusted.
+        """The head in ``raw``, which ends with its empty line. Forwarding fields are dropped unless
+        the peer is trusted.
 
-        Raises a RequestError of the kind and status that the fault asks for.
+        Raises a RequestError with the status of the response.
         """
         lines = raw.removesuffix(b"\r\n\r\n").decode("latin-1").split("\r\n")
         line = lines.pop(0)
@@ -87,7 +110,7 @@ class HeadParser:
             raise UriTooLong(
                 f"request line of {len(line)} bytes; at most {self._max_line} are read"
             )
-        # RFC 9112 §3: exactly one space between three parts; the lenient reading is refused
+        # RFC 9112 §3: three parts with single spaces; the lenient form is refused
         parts = line.split(" ")
         if len(parts) != 3:
             raise MalformedRequest("request line is not: method SP target SP version")
@@ -115,7 +138,7 @@ class HeadParser:
 
 
 def _decide_target(head: RequestHead) -> None:
-    """RFC 9112 §3.2: the three forms beside the usual one."""
+    """RFC 9112 §3.2: forms other than the origin-form."""
     target = head.target
     if target == "*" and head.method == "OPTIONS":
         head.path = "*"
@@ -123,7 +146,7 @@ def _decide_target(head: RequestHead) -> None:
     absolute = _ABSOLUTE_FORM.fullmatch(target)
     if absolute is None:
         raise MalformedRequest("request target is neither a path, a URL without fragment nor *")
-    # RFC 9112 §3.2.2: the host of an absolute target takes the place of the Host field
+    # RFC 9112 §3.2.2: the host of an absolute-form target replaces the Host field
     head.fields["HTTP_HOST"] = absolute[2]
     head.host = parse_host(absolute[2])
     path, _, head.query = absolute[3].partition("?")
@@ -134,5 +157,5 @@ def _decide_expectation(head: RequestHead) -> None:
     """RFC 9110 §10.1.1."""
     if head.fields["HTTP_EXPECT"].lower() != "100-continue":
         raise ExpectationFailed("only 100-continue can be expected")
-    # ignored from an HTTP/1.0 client, which could not read a 100
+    # ignored from HTTP/1.0 clients, which do not expect a 100
     head.expects_continue = head.is_http11 and head.content_length != 0

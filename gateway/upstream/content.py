@@ -6,9 +6,9 @@ Refuses to know sockets. Source: RFC 9112 §6.3, §7.1 (chunks) and §8 (incompl
 from abc import abstractmethod
 
 from gateway.errors import MalformedMessage
-from gateway.protocol.answer import BadAnswerError
 from gateway.protocol.chunks import ChunkDecoder
 from gateway.protocol.framing import CHUNKED, UNTIL_CLOSE
+from gateway.protocol.response import InvalidResponseError
 
 
 class Content:
@@ -20,11 +20,11 @@ class Content:
 
     @abstractmethod
     def take(self, data: bytes) -> bytes:
-        """Raises BadAnswerError."""
+        """Raises InvalidResponseError."""
 
     def end(self) -> None:
-        """The server has closed. Raises BadAnswerError where that is too early."""
-        raise BadAnswerError("closed in the middle of its answer")
+        """The server has closed. Raises InvalidResponseError where that is too early."""
+        raise InvalidResponseError("closed in the middle of its answer")
 
 
 class LengthContent(Content):
@@ -73,7 +73,7 @@ class ChunkedContent(Content):
             while piece := chunks.take(len(data)):
                 pieces.append(piece)
         except MalformedMessage as error:
-            raise BadAnswerError(str(error)) from error
+            raise InvalidResponseError(str(error)) from error
         if piece is not None:
             self.is_complete = True
             self.has_surplus = bool(chunks.take_rest())

@@ -9,8 +9,8 @@ from typing import Any
 import gevent
 
 from gateway.logs import lifecycle
-from gateway.protocol.answer import BadAnswerError
-from gateway.protocol.checks import advise, build_check
+from gateway.protocol.probe_request import advise, build_probe_request
+from gateway.protocol.response import InvalidResponseError
 from gateway.upstream.address import Address
 from gateway.upstream.hop import Hop, NoAnswerError
 
@@ -58,11 +58,11 @@ def ask(address: Address, path: str, host: str, scheme: str, timeout_seconds: fl
         with gevent.Timeout(timeout_seconds, TimeoutError("no answer in time")):
             hop = Hop(address, address.connect(timeout_seconds))
             try:
-                hop.link.offer(build_check(path, host, "gateway-health", scheme))
+                hop.link.offer(build_probe_request(path, host, "gateway-health", scheme))
                 status = hop.read_answer("GET", None).status
             finally:
                 hop.abandon()  # RFC 9112 §9.6: nothing follows a request that says close
-    except (OSError, BadAnswerError, NoAnswerError) as error:
+    except (OSError, InvalidResponseError, NoAnswerError) as error:
         return f"{path} failed: {error}"
     if status[0] in "23":
         return ""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from gateway.http.body import Content as Taken
-from gateway.protocol.answer import Answer, BadAnswerError, parse_answer
 from gateway.protocol.fields import Field
 from gateway.protocol.framing import CHUNKED
+from gateway.protocol.response import InvalidResponseError, ResponseHead, parse_response_head
 from gateway.upstream.address import Address
 from gateway.upstream.content import Content, open_answer
 from gateway.upstream.feeder import Feeder
@@ -69,19 +69,21 @@ class Hop:
         """Whether all that was sent can be sent again."""
         return self._feeder is None
 
-    def read_answer(self, method: str, hint: Callable[[list[Field]], object] | None) -> Answer:
+    def read_answer(
+        self, method: str, hint: Callable[[list[Field]], object] | None
+    ) -> ResponseHead:
         """The head of the answer; ``hint`` gets the fields of each 103 before it.
 
-        Raises NoAnswerError and BadAnswerError. May switch greenlets.
+        Raises NoAnswerError and InvalidResponseError. May switch greenlets.
         """
         for _ in range(MAX_INTERIM + 1):
-            answer = parse_answer(self._read_head(), method)
+            answer = parse_response_head(self._read_head(), method)
             if answer.code >= 200 or answer.code == 101:
                 break
             if answer.code == 103 and hint is not None:
                 hint(answer.fields)
         else:
-            raise BadAnswerError(f"more than {MAX_INTERIM} interim answers (1xx)")
+            raise InvalidResponseError(f"more than {MAX_INTERIM} interim answers (1xx)")
         self._is_persistent = answer.persistent
         if len(self.received) == answer.length:  # the usual case, all in one piece
             self.is_answered = True
@@ -110,10 +112,10 @@ class Hop:
             raise NoAnswerError
         while (end := data.find(b"\r\n\r\n") + 4) < 4:
             if len(data) > MAX_HEAD_BYTES:
-                raise BadAnswerError(f"more than {MAX_HEAD_BYTES} bytes of head")
+                raise InvalidResponseError(f"more than {MAX_HEAD_BYTES} bytes of head")
             more = self.link.receive()
             if not more:
-                raise BadAnswerError("closed in the middle of its answer's head")
+                raise InvalidResponseError("closed in the middle of its answer's head")
             data += more
         self.received = data[end:]
         return data[:end]
@@ -126,13 +128,15 @@ class Hop:
         return piece
 
     def pieces(self) -> Iterator[bytes]:
-        """The content, as it comes. Raises BadAnswerError. May switch greenlets."""
+        """The content, as it comes. Raises InvalidResponseError. May switch greenlets."""
         yield self.received or HEAD_NOW
         while not self.is_answered:
             data = self.link.receive()
             if not data:
                 if self.link.was_reset:  # RFC 9112 §8: an error of the connection is not an end
-                    raise BadAnswerError("the connection was reset in the middle of its answer")
+                    raise InvalidResponseError(
+                        "the connection was reset in the middle of its answer"
+                    )
                 self._content.end()
                 self.is_answered = True
             elif piece := self._take(data):

@@ -16,8 +16,8 @@ from gevent import get_hub
 from gateway.errors import ClientDisconnected
 from gateway.http.exchange import RequestEnded
 from gateway.logs import faults
-from gateway.protocol.answer import Answer, BadAnswerError
 from gateway.protocol.framing import split_list
+from gateway.protocol.response import InvalidResponseError, ResponseHead
 from gateway.upstream.address import Address
 from gateway.upstream.balance import Balance
 from gateway.upstream.hop import Hop, NoAnswerError
@@ -99,7 +99,7 @@ class Upstream:
 
     # --- to the server ------------------------------------------------------------------------
 
-    def _ask(self, environ: Environ, request: Request) -> tuple[Hop, Answer]:
+    def _ask(self, environ: Environ, request: Request) -> tuple[Hop, ResponseHead]:
         """The answer's head, and the hop that has the rest of it, which is to be ended."""
         first: bytes | None = None
         is_fresh = False
@@ -182,24 +182,24 @@ class Upstream:
     def _relay(self, environ: Environ, hop: Hop) -> Iterator[bytes]:
         try:
             yield from hop.pieces()
-        except (BadAnswerError, RequestEnded) as error:
+        except (InvalidResponseError, RequestEnded) as error:
             raise self._explain(environ, hop, error) from None
 
-    def _open_tunnel(self, hop: Hop, request: Request, answer: Answer) -> Tunnel:
+    def _open_tunnel(self, hop: Hop, request: Request, answer: ResponseHead) -> Tunnel:
         if not request.upgrade:
-            raise BadAnswerError("it switched protocols without being asked to")
+            raise InvalidResponseError("it switched protocols without being asked to")
         # RFC 9110 §7.8: a server must not switch to a protocol that was not indicated
         if not split_list(answer.upgrade) <= split_list(request.upgrade):
             name = answer.upgrade[:60]
             what = f"a protocol that nobody asked for: {name!r}" if name else "an unnamed protocol"
-            raise BadAnswerError(f"it switched to {what}")
+            raise InvalidResponseError(f"it switched to {what}")
         self._clients.pop(hop)  # whether a client has left is the tunnel's to see
         return Tunnel(hop, answer)
 
     def _explain(self, environ: Environ, hop: Hop, error: BaseException) -> BaseException:
         """What is to be raised for ``error``; the log is told where it is the server's."""
         where = hop.address.text
-        if isinstance(error, NoAnswerError | BadAnswerError):
+        if isinstance(error, NoAnswerError | InvalidResponseError):
             return self._fail(environ, where, "502 Bad Gateway", error)
         if isinstance(error, RequestEnded):
             self._report(environ, f"upstream {where}: {error}")

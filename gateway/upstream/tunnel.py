@@ -9,7 +9,7 @@ from typing import Any
 from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from gateway.protocol.answer import Answer
+from gateway.protocol.response import ResponseHead
 from gateway.upstream.hop import Hop
 from gateway.upstream.link import Link
 from gateway.wsgi import Takeover
@@ -18,7 +18,7 @@ from gateway.wsgi import Takeover
 class Tunnel(Takeover):
     """Runs in two greenlets: the request's own brings what the server sends, another the rest."""
 
-    def __init__(self, hop: Hop, answer: Answer) -> None:
+    def __init__(self, hop: Hop, answer: ResponseHead) -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in answer.fields)
         self.head = (
             f"HTTP/1.1 {answer.status}\r\nConnection: Upgrade\r\nUpgrade: {answer.upgrade}\r\n"

@@ -14,10 +14,10 @@ from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.limits import Limits, MountLimits
-from gateway.protocol.answer import Answer, BadAnswerError, parse_answer
 from gateway.protocol.chunks import MAX_CHUNK_LINE, MAX_TRAILER_BYTES
 from gateway.protocol.memory import Memory
 from gateway.protocol.request import HeadParser, RequestHead
+from gateway.protocol.response import InvalidResponseError, ResponseHead, parse_response_head
 from gateway.upstream.content import ChunkedContent as ChunkedAnswer
 
 MAX_LINE, MAX_FIELDS, MAX_CONTENT = 200, 12, 1000
@@ -147,12 +147,12 @@ def answer(data: bytes) -> None:
         expected = None
     for _ in range(2):  # where there is something new, it may be remembered
         try:
-            found = parse_answer(raw, method)
-        except BadAnswerError:
+            found = parse_response_head(raw, method)
+        except InvalidResponseError:
             assert expected is None, f"refused, and the reference reads {expected}"
             continue
         assert expected is not None, "accepted, and the reference refuses it"
-        for name in Answer.__annotations__:
+        for name in ResponseHead.__annotations__:
             ours, theirs = getattr(found, name), getattr(expected, name)
             assert ours == theirs, f"{name} is {ours!r}, for the reference {theirs!r}"
 
@@ -205,7 +205,7 @@ def _read_answer_content(sizes: bytes, raw: bytes) -> None:
     try:
         while not chunked.is_complete and (piece := source.receive(len(raw))):
             found += chunked.take(piece)
-    except BadAnswerError:
+    except InvalidResponseError:
         found = reference.RefusedError
     else:
         has_surplus = chunked.has_surplus or bool(source.raw)

@@ -4,8 +4,8 @@ import pytest
 from raw_requests import Invalid, Valid, load_invalid, load_valid
 
 from gateway.errors import MalformedMessage
-from gateway.protocol.answer import BadAnswerError
 from gateway.protocol.chunks import MAX_CHUNK_LINE, ChunkDecoder
+from gateway.protocol.response import InvalidResponseError
 from gateway.upstream.content import ChunkedContent
 
 VALID = {
@@ -41,7 +41,7 @@ def read(raw: bytes, size: int) -> bytes:
 @pytest.mark.parametrize("name", INVALID)
 def test_what_is_refused_in_requests_is_refused_in_answers(name: str, size: int) -> None:
     case = INVALID[name]
-    with pytest.raises(BadAnswerError) as refusal:
+    with pytest.raises(InvalidResponseError) as refusal:
         read(chunks_of(case), size)
     assert case.reason.lower() in str(refusal.value).lower()
 
@@ -66,7 +66,7 @@ def test_blanks_behind_a_size_are_read_in_answers_alone(padding: bytes, size: in
 
 @pytest.mark.parametrize("padding", [b"\x0b", b"\x0c", b"\xa0", b"\0", b" x", b"\r", b" \n"])
 def test_nothing_but_blanks_is_padding(padding: bytes) -> None:
-    with pytest.raises(BadAnswerError):
+    with pytest.raises(InvalidResponseError):
         read(b"5%b\r\nhello\r\n0\r\n\r\n" % padding, 1)
 
 
@@ -75,12 +75,12 @@ def test_padding_counts_as_a_part_of_the_line(size: int) -> None:
     longest = b"5".ljust(MAX_CHUNK_LINE)
     rest = b"\r\nhello\r\n0\r\n\r\n"
     assert read(longest + rest, size) == b"hello"
-    with pytest.raises(BadAnswerError, match="more than 256 bytes"):
+    with pytest.raises(InvalidResponseError, match="more than 256 bytes"):
         read(longest + b" " + rest, size)
 
 
 def test_the_log_shows_the_line_that_is_refused() -> None:
-    with pytest.raises(BadAnswerError, match="hexadecimal number: b'five"):
+    with pytest.raises(InvalidResponseError, match="hexadecimal number: b'five"):
         read(b"five\r\nhello\r\n0\r\n\r\n", 1 << 20)
 
 

@@ -29,7 +29,7 @@ from gateway.logs import (
     lifecycle,
 )
 from gateway.outlet import WHOLE_WRITE_BYTES
-from gateway.protocol.head import RequestHead
+from gateway.protocol.request import RequestHead
 
 # raw in no record
 HIDDEN = re.compile("[\x7f-\x9f\u2028\u2029]")

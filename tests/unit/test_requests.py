@@ -22,8 +22,7 @@ from gateway.http.body import ChunkedContent, LengthContent
 from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.limits import Limits, MountLimits
 from gateway.protocol.framing import CHUNKED
-from gateway.protocol.head import RequestHead
-from gateway.protocol.request import HeadParser
+from gateway.protocol.request import HeadParser, RequestHead
 
 VALID, INVALID = load_valid(), load_invalid()
 SEED = os.environ.get("REQUESTS_SEED", "1")

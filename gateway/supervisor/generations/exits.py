@@ -11,7 +11,7 @@ from functools import cache, partial
 
 from gateway.access_log import AccessLog, quote_json
 from gateway.logs import choose_style, lifecycle
-from gateway.protocol.head import RequestHead
+from gateway.protocol.request import RequestHead
 from gateway.supervisor.backoff import YOUNG_SECONDS
 from gateway.supervisor.generations.failures import describe_failure
 from gateway.supervisor.generations.generation import Generation, State

@@ -9,7 +9,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from gateway.protocol.checks import advise, build_check
+from gateway.protocol.probe_request import advise, build_probe_request
 
 ANSWER_SECONDS = 5.0
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
@@ -26,7 +26,7 @@ async def find_fault(
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             status = await _ask(
-                address, build_check(path, host, "gateway-health", scheme) if path else b""
+                address, build_probe_request(path, host, "gateway-health", scheme) if path else b""
             )
     except TimeoutError:
         return f"{address} did not answer for {path} in time"

@@ -1,7 +1,7 @@
-"""Bytes to the head of an answer: what is passed on of it, and how long its content is.
+"""Parses the head of an upstream response: the fields to forward, and the length of the content.
 
-As strict as the side that reads requests: what two hops could read differently is no answer.
-Refuses to know sockets and WSGI. Source: RFC 9112 §4 to §6, RFC 9110 §7.6.1 and §15.
+As strict as the parser of requests: what two hops could read differently is refused. Knows neither
+sockets nor WSGI. Source: RFC 9112 §4 to §6, RFC 9110 §7.6.1 and §15.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from gateway.protocol.framing import HOP_BY_HOP, UNTIL_CLOSE, is_persistent, rea
 from gateway.protocol.memory import Memory
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?)", re.ASCII)
-# RFC 9110 §11.7.3 (of the next hop alone) and §18.4 (kept free for the option of that name)
+# RFC 9110 §11.7.3 (for the next hop only) and §18.4 (reserved for the connection option)
 _NOT_PASSED_ON = HOP_BY_HOP | {"proxy-authentication-info", "close"}
-# what proves who someone is, and what differs in each answer
+# credentials, and what differs in each response
 _NEVER_KEPT = frozenset(("set-cookie", "content-length", "etag", "last-modified", "x-request-id"))
 
 
-class BadAnswerError(Exception):
-    """What came is no answer, or could be read as two."""
+class InvalidResponseError(Exception):
+    """The response is not HTTP, or is ambiguous."""
 
 
-class Answer:
-    """``status`` is code and reason, ``fields`` what is passed on, ``length`` that of the content
-    in bytes, CHUNKED or UNTIL_CLOSE. ``persistent`` is whether the connection may be kept,
-    ``upgrade`` the protocol of a 101."""
+class ResponseHead:
+    """``status`` is code and reason, ``fields`` those to forward, ``length`` that of the content in
+    bytes, or CHUNKED or UNTIL_CLOSE. ``persistent`` says whether the connection may be reused,
+    ``upgrade`` is the protocol of a 101."""
 
     code: int
     fields: list[Field]
@@ -50,8 +50,8 @@ class _StatusLines(Memory[tuple[str, int, bool]]):
 
 
 class _Names(Memory[tuple[str, str, bool]]):
-    """Names as sent to those that are passed on, in lower case where they have a meaning here, and
-    whether their lines may be kept."""
+    """Field names as sent to names as forwarded, names in lower case if they have a meaning here,
+    and whether their lines may be remembered."""
 
     def __missing__(self, raw_name: str) -> tuple[str, str, bool]:
         # RFC 9112 §5.1: a proxy removes blanks before the colon of a response
@@ -64,8 +64,8 @@ class _Names(Memory[tuple[str, str, bool]]):
         return known
 
 
-class AnswerLines(Memory[tuple[Field, str]]):
-    """Field lines to the field, and its name in lower case where that has a meaning here."""
+class ResponseLines(Memory[tuple[Field, str]]):
+    """Field lines to fields, and their names in lower case if they have a meaning here."""
 
     def __missing__(self, line: str) -> tuple[Field, str]:
         raw_name, colon, value = line.partition(":")
@@ -80,16 +80,16 @@ class AnswerLines(Memory[tuple[Field, str]]):
 
 _names = _Names(MAX_LINES, LONGEST_LINE)
 _status_lines = _StatusLines(MAX_LINES, LONGEST_LINE)
-_field_lines = AnswerLines(MAX_LINES, LONGEST_LINE)
+_field_lines = ResponseLines(MAX_LINES, LONGEST_LINE)
 
 
-def parse_answer(raw: bytes, method: str) -> Answer:
-    """The head in ``raw``, which ends with the first empty line, to a request with ``method``.
+def parse_response_head(raw: bytes, method: str) -> ResponseHead:
+    """The head of the response to a request with ``method``; ``raw`` ends with its empty line.
 
-    Raises BadAnswerError.
+    Raises InvalidResponseError.
     """
     first, *lines = raw[:-4].decode("latin-1").split("\r\n")
-    answer = Answer()
+    answer = ResponseHead()
     answer.fields = fields = []
     special: dict[str, str] = {}
     try:
@@ -102,11 +102,11 @@ def parse_answer(raw: bytes, method: str) -> Answer:
                 fields.append(field)
         _decide(answer, special, method, is_http11)
     except MalformedMessage as error:
-        raise BadAnswerError(str(error)) from None
+        raise InvalidResponseError(str(error)) from None
     return answer
 
 
-def _decide(answer: Answer, special: dict[str, str], method: str, is_http11: bool) -> None:
+def _decide(answer: ResponseHead, special: dict[str, str], method: str, is_http11: bool) -> None:
     """RFC 9112 §6.3 and §9.3."""
     length, coding = special.get("content-length"), special.get("transfer-encoding")
     answer.length = read_length(length, coding, is_http11=is_http11)
@@ -120,10 +120,10 @@ def _decide(answer: Answer, special: dict[str, str], method: str, is_http11: boo
     if answer.code < 200:
         answer.length = 0
         answer.upgrade = special.get("upgrade", "")
-        answer.persistent = False  # whatever ends a tunnel, what follows there is not HTTP
+        answer.persistent = False  # what follows on a tunnel's connection is not HTTP
     elif method == "HEAD":
         answer.length = 0
-        # some servers send content all the same, which could look like the next answer
+        # some servers send content nevertheless, which could look like the next response
         answer.persistent = False
     elif answer.code in (204, 304):
         answer.length = 0

@@ -5,9 +5,9 @@ Among the heads that are refused are all that llhttp, which others read answers 
 
 import pytest
 
-from gateway.protocol.answer import AnswerLines, BadAnswerError, parse_answer
 from gateway.protocol.fields import LONGEST_LINE, MAX_LINES
 from gateway.protocol.framing import CHUNKED, UNTIL_CLOSE
+from gateway.protocol.response import InvalidResponseError, ResponseLines, parse_response_head
 
 OK = b"HTTP/1.1 200 OK"
 
@@ -29,8 +29,8 @@ def head(*lines: bytes) -> bytes:
     ],
 )
 def test_what_is_not_a_status_line_is_refused(line: bytes) -> None:
-    with pytest.raises(BadAnswerError, match="status line"):
-        parse_answer(head(line, b"Content-Length: 0"), "GET")
+    with pytest.raises(InvalidResponseError, match="status line"):
+        parse_response_head(head(line, b"Content-Length: 0"), "GET")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_what_is_not_a_status_line_is_refused(line: bytes) -> None:
     ],
 )
 def test_a_status_line_is_read(line: bytes, status: str) -> None:
-    answer = parse_answer(head(line, b"Content-Length: 0"), "GET")
+    answer = parse_response_head(head(line, b"Content-Length: 0"), "GET")
     assert answer.status == status
     assert answer.code == int(status[:3])
 
@@ -61,15 +61,15 @@ def test_a_status_line_is_read(line: bytes, status: str) -> None:
 @pytest.mark.parametrize("is_first", [True, False])
 def test_what_is_not_a_field_is_refused(line: bytes, is_first: bool) -> None:
     lines = [line, b"Content-Length: 0"]
-    with pytest.raises(BadAnswerError, match="invalid field line"):
-        parse_answer(head(OK, *(lines if is_first else lines[::-1])), "GET")
+    with pytest.raises(InvalidResponseError, match="invalid field line"):
+        parse_response_head(head(OK, *(lines if is_first else lines[::-1])), "GET")
 
 
 @pytest.mark.parametrize("line", [
     b"A:a\tb", b"A: a\tb", b"A:  \ta\tb\t ", b"A : a\tb", b"A \t: a\tb"
 ])  # fmt: skip
 def test_a_field_is_passed_on_without_the_blanks_around_it(line: bytes) -> None:
-    answer = parse_answer(head(OK, line, b"B:", b"C: \xe9"), "GET")
+    answer = parse_response_head(head(OK, line, b"B:", b"C: \xe9"), "GET")
     assert answer.fields == [("A", "a\tb"), ("B", ""), ("C", "\xe9")]
 
 
@@ -105,13 +105,13 @@ def test_a_field_is_passed_on_without_the_blanks_around_it(line: bytes) -> None:
 def test_a_length_that_could_be_read_in_two_ways_is_refused(
     lines: list[bytes], status: bytes
 ) -> None:
-    with pytest.raises(BadAnswerError, match=r"Content-Length|Transfer-Encoding"):
-        parse_answer(head(b"HTTP/1.1 " + status, *lines), "GET")
+    with pytest.raises(InvalidResponseError, match=r"Content-Length|Transfer-Encoding"):
+        parse_response_head(head(b"HTTP/1.1 " + status, *lines), "GET")
 
 
 def test_chunks_in_http10_are_refused() -> None:
-    with pytest.raises(BadAnswerError, match="Transfer-Encoding"):
-        parse_answer(head(b"HTTP/1.0 200 OK", b"Transfer-Encoding: chunked"), "GET")
+    with pytest.raises(InvalidResponseError, match="Transfer-Encoding"):
+        parse_response_head(head(b"HTTP/1.0 200 OK", b"Transfer-Encoding: chunked"), "GET")
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_chunks_in_http10_are_refused() -> None:
     ],
 )
 def test_a_length_is_read(lines: list[bytes], length: int) -> None:
-    answer = parse_answer(head(OK, *lines), "GET")
+    answer = parse_response_head(head(OK, *lines), "GET")
     assert answer.length == length
     assert answer.persistent == (length != UNTIL_CLOSE)
-    assert parse_answer(head(OK, *lines), "HEAD").length == 0
+    assert parse_response_head(head(OK, *lines), "HEAD").length == 0
     for status in (b"204 No Content", b"304 Not Modified"):
-        assert parse_answer(head(b"HTTP/1.1 " + status, *lines), "GET").length == 0
+        assert parse_response_head(head(b"HTTP/1.1 " + status, *lines), "GET").length == 0
 
 
 @pytest.mark.parametrize(
@@ -152,19 +152,22 @@ def test_a_connection_is_kept_where_both_sides_agree(
     version: bytes, lines: list[bytes], persistent: bool
 ) -> None:
     first = b"HTTP/" + version + b" 200 OK"
-    assert parse_answer(head(first, b"Content-Length: 4", *lines), "GET").persistent == persistent
+    assert (
+        parse_response_head(head(first, b"Content-Length: 4", *lines), "GET").persistent
+        == persistent
+    )
 
 
 def test_fields_of_the_connection_are_not_passed_on() -> None:
     lines = (b"Connection: x-a, Keep-Alive", b"X-A: 1", b"Keep-Alive: 5", b"X-B: 2", b"TE: a")
-    answer = parse_answer(head(OK, *lines, b"Content-Length: 4"), "GET")
+    answer = parse_response_head(head(OK, *lines, b"Content-Length: 4"), "GET")
     assert answer.fields == [("X-B", "2"), ("Content-Length", "4")]
 
 
 @pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
 def test_a_field_named_close_is_not_passed_on(connection: bytes) -> None:
     lines = (b"Close: 1", b"X-Close: 2", b"Content-Length: 4", b"Connection: " + connection)
-    answer = parse_answer(head(OK, *lines), "GET")
+    answer = parse_response_head(head(OK, *lines), "GET")
     assert answer.fields == [("X-Close", "2"), ("Content-Length", "4")]
 
 
@@ -179,8 +182,8 @@ def test_a_field_named_close_is_not_passed_on(connection: bytes) -> None:
     ],
 )
 def test_the_log_shows_the_text_that_is_refused(line: bytes, shown: str) -> None:
-    with pytest.raises(BadAnswerError, match=shown):
-        parse_answer(head(line) if line.startswith(b"HTTP") else head(OK, line), "GET")
+    with pytest.raises(InvalidResponseError, match=shown):
+        parse_response_head(head(line) if line.startswith(b"HTTP") else head(OK, line), "GET")
 
 
 # --- what is remembered -----------------------------------------------------------------------
@@ -191,24 +194,24 @@ def test_lines_that_are_known_are_read_as_when_they_were_new() -> None:
     for _ in range(2):
         for version, persistent in ((b"1.1", True), (b"1.0", False)):
             raw = head(b"HTTP/" + version + b" 200 OK", *lines)
-            answer = parse_answer(raw, "GET")
+            answer = parse_response_head(raw, "GET")
             assert answer.fields == [("Content-Length", "4"), ("Vary", "Cookie"), ("X-B", "2")]
             assert (answer.length, answer.persistent) == (4, persistent)
             answer.fields.clear()  # is nobody else's
-            assert parse_answer(raw, "HEAD").length == 0
-        with pytest.raises(BadAnswerError, match="Content-Length"):
-            parse_answer(head(OK, *lines, lines[0]), "GET")
+            assert parse_response_head(raw, "HEAD").length == 0
+        with pytest.raises(InvalidResponseError, match="Content-Length"):
+            parse_response_head(head(OK, *lines, lines[0]), "GET")
 
 
 def test_cookies_of_answers_are_not_kept() -> None:
-    lines = AnswerLines(MAX_LINES, LONGEST_LINE)
+    lines = ResponseLines(MAX_LINES, LONGEST_LINE)
     for line in ("Set-Cookie: a=b", "SET-COOKIE: a=b", "set-cookie : a=b", "Vary: Cookie"):
         assert lines[line] == (tuple(map(str.strip, line.split(":"))), "")
     assert set(lines) == {"Vary: Cookie"}
 
 
 def test_lines_of_answers_do_not_pile_up() -> None:
-    lines = AnswerLines(MAX_LINES, LONGEST_LINE)
+    lines = ResponseLines(MAX_LINES, LONGEST_LINE)
     for number in range(2 * MAX_LINES):
         for value in (f"{number}", "a" * (number % 400)):
             assert lines[f"X: {value}"] == (("X", value), "")
