@@ -54,9 +54,6 @@ class Limits:
         "How long an idle connection is kept; longer than nginx keeps its own (60 s), so that "
         "nginx never reuses one that is being closed.",
     )
-    max_requests_per_connection: int = setting(
-        10_000, "Responses on one connection before it is closed, announced by Connection: close."
-    )
     max_connections: int = setting(
         8_192, "Open connections of one worker; further ones wait in the kernel's queue."
     )

@@ -42,7 +42,6 @@ def for_development(config: Config, *, is_live: bool = False) -> Config:
     limits = replace(
         server.limits,
         keep_alive_seconds=KEEP_ALIVE_SECONDS,
-        max_requests_per_connection=1,
         block_timeout_seconds=0.0,
         drain_timeout_seconds=min(server.limits.drain_timeout_seconds, DRAIN_SECONDS),
     )

@@ -42,11 +42,10 @@ RETRY_AFTER = ("Retry-After", "5")
 class Connection(Deadlines):
     """``run`` is the walk of one request, in a greenlet; all else happens in the hub."""
 
-    __slots__ = ("_client_disconnected", "_requests_left")
+    __slots__ = ("_client_disconnected",)
 
     def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
         Deadlines.__init__(self, service, client_socket, peer, peer_port)
-        self._requests_left = service.limits.max_requests_per_connection
         # what apps are given: a plain function, since a bound method leads to this connection; one
         # for all its requests, and a reference cycle until ``close``
         self._client_disconnected: Callable[[], bool] | None = lambda: self._has_left()
@@ -58,12 +57,11 @@ class Connection(Deadlines):
         """Answer one request. Nothing leaves here but bytes and an access record."""
         service = self._service
         head = self._head
-        self._requests_left -= 1
         response = self._exchange = Exchange()
         response.begin(
             self,
             head,
-            head.persistent and not service.is_draining and self._requests_left > 0,
+            head.persistent and service.keeps_connections and not service.is_draining,
             service.date_line,
         )
         response.content = response.mount = None

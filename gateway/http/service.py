@@ -53,7 +53,8 @@ class Service:
     ``date_line`` ends a response head: the Date field, made once a second, and the empty line.
     ``next_request_id`` gives one that is unique among workers and restarts.
     ``tell_fault`` gives what an error page shows of an app's exception, and ``end_page`` what it
-    ends with, below a mount's prefix.
+    ends with, below a mount's prefix. Where it does not keep connections, each is closed after one
+    response.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Service:
         access_log: AccessLog,
         in_flight: InFlight | None = None,
         tell_fault: Callable[[BaseException], str] = tell_nothing,
+        keeps_connections: bool = True,
     ) -> None:
         self.table = table
         self.base_environ = base_environ
@@ -74,6 +76,7 @@ class Service:
         self.access_log = access_log
         self.in_flight = in_flight or InFlight()
         self.tell_fault = tell_fault
+        self.keeps_connections = keeps_connections
         self.end_page: Callable[[str], bytes] = end_no_page
         self.parser = HeadParser(limits, takes_statements=self.proxies.takes_statements)
         self.greenlets = GreenletPool()

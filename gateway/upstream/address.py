@@ -19,6 +19,9 @@ from gateway.upstream.link import Link
 
 # idle connections to one address that one worker keeps
 MAX_IDLE = 128
+# how many requests one connection is used for, as nginx does: where a server has several processes
+# on one socket, a new one would get none while the others' connections are kept busy
+MAX_USES = 1000
 # how long an address that could not be connected to comes after the others
 PASSIVE_DOWN_SECONDS = 5.0
 # how long the addresses of a name are remembered; containers change theirs
@@ -78,7 +81,9 @@ class Address:
 
     def give_back(self, link: Link) -> None:
         """Keep ``link``, whose last answer is complete, for another request."""
-        if not link.is_reusable or len(self._idle) >= self._max_idle:
+        link.uses += 1
+        is_worn = link.uses >= MAX_USES
+        if is_worn or not link.is_reusable or len(self._idle) >= self._max_idle:
             link.close()
             return
         link.park()

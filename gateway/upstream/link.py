@@ -31,7 +31,7 @@ class Link:
 
     What comes while nobody reads is kept, up to as much as is left then for all others together.
     ``is_idle`` is whether no request uses it: input is then nothing that was asked for, and closes
-    it. ``parked`` is the monotonic time at which it became idle.
+    it. ``parked`` is the monotonic time at which it became idle, ``uses`` how often.
     """
 
     __slots__ = (
@@ -48,6 +48,7 @@ class Link:
         "is_closed",
         "is_idle",
         "parked",
+        "uses",
         "was_reset",
     )
 
@@ -65,6 +66,7 @@ class Link:
         self.is_closed = False
         self.is_idle = False
         self.parked = 0.0
+        self.uses = 0
         self._watcher: Any = self._hub.loop.io(connected.fileno(), READ)
         self._is_watching = True
         self._watcher.start(self._on_readable)

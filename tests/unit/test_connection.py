@@ -99,10 +99,16 @@ def test_a_connection_that_never_asked_is_closed_without_a_record(serve: Any) ->
     assert gateway.records == []
 
 
-def test_the_last_request_of_a_connection_is_told(serve: Any) -> None:
-    client = serve(answers.one_piece, limits=Limits(max_requests_per_connection=3)).connect()
-    assert [client.ask(GET).is_last for _ in range(3)] == [False, False, True]
-    client.expect_end()
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_service_may_keep_no_connection(serve: Any, keeps: bool) -> None:
+    gateway = serve(answers.one_piece)
+    gateway.service.keeps_connections = keeps
+    client = gateway.connect()
+    assert client.ask(GET).is_last is not keeps
+    if keeps:
+        client.expect_open()
+    else:
+        client.expect_end()
 
 
 @pytest.mark.parametrize(

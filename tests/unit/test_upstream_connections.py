@@ -15,6 +15,7 @@ from scripted import OK, WAIT_SECONDS, Peer, Script, keep_answering, scripted
 
 from gateway.errors import ClientDisconnected
 from gateway.limits import MountLimits
+from gateway.upstream import address
 from gateway.upstream.address import Address
 from gateway.upstream.balance import Balance
 from gateway.upstream.link import Link
@@ -46,6 +47,19 @@ def test_connection_is_used_again(serve: Serve, upstream: Load) -> None:
         for _ in range(3):
             assert client.ask(GET).content == b"fine"
         assert server.connections == 1
+
+
+def test_connection_is_used_for_so_many_requests_and_then_for_none(
+    serve: Serve, upstream: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(address, "MAX_USES", 3)
+    with scripted(*[keep_answering()] * 3) as server:
+        client = serve(upstream(server.address)).connect()
+        used = []
+        for _ in range(7):
+            assert client.ask(GET).content == b"fine"
+            used.append(server.connections)
+        assert used == [1, 1, 1, 2, 2, 2, 3]
 
 
 def test_connection_that_was_used_last_comes_first(serve: Serve, upstream: Load) -> None:
