@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the table (default: %(default)s)",
     )
     parser = argparse.ArgumentParser(
-        prog="gateway", description="Serve many WSGI apps as one YAML table says."
+        prog="gateway", description="Serve many WSGI apps from one YAML table."
     )
     parser.add_argument("--version", action="version", version=f"gateway {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -114,24 +114,24 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         parents=[table],
-        help="check the table, load its apps and ask their probes, without serving",
+        help="check the table, load its apps and run their probes, without serving",
     )
     how_far = check.add_mutually_exclusive_group()
     how_far.add_argument(
-        "--table-only", action="store_true", help="do not import the apps, only read the table"
+        "--table-only", action="store_true", help="only read the table, do not load the apps"
     )
     how_far.add_argument(
-        "--start", action="store_true", help="also start the commands of pools, and ask them"
+        "--start", action="store_true", help="also start the commands of pools and wait for them"
     )
     check.set_defaults(run=run_check)
 
-    routes = commands.add_parser("routes", parents=[table], help="list what is mounted where")
-    routes.add_argument("--json", action="store_true", help="for machines")
+    routes = commands.add_parser("routes", parents=[table], help="list the mounts")
+    routes.add_argument("--json", action="store_true", help="print JSON")
     routes.set_defaults(run=run_routes)
 
-    match = commands.add_parser("match", parents=[table], help="tell which mount answers a URL")
+    match = commands.add_parser("match", parents=[table], help="show which mount answers a URL")
     match.add_argument("url", metavar="URL", help="a URL or a path")
-    match.add_argument("--json", action="store_true", help="for machines")
+    match.add_argument("--json", action="store_true", help="print JSON")
     match.set_defaults(run=run_match)
 
     add_commands(commands, table, DEFAULT_TABLE)
@@ -144,28 +144,31 @@ def build_parser() -> argparse.ArgumentParser:
 def add_serve(commands: Any, table: argparse.ArgumentParser) -> None:
     """``gateway serve`` and its options."""
     serve = commands.add_parser("serve", parents=[table], help="serve the table")
-    serve.add_argument("--listen", metavar="ADDR", help="HOST:PORT or unix:/path, over the table's")
+    serve.add_argument(
+        "--listen", metavar="ADDR", help="HOST:PORT or unix:/path, instead of the table's"
+    )
     serve.add_argument(
         "--trust",
         metavar="PEER",
         action="append",
         default=[],
-        help="beside the table's trusted_proxies: an address, a CIDR or unix:USER",
+        help="trust a proxy in addition to the table's trusted_proxies: an address, a CIDR or "
+        "unix:USER",
     )
     how_many = serve.add_mutually_exclusive_group()
     how_many.add_argument(
-        "--workers", type=positive, metavar="N", help="worker processes, over the table's"
+        "--workers", type=positive, metavar="N", help="number of workers, instead of the table's"
     )
     how_many.add_argument(
         "--dev",
         action="store_true",
-        help="for writing apps: one worker, a reload on each save of code, a log to read, and "
-        "error pages that show tracebacks",
+        help="for writing apps: one worker, a reload each time code is saved, text logs, and "
+        "tracebacks on error pages",
     )
     serve.add_argument(
         "--live",
         action="store_true",
-        help="with --dev: pages reload in the browser once their code has been reloaded",
+        help="with --dev: reload pages in the browser when their code has been reloaded",
     )
     serve.set_defaults(run=run_serve)
 

@@ -38,10 +38,10 @@ def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: P
     """Add them to the command line; ``table`` has the option that names the table."""
     plan = commands.add_parser(
         "plan",
-        help="tell what an edit would change",
-        description="What the running gateway would change if it served FILE, or its own table as "
-        "saved. With -c and FILE: what changes between the two, whatever runs. Exit code: 0 "
-        "nothing, 10 changes, 2 mistakes.",
+        help="show what an edit would change",
+        description="Show what the running gateway would change if it served FILE, or its own "
+        "table as saved. With -c and FILE: what changes between the two, without a running "
+        "gateway. Exit codes: 0 no changes, 10 changes, 2 mistakes in the table.",
     )
     plan.add_argument(
         "-c",
@@ -55,31 +55,30 @@ def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: P
     reload = commands.add_parser(
         "reload",
         parents=[table],
-        help="have the running gateway serve what the table and the apps are now",
-        description="Loads the code of all apps anew, and serves the table as saved. With names: "
-        "only the pools of these mounts, or these pools, get new workers; main is the front "
-        "workers' pool. Exit code: 0, 2 for a table with mistakes, 3 for an app that does not "
-        "load.",
+        help="load the table and the code of the apps again",
+        description="Load the code of all apps again, and serve the table as saved. With names: "
+        "only the pools of these mounts, or these pools, get new workers; main is the pool of the "
+        "front workers. Exit codes: 0 success, 2 mistakes in the table, 3 an app does not load.",
     )
     reload.add_argument(
         "names", nargs="*", metavar="MOUNT|POOL", help="a mount's key, such as /notes, or a pool"
     )
     reload.set_defaults(run=run_reload)
     rollback = commands.add_parser(
-        "rollback", parents=[table], help="have it serve the table that it served before"
+        "rollback", parents=[table], help="go back to what was served before the last reload"
     )
     rollback.set_defaults(run=run_rollback)
     status = commands.add_parser(
-        "status", parents=[table], help="tell its generations, workers, mounts and last reload"
+        "status", parents=[table], help="show generations, workers, mounts and the last reload"
     )
     form = status.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="for machines")
+    form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument(
         "--failed", action="store_true", help="only the mounts that do not serve, and why"
     )
     status.set_defaults(run=run_status)
     stop = commands.add_parser(
-        "stop", parents=[table], help="let its requests in flight finish, and end it"
+        "stop", parents=[table], help="let requests in flight finish, and stop the gateway"
     )
     stop.set_defaults(run=run_stop)
 
