@@ -13,6 +13,9 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
+# what `make check` looks for hard words in
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs/air-gapped.md docs/decisions docs/glossary.md docs/libraries.md docs/operations.md docs/performance.md
+
 .PHONY: help up down run dev test test-image proof fuzz ecosystem autobahn bench check format docs lock clean
 .DEFAULT_GOAL := help
 
@@ -33,10 +36,10 @@ help:
 	@echo 'make autobahn   the Autobahn test suite for WebSockets, which needs a Python 2.7: PYTHON2=/path'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
 	@echo '             (ROWS=proxied,browser SERVERS=ours,granian ROUNDS=1 SECONDS=2: those, and writes nothing)'
-	@echo 'make check   format, lint, types, import layers'
-	@echo 'make format  what a tool can mend, mended'
+	@echo 'make check   format, lint, types, import layers, words'
+	@echo 'make format  corrects what a tool can correct'
 	@echo 'make docs    the reference of the table and its schema, made from the code'
-	@echo 'make lock    the lock files anew, with the newest versions that fit'
+	@echo 'make lock    resolves the lock files again, with the newest versions that fit'
 	@echo 'make clean   remove the virtual environment and all caches'
 
 up:
@@ -102,6 +105,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/prose/check.py $(PROSE)
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format

@@ -49,10 +49,17 @@ def find_words(path: Path, words: list[tuple[re.Pattern[str], str]]) -> Iterator
                 yield f"{path}:{line}: {found[0]!r}: write {instead}"
 
 
+def find_files(path: Path) -> list[Path]:
+    """The texts below a directory, or the file itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted([*path.rglob("*.py"), *path.rglob("*.md")])
+
+
 def main() -> int:
     words = read_words(WORDS.read_text())
     paths = [Path(name) for name in sys.argv[1:]]
-    files = [f for p in paths for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
+    files = [file for path in paths for file in find_files(path)]
     lines = [line for file in files for line in find_words(file, words)]
     print(*lines, sep="\n", end="\n" if lines else "")
     return 1 if lines else 0
