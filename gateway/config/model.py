@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Union
 
-from gateway.limits import Admission, Limits, MountLimits, PoolLimits, setting
+from gateway.limits import Admission, Limits, MountLimits, PoolLimits, fields_marked, setting
 
 Network = Union[IPv4Network, IPv6Network]
 STICKY = ("off", "cookie", "address")
@@ -30,6 +30,7 @@ def _cookie_path() -> Any:
         "out. keep: they stay, for an app that signs in for others. auto is prefix for apps and "
         "`pool:NAME`, keep for other servers.",
         choices=("auto", "prefix", "keep"),
+        applies="in place",
     )
 
 
@@ -80,6 +81,7 @@ class AppTarget:
             "be dotted. It is imported with the table's directory first on the path.",
             "key": "app",
             "reads": "import string",
+            "applies": "new workers",
         }
     )
     env: dict[str, str] = field(
@@ -88,6 +90,7 @@ class AppTarget:
             "why": "Environment variables, set before the app is imported. The mounts share one "
             "process environment, so two mounts may not give one variable different values.",
             "reads": "environment",
+            "applies": "new workers",
         },
     )
     pool: str = setting(
@@ -95,6 +98,7 @@ class AppTarget:
         "The pool of workers that run it: one of `pools:`, or own, which is one for this mount "
         "alone. main is the front workers' own, which run all other mounts together.",
         reads="pool name",
+        applies="new workers",
     )
     probe: Probe | None = field(
         default=None,
@@ -104,6 +108,7 @@ class AppTarget:
             "a reload; at a start it is logged.",
             "section": Probe,
             "short": "path",
+            "applies": "in place",
         },
     )
     cookie_path: str = _cookie_path()
@@ -111,6 +116,14 @@ class AppTarget:
     @property
     def scopes_cookies(self) -> bool:
         return self.cookie_path != "keep"
+
+    @property
+    def load_key(self) -> tuple[Any, ...]:
+        """What one callable was loaded with, the import string first: two mounts may share it, and
+        an edit keep it, if theirs are equal. ``env`` is not in it: all mounts of a process share
+        that."""
+        names = fields_marked(type(self), "applies", "new workers")
+        return tuple(getattr(self, name) for name in names if name != "env")
 
 
 @dataclass(frozen=True)
@@ -287,6 +300,12 @@ class Mount:
     pool_admission: Admission = field(default_factory=Admission)
     takes_in_all: bool = False
 
+    @property
+    def pool_name(self) -> str:
+        """The pool that runs it, or whose servers answer; "main" for the front workers."""
+        target = self.target
+        return (isinstance(target, (AppTarget, UpstreamTarget)) and target.pool) or "main"
+
 
 @dataclass(frozen=True)
 class Watch:
@@ -306,12 +325,16 @@ class Server:
     """``server:``. Addresses are ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``."""
 
     listen: str = setting(
-        "127.0.0.1:8000", "Where requests arrive, normally from nginx.", reads="address"
+        "127.0.0.1:8000",
+        "Where requests arrive, normally from nginx.",
+        reads="address",
+        applies="restart",
     )
     admin: str = setting(
         "127.0.0.1:8001",
         "Where /healthz, /readyz and /status answer; never to be published.",
         reads="address",
+        applies="restart",
     )
     control: str = setting(
         "auto",
@@ -319,6 +342,7 @@ class Server:
         "own user alone (mode 0600). auto is one named after the table's path, in a directory of "
         "that user: $XDG_RUNTIME_DIR/gateway, /run/gateway or /tmp/gateway-UID.",
         reads="control socket",
+        applies="restart",
     )
     user: str = setting(
         "",
@@ -326,19 +350,24 @@ class Server:
         "other (nginx's user). The gateway itself has to run as root for that, as it has to for "
         "pools with a user. Without it, the gateway's own.",
         reads="user",
+        applies="restart",
     )
-    group: str = setting("", "Their group; without it, the user's own.", reads="group")
+    group: str = setting(
+        "", "Their group; without it, the user's own.", reads="group", applies="restart"
+    )
     pass_env: tuple[str, ...] = setting(
         (),
         "Further variables of the gateway's own environment that front workers get; a pool has its "
         "own list. Without it they get PATH, HOME, LANG, TZ and the like alone.",
         reads="variables",
+        applies="new workers",
     )
     workers: int = setting(
         2,
         "Worker processes: a number, or auto for one per usable core, at least two.",
         reads="workers",
         most=512,
+        applies="new workers",
     )
     trusted_proxies: tuple[Network | str, ...] = setting(
         (),
@@ -346,6 +375,7 @@ class Server:
         "socket, users. Any process on the same machine or container network can have such an "
         "address; only nginx has nginx's user.",
         reads="networks",
+        applies="new workers",
     )
     proxy_protocol: bool = setting(
         False,
@@ -353,17 +383,20 @@ class Server:
         "of trusted_proxies; any other is refused. Whom the header names is the client, and its "
         "X-Forwarded-* are believed where it is one of trusted_proxies too.",
         reads="boolean",
+        applies="new workers",
     )
     access_log: str = setting(
         "auto",
         "One record a request on stdout: json, text, off, or auto: text on a terminal, JSON "
         "elsewhere.",
         choices=("auto", "json", "text", "off"),
+        applies="new workers",
     )
     reload_on_edit: bool = setting(
         True,
         "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
         reads="boolean",
+        applies="in place",
     )
     environments: str = setting(
         ".gateway/environments",
@@ -371,18 +404,21 @@ class Server:
         "downloaded for them. Gateways may share it: what none of them uses any more is removed. "
         "Pools of other users have a part of their own in it.",
         reads="place",
+        applies="in place",
     )
     keep_previous_seconds: float = setting(
         30.0,
         "How long the workers that a reload has replaced are kept loaded, so that a rollback is "
         "instant. They cost their memory as long.",
         least=0,
+        applies="in place",
     )
     try_asleep: bool = setting(
         True,
         "Whether a reload starts a worker of each pool that sleeps, to see whether its new code "
         "and settings load, and ends it again. Without it, the next request is the first to see.",
         reads="boolean",
+        applies="in place",
     )
     watch: Watch | None = field(
         default=None,
@@ -390,12 +426,13 @@ class Server:
             "why": "A watch over new workers: where too many of their responses are server errors, "
             "more than before, the gateway rolls back by itself. Without this key it does not.",
             "section": Watch,
+            "applies": "in place",
         },
     )
     limits: Limits = field(default_factory=Limits)
     pool_limits: PoolLimits = field(default_factory=PoolLimits)
     # whether front workers alone can connect, so that what they state is believed
-    is_behind_front: bool = False
+    is_behind_front: bool = field(default=False, metadata={"applies": "new workers"})
 
 
 @dataclass(frozen=True)
@@ -418,7 +455,7 @@ class Pool:
     """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
     the mount's for an own one."""
 
-    name: str
+    name: str = field(metadata={"applies": "new workers"})
     where: Where = field(default=Where(line=1, column=1), compare=False)
     workers: Workers = field(
         default=Workers(),
@@ -426,6 +463,7 @@ class Pool:
             "why": "Worker processes: how many, or a mapping that says more.",
             "section": Workers,
             "short": "min",
+            "applies": "new workers",
         },
     )
     command: str = setting(
@@ -436,27 +474,34 @@ class Pool:
         "mounted by `upstream: pool:NAME`, runs in `directory`, or the table's, and finds the "
         "programs of its environment first.",
         reads="command",
+        applies="new workers",
     )
     directory: Path | None = setting(  # noqa: RUF009
         None,
         "Where its apps are imported from, and the workers' working directory. Without it, the "
         "table's directory, and the gateway's own.",
         reads="folder",
+        applies="new workers",
     )
     python: str = setting(
         "",
         "The Python that runs them, 3.9 or newer: a path, or a version such as 3.12. Without it, "
         "the gateway's own.",
         reads="python",
+        applies="new workers",
     )
     venv: Path | None = setting(  # noqa: RUF009
-        None, "A virtual environment with what its apps need.", reads="virtual environment"
+        None,
+        "A virtual environment with what its apps need.",
+        reads="virtual environment",
+        applies="new workers",
     )
     requirements: Path | None = setting(  # noqa: RUF009
         None,
         "A file that says what its apps need (requirements.txt, pyproject.toml, or a lock file): "
         "the gateway builds an environment from it, and again when it changes.",
         reads="file",
+        applies="new workers",
     )
     concurrency: str = setting(
         "greenlets",
@@ -464,26 +509,32 @@ class Pool:
         "run. threads: for code that blocks, such as database drivers in C; `threads` at a time, "
         "and nothing is patched.",
         choices=("greenlets", "threads"),
+        applies="new workers",
     )
     threads: int = setting(
         8,
         "How many threads run apps at a time in a worker. One that waits for a slow client does "
         "not count while others wait; up to 64 more are started then.",
         most=1024,
+        applies="new workers",
     )
     env: dict[str, str] = field(
         default_factory=dict,
         metadata={
             "why": "Environment variables of its workers, beside those of its mounts.",
             "reads": "environment",
+            "applies": "new workers",
         },
     )
     env_file: Path | None = setting(  # noqa: RUF009
-        None, "A file of further ones, NAME=value a line, as in Compose.", reads="file"
+        None,
+        "A file of further ones, NAME=value a line, as in Compose.",
+        reads="file",
+        applies="new workers",
     )
     # what the file says: all workers from one reading of the table get the same
     env_file_variables: tuple[tuple[str, str], ...] = field(
-        default=(), metadata={"key": "env_file"}, repr=False
+        default=(), metadata={"key": "env_file", "applies": "new workers"}, repr=False
     )
     # the numbers of its lines that set nothing and are no comments
     env_file_strays: tuple[int, ...] = field(default=(), compare=False)
@@ -492,22 +543,31 @@ class Pool:
         "Further variables of the gateway's own environment that its workers get. Without it they "
         "get PATH, HOME, LANG, TZ and the like alone.",
         reads="variables",
+        applies="new workers",
     )
     user: str = setting(
         "",
         "The user that its workers run as, by name. The gateway itself has to run as root for "
         "that. Without it, server.user.",
         reads="user",
+        applies="new workers",
     )
-    group: str = setting("", "The group; without it, the user's own.", reads="group")
+    group: str = setting(
+        "", "The group; without it, the user's own.", reads="group", applies="new workers"
+    )
     nice: int = setting(
-        0, "How much its workers give way to others, as nice(1) does.", least=0, most=19
+        0,
+        "How much its workers give way to others, as nice(1) does.",
+        least=0,
+        most=19,
+        applies="new workers",
     )
     idle_seconds: float = setting(
         0.0,
         "How long nobody has to ask for it before its workers are stopped; the next request "
         "starts them again and waits. 0 is for ever.",
         least=0,
+        applies="in place",
     )
     sticky: str = setting(
         "off",
@@ -515,6 +575,7 @@ class Pool:
         "Socket.IO does: cookie is the one that a cookie of the gateway's names, address the one "
         "that the client's IP address leads to. A client whose worker has left gets another one.",
         choices=STICKY,
+        applies="new workers",
     )
     limits: PoolLimits = field(default_factory=PoolLimits)
     admission: Admission = field(default_factory=Admission)

@@ -5,7 +5,7 @@ Owns no key, default or text itself but the three sections' names. Source: ``gat
 """
 
 from dataclasses import MISSING, Field, dataclass, fields, replace
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from gateway.config.kinds import KINDS, Kind, choice
 from gateway.config.kinds import section as section_kind
@@ -13,21 +13,12 @@ from gateway.config.model import (
     AppTarget,
     AsgiTarget,
     Pool,
-    RedirectTarget,
     Server,
-    StaticTarget,
     Target,
-    UpstreamTarget,
 )
 from gateway.limits import Admission, Limits, MountLimits, PoolLimits
 
-TargetClass = (
-    type[AppTarget]
-    | type[StaticTarget]
-    | type[RedirectTarget]
-    | type[UpstreamTarget]
-    | type[AsgiTarget]
-)
+TargetClass = type[Target] | type[AsgiTarget]
 
 SECTIONS = {
     "server": "How the gateway listens, and what it allows a client.",
@@ -92,10 +83,11 @@ def _key_and_kind(
     most: float | None = None,
     section: type | None = None,
     short: str = "",
+    **_marks: str,
 ) -> tuple[str, Kind]:
     if section is not None:
         return field.name, section_kind(section, short)
-    stem = field.name.removesuffix("_seconds").removesuffix("_bytes")
+    stem = _stem(field)
     if choices:
         return key or stem, choice(choices)
     unit = field.name.removeprefix(stem)
@@ -106,6 +98,49 @@ def _key_and_kind(
         kind = replace(kind, most=most)
     return key or stem, kind
 
+
+def _stem(field: Field[Any]) -> str:
+    return field.name.removesuffix("_seconds").removesuffix("_bytes")
+
+
+def key_of(field: Field[Any]) -> str:
+    """What the table calls it; its own name for one that no key fills."""
+    key: str = field.metadata.get("key", "")
+    return key or _stem(field)
+
+
+# By the classes whose fields bear them: what each mark may say. See ``limits.setting``. Targets of
+# other kinds than apps are made anew at each edit, by the front workers.
+Marks = dict[str, tuple[str, ...]]
+
+_APPLIES: Marks = {"applies": ("in place", "new workers", "restart")}
+_WHERE: Marks = {"where": ("front", "pool", "both")}
+MARKS: dict[type, Marks] = {
+    Server: _APPLIES,
+    Limits: _APPLIES,
+    PoolLimits: _APPLIES,
+    Pool: _APPLIES,
+    AppTarget: _APPLIES,
+    MountLimits: _APPLIES | _WHERE,
+}
+_GROUPS = (Limits, PoolLimits, Admission)  # a field that has one has no mark: theirs have
+
+
+def check_marks(owner: type, marks: Marks) -> None:
+    """Refuse a field that does not say what an edit of it needs, or who applies it. Raises
+    TypeError."""
+    types = get_type_hints(owner)
+    for each in fields(owner):
+        if not each.compare or types[each.name] in _GROUPS:
+            continue
+        for mark, values in marks.items():
+            if each.metadata.get(mark) not in values:
+                words = " or ".join(f'{mark}="{value}"' for value in values)
+                raise TypeError(f"{owner.__name__}.{each.name}: write {words} (limits.setting)")
+
+
+for _owner, _marks in MARKS.items():
+    check_marks(_owner, _marks)
 
 LIMITS = settings_of(Limits)
 MOUNT_LIMITS = settings_of(MountLimits)

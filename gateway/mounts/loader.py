@@ -152,13 +152,13 @@ class _Imports:
         self._note = note
         self._project = DjangoProject()
         self._footprint = build_footprint(mounts)
-        self._loaded: dict[str, WSGIApp] = {}  # callables, by import string
+        self._loaded: dict[tuple[Any, ...], WSGIApp] = {}  # callables, by ``load_key``
 
     def load(self, name: str, target: AppTarget) -> WSGIApp:
         """Raises AppLoadError."""
         module = target.import_string.partition(":")[0]
         setting = target.env.get(VARIABLE, "")
-        known = self._loaded.get(target.import_string)
+        known = self._loaded.get(target.load_key)
         # one that another mount has loaded already runs no code that could change anything
         watched = self._footprint.watched(lambda text: self._note(name, text))
         footprint = watched if known is None else nullcontext()
@@ -166,7 +166,7 @@ class _Imports:
         with lives, footprint, self._project.loading(name, module, setting):
             app = load_app(target.import_string, self._pool) if known is None else known
         if not target.import_string.endswith("()"):
-            self._loaded[target.import_string] = app
+            self._loaded[target.load_key] = app
         return app
 
 

@@ -6,9 +6,12 @@ Refuses to know how apps are loaded.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from gateway.config.model import AppTarget, Mount, UpstreamTarget
 from gateway.wsgi import WSGIApp
+
+LoadKey = tuple[Any, ...]
 
 
 def reuse_apps(
@@ -17,9 +20,9 @@ def reuse_apps(
     """The app of each wanted mount that has one already, by the mount's name. ``apps`` has those of
     the running ones. An upstream mount that stays as it is keeps its connections.
 
-    A mount keeps its own; one that has none gets what its import string made for another. A
+    A mount keeps its own; one that has none gets what was loaded for another in the same way. A
     factory's product serves one mount only. Raises LookupError where an app would have to be loaded
-    (``gateway.config.inplace`` tells beforehand).
+    (``config.compare.inplace`` finds that beforehand).
     """
     targets = {mount.name: mount.target for mount in running}
     found = {
@@ -27,27 +30,28 @@ def reuse_apps(
         for mount in wanted
         if isinstance(mount.target, UpstreamTarget) and targets.get(mount.name) == mount.target
     }
-    loaded = _import_strings(running)
+    loaded = _load_keys(running)
     left = dict(loaded)
-    wishes = _import_strings(wanted)
-    for name, import_string in wishes.items():
-        if left.get(name) == import_string:
+    wishes = _load_keys(wanted)
+    for name, key in wishes.items():
+        if left.get(name) == key:
             del left[name]
             found[name] = apps[name]
     for name in [name for name in wishes if name not in found]:
-        giver = _find(left, wishes[name])
-        if giver is None and not wishes[name].endswith("()"):
-            giver = _find(loaded, wishes[name])
+        key = wishes[name]
+        giver = _find(left, key)
+        if giver is None and not key[0].endswith("()"):
+            giver = _find(loaded, key)
         if giver is None:
-            raise LookupError(f"{wishes[name]} would have to be loaded")
+            raise LookupError(f"{key[0]} would have to be loaded")
         left.pop(giver, None)
         found[name] = apps[giver]
     return found
 
 
-def _find(mounts: dict[str, str], import_string: str) -> str | None:
-    return next((name for name, loaded in mounts.items() if loaded == import_string), None)
+def _find(mounts: dict[str, LoadKey], key: LoadKey) -> str | None:
+    return next((name for name, loaded in mounts.items() if loaded == key), None)
 
 
-def _import_strings(mounts: Iterable[Mount]) -> dict[str, str]:
-    return {m.name: m.target.import_string for m in mounts if isinstance(m.target, AppTarget)}
+def _load_keys(mounts: Iterable[Mount]) -> dict[str, LoadKey]:
+    return {m.name: m.target.load_key for m in mounts if isinstance(m.target, AppTarget)}

@@ -13,16 +13,15 @@ from typing import Any
 
 from gateway.config.compare.named import find_pools, take_over
 from gateway.config.compare.plan import IN_PLACE, is_same
-from gateway.config.model import Config
+from gateway.config.model import Config, Server
 from gateway.errors import AppLoadError, ConfigError, GatewayError
+from gateway.limits import fields_marked
 from gateway.logs import lifecycle
 from gateway.supervisor.pools.canary import Trial
 from gateway.supervisor.pools.pools import UNCHANGED, Pools, TableChange
 from gateway.supervisor.processes.launch import check_users
 from gateway.supervisor.tasks import guarded, keep_up, start
 
-# the sockets are the gateway's own, opened once for all generations; those of pools are this user's
-KEPT = ("listen", "admin", "control", "user", "group")
 ReadTable = Callable[[], Awaitable[Config]]
 EDIT = "edit"
 WATCH = "watch"
@@ -207,7 +206,8 @@ class Reloader:
 def check_kept(running: Config, wanted: Config) -> None:
     """Refuse what only a restart can change. Raises ConfigError."""
     problems = []
-    for key in KEPT:
+    # the sockets are opened once for all generations; those of pools are this user's
+    for key in fields_marked(Server, "applies", "restart"):
         old, new = getattr(running.server, key), getattr(wanted.server, key)
         if old != new:
             problems.append(

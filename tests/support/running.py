@@ -55,7 +55,8 @@ class Running:
 
     ``option`` is one more on its command line, ``options`` are several, and ``before`` is called in
     its process first; ``modules`` are further apps by name; ``stdout`` and ``stderr`` stand for the
-    files of its records and its log."""
+    files of its records and its log. ``package`` is a directory with another package ``gateway``,
+    which it runs instead."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Running:
         before: Callable[[], None] | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
+        package: Path | None = None,
         **modules: str,
     ) -> None:
         self.folder = folder
@@ -81,7 +83,8 @@ class Running:
         command = [sys.executable, "-m", "gateway", "serve", "-c", str(folder / "mounts.yaml")]
         self.process = subprocess.Popen(
             [*command, *([option] if option else []), *options],
-            env=ENVIRON,
+            env=ENVIRON if package is None else {**ENVIRON, "PYTHONPATH": str(package)},
+            cwd=package,  # where python -m looks first
             stdout=self.output if stdout is None else stdout,
             stderr=self.log if stderr is None else stderr,
             preexec_fn=before,

@@ -1,20 +1,18 @@
 """Which edits of the table running workers can take over without importing anything.
 
-A pure function of two Configs; refuses to know how it is done. Source: what a worker decides before
-it accepts, and cannot decide again.
+A pure function of two Configs; refuses to know how it is done. Source: the mark ``applies`` of each
+setting (``limits.setting``).
 """
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
-from gateway.config.model import AppTarget, Config, Mount, Pool
+from gateway.config.model import AppTarget, Config, Mount
+from gateway.config.settings import key_of
 
-# decided once in a worker's life; all other settings of the server are not the workers' or can be
-# taken over
-_OF_A_START = ("workers", "trusted_proxies", "proxy_protocol", "access_log")
-# what a pool's workers need not know
-_OF_THE_SUPERVISOR = ("where", "idle_seconds", "limits", "env_file_strays")
+APPLIES = "new workers"
 
 
 def find_reasons(old: Config, new: Config) -> list[str]:
@@ -22,31 +20,48 @@ def find_reasons(old: Config, new: Config) -> list[str]:
 
     A callable that they have loaded may serve at another path, a factory's one product at one only.
     """
-    reasons = [
-        f"server.{key} changes"
-        for key in _OF_A_START
-        if getattr(old.server, key) != getattr(new.server, key)
-    ]
     place = "server" if new.pool.name == "main" else f"pools.{new.pool.name}"
-    reasons += [
-        f"{place}.{field.metadata.get('key', field.name)} changes"
-        for field in fields(Pool)
-        if field.name not in _OF_THE_SUPERVISOR
-        and getattr(old.pool, field.name) != getattr(new.pool, field.name)
-    ]
+    keys = [f"server.{key}" for key in find_changed(old.server, new.server, APPLIES)]
+    keys += [f"{place}.{key}" for key in find_changed(old.pool, new.pool, APPLIES)]
     before, after = _environment(old.mounts), _environment(new.mounts)
-    reasons += [
-        f"the environment variable {name} changes"
+    variables = [
+        f"the environment variable {name}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     ]
-    loaded, wanted = _count(old.mounts), _count(new.mounts)
-    for import_string, count in wanted.items():
-        if not loaded[import_string]:
-            reasons.append(f"{import_string} has to be imported")
-        elif import_string.endswith("()") and count > loaded[import_string]:
-            reasons.append(f"{import_string} has to be called")
-    return reasons
+    return [f"{each} changes" for each in keys + variables] + list(_find_loads(old, new))
+
+
+def find_changed(old: Any, new: Any, applies: str) -> Iterable[str]:
+    """The keys of settings with this mark whose values differ between two dataclasses of one type,
+    those of the groups in them too."""
+    for field in fields(old):
+        one, other = getattr(old, field.name), getattr(new, field.name)
+        if not field.compare or one == other:
+            continue
+        if field.metadata.get("applies") == applies:
+            yield key_of(field)
+        elif "applies" not in field.metadata and is_dataclass(one):
+            yield from find_changed(one, other, applies)
+
+
+def _find_loads(old: Config, new: Config) -> Iterable[str]:
+    """What has to be loaded that is not there."""
+    loaded = Counter(app.load_key for app in _apps(old.mounts))
+    wanted = Counter(app.load_key for app in _apps(new.mounts))
+    known = {app.import_string: app for app in _apps(old.mounts)}
+    apps = {app.load_key: app for app in _apps(new.mounts)}
+    for key, count in wanted.items():
+        name = apps[key].import_string
+        if not loaded[key] and name in known:
+            changed = find_changed(
+                replace(known[name], env={}), replace(apps[key], env={}), APPLIES
+            )
+            yield f"{name} has to be imported again: {', '.join(changed)} changes"
+        elif not loaded[key]:
+            yield f"{name} has to be imported"
+        elif name.endswith("()") and count > loaded[key]:
+            yield f"{name} has to be called"
 
 
 def _apps(mounts: Iterable[Mount]) -> Iterable[AppTarget]:
@@ -55,7 +70,3 @@ def _apps(mounts: Iterable[Mount]) -> Iterable[AppTarget]:
 
 def _environment(mounts: Iterable[Mount]) -> dict[str, str]:
     return {name: value for app in _apps(mounts) for name, value in app.env.items()}
-
-
-def _count(mounts: Iterable[Mount]) -> Counter[str]:
-    return Counter(app.import_string for app in _apps(mounts))

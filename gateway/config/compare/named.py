@@ -6,7 +6,6 @@ Pure functions of Configs; refuses to know how it is done.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gateway.config.compare.slices import pool_of
 from gateway.config.model import Config, Mount
 from gateway.config.text.problems import BadValueError, did_you_mean, quote
 from gateway.config.values.mountkey import parse_mount_key
@@ -18,7 +17,7 @@ MAIN = "main"
 def find_pools(config: Config, names: Iterable[str]) -> set[str]:
     """The pools that run what ``names`` name: mounts by their keys, or pools. Raises
     ConfigError."""
-    mounts = {mount.name: pool_of(mount) for mount in config.mounts}
+    mounts = {mount.name: mount.pool_name for mount in config.mounts}
     pools = {pool.name: pool.name for pool in config.pools} | {MAIN: MAIN}
     known = pools | mounts
     found, problems = set(), []
@@ -50,7 +49,7 @@ def take_over(running: Config, saved: Config, pools: Iterable[str]) -> Config:
 
     def choose(mount: Mount) -> Mount:
         new = mounts.get(mount.name, mount)
-        return new if pool_of(mount) in names and pool_of(new) == pool_of(mount) else mount
+        return new if mount.pool_name in names and new.pool_name == mount.pool_name else mount
 
     return replace(
         running,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from operator import attrgetter
 from typing import Any
 
-from gateway.config.compare.inplace import find_reasons
+from gateway.config.compare.inplace import find_changed, find_reasons
 from gateway.config.compare.slices import cut
 from gateway.config.model import Config, Mount
 from gateway.config.settings import Setting, settings_of
@@ -25,7 +25,8 @@ class Plan:
 
     ``moved`` has each place whose owner changes though somebody owned it before and after: place,
     old owner and new one. ``reasons`` are why new workers start, by pool; without any the edit is
-    served in place.
+    served in place. ``restarts`` are the settings that only a restart of the gateway changes;
+    there are no ``reasons`` then, since all workers start anew.
     """
 
     added: tuple[str, ...]
@@ -33,6 +34,7 @@ class Plan:
     changed: dict[str, tuple["Change", ...]]
     moved: tuple[tuple[str, str, str], ...]
     reasons: dict[str, tuple[str, ...]]
+    restarts: tuple[str, ...]
 
     def __bool__(self) -> bool:
         """Whether anything changes."""
@@ -48,7 +50,9 @@ class Plan:
         for pool, reasons in self.reasons.items():
             whose = "" if pool == "main" else f" of {pool}"
             lines += [f"! new workers{whose}: {reason}" for reason in reasons]
-        return [*lines, f"= {IN_PLACE}"] if self and not self.reasons else lines
+        lines += [f"! a restart: {key} changes" for key in self.restarts]
+        is_in_place = self and not self.reasons and not self.restarts
+        return [*lines, f"= {IN_PLACE}"] if is_in_place else lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,14 @@ def build_plan(old: Config, new: Config) -> Plan:
     for name in pools.keys() & pools_after.keys():
         changed[f"pools.{name}"] = tuple(compare_fields(pools[name], pools_after[name]))
     changed["server"] = tuple(compare_fields(old.server, new.server))
+    restarts = tuple(f"server.{key}" for key in find_changed(old.server, new.server, "restart"))
     return Plan(
         added=_names(after, before, pools_after, pools),
         removed=_names(before, after, pools, pools_after),
         changed={name: changes for name, changes in changed.items() if changes},
         moved=tuple(find_moved(old.mounts, new.mounts)),
-        reasons=dict(find_starts(old, new)),
+        reasons={} if restarts else dict(find_starts(old, new)),
+        restarts=restarts,
     )
 
 

@@ -8,11 +8,12 @@ pool's threads get it.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
-from gateway.config.model import AppTarget, Config, Mount, Pool, Server, UpstreamTarget
-from gateway.limits import Admission, Limits
+from gateway.config.model import Config, Mount, Pool, Server, UpstreamTarget
+from gateway.limits import Admission, Limits, fields_marked
 
-ANY = Admission()
+Limits_ = TypeVar("Limits_", bound=Admission)
 
 FindAddresses = Callable[[str], tuple[str, ...]]
 
@@ -27,18 +28,23 @@ def cut(
             config,
             directory=pool.directory or config.directory,
             server=_server_of(config.server, pool, find_socket(pool.name)),
-            mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if pool_of(m) == pool.name),
+            mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if m.pool_name == pool.name),
             pools=(),
             unused_pools=(),
             files=(),  # whose secrets they have is not every worker's to know
-            pool=replace(_complete(pool, config.server), admission=ANY),
+            pool=replace(
+                _complete(pool, config.server), admission=_without(pool.admission, "front")
+            ),
         )
         for pool in config.pools
     }
     pools = {pool.name: pool for pool in config.pools}
     front = tuple(_as_seen_in_front(mount, config, pools, find_socket) for mount in config.mounts)
     main = _complete(config.pool, config.server)
-    front_config = replace(config, mounts=front, pools=(), unused_pools=(), pool=main, files=())
+    server = replace(config.server, pass_env=())  # which ``main`` has
+    front_config = replace(
+        config, server=server, mounts=front, pools=(), unused_pools=(), pool=main, files=()
+    )
     return slices | {"main": redirect(front_config, find_addresses)}
 
 
@@ -54,18 +60,13 @@ def redirect(config: Config, find_addresses: FindAddresses) -> Config:
     return config if mounts == config.mounts else replace(config, mounts=mounts)
 
 
-def pool_of(mount: Mount) -> str:
-    """The name of the pool that runs it, or whose workers lead to it."""
-    target = mount.target
-    return (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
-
-
 def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
     """The front workers are believed in all that they state of a request, and write its record."""
     return replace(
         server,
         listen=f"unix:{socket_path}",
         workers=pool.workers.min,
+        pass_env=(),
         trusted_proxies=(),
         is_behind_front=True,
         proxy_protocol=False,
@@ -93,20 +94,33 @@ def _complete(pool: Pool, server: Server) -> Pool:
     return replace(pool, user=pool.user or server.user, group=group, pass_env=pass_env)
 
 
+def _without(limits: Limits_, where: str) -> Limits_:
+    """What is left for others of what only those of ``where`` apply: see ``limits.setting``."""
+    defaults = type(limits)()
+    names = fields_marked(type(limits), "where", where)
+    return replace(limits, **{name: getattr(defaults, name) for name in names})
+
+
 def _as_seen_in_pool(mount: Mount) -> Mount:
-    return replace(mount, limits=replace(mount.limits, **vars(ANY)))
+    return replace(mount, limits=_without(mount.limits, "front"))
 
 
 def _as_seen_in_front(
     mount: Mount, config: Config, pools: dict[str, Pool], find_socket: Callable[[str], str]
 ) -> Mount:
-    name = pool_of(mount)
+    name = mount.pool_name
     if name not in pools:
         return replace(mount, takes_in_all=bool(mount.limits.max_concurrency))
     pool = pools[name]
     is_scarce = pool.concurrency == "threads" or pool.admission.max_concurrency
     takes_in_all = bool(is_scarce or mount.limits.max_concurrency)
-    mount = replace(mount, pool=name, pool_admission=pool.admission, takes_in_all=takes_in_all)
+    mount = replace(
+        mount,
+        limits=_without(mount.limits, "pool"),
+        pool=name,
+        pool_admission=pool.admission,
+        takes_in_all=takes_in_all,
+    )
     if isinstance(mount.target, UpstreamTarget):
         sticky = pool.sticky if mount.target.sticky == "off" else mount.target.sticky
         target = replace(mount.target, sticky=sticky)

@@ -6,7 +6,7 @@ Knows nothing of workers but what they report.
 from collections.abc import Callable
 from typing import Any
 
-from gateway.config.model import AppTarget, Config, UpstreamTarget
+from gateway.config.model import Config
 from gateway.supervisor.processes.process import Report
 
 
@@ -45,8 +45,7 @@ def describe_mounts(
     nothing: Report = {"error": "", "traceback": ""}
     described = []
     for mount in config.mounts:
-        target = mount.target
-        pool = (isinstance(target, AppTarget | UpstreamTarget) and target.pool) or "main"
+        pool = mount.pool_name
         report = failed.get(mount.name, nothing)
         quarantine = describe_quarantine(mount.name)
         # one whose probe fails serves: the probe only has a say before new workers take over
