@@ -20,7 +20,7 @@ from gateway.config.load import read_in_time
 from gateway.config.model import Config, UpstreamTarget, Workers
 from gateway.errors import ConfigError, GatewayError
 from gateway.logs import forwarding, hide_controls, lifecycle
-from gateway.supervisor.generations.exits import bury
+from gateway.supervisor.generations.exits import handle_exit
 from gateway.supervisor.generations.failures import describe_troubles
 from gateway.supervisor.listeners.control import ask
 from gateway.supervisor.listeners.socket_paths import find_control
@@ -140,17 +140,17 @@ class Check:
     def _reap(self) -> None:
         """The processes of the pools alone: others are not this one's to wait for."""
         for generation in self._pools.generations:
-            for child in list(generation.children.values()):
-                if child.exit_code is not None:
+            for process in list(generation.processes.values()):
+                if process.exit_code is not None:
                     continue
-                if os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                     with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.killpg(child.pid, signal.SIGKILL)  # what its apps have started
-                    with guarded(f"what process {child.pid} has started"):
-                        child.clear_up()
-                    _, wait_status = os.waitpid(child.pid, 0)
-                    self._pools.note_end(generation, child, wait_status)
-                    self._start_task(bury(generation, child, is_stopping=True))
+                        os.killpg(process.pid, signal.SIGKILL)  # what its apps have started
+                    with guarded(f"what process {process.pid} has started"):
+                        process.clear_up()
+                    _, wait_status = os.waitpid(process.pid, 0)
+                    self._pools.note_exit(generation, process, wait_status)
+                    self._start_task(handle_exit(generation, process, is_stopping=True))
 
 
 def print_untried(config: Config, *, starts: bool) -> None:

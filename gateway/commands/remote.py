@@ -164,7 +164,7 @@ def print_outcome(outcome: Answer, what: str) -> int:
 
 
 def _renews_front(how: str) -> bool:
-    return not re.match("(new|kept) workers of |asleep", how)
+    return not re.match("(new|standby) workers of |asleep", how)
 
 
 def run_stop(options: argparse.Namespace) -> int:

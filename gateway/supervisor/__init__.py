@@ -1,1 +1,1 @@
-"""Sockets, children and the admin surface. Never imports an app, does not know requests."""
+"""Sockets, processes and the admin surface. Never imports an app, does not know requests."""

@@ -49,6 +49,10 @@ class Backoff:
         self.rounds += 1
         return self._delay(backoff_seconds(self.rounds, lived), now)
 
+    def reset(self) -> None:
+        """It went well: the next failure is the first again."""
+        self.rounds = 0
+
     def _delay(self, seconds: float, now: float) -> float:
         self.seconds, self.until = seconds, now + seconds
         return seconds

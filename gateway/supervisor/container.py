@@ -15,7 +15,7 @@ INITS = {"catatonit", "docker-init", "dumb-init", "tini"}
 
 
 def leads_container() -> bool:
-    """It is process 1, or the child of an init that only passes signals on."""
+    """It is process 1, or the process of an init that only passes signals on."""
     if os.getpid() == 1:
         return True
     try:

@@ -8,23 +8,23 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from gateway.supervisor.generations.generation import Generation, State
-from gateway.supervisor.listeners.control import Tell
+from gateway.supervisor.generations.generation import Generation, GenerationState
+from gateway.supervisor.listeners.control import Notify
 from gateway.supervisor.pools.pools import Pools
-from gateway.supervisor.processes.process import ChildState
+from gateway.supervisor.processes.process import ProcessState
 
 # a reload that takes less long shows nothing
-LOOK_SECONDS = 1.0
+SHOW_SECONDS = 1.0
 MOST_SHOWN = 5
 
 
-async def show_loading(pools: Pools, tell: Tell) -> None:
+async def show_loading(pools: Pools, notify: Notify) -> None:
     """Until it is cancelled."""
     began = time.monotonic()
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(SHOW_SECONDS)
         if line := describe_loading(pools.generations):
-            tell(f"after {time.monotonic() - began:.0f} s: loading {line}")
+            notify(f"after {time.monotonic() - began:.0f} s: loading {line}")
 
 
 def describe_loading(generations: Iterable[Generation]) -> str:
@@ -32,11 +32,14 @@ def describe_loading(generations: Iterable[Generation]) -> str:
     now = time.monotonic()
     found: dict[str, float] = {}
     for generation in generations:
-        for child in list(generation.children.values()):
-            if generation.state is State.STARTING and child.state is ChildState.LOADING:
-                since = child.loading_since if child.loading else child.started
+        for process in list(generation.processes.values()):
+            if (
+                generation.state is GenerationState.STARTING
+                and process.state is ProcessState.LOADING
+            ):
+                since = process.loading_since if process.loading else process.started
                 where = f"pool {generation.config.pool.name}"
-                where += f" at {child.loading}" if child.loading else ""
+                where += f" at {process.loading}" if process.loading else ""
                 found[where] = max(found.get(where, 0.0), now - since)
     lines = [f"{where} ({seconds:.0f} s)" for where, seconds in found.items()]
     more = [f"{len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
@@ -47,7 +50,7 @@ def describe_leaving(pools: Pools, before: set[str]) -> str:
     """How long requests and WebSockets have that are open in workers which served ``before``, by
     the ids of generations, and have been replaced; "" where there are none."""
     left = [g for g in pools.generations if g.id in before and g.state in _LEFT]
-    count = sum(child.in_flight.count() for g in left for child in list(g.children.values()))
+    count = sum(process.in_flight.count() for g in left for process in list(g.processes.values()))
     if not count:
         return ""
     server = pools.config.server
@@ -58,4 +61,4 @@ def describe_leaving(pools: Pools, before: set[str]) -> str:
     )
 
 
-_LEFT = (State.KEPT, State.RETIRING, State.STOPPING)
+_LEFT = (GenerationState.STANDBY, GenerationState.RETIRING, GenerationState.STOPPING)

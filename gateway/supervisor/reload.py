@@ -17,7 +17,7 @@ from gateway.config.model import Config, Server
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.limits import fields_marked
 from gateway.logs import lifecycle
-from gateway.supervisor.pools.canary import Trial
+from gateway.supervisor.pools.canary import Canary
 from gateway.supervisor.pools.pools import UNCHANGED, Pools, TableChange
 from gateway.supervisor.processes.launch import check_users
 from gateway.supervisor.tasks import guarded, keep_up, start
@@ -64,7 +64,7 @@ class Reloader:
         self._stale: set[str] = set()
         self._is_all_stale = False
         self._change: TableChange | None = None
-        self._trial: asyncio.Task[None] | None = None
+        self._canary: asyncio.Task[None] | None = None
         self.last: Outcome | None = None
 
     async def reload(
@@ -97,7 +97,7 @@ class Reloader:
         running = self._pools.config
         pools = find_pools(running, names)
         saved = await self._read_saved()
-        check_kept(running, saved)
+        check_fixed(running, saved)
         check_users(saved)
         config = take_over(running, saved, pools)
         change = await self._pools.prepare(config, anew=pools.__contains__)
@@ -133,7 +133,7 @@ class Reloader:
         """None where an edit changes nothing."""
         config = await self._read()
         running = self._pools.config
-        check_kept(running, config)
+        check_fixed(running, config)
         check_users(config)
         if trigger == EDIT and not stale and is_same(config, running):
             self._pools.adopt(config)
@@ -162,7 +162,7 @@ class Reloader:
                 await self._pools.commit(change)
                 if change.changes:  # else there is nothing that a rollback could undo
                     self._change = change
-                    self._begin_trial(change, is_undo=prepare == self._prepare_undo)
+                    self._begin_canary(change, is_undo=prepare == self._prepare_undo)
             with guarded("what is to be said of mounts that do not serve"):
                 messages += self._pools.describe_unwell()
         except ConfigError as error:
@@ -182,28 +182,28 @@ class Reloader:
         main = self._pools.main.current
         current = main.id if main else ""
         self.last = Outcome(trigger, exit_code, how, current, tuple(messages), now - since, now)
-        tell(self.last)
+        log_outcome(self.last)
         return self.last
 
-    def _begin_trial(self, change: TableChange, *, is_undo: bool) -> None:
+    def _begin_canary(self, change: TableChange, *, is_undo: bool) -> None:
         """Have the errors of new workers counted. What was changed back is not tried again."""
-        if self._trial is not None:
-            self._trial.cancel()
-            self._trial = None
+        if self._canary is not None:
+            self._canary.cancel()
+            self._canary = None
         watch = change.after.server.watch
         if watch is not None and not is_undo:
-            trial = Trial(change.changes, watch, self._pools.find_current)
-            self._trial = start(self._try(trial))
+            canary = Canary(change.changes, watch, self._pools.find_current)
+            self._canary = start(self._watch_canary(canary))
 
-    async def _try(self, trial: Trial) -> None:
-        fault = await keep_up(trial.judge)
+    async def _watch_canary(self, canary: Canary) -> None:
+        fault = await keep_up(canary.judge)
         if fault:
-            self._trial = None  # which is this one, and is not to be cancelled
+            self._canary = None  # which is this one, and is not to be cancelled
             lifecycle.error("the last reload is taken back: %s", fault)
             await self.rollback(WATCH, fault)
 
 
-def check_kept(running: Config, wanted: Config) -> None:
+def check_fixed(running: Config, wanted: Config) -> None:
     """Refuse what only a restart can change. Raises ConfigError."""
     problems = []
     # the sockets are opened once for all generations; those of pools are this user's
@@ -218,7 +218,7 @@ def check_kept(running: Config, wanted: Config) -> None:
         raise ConfigError(problems)
 
 
-def tell(outcome: Outcome) -> None:
+def log_outcome(outcome: Outcome) -> None:
     """Log it."""
     if not outcome.how:
         lifecycle.error(

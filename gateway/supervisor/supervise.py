@@ -22,11 +22,11 @@ from gateway.errors import ConfigError
 from gateway.file_tasks import naming
 from gateway.logs import builds, forwarding, lifecycle
 from gateway.supervisor.container import RESTARTED, leads_container
-from gateway.supervisor.generations.exits import bury
+from gateway.supervisor.generations.exits import handle_exit
 from gateway.supervisor.generations.failures import describe_mounts
 from gateway.supervisor.generations.generation import KILL_GRACE_SECONDS, Generation
 from gateway.supervisor.listeners.admin import AdminServer
-from gateway.supervisor.listeners.control import Answer, Question, Tell, serve_control
+from gateway.supervisor.listeners.control import Answer, Notify, Question, serve_control
 from gateway.supervisor.listeners.socket_paths import make_control, making_folder
 from gateway.supervisor.listeners.sockets import (
     describe,
@@ -37,9 +37,9 @@ from gateway.supervisor.listeners.sockets import (
 )
 from gateway.supervisor.pools.pools import MAIN, Pools
 from gateway.supervisor.processes.launch import check_users
-from gateway.supervisor.processes.process import ChildState, Process
+from gateway.supervisor.processes.process import Process, ProcessState
 from gateway.supervisor.progress import describe_leaving, show_loading
-from gateway.supervisor.reload import EDIT, Outcome, Reloader, check_kept
+from gateway.supervisor.reload import EDIT, Outcome, Reloader, check_fixed
 from gateway.supervisor.tasks import guarded, keep_up, run_in, start
 from gateway.supervisor.warnings import find_warnings
 from gateway.supervisor.watching.code import watch_code
@@ -90,15 +90,15 @@ class Supervisor:
     def status(self) -> tuple[bool, dict[str, Any]]:
         """Whether requests are served, and what /readyz says; ``failed`` are the mounts that answer
         503. One of many is no reason to take all out of service."""
-        children = [c for g in self._pools.generations for c in g.children.values()]
-        ready = [child for child in children if child.state is ChildState.READY]
+        processes = [c for g in self._pools.generations for c in g.processes.values()]
+        ready = [process for process in processes if process.state is ProcessState.READY]
         # what other pools' workers are not ready for waits; the front's have to be there
         is_ready = any(c.config.pool.name == MAIN for c in ready) and not self._is_stopping
         state = "draining" if self._is_stopping else "ready" if is_ready else "starting"
         failed = sum(not report.get("is_loaded") for report in self._pools.failed.values())
         return is_ready, {
             "status": state,
-            "workers": len(children),
+            "workers": len(processes),
             "ready": len(ready),
             "failed": failed,
         }
@@ -195,10 +195,10 @@ class Supervisor:
             if ended is None:
                 return
             pid = ended.si_pid
-            known = [(g, g.children[pid]) for g in self._pools.generations if pid in g.children]
-            for _, child in known:
+            known = [(g, g.processes[pid]) for g in self._pools.generations if pid in g.processes]
+            for _, process in known:
                 with guarded(f"what worker {pid} has started"):
-                    child.clear_up()
+                    process.clear_up()
             try:
                 _, wait_status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
@@ -206,16 +206,16 @@ class Supervisor:
             if not known:
                 with guarded("what a command has started"):
                     self._pools.groups.note_reaped(pid)
-            for generation, child in known:
-                self._note_end(generation, child, wait_status)
+            for generation, process in known:
+                self._note_exit(generation, process, wait_status)
 
-    def _note_end(self, generation: Generation, child: Process, wait_status: int) -> None:
-        with guarded(f"the end of worker {child.pid}"):
-            self._pools.note_end(generation, child, wait_status)
-            self._dropped += child.in_flight.counts().dropped
+    def _note_exit(self, generation: Generation, process: Process, wait_status: int) -> None:
+        with guarded(f"the end of worker {process.pid}"):
+            self._pools.note_exit(generation, process, wait_status)
+            self._dropped += process.in_flight.counts().dropped
             if self._terminal is not None and os.WIFSIGNALED(wait_status):
                 self._terminal.restore()
-        self._start_task(bury(generation, child, is_stopping=self._is_stopping))
+        self._start_task(handle_exit(generation, process, is_stopping=self._is_stopping))
 
     # --- reloads ------------------------------------------------------------------------------
 
@@ -264,50 +264,50 @@ class Supervisor:
 
     # --- the control socket -------------------------------------------------------------------
 
-    async def _on_status(self, _: Question, __: Tell) -> Answer:
+    async def _on_status(self, _: Question, __: Notify) -> Answer:
         return self.report()
 
-    async def _on_reload(self, question: Question, tell: Tell) -> Answer:
+    async def _on_reload(self, question: Question, notify: Notify) -> Answer:
         names = question.get("names") or []
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
             return {"exit_code": 2, "messages": ["names: expected a list of mounts or pools"]}
         if names:
             return await self._show(
-                tell, self._reloader.renew(f"reload of {' '.join(names)}", names)
+                notify, self._reloader.renew(f"reload of {' '.join(names)}", names)
             )
-        return await self._show(tell, self._reloader.reload("gateway reload"))
+        return await self._show(notify, self._reloader.reload("gateway reload"))
 
-    async def _on_rollback(self, _: Question, tell: Tell) -> Answer:
-        return await self._show(tell, self._reloader.rollback("rollback"))
+    async def _on_rollback(self, _: Question, notify: Notify) -> Answer:
+        return await self._show(notify, self._reloader.rollback("rollback"))
 
-    async def _show(self, tell: Tell, work: Coroutine[Any, Any, Outcome]) -> Answer:
-        """Its outcome; meanwhile, and before it, tell what is loaded and what becomes of open
+    async def _show(self, notify: Notify, work: Coroutine[Any, Any, Outcome]) -> Answer:
+        """The outcome of ``work``; before it, report what is being loaded and what becomes of open
         requests."""
         before = {generation.id for generation in self._pools.generations}
-        showing = start(show_loading(self._pools, tell))
+        showing = start(show_loading(self._pools, notify))
         try:
-            with forwarding(builds, tell):
+            with forwarding(builds, notify):
                 outcome = await work
         finally:
             showing.cancel()
         if note := describe_leaving(self._pools, before):
-            tell(note)
+            notify(note)
         return outcome.describe()
 
-    async def _on_plan(self, question: Question, _: Tell) -> Answer:
+    async def _on_plan(self, question: Question, _: Notify) -> Answer:
         running = self._pools.config
         path = Path(str(question.get("file") or running.source))
         try:
             wanted = await read_aside(partial(self._read_table, path))
-            check_kept(running, wanted)
+            check_fixed(running, wanted)
             plan = await asyncio.to_thread(build_plan, running, wanted)
         except ConfigError as error:
             return {"exit_code": 2, "messages": error.problems}
         return {"exit_code": 10 if plan else 0, "messages": plan.describe()}
 
-    async def _on_stop(self, _: Question, tell: Tell) -> Answer:
+    async def _on_stop(self, _: Question, notify: Notify) -> Answer:
         if leads_container():
-            tell(RESTARTED)
+            notify(RESTARTED)
         if not self._is_stopping:
             self._on_stop_signal()
         await asyncio.Event().wait()  # the end of the process is the answer
@@ -328,7 +328,8 @@ class Supervisor:
             self._second.set()
             lifecycle.warning("second signal: ending at once")
             self._pools.kill()
-        self._is_stopping = self._pools.is_stopping = True
+        self._is_stopping = True
+        self._pools.note_stopping()
         self._stop.set()
 
     async def _drain(self) -> None:
@@ -343,7 +344,7 @@ class Supervisor:
             async with asyncio.timeout(timeout + GIVE_UP_SECONDS):
                 await self._pools.stop(timeout)
         except TimeoutError:  # killed, and still there: one waits for a disk, or may not be killed
-            left = [c.pid for g in self._pools.generations for c in g.children.values()]
+            left = [c.pid for g in self._pools.generations for c in g.processes.values()]
             lifecycle.error("processes that cannot be ended are left: %s", str(left)[1:-1])
         for task in tuple(self._tasks):
             task.cancel()

@@ -55,7 +55,7 @@ def guard(look: Callable[[], object]) -> Callable[[], None]:
             return
         try:
             look()
-            backoff.rounds = 0
+            backoff.reset()
         except Exception as error:  # noqa: BLE001  whatever it is
             delay = backoff.note_failure(now)
             report_own(f"{_name(look)} has failed; again in {delay:g} s", error)

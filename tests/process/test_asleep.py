@@ -162,7 +162,7 @@ def test_a_rollback_starts_no_worker_where_pools_sleep(start: Start) -> None:
     workers = gateway.children()
     gateway.write("nap.py", "import nothing_of_this_name")
     outcome = gateway.control("rollback")
-    assert (outcome["exit_code"], outcome["how"]) == (0, "kept workers; asleep: p0, p1")
+    assert (outcome["exit_code"], outcome["how"]) == (0, "standby workers; asleep: p0, p1")
     assert gateway.children() == workers
     after = generations(gateway)
     assert {p: after[p] for p in ("p0", "p1")} == {p: before[p] for p in ("p0", "p1")}
@@ -184,7 +184,7 @@ def test_a_pool_that_is_awake_sleeps_again_by_a_rollback(start: Start) -> None:
     assert gateway.control("rollback")["exit_code"] == 0
     wait_until(lambda: b"old " in gateway.ask("/p0"), "it is woken as it was")
     # what was replaced is kept, and one more rollback has it serve again
-    assert (woken, "kept") in generations(gateway)["p0"]
+    assert (woken, "standby") in generations(gateway)["p0"]
     assert gateway.control("rollback")["exit_code"] == 0
     assert b"new " in gateway.ask("/p0")
     assert gateway.ask("/p0").endswith(woken.encode())
@@ -194,7 +194,7 @@ def test_a_pool_that_has_fallen_asleep_stays_asleep_by_a_rollback(start: Start) 
     gateway = start_asleep(start)
     gateway.ask("/p0")
     assert gateway.control("reload")["exit_code"] == 0
-    wait_until(lambda: {"asleep", "kept"} >= set(states(gateway)), "it sleeps again")
+    wait_until(lambda: {"asleep", "standby"} >= set(states(gateway)), "it sleeps again")
     for old in kept(gateway, "p0"):  # none where it fell asleep before the swap
         os.kill(old, signal.SIGKILL)  # as after keep_previous
         wait_until(lambda old=old: old not in gateway.children(), "what served before has gone")
@@ -208,7 +208,7 @@ def kept(gateway: Running, pool: str) -> list[int]:
     return [
         worker["pid"]
         for each in gateway.control("status")["generations"]
-        if (each["pool"], each["state"]) == (pool, "kept")
+        if (each["pool"], each["state"]) == (pool, "standby")
         for worker in each["workers"]
     ]
 
@@ -226,5 +226,5 @@ def test_a_rollback_by_too_many_errors_puts_a_pool_back_to_sleep(start: Start) -
         return gateway.control("status")["last_reload"]
 
     wait_until(lambda: last()["trigger"] == "watch", "the reload is taken back")
-    assert (last()["exit_code"], last()["how"]) == (0, "kept workers; asleep: p0")
+    assert (last()["exit_code"], last()["how"]) == (0, "standby workers; asleep: p0")
     wait_until(lambda: b"old " in gateway.ask("/p0"), "it is woken as it was")

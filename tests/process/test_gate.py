@@ -16,7 +16,7 @@ from running import Running, wait_until
 
 from gateway.commands.remote import format_status
 from gateway.config.values.workers import usable_cores
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.processes.start_gate import (
     IDLE_SECONDS,
     LEAST_LOADS,
@@ -281,7 +281,7 @@ def test_what_is_not_wanted_any_more_is_not_started() -> None:
         generation = Generation(1, CONFIG, lambda *_: pytest.fail("started"), gate=gate)
         adding = asyncio.create_task(generation.add())
         await turn_loop()
-        generation.state = State.STOPPING
+        generation.state = GenerationState.STOPPING
         gate.leave(load)
         assert await adding is None
         await gate.enter(lambda: Urgency.START)

@@ -213,7 +213,7 @@ def test_a_rollback_is_served_by_the_workers_of_before(start: Start) -> None:
     assert b" 200 " in gateway.ask("/other")
     assert gateway.children() == workers | new_workers
     [kept, serving] = gateway.control("status")["generations"]
-    assert (kept["generation"], kept["state"]) == ("g1", "kept")
+    assert (kept["generation"], kept["state"]) == ("g1", "standby")
     assert (serving["generation"], serving["state"]) == ("g2", "serving")
 
 

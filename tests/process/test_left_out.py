@@ -10,18 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from idle_process import IdleProcess
 from running import Running, wait_until
 
 from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
 from gateway.limits import MountLimits
 from gateway.supervisor.generations.generation import Generation
-from gateway.supervisor.generations.outages import FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, Outages
+from gateway.supervisor.generations.outages import FIRST_TRY_SECONDS, MOST_TRY_SECONDS, Outages
 from gateway.supervisor.generations.retries import SLOW_SECONDS, Retrier
-from gateway.supervisor.processes.process import ChildState, Purpose
+from gateway.supervisor.processes.process import ProcessState, Purpose
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
@@ -341,13 +341,13 @@ def report(error: str, mount: str = "/a") -> dict[str, Any]:
 def test_the_pause_between_tries_doubles_up_to_a_minute_or_as_long_as_a_try_took() -> None:
     outages = Outages()
     outages.note_error(report("no database"), 0.0, took=1.0, is_trial=False)
-    assert outages.begin_due(FIRST_PAUSE_SECONDS - 0.1, ()) == ""
-    assert outages.begin_due(FIRST_PAUSE_SECONDS, ()) == "/a"
+    assert outages.begin_due(FIRST_TRY_SECONDS - 0.1, ()) == ""
+    assert outages.begin_due(FIRST_TRY_SECONDS, ()) == "/a"
     pauses = []
     for _ in range(10):
         outages.note_error(report("no database"), 100.0, took=0.5, is_trial=True)
         pauses.append(outages.pauses["/a"][1] - 100.0)
-    assert pauses == [1, 2, 4, 8, 16, 32] + [MOST_PAUSE_SECONDS] * 4
+    assert pauses == [1, 2, 4, 8, 16, 32] + [MOST_TRY_SECONDS] * 4
     outages.note_error(report("no database"), 100.0, took=300.0, is_trial=True)
     assert outages.pauses["/a"][1] == 400.0
 
@@ -356,7 +356,7 @@ def test_what_siblings_report_is_one_failure() -> None:
     outages = Outages()
     for moment in (0.0, 0.3, 0.6):
         outages.note_error(report("no database"), moment, took=1.0, is_trial=False)
-    assert outages.pauses["/a"][1] == FIRST_PAUSE_SECONDS
+    assert outages.pauses["/a"][1] == FIRST_TRY_SECONDS
 
 
 def test_a_mount_that_has_ended_a_worker_is_left_out_until_it_has_loaded_alone() -> None:
@@ -418,16 +418,7 @@ class Loading:
 
     def _start(self, _: Generation, purpose: Purpose) -> Any:
         self.purposes.append(set(purpose.left_out))
-        return SimpleNamespace(
-            pid=len(self.purposes),
-            state=ChildState.LOADING,
-            started=time.monotonic(),
-            lacks=frozenset(),
-            loading="",
-            loading_since=0.0,
-            trial="",
-            may_serve=True,
-        )
+        return IdleProcess(len(self.purposes))
 
     def add(self, mount: str, seconds: float) -> Any:
         """One that has been loading this mount for so long."""
@@ -449,12 +440,12 @@ def test_others_start_without_what_loads_for_long_one_at_a_time(tmp_path: Path) 
             loading.retrier.look()
         assert loading.purposes == [set(), set(), {"/a"}]
         # the one beside them is slow at another
-        loading.put(loading.generation.children[3], "/b", 2 * SLOW_SECONDS)
+        loading.put(loading.generation.processes[3], "/b", 2 * SLOW_SECONDS)
         for _ in range(3):
             loading.retrier.look()
         assert loading.purposes[3:] == [{"/a", "/b"}]
         # nothing is left that another could serve
-        loading.put(loading.generation.children[4], "/c", 2 * SLOW_SECONDS)
+        loading.put(loading.generation.processes[4], "/c", 2 * SLOW_SECONDS)
         loading.retrier.look()
         assert len(loading.purposes) == 4
 
@@ -465,7 +456,7 @@ def test_who_is_about_to_serve_is_waited_for(tmp_path: Path) -> None:
     async def look() -> None:
         loading = Loading(tmp_path, 2)
         loading.add("/a", 2 * SLOW_SECONDS)
-        loading.add("", 0.0).state = ChildState.LOADED
+        loading.add("", 0.0).state = ProcessState.LOADED
         loading.retrier.look()
         assert len(loading.purposes) == 2
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from idle_process import IdleProcess
 from running import WAIT_SECONDS, Running, wait_until
 
 from gateway.config.model import Config, Server
-from gateway.inflight import InFlightReader
-from gateway.supervisor.generations.exits import bury
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.exits import handle_exit
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.listeners.control import ask
 from gateway.supervisor.pools.evidence import MOST_REQUESTS
-from gateway.supervisor.processes.process import ChildState, Purpose
+from gateway.supervisor.processes.process import ProcessState, Purpose
 from gateway.supervisor.tasks import guard, guarded, keep_up
 from gateway.supervisor.watching.code import watch_code
 from gateway.supervisor.watching.files import watch_file, watch_files
@@ -446,32 +446,24 @@ def test_a_worker_whose_end_cannot_be_noted_is_replaced(caplog: pytest.LogCaptur
 
         def start(_: Generation, __: Purpose) -> Any:
             started.append(len(started))
-            return Unlucky(len(started))
+            return Unlucky(len(started), ProcessState.READY)
 
         generation = Generation(1, CONFIG, start, on_change=lambda _: [][0])  # type: ignore[index]
-        generation.state = State.SERVING
+        generation.state = GenerationState.SERVING
         child = generation.spawn()
         child.exit_code = 0
-        await asyncio.wait_for(bury(generation, child, is_stopping=False), 20)
+        await asyncio.wait_for(handle_exit(generation, child, is_stopping=False), 20)
         return generation, started
 
     generation, started = asyncio.run(run())
     assert started == [0, 1]
-    assert list(generation.children) == [2]
+    assert list(generation.processes) == [2]
     for fault in ("letting go of worker 1", "the end of worker 1", "a change of generation g1"):
         assert f"a fault of the gateway's own: {fault}" in caplog.text
 
 
-class Unlucky:
+class Unlucky(IdleProcess):
     """A worker of which nothing can be had but its number."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.state = ChildState.READY
-        self.trial = self.loading = ""
-        self.started = time.monotonic()
-        self.exit_code: int | None = None
-        self.in_flight = InFlightReader(1)
 
     async def finish(self) -> None:
         raise OSError("its descriptors")

@@ -400,7 +400,7 @@ def test_an_environment_that_can_be_built_later_is_built_without_a_reload(
     assert again.control("reload")["exit_code"] == 3
     outcome = again.control("reload", names=["/a"])
     assert (outcome["exit_code"], outcome["how"]) == (3, "nothing has changed")
-    assert again.control("rollback")["how"] == "kept workers"  # of the reload before that
+    assert again.control("rollback")["how"] == "standby workers"  # of the reload before that
     again.write("some.txt", "# nothing\n")
     wait_until(lambda: b" 200 " in again.ask("/a")[:20], "it is built", seconds=60)
     assert mount(again, "/a") == ("serving", "")

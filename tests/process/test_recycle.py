@@ -1,16 +1,25 @@
 """Workers that are replaced though nothing is wrong with them, and those that take too much."""
 
+import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import pytest
+from idle_process import IdleProcess
+from one_mount import CONFIG
 from running import Running, wait_until
+
+from gateway.supervisor.generations.generation import Generation
+from gateway.supervisor.generations.recycle import Recycler
+from gateway.supervisor.processes.process import ProcessState
 
 Start = Callable[..., Running]
 RECYCLES = 4
@@ -220,3 +229,35 @@ def test_a_spare_worker_stands_in_for_another_than_the_one_that_was_to_go(start:
     wait_until(lambda: len(ready(gateway)) == 2, "two serve")
     assert gateway.ask().endswith(b"nothing")
     assert "exited with" not in gateway.log_text  # nobody went in vain
+
+
+def test_a_fault_of_the_gateways_own_is_waited_out_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    async def fail(**_: Any) -> None:
+        tries.append(time.monotonic())
+        raise LookupError("never seen before")
+
+    async def look() -> None:
+        limits = replace(CONFIG.server.pool_limits, max_lifetime_seconds=1.0)
+        server = replace(CONFIG.server, workers=1, pool_limits=limits)
+        generation = Generation(1, replace(CONFIG, server=server), lambda *_: IdleProcess(2))
+        generation.serve()
+        old = IdleProcess(1, ProcessState.READY)
+        old.started = time.monotonic() - 2.0
+        generation.processes[1] = old
+        monkeypatch.setattr(generation, "add", fail)
+        recycler = Recycler(generation)
+        for _ in range(5):
+            recycler.look()
+            for _ in range(3):  # turns of the loop
+                await asyncio.sleep(0)
+        assert old.state is ProcessState.READY
+
+    asyncio.run(look())
+    assert len(tries) == 1
+    assert caplog.text.count("Traceback") == 1
+    assert "worker 1 stays, since the one that was to take its place did not load: " in caplog.text
+    assert "It is tried again in 5 s" in caplog.text

@@ -129,7 +129,7 @@ def test_one_previous_generation_is_kept(start: Start) -> None:
         assert gateway.control("reload")["exit_code"] == 0
     wait_until(lambda: len(gateway.children()) == 2, "those before the last have ended")
     found = [(g["generation"], g["state"]) for g in gateway.control("status")["generations"]]
-    assert found == [("g4", "kept"), ("g5", "serving")]
+    assert found == [("g4", "standby"), ("g5", "serving")]
     assert gateway.control("rollback")["generation"] == "g4"
     assert gateway.control("rollback")["generation"] == "g5"
 
@@ -153,7 +153,7 @@ def test_old_workers_do_not_pile_up(start: Start) -> None:
             wait_until((gateway.folder / f"began-{number}").exists, "the request has begun")
             assert gateway.control("reload")["exit_code"] == 0
         states = [g["state"] for g in gateway.control("status")["generations"]]
-        assert states == ["stopping"] * 2 + ["retiring"] * 2 + ["kept", "serving"]
+        assert states == ["stopping"] * 2 + ["retiring"] * 2 + ["standby", "serving"]
         gateway.write("go", "")
         assert all(b" 200 " in each.result() for each in waiting)
 

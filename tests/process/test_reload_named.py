@@ -177,4 +177,4 @@ def test_the_command_takes_names(gateway: Running, capsys: pytest.CaptureFixture
     assert out.endswith(" s, new workers of a, b\n")
     assert changed(before, serving(gateway)) == {"a", "b"}
     assert main(["rollback", "-c", table]) == 0
-    assert capsys.readouterr().out.endswith(" s, kept workers of a, b\n")
+    assert capsys.readouterr().out.endswith(" s, standby workers of a, b\n")

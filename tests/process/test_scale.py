@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from idle_process import IdleProcess
 from running import Running, wait_until
 
 from gateway.config.compare.slices import cut
 from gateway.config.model import Config, Pool, Server, Workers
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.generations.scale import (
     DOWN_SECONDS,
     FULL_REQUESTS,
@@ -20,7 +21,7 @@ from gateway.supervisor.generations.scale import (
     UP_SECONDS,
     Scaler,
 )
-from gateway.supervisor.processes.process import ChildState
+from gateway.supervisor.processes.process import ProcessState
 
 Start = Callable[..., Running]
 WAITING = """
@@ -34,35 +35,32 @@ def app(environ, start_response):
 """
 
 
-class Crew:
+class FakeWorkers:
     """A generation whose workers are none, with a clock to be set."""
 
     def __init__(self, config: Config, size: int) -> None:
         self.generation = Generation(1, config, lambda *_: self._start())
-        self.generation.state, self.generation.size = State.SERVING, size
+        self.generation.state, self.generation.size = GenerationState.SERVING, size
         self.now, self.started = 0.0, 0
         self.fault = ""
         for _ in range(size):
-            self._add(ChildState.READY)
+            self._add(ProcessState.READY)
         self.scaler = Scaler(self.generation, lambda: self.now)
 
-    def _add(self, state: ChildState) -> Any:
+    def _add(self, state: ProcessState) -> Any:
         self.started += 1
-        child = SimpleNamespace(
-            pid=self.started, started=self.started, state=state, in_flight=None, is_spare=False
-        )
-        child.exit_code, child.objection, child.load = None, "", 0
-        child.in_flight = SimpleNamespace(count=lambda: child.load)
-        child.retire = lambda: setattr(child, "state", ChildState.RETIRING)
-        self.generation.children[child.pid] = child
-        return child
+        worker: Any = IdleProcess(self.started, state)
+        worker.started, worker.load = float(self.started), 0
+        worker.in_flight = SimpleNamespace(count=lambda: worker.load)
+        self.generation.processes[worker.pid] = worker
+        return worker
 
     def _start(self) -> Any:
-        child = self._add(ChildState.READY)
+        worker = self._add(ProcessState.READY)
         if self.fault:
-            child.exit_code, child.objection, child.state = 1, self.fault, ChildState.DEAD
-            child.reason_to_fail = self.fault
-        return child
+            worker.refuse(self.fault)
+            worker.exit_code, worker.state = 1, ProcessState.DEAD
+        return worker
 
     def pass_time(self, seconds: float, *loads: int) -> int:
         """With so many requests in flight in each worker; how many workers are to stay then."""
@@ -70,21 +68,21 @@ class Crew:
         async def look() -> None:
             until = self.now + seconds
             while self.now < until:
-                for child, load in zip(self.generation.crew, loads, strict=False):
-                    child.load = load  # type: ignore[attr-defined]
+                for worker, load in zip(self.generation.workers, loads, strict=False):
+                    worker.load = load  # type: ignore[attr-defined]
                 self.scaler.look()
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
                 self.now += 1
 
         asyncio.run(look())
-        assert len(self.generation.crew) == self.generation.size
+        assert len(self.generation.workers) == self.generation.size
         return self.generation.size
 
 
-def crew(least: int = 1, most: int = 3, size: int = 1, **settings: Any) -> Crew:
+def crew(least: int = 1, most: int = 3, size: int = 1, **settings: Any) -> FakeWorkers:
     pool = Pool(name="a", workers=Workers(min=least, max=most), **settings)
-    return Crew(config_of(Server(), pool)["a"], size)
+    return FakeWorkers(config_of(Server(), pool)["a"], size)
 
 
 def config_of(server: Server, *pools: Pool) -> dict[str, Config]:
@@ -125,7 +123,7 @@ def test_the_youngest_leaves_when_it_is_not_needed() -> None:
     few = crew(size=3)
     assert few.pass_time(DOWN - 1, 0, 0, 0) == 3
     assert few.pass_time(1, 0, 0, 0) == 2
-    assert few.generation.children[3].state is ChildState.RETIRING
+    assert few.generation.processes[3].state is ProcessState.RETIRING
     assert few.pass_time(DOWN, 0, 0) == 1
     assert few.pass_time(10 * DOWN, 0) == 1
 
@@ -133,7 +131,7 @@ def test_the_youngest_leaves_when_it_is_not_needed() -> None:
 def test_as_many_as_the_table_says_stay_whether_needed_or_not() -> None:
     assert crew(least=2, size=3).pass_time(10 * DOWN, 0, 0, 0) == 2
     front = config_of(Server(workers=3))["main"]
-    assert Crew(front, 3).pass_time(10 * DOWN, 0, 0, 0) == 3
+    assert FakeWorkers(front, 3).pass_time(10 * DOWN, 0, 0, 0) == 3
 
 
 def test_one_that_is_needed_stays() -> None:
@@ -154,8 +152,27 @@ def test_one_that_does_not_load_is_tried_again_later(caplog: pytest.LogCaptureFi
     assert few.pass_time(REST_SECONDS + UP, BUSY) == 2
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.KEPT, State.RETIRING])
-def test_a_generation_that_does_not_serve_is_left_alone(state: State) -> None:
+def test_a_fault_of_the_gateways_own_is_waited_out_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    few, tries = crew(), []
+
+    async def fail(**_: Any) -> None:
+        tries.append(few.now)
+        raise LookupError("never seen before")
+
+    monkeypatch.setattr(few.generation, "add", fail)
+    assert few.pass_time(2 * (REST_SECONDS + UP), BUSY) == 1
+    assert len(tries) == 2
+    assert caplog.text.count("Traceback") == 2
+    monkeypatch.undo()
+    assert few.pass_time(REST_SECONDS + UP, BUSY) == 2
+
+
+@pytest.mark.parametrize(
+    "state", [GenerationState.STARTING, GenerationState.STANDBY, GenerationState.RETIRING]
+)
+def test_a_generation_that_does_not_serve_is_left_alone(state: GenerationState) -> None:
     few = crew()
     few.generation.state = state
     assert few.pass_time(2 * UP, BUSY) == 1

@@ -13,7 +13,7 @@ from gateway.supervisor.watching import files as watch
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "FILE_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.05)
     path = tmp_path / "mounts.yaml"
     path.write_text("first")

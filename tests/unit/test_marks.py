@@ -26,7 +26,7 @@ from gateway.config.settings import MARKS, check_marks
 from gateway.errors import ConfigError
 from gateway.limits import Limits, MountLimits, PoolLimits, setting
 from gateway.mounts.reuse import reuse_apps
-from gateway.supervisor.reload import check_kept
+from gateway.supervisor.reload import check_fixed
 
 OTHERS: dict[str, Any] = {
     "directory": Path("/other"),
@@ -122,9 +122,9 @@ def expect(new: Config, applies: str) -> None:
     assert any(line.startswith("= in place") for line in lines) == (applies == "in place")
     if applies == "restart":
         with pytest.raises(ConfigError, match="restart the gateway"):
-            check_kept(OLD, new)
+            check_fixed(OLD, new)
     else:
-        check_kept(OLD, new)
+        check_fixed(OLD, new)
 
 
 # --- what an edit needs -----------------------------------------------------------------------

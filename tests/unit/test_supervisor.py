@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from idle_process import IdleProcess
 from one_mount import CONFIG
 
 from gateway.errors import ConfigError
@@ -20,48 +21,35 @@ from gateway.supervisor.backoff import (
     Backoff,
     backoff_seconds,
 )
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.generations.reports import take_report
 from gateway.supervisor.listeners.sockets import describe, open_listener, split_address
-from gateway.supervisor.processes.process import ChildState, Purpose, describe_exit
+from gateway.supervisor.processes.process import Process, ProcessState, Purpose, describe_exit
 from gateway.supervisor.supervise import Supervisor
 
 
-def supervisor(*states: ChildState) -> Supervisor:
+def supervisor(*states: ProcessState) -> Supervisor:
     supervisor = Supervisor(CONFIG, lambda _: CONFIG)
-    children = {pid: child(pid, state) for pid, state in enumerate(states)}
-    generations: Any = [SimpleNamespace(children=children)]
+    processes = {pid: IdleProcess(pid, state) for pid, state in enumerate(states)}
+    generations: Any = [SimpleNamespace(processes=processes)]
     supervisor._pools = SimpleNamespace(generations=generations, failed={})  # type: ignore[assignment]
     return supervisor
 
 
-def child(pid: int, state: ChildState) -> Any:
-    orders: list[str] = []
-    return SimpleNamespace(
-        pid=pid,
-        state=state,
-        exit_code=None,
-        loading="",
-        accepts=False,
-        is_spare=False,
-        started=0.0,
-        left_out={},
-        lacks=frozenset(),
-        trial="",
-        put_off=lambda _: None,
-        speak=lambda: None,
-        config=CONFIG,
-        orders=orders,
-        accept=lambda: orders.append("accept"),
-        terminate=list,
-    )
+def take(generation: Generation, process: Process, report: Any) -> None:
+    """In an event loop, which deadlines are set in."""
+
+    async def run() -> None:
+        take_report(generation, process, report)
+
+    asyncio.run(run())
 
 
 def cannot_start(_: Generation, __: Purpose) -> Any:
     raise OSError("no process here")
 
 
-def generation(state: State, may_fail: frozenset[str] | None = None) -> Generation:
+def generation(state: GenerationState, may_fail: frozenset[str] | None = None) -> Generation:
     generation = Generation(1, CONFIG, cannot_start, may_fail=may_fail)
     generation.state = state
     return generation
@@ -74,14 +62,14 @@ def generation(state: State, may_fail: frozenset[str] | None = None) -> Generati
     ("states", "is_ready", "state", "ready"),
     [
         ([], False, "starting", 0),
-        ([ChildState.LOADING, ChildState.LOADING], False, "starting", 0),
-        ([ChildState.READY, ChildState.LOADING], True, "ready", 1),
-        ([ChildState.READY, ChildState.READY], True, "ready", 2),
-        ([ChildState.DRAINING, ChildState.DEAD], False, "starting", 0),
+        ([ProcessState.LOADING, ProcessState.LOADING], False, "starting", 0),
+        ([ProcessState.READY, ProcessState.LOADING], True, "ready", 1),
+        ([ProcessState.READY, ProcessState.READY], True, "ready", 2),
+        ([ProcessState.DRAINING, ProcessState.DEAD], False, "starting", 0),
     ],
 )
 def test_one_ready_worker_is_enough(
-    states: list[ChildState], is_ready: bool, state: str, ready: int
+    states: list[ProcessState], is_ready: bool, state: str, ready: int
 ) -> None:
     assert supervisor(*states).status() == (
         is_ready,
@@ -90,7 +78,7 @@ def test_one_ready_worker_is_enough(
 
 
 def test_a_gateway_that_stops_is_not_ready() -> None:
-    stopping = supervisor(ChildState.READY)
+    stopping = supervisor(ProcessState.READY)
     stopping._is_stopping = True
     report = {"status": "draining", "workers": 1, "ready": 1, "failed": 0}
     assert stopping.status() == (False, report)
@@ -101,32 +89,47 @@ FAILED = {"mount": "/shop", "error": "shop:app: ValueError: x", "traceback": "Tr
 
 
 def test_a_ready_worker_is_believed_unless_it_was_told_to_stop() -> None:
-    loading, draining = child(1, ChildState.LOADING), child(2, ChildState.DRAINING)
-    watching = generation(State.SERVING)
+    loading, draining = IdleProcess(1, ProcessState.LOADING), IdleProcess(2, ProcessState.DRAINING)
+    watching = generation(GenerationState.SERVING)
     for report in (LOADED, {"event": "ready"}):
-        take_report(watching, loading, report)
-        take_report(watching, draining, report)
-    assert (loading.state, draining.state) == (ChildState.READY, ChildState.DRAINING)
+        take(watching, loading, report)
+        take(watching, draining, report)
+    assert (loading.state, draining.state) == (ProcessState.READY, ProcessState.DRAINING)
 
 
 @pytest.mark.parametrize(
     ("state", "orders"),
-    [(State.SERVING, ["accept"]), (State.STARTING, []), (State.STOPPING, [])],
+    [
+        (GenerationState.SERVING, ["accept"]),
+        (GenerationState.STARTING, []),
+        (GenerationState.STOPPING, []),
+    ],
 )
 def test_a_worker_accepts_at_once_only_where_its_generation_serves(
-    state: State, orders: list[str]
+    state: GenerationState, orders: list[str]
 ) -> None:
-    loading = child(1, ChildState.LOADING)
-    take_report(generation(state), loading, LOADED)
-    assert (loading.state, loading.orders) == (ChildState.LOADED, orders)
+    loading = IdleProcess(1, ProcessState.LOADING)
+    take(generation(state), loading, LOADED)
+    assert (loading.state, loading.orders) == (ProcessState.LOADED, orders)
 
 
-def test_a_mount_that_does_not_load_is_told_once_for_all_workers(
+def test_a_worker_that_is_asked_to_end_while_it_tries_a_mount_does_not_come_back() -> None:
+    trying, leaving = IdleProcess(1), IdleProcess(2)
+    for worker in (trying, leaving):
+        worker.begin_trial("/shop", may_serve=True)
+    leaving.terminate()
+    for worker in (trying, leaving):
+        take(generation(GenerationState.SERVING), worker, LOADED)
+    assert (trying.state, trying.orders) == (ProcessState.LOADED, ["accept"])
+    assert (leaving.state, leaving.orders) == (ProcessState.DRAINING, [])
+
+
+def test_a_mount_that_does_not_load_is_reported_once_for_all_workers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watching = generation(State.SERVING)
+    watching = generation(GenerationState.SERVING)
     for pid in range(3):
-        take_report(watching, child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
+        take(watching, IdleProcess(pid, ProcessState.LOADING), LOADED | {"mounts": [FAILED]})
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage() == (
         "mounts.yaml:7:3: mounts./shop: shop:app: ValueError: x; it answers 503, the others serve\n"
@@ -145,9 +148,9 @@ def test_a_mount_that_does_not_load_is_told_once_for_all_workers(
 def test_a_reload_fails_with_a_mount_that_had_loaded_before(
     may_fail: list[str], faults: list[str]
 ) -> None:
-    starting = generation(State.STARTING, frozenset(may_fail))
+    starting = generation(GenerationState.STARTING, frozenset(may_fail))
     for pid in range(3):
-        take_report(starting, child(pid, ChildState.LOADING), LOADED | {"mounts": [FAILED]})
+        take(starting, IdleProcess(pid, ProcessState.LOADING), LOADED | {"mounts": [FAILED]})
     assert starting.faults == faults
 
 
@@ -162,22 +165,22 @@ def test_a_reload_fails_with_a_mount_that_had_loaded_before(
 def test_no_worker_accepts_before_all_have_loaded_all(
     reports: list[Any], orders: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    starting = generation(State.STARTING, frozenset())
-    workers = [child(pid, ChildState.LOADING) for pid in range(2)]
+    starting = generation(GenerationState.STARTING, frozenset())
+    workers = [IdleProcess(pid, ProcessState.LOADING) for pid in range(2)]
 
     async def load() -> None:
         pending = iter(workers)
 
         def spawn(*, is_spare: bool) -> Any:
             worker = next(pending)
-            return starting.children.setdefault(worker.pid, worker)
+            return starting.processes.setdefault(worker.pid, worker)
 
         monkeypatch.setattr(starting, "spawn", spawn)
         loading = asyncio.create_task(load_and_accept(starting))
         for worker, report in zip(workers, reports, strict=True):
-            while worker.pid not in starting.children:
+            while worker.pid not in starting.processes:
                 await asyncio.sleep(0)
-            assert not any(worker.orders for worker in workers)
+            assert not any("accept" in worker.orders for worker in workers)
             take_report(starting, worker, report)
         for _ in range(10):  # turns of the loop
             await asyncio.sleep(0)
@@ -188,24 +191,24 @@ def test_no_worker_accepts_before_all_have_loaded_all(
         await starting.accept()
 
     asyncio.run(load())
-    assert [worker.orders for worker in workers] == orders
+    assert [[o for o in worker.orders if o == "accept"] for worker in workers] == orders
 
 
 def test_requests_that_a_worker_cut_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    watching = generation(State.RETIRING)
-    take_report(watching, child(5, ChildState.DRAINING), {"event": "drained", "cut": 0})
+    watching = generation(GenerationState.RETIRING)
+    take(watching, IdleProcess(5, ProcessState.DRAINING), {"event": "drained", "cut": 0})
     assert caplog.records == []
-    take_report(watching, child(5, ChildState.DRAINING), {"event": "drained", "cut": 2})
+    take(watching, IdleProcess(5, ProcessState.DRAINING), {"event": "drained", "cut": 2})
     assert "worker 5 cut requests: 2" in caplog.text
 
 
 def test_the_mount_that_a_worker_loads_is_known() -> None:
-    loading = child(1, ChildState.LOADING)
-    watching = generation(State.STARTING)
-    take_report(watching, loading, {"event": "loading", "mount": "/shop"})
+    loading = IdleProcess(1, ProcessState.LOADING)
+    watching = generation(GenerationState.STARTING)
+    take(watching, loading, {"event": "loading", "mount": "/shop"})
     assert loading.loading == "/shop"
     assert watching.locate("/shop", "why") == "mounts.yaml:7:3: mounts./shop: why"
-    take_report(watching, loading, LOADED)
+    take(watching, loading, LOADED)
     assert loading.loading == ""
 
 

@@ -14,9 +14,9 @@ from gateway.logs import choose_style, lifecycle
 from gateway.protocol.request import RequestHead
 from gateway.supervisor.backoff import YOUNG_SECONDS
 from gateway.supervisor.generations.failures import describe_failure
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.generations.start_failures import SILENCE
-from gateway.supervisor.processes.process import ChildState, Process
+from gateway.supervisor.processes.process import Process, ProcessState
 from gateway.supervisor.tasks import guarded, keep_up
 from gateway.uncaught import report_own
 
@@ -27,67 +27,69 @@ ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
 _STDOUT = 1
 
 
-async def bury(generation: Generation, child: Process, *, is_stopping: bool) -> None:
+async def handle_exit(generation: Generation, process: Process, *, is_stopping: bool) -> None:
     """A worker has ended: tell what it leaves behind; replace it where its generation serves, and
     the gateway does not stop, of which a terminal tells all processes."""
-    was, now = child.state, time.monotonic()
-    with guarded(f"letting go of worker {child.pid}"):
-        await child.finish()
-    generation.remove(child)
+    was, now = process.state, time.monotonic()
+    with guarded(f"letting go of worker {process.pid}"):
+        await process.finish()
+    generation.remove(process)
     delay: float | None
     try:
-        delay = note_end(generation, child, was, now, is_stopping=is_stopping)
+        delay = report_exit(generation, process, was, now, is_stopping=is_stopping)
     except Exception as error:  # noqa: BLE001  it is replaced all the same
-        report_own(f"the end of worker {child.pid}", error)
+        report_own(f"the end of worker {process.pid}", error)
         delay = None if is_stopping else generation.backoff.note_failure(now)
-        if generation.state is State.STARTING:
-            generation.faults.append("the end of a worker: a fault of the gateway's own")
+        if generation.state is GenerationState.STARTING:
+            generation.add_fault("the end of a worker: a fault of the gateway's own")
     generation.note_change()
     if delay is not None:
         await keep_up(partial(replace, generation, delay))
 
 
-def note_end(
-    generation: Generation, child: Process, was: ChildState, now: float, *, is_stopping: bool
+def report_exit(
+    generation: Generation, process: Process, was: ProcessState, now: float, *, is_stopping: bool
 ) -> float | None:
     """What is to be said of a worker that was in that state; after how many seconds another one
     takes its place, None where none does."""
     delay: float | None = None
     lost = 0
     style = generation.config.server.access_log
-    with guarded(f"the records of worker {child.pid}"):
-        lost = record_lost(child, style if style == "off" else choose_style(style))
-    ended = f"worker {child.pid} ({was.value}) {child.describe_end()}"
+    with guarded(f"the records of worker {process.pid}"):
+        lost = record_lost(process, style if style == "off" else choose_style(style))
+    ended = f"worker {process.pid} ({was.value}) {process.describe_end()}"
     ended += f", with requests in flight: {lost}," if lost else ""
-    was_loading = was in (ChildState.LOADING, ChildState.TRYING) and not is_stopping
-    is_left_out = was_loading and note_mount(generation, child, now)
-    if child.trial:
+    was_loading = was in (ProcessState.LOADING, ProcessState.TRYING) and not is_stopping
+    is_left_out = was_loading and note_exit_at_mount(generation, process, now)
+    if process.trial:
         pass  # it has said what it was for
-    elif generation.state is State.STARTING:
+    elif generation.state is GenerationState.STARTING:
         if is_left_out:
             start_again(generation)
         elif not generation.faults:
             ended = f"{ended} while it was loading"
-            generation.note_fault(generation.locate(child.loading, ended + child.last_words))
-    elif generation.state is State.SERVING and generation.is_short and not is_stopping:
-        delay = plan_next(generation, child, was, ended, now, is_left_out=is_left_out)
-    elif lost or (generation.state is State.SERVING and not is_expected(child, was)):
-        ended = generation.locate(child.loading, ended)
-        lifecycle.error("%s after %.1f s", ended, now - child.started)
+            generation.note_fault(generation.locate(process.loading, ended + process.last_output))
+    elif generation.state is GenerationState.SERVING and generation.is_short and not is_stopping:
+        delay = plan_next(generation, process, was, ended, now, is_left_out=is_left_out)
+    elif lost or (generation.state is GenerationState.SERVING and not is_expected(process, was)):
+        ended = generation.locate(process.loading, ended)
+        lifecycle.error("%s after %.1f s", ended, now - process.started)
     return delay
 
 
-def is_expected(child: Process, was: ChildState) -> bool:
+def is_expected(process: Process, was: ProcessState) -> bool:
     """Whether its end needs no report: it was asked to end, or whoever started it reports it."""
-    is_leaving = was in (ChildState.RETIRING, ChildState.DRAINING)
-    is_spare = child.is_spare and was is ChildState.LOADING
-    return not child.exit_code or is_spare or (is_leaving and child.exit_code in ENDED_BY_SIGTERM)
+    is_leaving = was in (ProcessState.RETIRING, ProcessState.DRAINING)
+    is_spare = process.is_spare and was is ProcessState.LOADING
+    return (
+        not process.exit_code or is_spare or (is_leaving and process.exit_code in ENDED_BY_SIGTERM)
+    )
 
 
 def plan_next(
     generation: Generation,
-    child: Process,
-    was: ChildState,
+    process: Process,
+    was: ProcessState,
     ended: str,
     now: float,
     *,
@@ -95,62 +97,66 @@ def plan_next(
 ) -> float:
     """Report that a worker has ended which was to serve, and ``is_left_out`` that the next one is
     without its mount; how long to wait for that."""
-    lived = now - child.started
-    is_start = was in (ChildState.LOADING, ChildState.LOADED)
+    lived = now - process.started
+    is_start = was in (ProcessState.LOADING, ProcessState.LOADED)
     # a server of another make that listens may have yet to find that it cannot serve
     is_early = bool(generation.config.pool.command) and lived < YOUNG_SECONDS
     if is_start or is_early:
-        generation.note_trouble(child, ended + child.last_words)
+        generation.note_trouble(process, ended + process.last_output)
     delay = 0.0
     if not is_left_out:
         delay = generation.backoff.note_death(
-            *(child.started, now),
-            has_served=not (is_start or is_early or child.reason),
-            has_loaded=was is not ChildState.LOADING,
+            *(process.started, now),
+            has_served=not (is_start or is_early or process.reason),
+            has_loaded=was is not ProcessState.LOADING,
         )
     when = f"in {delay:.3g} s" if delay else "now"
-    text = generation.locate(child.loading, f"{ended} after {lived:.1f} s; a new one starts {when}")
+    text = generation.locate(
+        process.loading, f"{ended} after {lived:.1f} s; a new one starts {when}"
+    )
     if is_left_out:
         lifecycle.error("%s, without that mount", text)
-    elif child.reason or not (is_start or is_early):
+    elif process.reason or not (is_start or is_early):
         lifecycle.error("%s", text)
-    elif note_failure(generation, child, was):
-        lifecycle.error("%s; %s%s", text, SILENCE, child.last_words)
+    elif note_early_exit(generation, process, was):
+        lifecycle.error("%s; %s%s", text, SILENCE, process.last_output)
     return delay
 
 
-def note_failure(generation: Generation, child: Process, was: ChildState) -> bool:
+def note_early_exit(generation: Generation, process: Process, was: ProcessState) -> bool:
     """A worker has ended at its start, or soon after; whether that is news."""
-    if child.objection:
+    if process.objection:
         return False  # that was reported when its time was over
-    has_served = was not in (ChildState.LOADING, ChildState.LOADED)
-    reason = f"{child.loading} ({was.value}) {child.reason_to_fail}"
+    has_served = was not in (ProcessState.LOADING, ProcessState.LOADED)
+    reason = f"{process.loading} ({was.value}) {process.reason_to_fail}"
     return generation.failures.note(reason, has_served=has_served)
 
 
-def note_mount(generation: Generation, child: Process, now: float) -> bool:
+def note_exit_at_mount(generation: Generation, process: Process, now: float) -> bool:
     """A worker has ended while it was loading: the mount that it loaded is tried alone from now on;
     whether the next worker leaves it out."""
-    name = child.trial or child.loading
-    is_starting = generation.state is State.STARTING and generation.may_lack(name)
-    if not name or not (generation.state is State.SERVING or is_starting):
+    name = process.trial or process.loading
+    is_starting = generation.state is GenerationState.STARTING and generation.may_lack(name)
+    if not name or not (generation.state is GenerationState.SERVING or is_starting):
         return False
-    what = ", which tried it alone," if child.trial else " (loading)"
-    why = child.objection or f"worker {child.pid}{what} {child.describe_end()}{child.last_words}"
+    what = ", which tried it alone," if process.trial else " (loading)"
+    why = (
+        process.objection
+        or f"worker {process.pid}{what} {process.describe_end()}{process.last_output}"
+    )
     error, _, more = why.partition("\n")
     report = {"mount": name, "error": error, "traceback": more}
     outage = generation.outages.note_death(
         report,
         now,
-        took=now - child.started,
-        is_trial=bool(child.trial),
+        took=now - process.started,
+        is_trial=bool(process.trial),
         is_alone=len(generation.config.mounts) == 1,
     )
     if not outage.is_left_out:
         return False
-    generation.failed[name] = outage.report
-    if child.trial and not outage.is_reported:
-        outage.is_reported = True
+    generation.note_failed(outage.report)
+    if process.trial and outage.note_report():
         effect = (
             "; it is left out and answers 503, the others serve. It is tried again until it loads"
         )
@@ -170,13 +176,12 @@ def start_again(generation: Generation) -> None:
 async def replace(generation: Generation, delay: float) -> None:
     """Start a worker after ``delay``, when it is its turn, unless none is missing by then."""
     await asyncio.sleep(delay)
-    while generation.state is State.SERVING and generation.is_short:
+    while generation.state is GenerationState.SERVING and generation.is_short:
         try:
             await generation.add()
             break
         except OSError as error:
-            delay = generation.backoff.note_failure(time.monotonic())
-            generation.trouble = f"a worker could not be started: {error}"
+            delay = generation.note_no_start(error)
             fault = generation.locate("", generation.trouble)
             if generation.failures.note(error.strerror or str(error)):
                 lifecycle.error("%s; again in %.3g s; %s", fault, delay, SILENCE)
@@ -189,12 +194,12 @@ def _open_log(style: str) -> AccessLog:
     return AccessLog(style, _STDOUT)
 
 
-def record_lost(child: Process, style: str) -> int:
+def record_lost(process: Process, style: str) -> int:
     """Write the access records of what a worker left behind; how many they are. ``style`` is as an
     AccessLog's."""
     log = _open_log(style)
     now = time.monotonic()
-    requests = child.in_flight.requests()
+    requests = process.in_flight.requests()
     for request in requests if log.is_on else ():
         # the memory of a worker may hold anything, and these go into records as they are
         request_id, client = (
@@ -206,7 +211,7 @@ def record_lost(child: Process, style: str) -> int:
         log.record(
             (
                 *(request_id, client, request.mount, head, BAD_GATEWAY, 0, 0),
-                *(request.started, now, f"worker {child.pid} {child.describe_end()}"),
+                *(request.started, now, f"worker {process.pid} {process.describe_end()}"),
             )
         )
     log.flush()

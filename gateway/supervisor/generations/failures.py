@@ -11,8 +11,8 @@ from gateway.supervisor.processes.process import Report
 
 
 def describe_place(config: Config, mount: str) -> str:
-    """Where in the table a mount is, and its key; a worker may speak of one that an edit in place
-    has removed since."""
+    """Where in the table a mount is, and its key; a worker may name one that an edit in place has
+    removed since."""
     for each in config.mounts:
         if each.name == mount:
             return f"{config.source}:{each.where.line}:{each.where.column}: mounts.{mount}"

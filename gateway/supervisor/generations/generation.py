@@ -1,62 +1,76 @@
-"""One generation: a single, immutable start of the workers, from one reading of the table.
+"""One generation: the workers that were started together, from one reading of the table.
 
-Owns its workers' lives and the reasons why it could not be served. Knows neither the generations
-beside it nor what asked for it.
+Owns its processes and the reasons why it cannot serve. Others read its attributes, and change them
+by its methods only. Knows neither the generations beside it nor what asked for it.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Any
 
 from gateway.config.model import Config
 from gateway.environments.cache import Environment
 from gateway.errors import AppLoadError, GatewayError
 from gateway.logs import lifecycle
+from gateway.states import Machine, State
 from gateway.supervisor.backoff import Backoff
 from gateway.supervisor.generations.failures import describe_place, describe_pool
 from gateway.supervisor.generations.outages import Outages
 from gateway.supervisor.generations.start_failures import StartFailures
-from gateway.supervisor.processes.process import LEAVING, ChildState, Process, Purpose, Report
+from gateway.supervisor.processes.process import LEAVING, Process, ProcessState, Purpose, Report
 from gateway.supervisor.processes.start_gate import Load, StartGate, Urgency
 from gateway.supervisor.tasks import guarded
 from gateway.supervisor.tasks import start as start_task
 from gateway.uncaught import report_own, summarize
 
-# Without workers for so long, requests are better answered than kept waiting. Those of workers that
-# had served are back sooner.
+# A pool without workers for longer than this answers 503 instead of keeping requests waiting.
+# Workers that had served are replaced sooner.
 GONE_SECONDS = 0.8
-# until it is of interest why a worker is not ready
+# a worker that is not ready after this long has its reason shown in the status
 SLOW_START_SECONDS = 2.0
-# beyond the time that a worker was given to end, for one that is wedged
+# beyond the time that a worker was given to end, before it is killed
 KILL_GRACE_SECONDS = 2.0
 
 
-class State(Enum):
-    """A generation's life, in order. One that fails to start goes from the first to the last, one
-    that is kept for a rollback may serve again; one that is asleep has no workers."""
+class GenerationState(State):
+    """The life of a generation, whose table is ``GENERATION``."""
 
-    STARTING = "starting"
-    SERVING = "serving"
-    KEPT = "kept"
-    ASLEEP = "asleep"
-    RETIRING = "retiring"
-    STOPPING = "stopping"
+    STARTING = "starting", "its workers load; none is to accept before all have loaded"
+    SERVING = "serving", "its workers accept as soon as each has loaded, and are replaced"
+    STANDBY = "standby", "another one serves; its workers stay loaded for a rollback"
+    ASLEEP = "asleep", "it has no workers until a request wakes its pool"
+    RETIRING = "retiring", "its workers end with their last connections"
+    STOPPING = "stopping", "its workers finish their requests in flight and end"
+
+
+_S = GenerationState
+GENERATION = Machine(
+    "generation",
+    _S.STARTING,
+    {
+        _S.STARTING: frozenset((_S.SERVING, _S.ASLEEP, _S.STOPPING)),
+        _S.SERVING: frozenset((_S.STANDBY, _S.STOPPING)),
+        _S.STANDBY: frozenset((_S.STARTING, _S.RETIRING, _S.STOPPING)),
+        _S.ASLEEP: frozenset((_S.STOPPING,)),
+        _S.RETIRING: frozenset((_S.STOPPING,)),
+        _S.STOPPING: frozenset((_S.ASLEEP,)),
+    },
+)
 
 
 class Generation:
-    """The workers of ``config``. ``start`` starts one of them, for a purpose, and raises OSError;
-    ``may_fail`` names mounts that may answer 503; None is any. ``on_change`` is called after each
-    report and each end of a worker. Workers wait for ``gate`` to let them start; ``is_asked`` is
-    whether clients wait for one.
+    """The workers of ``config``. ``start`` starts a process for a purpose, and raises OSError.
+    ``may_fail`` names the mounts that may answer 503, None for any. ``on_change`` is called after
+    each report and each end of a process. Processes wait for ``gate`` before they start;
+    ``is_asked`` tells whether clients wait for one.
 
-    ``size`` is how many workers there are to be. ``failed`` has the report of each mount that did
-    not load, by name, and ``outages`` when it is tried again; ``noted`` what apps have changed for
-    others; ``faults`` are why the generation cannot serve, each as a person reads it. ``trouble``
-    is why no worker could be had lately, "" once one accepts, and ``failures`` what the log has of
-    that. ``queued`` are those that are to
-    start as soon as it is their turn.
+    ``processes`` are all that have not ended, by pid, and ``workers`` those of them that are to
+    stay, of which there are to be ``size``; ``queued`` counts those that wait for the gate.
+    ``failed`` has the report of each mount that did not load, by name, ``outages`` when each is
+    tried again, and ``noted`` what apps have changed for others. ``faults`` are the reasons why
+    the generation cannot serve, for a person. ``trouble`` is why no worker could be started
+    lately, "" once one accepts, and ``failures`` what the log has of that.
     """
 
     def __init__(
@@ -73,8 +87,8 @@ class Generation:
         self.id = f"g{number}"
         self.config = config
         self.size = config.server.workers
-        self.state = State.STARTING
-        self.children: dict[int, Process] = {}
+        self.state = GENERATION.first
+        self.processes: dict[int, Process] = {}
         self.failed: dict[str, Report] = {}
         self.noted: set[str] = set()
         self.faults: list[str] = []
@@ -92,22 +106,25 @@ class Generation:
         self._on_change = on_change
         self._ended = (0, 0)
         self.was_ready = False
-        self.was_asked = False  # whether it may have connections
-        self.is_claimed = False  # whether a rollback is about to have it serve again
+        self.has_accepted = False  # so that it may have connections
+        self.is_claimed = False  # by a rollback that is about to have it serve again
         self._changed = asyncio.Event()
+
+    def _enter(self, state: GenerationState) -> None:
+        self.state = GENERATION.step(self.state, state, self.id)
 
     # --- starting -----------------------------------------------------------------------------
 
     def serve(self) -> None:
         """From now on each worker accepts as soon as it has loaded."""
-        self.state = State.SERVING
+        self._enter(GenerationState.SERVING)
 
     async def load(self) -> None:
-        """Start, and wait until every worker has loaded all it should. Else all workers are ended
-        again, and AppLoadError is raised with the reasons."""
+        """Start all workers, and wait until each has loaded all that it has to. Raises AppLoadError
+        with the reasons if one has not; then all have ended again."""
         adding = [start_task(self._try_add()) for _ in range(self.size)]
         try:
-            is_loaded = await self._has_reached(ChildState.LOADED)
+            is_loaded = await self._has_reached(ProcessState.LOADED)
         finally:
             for each in adding:
                 each.cancel()
@@ -121,101 +138,130 @@ class Generation:
             self.note_fault(self.locate("", f"a worker could not be started: {error}"))
 
     async def accept(self) -> None:
-        """Have all workers accept, which have loaded or are kept. Raises AppLoadError as ``load``,
-        and for one that is no longer whole."""
-        if self.state is State.KEPT:
+        """Have all workers accept, which have loaded or are on standby. Raises AppLoadError as
+        ``load`` does, and if a worker on standby has ended."""
+        if self.state is GenerationState.STANDBY:
             self.faults = [] if self.is_whole else [f"a worker of {self.id} has ended meanwhile"]
-            self.state = State.STARTING
+            self._enter(GenerationState.STARTING)
             self.is_claimed = False
-        for child in self.crew:
-            child.accept()
-        if not await self._has_reached(ChildState.READY):
+        for process in self.workers:
+            process.accept()
+        if not await self._has_reached(ProcessState.READY):
             await self.give_up()
-        self.state = State.SERVING
+        self._enter(GenerationState.SERVING)
 
     @property
-    def crew(self) -> list[Process]:
-        """The workers that are to stay."""
-        return [child for child in self.children.values() if child.state not in LEAVING]
+    def workers(self) -> list[Process]:
+        """The processes that are to stay."""
+        return [process for process in self.processes.values() if process.state not in LEAVING]
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where those of its servers that answer are to be asked, that have an address each."""
-        answering = (c for c in self.crew if c.state is not ChildState.LOADING)
+        """The addresses of its processes that answer, of those that have one of their own."""
+        answering = (c for c in self.workers if c.state is not ProcessState.LOADING)
         return tuple(c.address for c in answering if c.address and c.exit_code is None)
 
     def find_failed(self) -> dict[str, Report]:
-        """``failed``, or why all its mounts answer 503, as reports by mount."""
-        children = list(self.children.values())
+        """The reports of mounts that answer 503, by name: ``failed``, or all where no worker is
+        there."""
+        processes = list(self.processes.values())
         latest = time.monotonic() - SLOW_START_SECONDS
-        slow = [child.last_words.removeprefix(": ") for child in children if child.started < latest]
+        slow = [
+            process.last_output.removeprefix(": ")
+            for process in processes
+            if process.started < latest
+        ]
         why = self.trouble or next(filter(None, slow), "")
-        ready = [child for child in children if child.accepts]
+        ready = [process for process in processes if process.accepts]
         if ready:
-            lacking = frozenset.intersection(*(child.lacks for child in ready))
+            lacking = frozenset.intersection(*(process.lacks for process in ready))
             error = "it has not loaded so far"
-            return {name: _report(name, error) for name in lacking} | self.failed
+            return {name: _describe_missing(name, error) for name in lacking} | self.failed
         if not why:
             return self.failed
         why = "its pool has no worker: " + why.partition("\n")[0]
-        reports = (_report(mount.name, why, is_alone=True) for mount in self.config.mounts)
+        reports = (
+            _describe_missing(mount.name, why, is_alone=True) for mount in self.config.mounts
+        )
         return {report["mount"]: report for report in reports} | self.failed
 
     @property
     def is_short(self) -> bool:
-        """Whether a worker is missing; those that leave do not count."""
-        return len(self.crew) < self.size
+        """A worker is missing; those that leave do not count."""
+        return len(self.workers) < self.size
 
     @property
     def has_surplus(self) -> bool:
-        """Whether one worker may go."""
-        return len(self.crew) > self.size
+        """One worker more than needed is there."""
+        return len(self.workers) > self.size
 
     @property
     def is_whole(self) -> bool:
-        """Whether no worker has ended since it was kept."""
-        states = [child.state for child in self.crew]
-        return states == [ChildState.PAUSED] * self.size
+        """No worker has ended since it went on standby."""
+        states = [process.state for process in self.workers]
+        return states == [ProcessState.PAUSED] * self.size
 
     async def give_up(self) -> None:
         """End a start that has failed. Raises AppLoadError with the reasons."""
         limits = self.config.server.limits
-        await self.stop(limits.drain_timeout_seconds if self.was_asked else 0)
+        await self.stop(limits.drain_timeout_seconds if self.has_accepted else 0)
         raise AppLoadError("\n".join(self.faults or ["the gateway is stopping"]))
 
     @property
     def is_gone(self) -> bool:
-        """Whether it should serve, and has no worker that could for a while."""
-        is_alone = self.state is State.SERVING and not self.crew
+        """It should serve, and has no worker that could for a while."""
+        is_alone = self.state is GenerationState.SERVING and not self.workers
         return is_alone and self.backoff.seconds >= GONE_SECONDS
 
     async def add(self, *, is_spare: bool = False) -> Process | None:
-        """Start a worker as soon as it is its turn, as a spare one beside those that serve; None
-        where none is wanted any more by then. Raises OSError."""
+        """Start a worker as soon as the gate admits it, as a spare beside those that serve if
+        ``is_spare``; None where none is needed any more by then. Raises OSError."""
         self.queued += 1
         try:
             # the first worker of each pool goes before the second of any
-            load = await self._gate.enter(self._find_urgency, len(self.crew) + self.queued)
+            load = await self._gate.enter(self._find_urgency, len(self.workers) + self.queued)
         finally:
             self.queued -= 1
-        child = None
+        process = None
         try:
-            is_alive = self.state in (State.STARTING, State.SERVING) and not self.faults
+            is_alive = (
+                self.state in (GenerationState.STARTING, GenerationState.SERVING)
+                and not self.faults
+            )
             if is_alive and (is_spare or self.is_short):
-                child = self.spawn(is_spare=is_spare)
-                self._let_load(load, child)
+                process = self.spawn(is_spare=is_spare)
+                self._let_load(load, process)
         finally:
-            if child is None:
+            if process is None:
                 self._gate.leave(load)
-        return child
+        return process
+
+    async def add_spare(self) -> Process | None:
+        """Start a worker beside those that serve, and wait until it serves too or has ended; None
+        where it is not needed any more, or the generation does not serve any more. Raises
+        OSError."""
+        spare = await self.add(is_spare=True)
+        if spare is None:
+            return None
+        await self.until(
+            lambda: (
+                spare.state is ProcessState.READY
+                or spare.exit_code is not None
+                or self.state is not GenerationState.SERVING
+            ),
+            None,
+        )
+        return spare if self.state is GenerationState.SERVING else None
 
     def _find_urgency(self) -> Urgency:
-        is_awaited = self.state is State.SERVING and self._is_asked()
+        is_awaited = self.state is GenerationState.SERVING and self._is_asked()
         return Urgency.AWAITED if is_awaited else Urgency.START
 
-    def _let_load(self, load: Load, child: Process) -> None:
-        load.pid = child.pid
-        load.is_over = lambda: child.state is not ChildState.LOADING or child.exit_code is not None
+    def _let_load(self, load: Load, process: Process) -> None:
+        def is_over() -> bool:
+            return process.state is not ProcessState.LOADING or process.exit_code is not None
+
+        load.note_started(process.pid, is_over)
 
     def spawn(
         self,
@@ -224,21 +270,22 @@ class Generation:
         left_out: Mapping[str, str] | None = None,
         trial: str = "",
     ) -> Process:
-        """Start a worker, as a spare one beside those that serve, or for a ``trial`` of that mount.
-        It leaves out what cannot be loaded, unless told otherwise. Raises OSError."""
+        """Start a worker at once: a spare beside those that serve if ``is_spare``, or a ``trial``
+        of that mount. ``left_out`` are the mounts that it is not to load, by default those that
+        are known not to load. Raises OSError."""
         left_out = self.outages.left_out if left_out is None else left_out
-        child = self._start_one(Purpose(left_out, trial))
-        self.children[child.pid] = child
-        child.is_spare, child.left_out = is_spare, left_out
+        process = self._start_one(Purpose(left_out, trial))
+        self.processes[process.pid] = process
+        process.assign(left_out, is_spare=is_spare)
         if trial:
-            child.state, child.trial, child.may_serve = ChildState.TRYING, trial, False
+            process.begin_trial(trial, may_serve=False)
         seconds = self.config.server.limits.start_timeout_seconds
-        asyncio.get_running_loop().call_later(seconds, self._end_overdue, child)
-        self._tell_observers()
-        return child
+        asyncio.get_running_loop().call_later(seconds, self._end_overdue, process)
+        self._notify_observers()
+        return process
 
     def _start_one(self, purpose: Purpose) -> Process:
-        """Raises OSError, whatever has gone wrong: who asks for a worker can cope with that."""
+        """Raises OSError, whatever has gone wrong: callers can deal with that."""
         try:
             return self._start(self, purpose)
         except OSError:
@@ -249,128 +296,181 @@ class Generation:
             report_own("the start of a worker", error)
             raise OSError(summarize(error)) from error
 
-    def _end_overdue(self, child: Process) -> None:
-        is_loading = child.state in (ChildState.LOADING, ChildState.TRYING)
-        if not is_loading or child.exit_code is not None:
+    def _end_overdue(self, process: Process) -> None:
+        is_loading = process.state in (ProcessState.LOADING, ProcessState.TRYING)
+        if not is_loading or process.exit_code is not None:
             return
         seconds = self.config.server.limits.start_timeout_seconds
-        what = f"worker {child.pid} did not load within {seconds:g} s (server.start_timeout)"
-        child.objection = what + child.last_words
+        what = f"worker {process.pid} did not load within {seconds:g} s (server.start_timeout)"
+        process.refuse(what + process.last_output)
         try:
-            if not child.trial:
-                self.note_trouble(child, child.objection)
-                fault = self.locate(child.loading, self.trouble)
-                reason = f"{child.loading} is overdue: {child.reason_to_fail}"
-                if self.state is not State.SERVING or (
-                    not child.is_spare and self.failures.note(reason)
+            if not process.trial:
+                self.note_trouble(process, process.objection)
+                fault = self.locate(process.loading, self.trouble)
+                reason = f"{process.loading} is overdue: {process.reason_to_fail}"
+                if self.state is not GenerationState.SERVING or (
+                    not process.is_spare and self.failures.note(reason)
                 ):
-                    self.note_fault(fault, child.loading)
+                    self.note_fault(fault, process.loading)
         finally:
-            child.kill()
+            process.kill()
 
     def may_lack(self, mount: str) -> bool:
-        """Whether it may serve although that mount does not load."""
+        """It may serve although that mount does not load."""
         return bool(mount) and (self.may_fail is None or mount in self.may_fail)
 
     def locate(self, mount: str, what: str) -> str:
-        """``what`` with the place in the table of the mount that was being loaded, or the pool."""
+        """``what``, behind the place in the table of that mount, or of the pool for ""."""
         if mount:
             return f"{describe_place(self.config, mount)}: {what}"
         return what if self.config.pool.name == "main" else f"{describe_pool(self.config)}: {what}"
 
-    def note_trouble(self, child: Process, why: str) -> None:
-        """Why one never came to serve: the first cause that was seen, not how it was ended then."""
-        if not self.trouble.startswith(f"worker {child.pid} "):
+    def note_trouble(self, process: Process, why: str) -> None:
+        """A process never came to serve. Of one process the first reason counts, and not how it
+        was ended because of that."""
+        if not self.trouble.startswith(f"worker {process.pid} "):
             self.trouble = why
 
+    def note_no_start(self, error: OSError) -> float:
+        """No process could be started; the seconds until the next try."""
+        self.trouble = f"a worker could not be started: {error}"
+        return self.backoff.note_failure(time.monotonic())
+
+    def note_ready(self) -> None:
+        """A worker accepts connections."""
+        self.has_accepted, self.trouble = True, ""
+
+    def note_all_ready(self) -> None:
+        """All workers have accepted for the first time."""
+        self.was_ready = True
+
+    def note_failed(self, report: Report) -> None:
+        """The mount of ``report`` answers 503 for that reason."""
+        self.failed[report["mount"]] = report
+
+    def forget_failed(self, mount: str) -> None:
+        """It has loaded, or was never among those that had not."""
+        self.failed.pop(mount, None)
+
     def note_change(self) -> None:
-        """Have those look who wait in ``until``, and who was to be told of changes."""
+        """Wake those that wait in ``until``, and notify the gate and ``on_change``."""
         self._changed.set()
         with guarded("whose turn it is to start"):
             self._gate.look()
-        self._tell_observers()
+        self._notify_observers()
 
-    def _tell_observers(self) -> None:
-        """What they cannot do now, they do at the next change."""
+    def _notify_observers(self) -> None:
+        """What fails for them now is done at the next change."""
         with guarded(f"a change of generation {self.id}"):
             self._on_change(self)
 
     def note_fault(self, fault: str, mount: str = "") -> None:
-        """Why it cannot serve, or what is to be known of one that does, or may without ``mount``,
-        where that is at fault."""
-        if self.state is State.STARTING and not self.may_lack(mount):
-            self.faults.append(fault)
+        """A reason why it cannot serve while it starts, unless only ``mount`` is at fault, which
+        it may lack; else an entry in the log."""
+        if self.state is GenerationState.STARTING and not self.may_lack(mount):
+            self.add_fault(fault)
         else:
             lifecycle.error("%s", fault)
+        self.note_change()
+
+    def add_fault(self, fault: str) -> None:
+        """It cannot serve for this reason."""
+        self.faults.append(fault)
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def adopt(self, config: Config) -> None:
+        """Serve ``config`` from now on, in place; its processes get it from the caller, where it
+        means something else for them."""
+        self.config = config
+
+    def resize(self, size: int) -> None:
+        """There are to be so many workers; the caller starts or retires the difference."""
+        self.size = size
+
+    def claim(self) -> None:
+        """A rollback is about to have it serve again: it is not to retire until ``release``."""
+        self.is_claimed = True
+
+    def release(self) -> None:
+        """The rollback has not taken place."""
+        self.is_claimed = False
         self.note_change()
 
     # --- ending -------------------------------------------------------------------------------
 
     async def leave(self, *, hands_over: bool) -> None:
-        """Accept no more, and stay loaded; with ``hands_over`` the generation that serves gets the
-        idle connections. Waits, but not long for a worker that is wedged."""
-        if self.state is State.STOPPING:
-            return  # it falls asleep just now
-        self.state = State.KEPT
-        self._each(lambda child: child.pause(hands_over=hands_over))
+        """Accept no more, and go on standby; with ``hands_over`` the generation that serves gets
+        the idle connections. Waits for that, KILL_GRACE_SECONDS at most."""
+        if self.state is GenerationState.STOPPING:
+            return  # it is falling asleep
+        self._enter(GenerationState.STANDBY)
+        self._each(lambda process: process.pause(hands_over=hands_over))
         await self.until(
-            lambda: not any(child.accepts for child in self.children.values()), KILL_GRACE_SECONDS
+            lambda: not any(process.accepts for process in self.processes.values()),
+            KILL_GRACE_SECONDS,
         )
 
     async def retire(self) -> None:
-        """After ``leave``: end with the last kept-alive connection. Waits for that."""
-        self.state = State.RETIRING
-        self._each(lambda child: child.retire())
+        """After ``leave``: have each worker end with its last kept-alive connection. Waits for
+        that."""
+        self._enter(GenerationState.RETIRING)
+        self._each(lambda process: process.retire())
         limits = self.config.server.limits
         if not await self.until(
-            lambda: not self.children, limits.keep_alive_seconds + limits.drain_timeout_seconds
+            lambda: not self.processes, limits.keep_alive_seconds + limits.drain_timeout_seconds
         ):
             await self.stop(limits.drain_timeout_seconds)
 
     async def stop(self, drain_seconds: float) -> None:
-        """Let requests in flight finish, and end. Waits for that; kills what takes too long."""
-        self.state = State.STOPPING
+        """Let requests in flight finish for so many seconds, and end all workers. Waits for that;
+        kills what takes longer."""
+        self._enter(GenerationState.STOPPING)
         self.note_change()
-        self._each(lambda child: child.terminate())
-        if await self.until(lambda: not self.children, drain_seconds + KILL_GRACE_SECONDS):
+        self._each(lambda process: process.terminate())
+        if await self.until(lambda: not self.processes, drain_seconds + KILL_GRACE_SECONDS):
             return
-        for child in self.children.values():
-            lifecycle.error("worker %d did not end; killed", child.pid)
+        for process in self.processes.values():
+            lifecycle.error("worker %d did not end; killed", process.pid)
         self.kill()
-        await self.until(lambda: not self.children, None)
+        await self.until(lambda: not self.processes, None)
 
     async def sleep(self, drain_seconds: float) -> None:
-        """``stop``, to be woken when it is asked for."""
+        """``stop``, and ``rest``."""
         await self.stop(drain_seconds)
-        if self.state is State.STOPPING:  # else another has taken its place meanwhile
-            self.state = State.ASLEEP
+        self.rest()
+
+    def rest(self) -> None:
+        """Be asleep: it has no workers, or has not begun to start any."""
+        self._enter(GenerationState.ASLEEP)
 
     def kill(self) -> None:
         """End all workers at once."""
-        self._each(lambda child: child.kill())
+        self._each(lambda process: process.kill())
 
     def _each(self, order: Callable[[Process], object]) -> None:
-        """Give ``order`` to every worker; one that cannot have it is no reason to leave others."""
-        for child in list(self.children.values()):
-            with guarded(f"an order to worker {child.pid}"):
-                order(child)
+        """Call ``order`` with every process; where that fails for one, the others get it too."""
+        for process in list(self.processes.values()):
+            with guarded(f"an order to worker {process.pid}"):
+                order(process)
 
     # --- waiting ------------------------------------------------------------------------------
 
-    async def _has_reached(self, state: ChildState) -> bool:
-        """Whether every worker comes to be in ``state`` while nothing speaks against the start."""
+    async def _has_reached(self, state: ProcessState) -> bool:
+        """Wait until every worker is in ``state``; False as soon as the start has failed."""
 
         def is_hopeless() -> bool:
-            return bool(self.faults) or self.state is not State.STARTING
+            return bool(self.faults) or self.state is not GenerationState.STARTING
 
         def is_reached() -> bool:
-            return not self.is_short and all(child.state is state for child in self.crew)
+            return not self.is_short and all(process.state is state for process in self.workers)
 
         await self.until(lambda: is_hopeless() or is_reached(), None)
         return not is_hopeless()
 
     async def until(self, condition: Callable[[], bool], seconds: float | None) -> bool:
-        """Whether ``condition`` comes true in time; asked after each report and each end."""
+        """Wait for ``condition``, which is looked at after each report and each end of a process;
+        False if it was not true in so many seconds, None for any time."""
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
@@ -382,8 +482,8 @@ class Generation:
 
     def count(self) -> tuple[int, int]:
         """How many requests its workers have answered, and how many of them with a server error;
-        a second may pass before they are told."""
-        counts = [child.in_flight.counts() for child in list(self.children.values())]
+        up to a second late."""
+        counts = [process.in_flight.counts() for process in list(self.processes.values())]
         requests, failures = self._ended
         return (
             requests + sum(each.requests for each in counts),
@@ -392,24 +492,24 @@ class Generation:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a worker has a request in flight, or is no longer or not yet one that serves, if
-        only because it is not its turn to start."""
+        """A worker has a request in flight, or one starts, is about to start, or ends."""
         is_waiting = self.is_short and not self.trouble
         return is_waiting or any(
-            child.state not in (ChildState.READY, ChildState.TRYING) or child.in_flight.count()
-            for child in self.children.values()
+            process.state not in (ProcessState.READY, ProcessState.TRYING)
+            or process.in_flight.count()
+            for process in self.processes.values()
         )
 
-    def remove(self, child: Process) -> None:
-        """It has ended; what it counted stays."""
-        del self.children[child.pid]
-        counts = child.in_flight.counts()
-        self._ended = self._ended[0] + counts.requests, self._ended[1] + counts.failures
+    def remove(self, process: Process) -> None:
+        """A process has ended; what it counted stays."""
+        del self.processes[process.pid]
+        pulse = process.in_flight.counts()
+        self._ended = self._ended[0] + pulse.requests, self._ended[1] + pulse.failures
 
     def describe(self) -> dict[str, Any]:
-        """The generation for ``gateway status``; durations in seconds. ``crashes`` are those in a
-        row of workers that died young, ``delay`` is what their replacement waits; ``queued`` wait
-        for their turn to start."""
+        """The generation for ``gateway status``; durations in seconds. ``crashes`` counts early
+        ends in a row, ``delay`` is how long the last replacement waits, and ``queued`` counts
+        those that wait for the gate."""
         return {
             "generation": self.id,
             "pool": self.config.pool.name,
@@ -418,9 +518,9 @@ class Generation:
             "crashes": self.backoff.rounds,
             "delay": self.backoff.seconds,
             "queued": self.queued,
-            "workers": [child.describe() for child in self.children.values()],
+            "workers": [process.describe() for process in self.processes.values()],
         }
 
 
-def _report(mount: str, error: str, **more: bool) -> Report:
+def _describe_missing(mount: str, error: str, **more: bool) -> Report:
     return {"mount": mount, "error": error, "traceback": "", **more}

@@ -8,12 +8,14 @@ from gateway.config.model import Config
 from gateway.errors import AppLoadError
 from gateway.supervisor.generations.failures import describe_failure
 from gateway.supervisor.generations.generation import Generation
-from gateway.supervisor.processes.process import ChildState
+from gateway.supervisor.processes.process import ProcessState
 
 # for a worker that is wedged; it changes when it comes to it
 APPLY_SECONDS = 2.0
 # those that have loaded and answer, or may do so again
-TOLD = frozenset((ChildState.LOADED, ChildState.READY, ChildState.PAUSED, ChildState.RETIRING))
+REACHABLE = frozenset(
+    (ProcessState.LOADED, ProcessState.READY, ProcessState.PAUSED, ProcessState.RETIRING)
+)
 
 
 async def prepare(generation: Generation, config: Config) -> None:
@@ -21,8 +23,8 @@ async def prepare(generation: Generation, config: Config) -> None:
 
     A worker that ends meanwhile is no objection: the one in its place takes over what was applied.
     """
-    children = [c for c in generation.children.values() if c.state is ChildState.READY]
-    asked = [(child, child.prepare(config)) for child in children]
+    processes = [c for c in generation.processes.values() if c.state is ProcessState.READY]
+    asked = [(process, process.prepare(config)) for process in processes]
     seconds = config.server.limits.start_timeout_seconds
     is_done = await generation.until(
         lambda: all(done.done() or c.exit_code is not None for c, done in asked), seconds
@@ -38,14 +40,14 @@ async def prepare(generation: Generation, config: Config) -> None:
 
 async def apply(generation: Generation, config: Config) -> None:
     """Serve ``config``, which was prepared or leads to other addresses only."""
-    generation.config = config
-    for child in generation.children.values():
-        if child.state is ChildState.LOADING:
-            child.expect(config)
-    told = [c for c in generation.children.values() if c.state in TOLD]
-    for child in told:
-        child.apply(config)
+    generation.adopt(config)
+    for process in generation.processes.values():
+        if process.state is ProcessState.LOADING:
+            process.expect(config)
+    reachable = [c for c in generation.processes.values() if c.state in REACHABLE]
+    for process in reachable:
+        process.apply(config)
     await generation.until(
-        lambda: all(c.applied is c.config or c.exit_code is not None for c in told),
+        lambda: all(c.applied is c.config or c.exit_code is not None for c in reachable),
         APPLY_SECONDS,
     )

@@ -10,10 +10,10 @@ from gateway.supervisor.backoff import double
 from gateway.supervisor.processes.process import Report
 
 # after a try that failed: 1 s, 2 s, 4 s ... but no longer than this, unless the try took longer
-FIRST_PAUSE_SECONDS = 1.0
-MOST_PAUSE_SECONDS = 60.0
+FIRST_TRY_SECONDS = 1.0
+MOST_TRY_SECONDS = 60.0
 # of one mount, before it is left out where no other would suffer by it: the first may be chance
-LEAST_DEATHS = 2
+LEAST_EXITS = 2
 
 
 @dataclass(slots=True)
@@ -35,9 +35,37 @@ class Outage:
     has_loaded: bool = False
     is_reported: bool = False
 
+    def note_death(self, *, is_hopeless: bool) -> None:
+        """A worker has ended while it loaded the mount; ``is_hopeless``: the next one is not to try
+        it, unless too few have ended so far."""
+        self.deaths += 1
+        self.is_left_out |= is_hopeless or self.deaths >= LEAST_EXITS
+
+    def note_error(self, report: Report, now: float, took: float) -> None:
+        """It has failed by an error of its own, which ends no worker."""
+        self.is_left_out, self.deaths = False, 0
+        self.put_off(report, now, took)
+
+    def leave_out(self) -> None:
+        """No worker that serves is to load it."""
+        self.is_left_out = True
+
+    def note_loaded(self) -> None:
+        """A worker has loaded it."""
+        self.has_loaded = True
+
+    def note_report(self) -> bool:
+        """The log has it from now on; whether that is news."""
+        is_news, self.is_reported = not self.is_reported, True
+        return is_news
+
+    def begin(self, now: float) -> None:
+        """It is tried now, and not again before that may have ended."""
+        self.until = now + max(self.took, FIRST_TRY_SECONDS)
+
     def put_off(self, report: Report, now: float, took: float) -> None:
         """Once more it has not loaded, after ``took`` seconds."""
-        pause = double(FIRST_PAUSE_SECONDS, self.tries, MOST_PAUSE_SECONDS)
+        pause = double(FIRST_TRY_SECONDS, self.tries, MOST_TRY_SECONDS)
         self.report, self.took, self.has_loaded = report, took, False
         self.until = now + max(pause, took)
         self.tries += 1
@@ -75,32 +103,31 @@ class Outages:
         """A worker has loaded without this mount, whose error it reports."""
         outage = self._outages.get(report["mount"])
         if outage is None:
-            pause = FIRST_PAUSE_SECONDS
+            pause = FIRST_TRY_SECONDS
             self._outages[report["mount"]] = Outage(report, now + pause, took, is_reported=True)
         elif is_trial or outage.has_loaded:  # else its siblings have reported the same
-            outage.is_left_out, outage.deaths = False, 0
-            outage.put_off(report, now, took)
+            outage.note_error(report, now, took)
 
     def note_death(
         self, report: Report, now: float, *, took: float, is_trial: bool, is_alone: bool
     ) -> Outage:
         """A worker has ended while it loaded this mount. ``is_alone``: its pool has no other."""
         outage = self._outages.setdefault(report["mount"], Outage(report, now))
-        outage.deaths += 1
         if is_trial or outage.has_loaded:
             outage.put_off(report, now, took)
-        outage.is_left_out |= is_trial or not is_alone or outage.deaths >= LEAST_DEATHS
+        outage.note_death(is_hopeless=is_trial or not is_alone)
         return outage
 
     def note_hang(self, report: Report, until: float) -> None:
         """A worker has been loading this mount for so long that no other is to wait for it;
         ``until`` is when that one is ended."""
-        self._outages.setdefault(report["mount"], Outage(report, until)).is_left_out = True
+        self._outages.setdefault(report["mount"], Outage(report, until)).leave_out()
 
     def note_loaded(self, lacks: frozenset[str]) -> None:
         """A worker has loaded all but these."""
         for name, outage in self._outages.items():
-            outage.has_loaded |= name not in lacks
+            if name not in lacks:
+                outage.note_loaded()
 
     def begin_due(self, now: float, trying: Collection[str]) -> str:
         """The mount that is to be tried now, alone, and is not among those that are; "" for
@@ -115,8 +142,7 @@ class Outages:
         ]
         name = min(due)[1] if due else ""
         if name:
-            outage = self._outages[name]
-            outage.until = now + max(outage.took, FIRST_PAUSE_SECONDS)
+            self._outages[name].begin(now)
         return name
 
     def end(self, name: str) -> bool:

@@ -13,28 +13,28 @@ from functools import partial
 
 from gateway.inflight import InFlightRequest
 from gateway.logs import lifecycle
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.generations.recycle import Recycler
 from gateway.supervisor.generations.retries import Retrier
 from gateway.supervisor.generations.scale import Scaler
 from gateway.supervisor.processes.process import (
     ABORT_SECONDS,
     Cause,
-    ChildState,
     Process,
+    ProcessState,
     read_stat,
 )
 from gateway.supervisor.tasks import guard
 
-LOOK_SECONDS = 0.25
+PATROL_SECONDS = 0.25
 # a later look is no worker's fault: the machine, or the whole container, stood still
 MOST_ELAPSED_SECONDS = 1.0
 # how often memory, age and requests are looked at
 WEIGH_SECONDS = 1.0
 # those that have a loop, and no other deadline
-WATCHED = frozenset((ChildState.READY, ChildState.PAUSED, ChildState.RETIRING))
+WATCHED = frozenset((ProcessState.READY, ProcessState.PAUSED, ProcessState.RETIRING))
 # of requests in flight, in a log entry
-MOST_TOLD = 10
+MOST_DESCRIBED = 10
 
 
 async def patrol(generation: Generation) -> None:
@@ -45,17 +45,20 @@ async def patrol(generation: Generation) -> None:
     elapsed, looked = 0.0, time.monotonic()
     weighed = looked
 
-    def look_after(child: Process) -> None:
-        child.note_silence(min(elapsed, MOST_ELAPSED_SECONDS))
-        end_silent(child, generation.config.server.limits.block_timeout_seconds)
+    def look_after(process: Process) -> None:
+        process.note_silence(min(elapsed, MOST_ELAPSED_SECONDS))
+        end_silent(process, generation.config.server.limits.block_timeout_seconds)
 
-    while generation.children or generation.state in (State.STARTING, State.SERVING):
-        await asyncio.sleep(LOOK_SECONDS)
+    while generation.processes or generation.state in (
+        GenerationState.STARTING,
+        GenerationState.SERVING,
+    ):
+        await asyncio.sleep(PATROL_SECONDS)
         elapsed, looked = time.monotonic() - looked, time.monotonic()
         # each by itself: whatever one worker may have, the others are looked after
         workers = {
-            child: workers.get(child) or guard(partial(look_after, child))
-            for child in generation.children.values()
+            process: workers.get(process) or guard(partial(look_after, process))
+            for process in generation.processes.values()
         }
         for look in (*workers.values(), retry):
             look()
@@ -65,23 +68,23 @@ async def patrol(generation: Generation) -> None:
                 look()
 
 
-def end_silent(child: Process, limit: float) -> None:
+def end_silent(process: Process, limit: float) -> None:
     """End a worker whose loop has been silent for ``limit`` seconds; 0 is no limit."""
-    silent = child.silent - child.excused
-    if not 0 < limit <= silent or child.state not in WATCHED or child.reason:
+    silent = process.silent - process.excused
+    if not 0 < limit <= silent or process.state not in WATCHED or process.reason:
         return
-    if is_stopped(child.pid):  # by a person or a debugger, who will let it go on
-        child.excused = child.silent
+    if is_stopped(process.pid):  # by a person or a debugger, who will let it go on
+        process.excuse_silence()
         return
-    requests = child.in_flight.requests()
+    requests = process.in_flight.requests()
     lifecycle.error(
         "worker %d is ended: its event loop has been silent for %.1f s (server.block_timeout), "
         "with requests in flight: %s",
-        *(child.pid, child.silent, describe_requests(requests)),
+        *(process.pid, process.silent, describe_requests(requests)),
     )
-    reason = f"its event loop was silent for {child.silent:.1f} s"
-    child.end(reason, Cause.BLOCKED, signal.SIGABRT)
-    asyncio.get_running_loop().call_later(ABORT_SECONDS, child.kill)
+    reason = f"its event loop was silent for {process.silent:.1f} s"
+    process.end(reason, Cause.BLOCKED, signal.SIGABRT)
+    asyncio.get_running_loop().call_later(ABORT_SECONDS, process.kill)
 
 
 def is_stopped(pid: int) -> bool:
@@ -94,6 +97,8 @@ def is_stopped(pid: int) -> bool:
 
 def describe_requests(requests: list[InFlightRequest]) -> str:
     """How many, and the oldest of them."""
-    told = [f"{r.method} {r.target} <- {r.mount} ({r.request_id})" for r in requests[:MOST_TOLD]]
-    more = ["..."] if len(requests) > MOST_TOLD else []
-    return f"{len(requests)}: {', '.join(told + more)}" if requests else "0"
+    described = [
+        f"{r.method} {r.target} <- {r.mount} ({r.request_id})" for r in requests[:MOST_DESCRIBED]
+    ]
+    more = ["..."] if len(requests) > MOST_DESCRIBED else []
+    return f"{len(requests)}: {', '.join(described + more)}" if requests else "0"

@@ -9,8 +9,8 @@ import time
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import YOUNG_SECONDS
 from gateway.supervisor.generations.failures import describe_failure, describe_place
-from gateway.supervisor.generations.generation import Generation, State
-from gateway.supervisor.processes.process import ChildState, Process, Report, resident_bytes
+from gateway.supervisor.generations.generation import Generation, GenerationState
+from gateway.supervisor.processes.process import Process, ProcessState, Report
 
 # what a worker that is not to serve has to end, whatever its apps have started
 END_SECONDS = 2.0
@@ -18,35 +18,33 @@ END_SECONDS = 2.0
 MOST_NOTED = 100
 
 
-def take_report(generation: Generation, child: Process, report: Report) -> None:
+def take_report(generation: Generation, process: Process, report: Report) -> None:
     """Take note of what a worker says of itself."""
     event = report["event"]
     if event == "loading":
-        child.loading, child.loading_since = report["mount"], time.monotonic()
+        process.note_loading(report["mount"])
         return  # nobody waits for that, and there are as many as mounts
     if event == "noted":
         _note_change(generation, report)
     elif event == "loaded":
-        _on_loaded(generation, child, report)
+        _on_loaded(generation, process, report)
     elif event == "prepared":
-        child.note_prepared(report["mounts"])
+        process.note_prepared(report["mounts"])
     elif event == "found":
-        child.note_found(report["paths"])
+        process.note_found(report["paths"])
     elif event == "applied":
-        child.note_applied()
+        process.note_applied()
     elif event == "ready":
-        if child.state is ChildState.LOADED:
-            child.state = ChildState.READY
-            child.accepts = generation.was_asked = True
-            generation.trouble = ""
-            _note_recovery(generation, child)
-        _tell_when_ready(generation)
+        if process.note_ready():
+            generation.note_ready()
+            _note_recovery(generation, process)
+        _log_when_ready(generation)
     elif event == "settled":
-        child.is_active = False
+        process.note_settled()
     elif event in ("paused", "retired"):
-        child.accepts = False
+        process.note_paused()
     elif event == "drained" and report["cut"]:
-        lifecycle.warning("worker %d cut requests: %d", child.pid, report["cut"])
+        lifecycle.warning("worker %d cut requests: %d", process.pid, report["cut"])
     generation.note_change()
 
 
@@ -63,73 +61,71 @@ def _note_change(generation: Generation, report: Report) -> None:
         lifecycle.warning("%s", text, extra={"mount": name} if is_known else {})
 
 
-def _on_loaded(generation: Generation, child: Process, report: Report) -> None:
-    child.loading = ""
-    child.loaded_bytes = resident_bytes(child.pid)
-    reports = [each for each in report["mounts"] if each["mount"] not in child.left_out]
-    is_unfit = child.is_spare and _has_objections(generation, child, reports)
-    _note_outages(generation, child, reports)
-    if child.trial and child.may_serve and child.trial not in child.lacks:
-        child.state, child.trial = ChildState.LOADING, ""
-    if child.trial or is_unfit:
-        child.terminate()
-        asyncio.get_running_loop().call_later(END_SECONDS, child.kill)
+def _on_loaded(generation: Generation, process: Process, report: Report) -> None:
+    reports = [each for each in report["mounts"] if each["mount"] not in process.left_out]
+    is_unfit = process.is_spare and _has_objections(generation, process, reports)
+    failed, trial = [each for each in reports if not each.get("is_loaded")], process.trial
+    process.note_loaded(frozenset(each["mount"] for each in failed))
+    _note_outages(generation, process, failed, trial)
+    if process.trial or is_unfit:
+        process.terminate()
+        asyncio.get_running_loop().call_later(END_SECONDS, process.kill)
         return
     _note_mounts(generation, reports)
-    if child.lacks:
-        child.put_off(generation.outages.pauses)
-    if child.state is ChildState.LOADING:
-        child.state = ChildState.LOADED
-        if child.config is not generation.config:
-            child.apply(generation.config)  # which has changed in place while it was loading
-        if generation.state is State.SERVING:
-            child.accept()
+    if process.lacks:
+        process.put_off(generation.outages.pauses)
+    if process.finish_loading():
+        if process.config is not generation.config:
+            process.apply(generation.config)  # which has changed in place while it was loading
+        if generation.state is GenerationState.SERVING:
+            process.accept()
 
 
-def _has_objections(generation: Generation, child: Process, reports: list[Report]) -> bool:
+def _has_objections(generation: Generation, process: Process, reports: list[Report]) -> bool:
     """Whether a spare worker failed to load what others have loaded."""
     known = generation.failed.keys() - set(generation.outages.loaded)
     new = [report for report in reports if report["mount"] not in known]
-    child.objection = "\n".join(describe_failure(generation.config, report) for report in new)
+    process.refuse("\n".join(describe_failure(generation.config, report) for report in new))
     return bool(new)
 
 
-def _note_outages(generation: Generation, child: Process, reports: list[Report]) -> None:
-    """What it could not load is tried again; what it could, others are to have, too."""
+def _note_outages(
+    generation: Generation, process: Process, failed: list[Report], trial: str
+) -> None:
+    """The mounts that it could not load are tried again; those that it could load, others are to
+    have too. ``trial`` is the one that it tried."""
     now = time.monotonic()
-    failed = [report for report in reports if not report.get("is_loaded")]
-    child.lacks = frozenset(child.left_out) | {report["mount"] for report in failed}
     for report in failed:
-        name, took = report["mount"], now - child.started
+        name, took = report["mount"], now - process.started
         if name in generation.outages.pauses:
-            generation.failed[name] = report  # a reason of its own, but no news for the log
-        elif child.is_spare:
+            generation.note_failed(report)  # a reason of its own, but no news for the log
+        elif process.is_spare:
             continue  # it is not to serve, and all others have it
-        generation.outages.note_error(report, now, took=took, is_trial=name == child.trial)
-    generation.outages.note_loaded(child.lacks)
+        generation.outages.note_error(report, now, took=took, is_trial=name == trial)
+    generation.outages.note_loaded(process.lacks)
 
 
-def _note_recovery(generation: Generation, child: Process) -> None:
+def _note_recovery(generation: Generation, process: Process) -> None:
     """It serves where others have failed; or, where they had served too, once it goes on."""
     if generation.failures.has_served:
-        asyncio.get_running_loop().call_later(YOUNG_SECONDS, _end_failures, generation, child)
+        asyncio.get_running_loop().call_later(YOUNG_SECONDS, _end_failures, generation, process)
     else:
-        _end_failures(generation, child)
+        _end_failures(generation, process)
 
 
-def _end_failures(generation: Generation, child: Process) -> None:
-    if child.state is not ChildState.READY or child.exit_code is not None:
+def _end_failures(generation: Generation, process: Process) -> None:
+    if process.state is not ProcessState.READY or process.exit_code is not None:
         return
-    child.speak()
+    process.forward_output()
     if generation.failures.end() and generation.was_ready:
         lifecycle.info("pool %s: it serves again", generation.config.pool.name)
 
 
-def _tell_when_ready(generation: Generation) -> None:
-    states = {child.state for child in generation.crew}
-    if not generation.was_ready and states == {ChildState.READY}:
-        generation.was_ready = True
-        if generation.state is State.SERVING:
+def _log_when_ready(generation: Generation) -> None:
+    states = {process.state for process in generation.workers}
+    if not generation.was_ready and states == {ProcessState.READY}:
+        generation.note_all_ready()
+        if generation.state is GenerationState.SERVING:
             took, pool = time.monotonic() - generation.began, generation.config.pool.name
             lifecycle.info("pool %s: ready after %.2f s", pool, took)
 
@@ -141,7 +137,7 @@ def _note_mounts(generation: Generation, reports: list[Report]) -> None:
         known = generation.failed.get(name)
         if known is not None and known["error"] == report["error"]:
             continue
-        generation.failed[name] = report
+        generation.note_failed(report)
         if generation.may_fail is None or name in generation.may_fail:
             is_loaded = report.get("is_loaded")
             effect = "; it serves" if is_loaded else "; it answers 503, the others serve"

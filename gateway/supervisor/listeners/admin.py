@@ -40,8 +40,8 @@ _TOLD = frozenset((
 ))  # fmt: skip
 
 Status = Callable[[], Awaitable[tuple[bool, dict[str, Any]]]]
-Report = Callable[[], Awaitable[dict[str, Any]]]
-Answer = tuple[int, dict[str, Any]]
+StatusReport = Callable[[], Awaitable[dict[str, Any]]]
+AdminAnswer = tuple[int, dict[str, Any]]
 
 
 class AdminServer:
@@ -52,7 +52,7 @@ class AdminServer:
         self,
         listener: socket.socket,
         status: Status,
-        report: Report,
+        report: StatusReport,
         hosts: Callable[[], Awaitable[Collection[str | None]]],
     ) -> None:
         self._listener = listener
@@ -128,7 +128,7 @@ class AdminServer:
         )
         return head.encode() + (b"" if line.startswith("HEAD ") else body)
 
-    async def _find_answer(self, line: str, fields: list[str], connection: Any) -> Answer:
+    async def _find_answer(self, line: str, fields: list[str], connection: Any) -> AdminAnswer:
         method, path, version = parse_request_line(line)
         host = find_host(fields, version)
         is_local = connection.family == socket.AF_UNIX

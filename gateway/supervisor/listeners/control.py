@@ -21,8 +21,8 @@ from gateway.uncaught import report_own, summarize
 
 Question = dict[str, Any]
 Answer = dict[str, Any]
-Tell = Callable[[str], object]
-Command = Callable[[Question, Tell], Awaitable[Answer]]
+Notify = Callable[[str], object]
+Command = Callable[[Question, Notify], Awaitable[Answer]]
 
 LONGEST_QUESTION_BYTES = 64 * 1024
 QUESTION_SECONDS = 5
@@ -40,7 +40,7 @@ async def serve_control(
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             line = await _read_question(reader)
-            answer = await _answer(line, commands, partial(_tell, writer))
+            answer = await _answer(line, commands, partial(_send_progress, writer))
             async with asyncio.timeout(ANSWER_SECONDS):
                 writer.write(answer)
                 await writer.drain()
@@ -56,7 +56,7 @@ async def serve_control(
     )
 
 
-def _tell(writer: asyncio.StreamWriter, progress: str) -> None:
+def _send_progress(writer: asyncio.StreamWriter, progress: str) -> None:
     if not writer.is_closing():
         writer.write(json.dumps({"progress": progress}).encode() + b"\n")
 
@@ -73,17 +73,17 @@ async def _read_question(reader: asyncio.StreamReader) -> bytes:
             return b""
 
 
-async def _answer(line: bytes, commands: Mapping[str, Command], tell: Tell) -> bytes:
+async def _answer(line: bytes, commands: Mapping[str, Command], notify: Notify) -> bytes:
     """The line that answers, whatever goes wrong."""
     try:
-        return _to_line(await _obey(line, commands, tell))
+        return _to_line(await _obey(line, commands, notify))
     except Exception as error:  # noqa: BLE001  whatever it is
         report_own(f"the control socket cannot answer {line[:SHOWN_BYTES]!r}", error)
         messages = [f"a fault of the gateway's own, see its log: {summarize(error)}"]
         return _to_line({"exit_code": 1, "messages": messages})
 
 
-async def _obey(line: bytes, commands: Mapping[str, Command], tell: Tell) -> Answer:
+async def _obey(line: bytes, commands: Mapping[str, Command], notify: Notify) -> Answer:
     try:
         asked = json.loads(line)
         command = commands[asked["command"]]
@@ -91,7 +91,7 @@ async def _obey(line: bytes, commands: Mapping[str, Command], tell: Tell) -> Ans
         known = ", ".join(commands)
         lifecycle.warning("the control socket: not a command: %r", line[:SHOWN_BYTES])
         return {"exit_code": 1, "messages": [f'expected {{"command": ...}}, one of: {known}']}
-    return await command(asked, tell)
+    return await command(asked, notify)
 
 
 def _to_line(answer: Answer) -> bytes:
@@ -101,7 +101,7 @@ def _to_line(answer: Answer) -> bytes:
 def ask(
     path: Path,
     command: str,
-    on_progress: Tell = str,
+    on_progress: Notify = str,
     *,
     patience_seconds: float | None = None,
     **more: str | list[str],

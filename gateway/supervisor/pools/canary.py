@@ -11,12 +11,12 @@ from gateway.config.model import Watch
 from gateway.supervisor.generations.generation import Generation
 from gateway.supervisor.pools.pool import Change, Means
 
-LOOK_SECONDS = 0.25
+COUNT_SECONDS = 0.25
 # of fewer responses a share says nothing
 LEAST_RESPONSES = 20
 
 
-class Trial:
+class Canary:
     """Begins with the swap that ``changes`` made, by pool; ``find`` gives the generation of a pool
     that serves: a pool that slept has another one each time that it is woken."""
 
@@ -39,7 +39,7 @@ class Trial:
     async def judge(self) -> str:
         """Wait for the end, or for too many errors: why the new workers are worse, "" if not."""
         while self._candidates and time.monotonic() < self._ends:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(COUNT_SECONDS)
             for name, (old, news) in self._candidates.items():
                 if (woken := self._find(name)) is not None:
                     news.setdefault(woken, (0, 0))

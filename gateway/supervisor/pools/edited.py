@@ -16,13 +16,13 @@ from pathlib import Path
 
 from gateway.config.model import AppTarget, Config
 from gateway.file_tasks import FileTask, UnreachableError, touching
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.pools.pool import Pool
-from gateway.supervisor.processes.process import NORMAL_SILENCE_SECONDS, ChildState, Process
+from gateway.supervisor.processes.process import NORMAL_SILENCE_SECONDS, Process, ProcessState
 
 # for a worker that does not hear; one whose loop is silent is not waited for
-ASK_SECONDS = 5.0
-LOOK_SECONDS = 0.1
+FIND_SECONDS = 5.0
+SILENCE_LOOK_SECONDS = 0.1
 _MODULE = re.compile(r"([A-Za-z_]\w*)[\w.]*:")
 
 
@@ -51,24 +51,28 @@ async def _find_loaded(pool: Pool, paths: list[Path]) -> set[Path] | None:
     generation = pool.current
     if generation is None or generation.failed:
         return None
-    if generation.config.pool.command or generation.state is State.ASLEEP:
+    if generation.config.pool.command or generation.state is GenerationState.ASLEEP:
         return set()
-    crew = generation.crew
-    if not crew or any(child.state is not ChildState.READY for child in crew):
+    workers = generation.workers
+    if not workers or any(process.state is not ProcessState.READY for process in workers):
         return None
-    answers = await asyncio.gather(*(_ask(generation, child, paths) for child in crew))
+    answers = await asyncio.gather(
+        *(_ask_worker(generation, process, paths) for process in workers)
+    )
     known = [files for files in answers if files is not None]
     return set().union(*known) if len(known) == len(answers) else None
 
 
-async def _ask(generation: Generation, child: Process, paths: list[Path]) -> set[Path] | None:
-    answer = child.find_loaded([str(path) for path in paths])
-    deadline = time.monotonic() + ASK_SECONDS
-    while time.monotonic() < deadline and child.silent <= NORMAL_SILENCE_SECONDS:
-        done, _ = await asyncio.wait([answer], timeout=LOOK_SECONDS)
+async def _ask_worker(
+    generation: Generation, process: Process, paths: list[Path]
+) -> set[Path] | None:
+    answer = process.find_loaded([str(path) for path in paths])
+    deadline = time.monotonic() + FIND_SECONDS
+    while time.monotonic() < deadline and process.silent <= NORMAL_SILENCE_SECONDS:
+        done, _ = await asyncio.wait([answer], timeout=SILENCE_LOOK_SECONDS)
         if done:
             return set(map(Path, answer.result()))
-        if child.pid not in generation.children:
+        if process.pid not in generation.processes:
             break
     return None
 

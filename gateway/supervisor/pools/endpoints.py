@@ -21,7 +21,7 @@ from gateway.supervisor.tasks import keep_up
 Pauses = dict[str, tuple[str, float]]
 
 
-class Guide:
+class Endpoints:
     """``pools`` are those that serve, by name, and ``front`` is the one that asks the others."""
 
     def __init__(
@@ -33,8 +33,8 @@ class Guide:
         self._pools = pools
         self._front = front
         self._start_task = start_task
-        self._leading = asyncio.Lock()
-        self._told: WeakKeyDictionary[Process, Pauses] = WeakKeyDictionary()
+        self._publishing = asyncio.Lock()
+        self._published: WeakKeyDictionary[Process, Pauses] = WeakKeyDictionary()
 
     def find_addresses(self, name: str) -> tuple[str, ...]:
         """Where the servers of a pool are now; none where it has none that answers."""
@@ -46,38 +46,41 @@ class Guide:
         return any(
             isinstance(mount.target, UpstreamTarget) and address in mount.target.addresses
             for generation in self._pools[self._front].generations
-            for process in generation.children.values()
+            for process in generation.processes.values()
             for mount in process.applied.mounts
         )
 
     def note_change(self) -> None:
         """See whether an address has changed, or when the next one is to be expected, and tell the
         front workers of it."""
-        if self._leading.locked():
+        if self._publishing.locked():
             return  # it does so at its end
-        if self._find_misled():
-            self._start_task(keep_up(self.lead))
+        if self._find_outdated():
+            self._start_task(keep_up(self.publish))
         else:
             self._put_off()
 
-    async def lead(self) -> None:
+    async def publish(self) -> None:
         """Have all front workers, those that retire too, ask where the servers are now."""
-        async with self._leading:
-            while misled := self._find_misled():
-                for generation in misled:
+        async with self._publishing:
+            while outdated := self._find_outdated():
+                for generation in outdated:
                     config = redirect(generation.config, self.find_addresses)
                     await inplace.apply(generation, config)
-        self._told.clear()  # what is applied in place knows nothing of it
+        self._published.clear()  # what is applied in place knows nothing of it
         self._put_off()
 
     def _put_off(self) -> None:
         """Have front workers say when servers that are away are started again."""
         pauses = self._find_pauses()
         for generation in self._pools[self._front].generations:
-            for child in generation.children.values():
-                if child.state in inplace.TOLD and self._told.get(child, {}) != pauses:
-                    self._told[child] = pauses
-                    child.put_off(pauses)
+            for process in generation.processes.values():
+                if (
+                    process.state in inplace.REACHABLE
+                    and self._published.get(process, {}) != pauses
+                ):
+                    self._published[process] = pauses
+                    process.put_off(pauses)
 
     def _find_pauses(self) -> Pauses:
         now = time.monotonic()
@@ -88,7 +91,7 @@ class Guide:
             for mount in pool.config.mounts
         }
 
-    def _find_misled(self) -> list[Generation]:
+    def _find_outdated(self) -> list[Generation]:
         return [
             generation
             for generation in self._pools[self._front].generations

@@ -22,7 +22,7 @@ LEAST_DEATHS = 3
 MOST_DEATHS = 100
 CHANCE = 0.001
 # what a look counts at the next one, half a second later: about a third after ten minutes
-KEPT = 1 - 1 / 1200
+DECAY = 1 - 1 / 1200
 # of requests in flight at a death, to be looked for from then on
 MOST_REQUESTS = 200
 
@@ -52,8 +52,8 @@ class Presence:
 
     def note(self, share: float) -> None:
         """A look, at which that share of the workers had it in flight."""
-        self._looks = self._looks * KEPT + 1
-        self._seen = self._seen * KEPT + share
+        self._looks = self._looks * DECAY + 1
+        self._seen = self._seen * DECAY + share
 
     @property
     def share(self) -> float:
@@ -80,7 +80,7 @@ class Evidence:
                 self._find(key)
         for key, presence in self._presence.items():
             presence.note(seen.get(key, 0) / len(workers))
-        self._looks = self._looks * KEPT + 1
+        self._looks = self._looks * DECAY + 1
 
     def add(self, moment: float, requests: Collection[InFlightRequest], *, is_sure: bool) -> None:
         """A worker died with ``requests`` in flight, one of which may be the cause."""

@@ -21,7 +21,7 @@ MOST_AT_A_TIME = 100
 PAUSE_SECONDS = 1.0
 
 
-class Doorman:
+class FallbackResponder:
     """Refuses every connection on ``listener`` between ``open`` and ``close``. Each that it accepts
     is answered, also one that it has accepted just before ``close``."""
 
@@ -29,7 +29,7 @@ class Doorman:
         self._listener = listener
         self._page = b""
         self._retry = 0.0
-        self._door: socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._is_short = False
         self._refusing: set[asyncio.Task[None]] = set()
 
@@ -38,32 +38,32 @@ class Doorman:
         ``retry_seconds`` are over: Retry-After (RFC 9110 §10.2.3)."""
         self._page = build_error_page(STATUS, cause, "")
         self._retry = time.monotonic() + retry_seconds
-        if self._door is None:
+        if self._socket is None:
             # a descriptor of its own: another may wait for the pool to be asked for
             try:
-                door = self._listener.dup()
+                sock = self._listener.dup()
             except OSError as error:  # there is none: to be called again at the next change
                 self._note_shortage(error)
                 return
-            door.setblocking(False)  # as it is for workers, with which it is shared
-            asyncio.get_running_loop().add_reader(door, self._accept, door)
-            self._door = door
+            sock.setblocking(False)  # as it is for workers, with which it is shared
+            asyncio.get_running_loop().add_reader(sock, self._accept, sock)
+            self._socket = sock
 
     def close(self) -> None:
         """Leave the socket to workers; safe to call twice."""
-        if self._door is not None:
-            asyncio.get_running_loop().remove_reader(self._door)
-            self._door.close()
-            self._door = None
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
 
-    def _accept(self, door: socket.socket) -> None:
+    def _accept(self, sock: socket.socket) -> None:
         for _ in range(MOST_AT_A_TIME):
             try:
-                connection, _ = door.accept()
+                connection, _ = sock.accept()
             except BlockingIOError:
                 return  # none is left
             except OSError as error:
-                self._pause(door, error)
+                self._pause(sock, error)
                 return
             self._is_short = False
             connection.setblocking(False)
@@ -71,12 +71,12 @@ class Doorman:
             self._refusing.add(task)
             task.add_done_callback(self._refusing.discard)
 
-    def _pause(self, door: socket.socket, error: OSError) -> None:
+    def _pause(self, sock: socket.socket, error: OSError) -> None:
         """There is no descriptor for it, or no memory: it stays in the queue, and would have the
         loop turn without a pause. As asyncio's own servers do."""
         loop = asyncio.get_running_loop()
-        loop.remove_reader(door)
-        loop.call_later(PAUSE_SECONDS, self._go_on, door)
+        loop.remove_reader(sock)
+        loop.call_later(PAUSE_SECONDS, self._go_on, sock)
         self._note_shortage(error)
 
     def _note_shortage(self, error: OSError) -> None:
@@ -84,9 +84,9 @@ class Doorman:
             self._is_short = True
             lifecycle.error("requests cannot be answered 503, and wait: %s", error)
 
-    def _go_on(self, door: socket.socket) -> None:
-        if self._door is door:
-            asyncio.get_running_loop().add_reader(door, self._accept, door)
+    def _go_on(self, sock: socket.socket) -> None:
+        if self._socket is sock:
+            asyncio.get_running_loop().add_reader(sock, self._accept, sock)
 
     def _build_answer(self) -> bytes:
         seconds = max(1, ceil(self._retry - time.monotonic()))

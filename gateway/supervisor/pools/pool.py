@@ -1,7 +1,8 @@
 """A pool: the generations of one set of workers, of which one serves.
 
-Owns which generation serves, which is kept for a rollback, and when the others end. Knows neither
-the table's text nor what asked for a change.
+Owns which generation serves, which is on standby for a rollback, and when the others end. Others
+read its attributes, and change them by its methods only. Knows neither the table's text nor what
+asked for a change.
 """
 
 import asyncio
@@ -21,30 +22,31 @@ from gateway.environments.cache import Environment
 from gateway.environments.client import HeldEnvironment, find_or_build
 from gateway.errors import AppLoadError, BuildError
 from gateway.logs import builds, lifecycle
+from gateway.states import Machine, State
 from gateway.supervisor.backoff import double
 from gateway.supervisor.generations import inplace
 from gateway.supervisor.generations.exits import replace
 from gateway.supervisor.generations.failures import describe_pool
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.generations.patrol import patrol
 from gateway.supervisor.generations.start_failures import StartFailures
 from gateway.supervisor.listeners.sockets import Pair, open_handover
-from gateway.supervisor.pools.fallback import Doorman
+from gateway.supervisor.pools.fallback import FallbackResponder
 from gateway.supervisor.pools.sleep import Alarm, fall_asleep, has_clients
-from gateway.supervisor.pools.succession import hand_on
+from gateway.supervisor.pools.succession import activate_workers
 from gateway.supervisor.processes.launch import build_installation
 from gateway.supervisor.processes.process import Process, Purpose, Report
 from gateway.supervisor.processes.start_gate import StartGate
 from gateway.supervisor.tasks import guarded, keep_up
 
-# Workers that are kept, or have requests in flight, keep their memory: many quick edits must not
-# fill the machine. The oldest end sooner, as in a stop.
+# Workers on standby, or with requests in flight, keep their memory: many quick edits must not fill
+# the machine. With more generations than this the oldest end at once, as in a stop.
 MOST_RETIRING = 3
-# of a pool's current generation: it sleeps, or is about to
-AT_REST = (State.ASLEEP, State.STOPPING)
+# states of the current generation of a pool that is asleep or falling asleep
+AT_REST = (GenerationState.ASLEEP, GenerationState.STOPPING)
 # an environment that could not be built is tried again after 5 s, 10 s … up to this
-FIRST_RETRY_SECONDS = 5.0
-MOST_RETRY_SECONDS = 60.0
+FIRST_BUILD_RETRY_SECONDS = 5.0
+MOST_BUILD_RETRY_SECONDS = 60.0
 NO_ENVIRONMENT = "The environment of the app mounted here could not be built."
 
 
@@ -53,13 +55,41 @@ def find_environments(config: Config) -> Path:
     return Path(config.source).absolute().parent / config.server.environments
 
 
+class PoolState(State):
+    """The life of a pool, whose table is ``POOL``."""
+
+    NEW = "new", "it has nothing to serve yet"
+    STARTING = "starting", "its environment is looked for, or built, for the first time"
+    REFUSED = "refused", "that failed: its mounts answer 503 until a retry or a reload succeeds"
+    SERVING = "serving", "it has a generation that serves"
+    FALLING_ASLEEP = "falling asleep", "nobody has asked for it for long: its workers end"
+    ASLEEP = "asleep", "it has no workers; the next connection wakes it"
+    CLOSED = "closed", "it ends, with the gateway or because the table has it no more"
+
+
+_S = PoolState
+POOL = Machine(
+    "pool",
+    _S.NEW,
+    {
+        _S.NEW: frozenset((_S.STARTING, _S.SERVING, _S.CLOSED)),
+        _S.STARTING: frozenset((_S.REFUSED, _S.SERVING, _S.CLOSED)),
+        _S.REFUSED: frozenset((_S.SERVING, _S.CLOSED)),
+        _S.SERVING: frozenset((_S.FALLING_ASLEEP, _S.ASLEEP, _S.CLOSED)),
+        _S.FALLING_ASLEEP: frozenset((_S.ASLEEP, _S.SERVING, _S.CLOSED)),
+        _S.ASLEEP: frozenset((_S.SERVING, _S.CLOSED)),
+        _S.CLOSED: frozenset(),
+    },
+)
+
+
 class Means(Enum):
-    """What serves a change: the same workers, new ones, those that were kept for a rollback, or
-    none until somebody asks for them."""
+    """What serves a change: the same workers, new ones, those on standby for a rollback, or none
+    until a request wakes the pool."""
 
     IN_PLACE = "in place"
     NEW = "new workers"
-    KEPT = "kept workers"
+    STANDBY = "standby workers"
     ASLEEP = "asleep"
 
 
@@ -76,14 +106,14 @@ class Change:
 
 
 class Pool:
-    """``start`` starts a process of a generation; ``start_task`` runs what ends one in the
-    background; ``name_generation`` gives ids. ``on_change`` is called where one may answer
-    elsewhere now, or no more. ``trials`` bounds how many sleeping pools are tried at a time, and
-    workers wait for ``gate`` to let them start.
+    """``start`` starts a process of a generation; ``start_task`` runs work in the background;
+    ``name_generation`` gives the number of the next one. ``on_change`` is called after each change
+    of a generation. ``try_outs`` bounds how many sleeping pools are tried at a time, and processes
+    wait for ``gate`` before they start.
 
-    ``current`` serves; ``generations`` are all that have not ended, and ``previous`` is what a
-    rollback can go back to. ``refused`` is what could not even be begun, so that all mounts have
-    answered 503 since; ``refusal`` is why.
+    ``current`` is the generation that serves or sleeps, ``generations`` are all that have not
+    ended, and ``previous`` is the one that a rollback goes back to. ``refused`` is the
+    configuration whose environment could not be built, and ``refusal`` why.
     """
 
     def __init__(
@@ -93,32 +123,45 @@ class Pool:
         name_generation: Callable[[], int],
         start_task: Callable[[Any], None],
         on_change: Callable[[], None],
-        trials: asyncio.Semaphore,
+        try_outs: asyncio.Semaphore,
         gate: StartGate,
     ) -> None:
         self.listener = listener
         self._gate = gate
-        # by which its workers hand connections over: what is on its way outlives them
+        # on which its workers hand connections over; one in transit outlives its worker
         self._handover = open_handover()
         self._start = partial(start, listener, self._handover)
         self._name_generation = name_generation
         self._start_task = start_task
         self._on_change = on_change
-        self._trials = trials
+        self._try_outs = try_outs
+        self.state = POOL.first
         self.generations: list[Generation] = []
         self.current: Generation | None = None
         self.previous: Generation | None = None
         self.refused: Config | None = None
         self.refusal = ""
         self._retry_at = 0.0
-        self._doorman = Doorman(listener)
+        self._fallback = FallbackResponder(listener)
         # a connection that was handed over waits for a worker, too
         self._alarm = Alarm((listener, self._handover[1]), self._wake)
-        self._is_closed = False
         self._environments: list[HeldEnvironment] = []
 
+    def _enter(self, state: PoolState) -> None:
+        """A pool that is closed stays so, whatever was under way."""
+        if self.state is not PoolState.CLOSED:
+            self.state = POOL.step(self.state, state, self._name)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self.state is PoolState.CLOSED
+
+    @property
+    def _name(self) -> str:
+        return self.config.pool.name if self.config else "(new)"
+
     def let_environments_go(self) -> None:
-        """Those that no generation uses any more may be collected."""
+        """Release the environments that no generation uses any more."""
         having = [*self.generations, *([self.previous] if self.previous else [])]
         used = {id(generation.environment) for generation in having}
         for environment in self._environments:
@@ -128,20 +171,20 @@ class Pool:
 
     @property
     def config(self) -> Config | None:
-        """What it serves, or cannot serve; None before it is asked to."""
+        """The configuration that it serves, or could not start; None for a new pool."""
         return self.current.config if self.current else self.refused
 
     @property
     def next_start(self) -> float:
-        """When the last of its workers to fail is started again, as a monotonic moment."""
+        """The monotonic moment at which what failed last is started again."""
         return self.current.backoff.until if self.current else self._retry_at
 
     @property
     def failed(self) -> dict[str, Report]:
-        """What those mounts report that did not load, or for which no worker is there, by name."""
+        """The reports of mounts that did not load, or have no worker, by name."""
         if self.current is not None:
             return self.current.find_failed()
-        # what failed, and why, which the output of a build has at its end
+        # the first line says what failed, and the last line of a build's output why
         error, *more = self.refusal.split("\n")
         if more:
             error = f"{error}; {more.pop().strip().rstrip('.')}"
@@ -151,19 +194,21 @@ class Pool:
 
     @property
     def has_never_answered(self) -> bool:
-        """Whether nothing becomes worse where it does not start."""
+        """It has never served, so that nothing becomes worse if it does not start now."""
         if self.current is None:
             return self.refused is not None
         return bool(self.current.config.pool.command) and not self.current.was_ready
 
     async def serve(self, config: Config) -> None:
-        """Start for the first time: a mount that does not load answers 503, and others serve. Where
-        the environment cannot be built all answer it, and it is tried again until it can."""
+        """Start for the first time. A mount that does not load answers 503, the others serve. While
+        the environment cannot be built all answer 503, and the build is tried again."""
+        if self.state is PoolState.NEW:
+            self._enter(PoolState.STARTING)
         tries, took, failures = 0, 0.0, StartFailures()
         while self.current is None and not self._is_closed:  # else a reload was faster
             began = time.monotonic()
             if tries:
-                self._doorman.open(NO_ENVIRONMENT, took)
+                self._fallback.open(NO_ENVIRONMENT, took)
             try:
                 environment = await self._find_environment(config, is_news=not tries)
             except AppLoadError as error:
@@ -173,14 +218,14 @@ class Pool:
                     self._begin(config, environment)
                     return
             took = time.monotonic() - began
-            pause = max(took, double(FIRST_RETRY_SECONDS, tries, MOST_RETRY_SECONDS))
+            pause = max(took, double(FIRST_BUILD_RETRY_SECONDS, tries, MOST_BUILD_RETRY_SECONDS))
             tries += 1
             if self.current is None:
-                self._doorman.open(NO_ENVIRONMENT, pause)
+                self._fallback.open(NO_ENVIRONMENT, pause)
                 self._retry_at = time.monotonic() + pause
                 self._on_change()
             await asyncio.sleep(pause)
-            config = self.refused or config  # as the table says it now
+            config = self.refused or config  # which the table may have changed
 
     def _may_begin(self, config: Config) -> bool:
         is_wanted = self.refused is None or self.refused == config
@@ -189,29 +234,43 @@ class Pool:
     def _refuse(self, config: Config, error: AppLoadError, *, is_news: bool) -> None:
         if self.current is None:
             self.refused, self.refusal = self.refused or config, str(error)
+            self._enter(PoolState.REFUSED)
         if is_news:
             lifecycle.error("%s; its mounts answer 503 until a retry succeeds", error)
 
+    def note_refused(self, config: Config) -> None:
+        """The table says ``config`` now: the next retry is of that. For a pool that was refused;
+        another one is left as it is."""
+        if self.current is None and self.refused is not None:
+            self.refused = config
+
+    def note_refusal(self, refusal: str) -> None:
+        """A reload could not start it either, for this reason."""
+        self.refusal = refusal
+
     def _begin(self, config: Config, environment: Environment | None) -> None:
-        """Serve by workers that accept as soon as each has loaded what it can."""
+        """Serve ``config`` by workers each of which accepts as soon as it has loaded."""
         generation = self._build(config, environment, None)
         generation.serve()
         for _ in range(generation.size):
             self._start_task(keep_up(lambda: replace(generation, 0)))
-        self._lead(generation)
+        self._switch_to(generation)
 
-    def _lead(self, generation: Generation) -> None:
-        """From now on it is this one that serves."""
+    def _switch_to(self, generation: Generation) -> None:
+        """Make it the generation that serves, or sleeps if it is asleep."""
         self._alarm.clear()
         self.current = generation
+        is_asleep = generation.state is GenerationState.ASLEEP
+        self._enter(PoolState.ASLEEP if is_asleep else PoolState.SERVING)
         if generation not in self.generations:
             self.generations.append(generation)  # it was asleep
         self._follow(generation)
         self._start_task(keep_up(lambda: self._rest(generation)))
 
     async def _rest(self, generation: Generation) -> None:
-        """Have it sleep once nobody asks for it."""
+        """Wait until the pool may fall asleep, and let it."""
         if await fall_asleep(generation):
+            self._enter(PoolState.FALLING_ASLEEP)
             lifecycle.info("pool %s: asleep until it is asked for", generation.config.pool.name)
             await keep_up(lambda: self._fall_asleep(generation))
 
@@ -220,20 +279,21 @@ class Pool:
         if generation is not self.current:
             self._forget(generation)
         elif not self._is_closed:
+            self._enter(PoolState.ASLEEP)
             self._alarm.set()
 
     def _wake(self) -> None:
         asleep = self.current
-        if asleep is not None and asleep.state is State.ASLEEP and not self._is_closed:
+        if asleep is not None and self.state is PoolState.ASLEEP:
             lifecycle.info("pool %s: awake", asleep.config.pool.name)
             self._forget(asleep)
-            # in the environment that it had: what the file asks for now, a reload has to try
+            # in the environment that it had; a changed requirements file takes a reload
             self._begin(asleep.config, asleep.environment)
 
     def _build(
         self, config: Config, environment: Environment | None, may_fail: frozenset[str] | None
     ) -> Generation:
-        is_front = not config.server.is_behind_front  # for which clients may always wait
+        is_front = not config.server.is_behind_front  # clients may be waiting at any time
         generation = Generation(
             self._name_generation(),
             config,
@@ -253,27 +313,27 @@ class Pool:
         self._on_change()
 
     def _follow(self, generation: Generation) -> None:
-        with guarded(f"who answers instead of generation {generation.id}"):
-            self._mind_door(generation)
+        with guarded(f"the fallback answers for generation {generation.id}"):
+            self._update_fallback(generation)
         with guarded(f"which workers are active, with generation {generation.id}"):
-            hand_on(self.current, self.generations)
+            activate_workers(self.current, self.generations)
 
-    def _mind_door(self, generation: Generation) -> None:
-        """Have requests answered while nobody else can: from when its workers do not come back at
-        once, until one serves where none could be had. Until then they wait in the kernel."""
+    def _update_fallback(self, generation: Generation) -> None:
+        """Answer 503 from the moment at which no worker is expected soon until one serves. In
+        between, requests wait in the kernel's queue."""
         if generation is not self.current:
             return
         if generation.is_gone:
             cause = "The workers that answer here have ended; new ones are starting."
-            self._doorman.open(cause, generation.backoff.seconds)
-        elif not generation.trouble or generation.state is not State.SERVING:
-            self._doorman.close()
+            self._fallback.open(cause, generation.backoff.seconds)
+        elif not generation.trouble or generation.state is not GenerationState.SERVING:
+            self._fallback.close()
 
     async def _find_environment(
         self, config: Config, *, is_news: bool = True
     ) -> Environment | None:
-        """Where its Python is another than the gateway's own. Raises AppLoadError. ``is_news``:
-        whether its progress is to be logged."""
+        """The environment that the pool asks for, built if it is not there; None for the gateway's
+        own. Raises AppLoadError. ``is_news``: the progress of a build is logged."""
         pool = config.pool
         python = str(pool.venv / "bin" / "python") if pool.venv else pool.python
         if not python and not pool.requirements:
@@ -299,10 +359,10 @@ class Pool:
     # --- changing -----------------------------------------------------------------------------
 
     async def prepare(self, config: Config, *, anew: bool) -> Change:
-        """Make ready to serve ``config``: in place where nothing is to be imported, or ``anew``, by
-        workers that load everything. Raises AppLoadError; then nothing has changed.
+        """Make ready to serve ``config``: in place where that needs no import and ``anew`` does not
+        ask for new workers. Raises AppLoadError; then nothing has changed.
 
-        A mount that answers 503 already may go on doing so, any other has to load.
+        Every mount has to load, but for those that answer 503 already.
         """
         old = self.current
         if old and not anew and not old.failed and not find_reasons(old.config, config):
@@ -310,7 +370,7 @@ class Pool:
             return Change(old, old.config, old, config, Means.IN_PLACE)
         environment = await self._find_environment(config)
         if self._is_closed:
-            raise AppLoadError("the gateway is stopping")  # nobody would end what is started now
+            raise AppLoadError("the gateway is stopping")  # and would not end new workers
         new = self._build(config, environment, frozenset(old.failed if old else ()))
         is_asleep = old is not None and old.state in AT_REST
         try:
@@ -325,38 +385,38 @@ class Pool:
         return Change(old, old.config if old else config, new, config, means)
 
     async def _try_out(self, generation: Generation) -> None:
-        """See whether it loads, in a worker that ends again, and have it sleep."""
+        """See whether it loads, in one worker that ends again, and leave it asleep."""
         if generation.config.server.try_asleep:
-            async with self._trials:
-                generation.size = 1
+            async with self._try_outs:
+                generation.resize(1)
                 await generation.load()
                 await generation.stop(0)
-        generation.size = generation.config.server.workers
-        generation.state = State.ASLEEP
+        generation.resize(generation.config.server.workers)
+        generation.rest()
 
     async def prepare_undo(self, change: Change) -> Change:
-        """Make ready to serve what was served before ``change``: at once where that is kept, or
-        where it sleeps, or the pool does now."""
+        """Make ready to serve what was served before ``change``: at once if that is on standby or
+        asleep, or if the pool is asleep now."""
         old, now = change.old, self.current
         if old is None or now is None or old is change.new:
             return await self.prepare(change.before, anew=old is not change.new)
-        if old.state is State.KEPT and old.is_whole:
-            old.is_claimed = True
-            return Change(now, now.config, old, change.before, Means.KEPT)
-        if old.state is State.ASLEEP:
+        if old.state is GenerationState.STANDBY and old.is_whole:
+            old.claim()
+            return Change(now, now.config, old, change.before, Means.STANDBY)
+        if old.state is GenerationState.ASLEEP:
             return Change(now, now.config, old, change.before, Means.ASLEEP)
         if now.state in AT_REST:
-            # it has served already, so that there is nothing to be tried
+            # it has served before: there is nothing to try out
             old = self._build(change.before, old.environment, frozenset(old.failed))
-            old.state = State.ASLEEP
+            old.rest()
             return Change(now, now.config, old, change.before, Means.ASLEEP)
         return await self.prepare(change.before, anew=True)
 
     async def commit(self, change: Change) -> None:
-        """Serve what was prepared. Raises AppLoadError where its workers end at the last moment;
-        then nothing has changed."""
+        """Serve what was prepared. Raises AppLoadError if its workers have ended meanwhile; then
+        nothing has changed."""
         if change.means is Means.IN_PLACE:
-            # somebody may have woken it meanwhile
+            # a pool that was woken meanwhile has another generation
             await inplace.apply(self.current or change.new, change.after)
             return
         if change.means is not Means.ASLEEP:
@@ -365,17 +425,17 @@ class Pool:
             except BaseException:
                 self._forget(change.new)
                 raise
-        left = self.current  # another one than before the reload where somebody has woken it
-        self._lead(change.new)
+        left = self.current  # not the one of the preparation if it was woken meanwhile
+        self._switch_to(change.new)
         if left is not None:
             await self._leave(left, change.after)
-        if change.new is self.current and change.new.state is State.ASLEEP and not self._is_closed:
+        if change.new is self.current and self.state is PoolState.ASLEEP:
             self._alarm.set()
 
     async def _leave(self, old: Generation, after: Config) -> None:
-        """Another one serves: keep it, for as long as a rollback may want it."""
+        """Another one serves: put it on standby for as long as a rollback may want it."""
         self.let_go(old)
-        if old.state is State.ASLEEP:
+        if old.state is GenerationState.ASLEEP:
             self._forget(old)
             return
         self._end_oldest()
@@ -384,43 +444,48 @@ class Pool:
         self._start_task(keep_up(lambda: self._keep(old, after.server)))
 
     def let_go(self, previous: Generation | None = None) -> None:
-        """No rollback goes back any more to what it went back to until now."""
+        """Make ``previous`` the generation that a rollback goes back to, None for none."""
         gone, self.previous = self.previous, previous
         if gone is not None:
             gone.note_change()
 
     async def drop(self, change: Change) -> None:
-        """Leave what was prepared."""
+        """Give up what was prepared."""
         if change.new.is_claimed:
-            change.new.is_claimed = False
-            change.new.note_change()
-        if change.new.state is State.STARTING:
+            change.new.release()
+        if change.new.state is GenerationState.STARTING:
             with contextlib.suppress(AppLoadError):
                 await change.new.give_up()
             self._forget(change.new)
-        elif change.new.state is State.ASLEEP and change.new is not self.current:
+        elif change.new.state is GenerationState.ASLEEP and change.new is not self.current:
             self._forget(change.new)
 
     async def _keep(self, old: Generation, server: Server) -> None:
-        """Keep it loaded for a while, and retire it then, unless it serves again."""
+        """Retire it once it has been on standby for long enough, unless it serves again."""
         seconds = max(server.keep_previous_seconds, server.watch.for_seconds if server.watch else 0)
-        await old.until(lambda: old.state is not State.KEPT or old is not self.previous, seconds)
+        await old.until(
+            lambda: old.state is not GenerationState.STANDBY or old is not self.previous, seconds
+        )
         await old.until(lambda: not old.is_claimed, None)
-        if old.state in (State.KEPT, State.RETIRING):
+        if old.state in (GenerationState.STANDBY, GenerationState.RETIRING):
             await old.retire()
-        elif old.state is State.STOPPING:
-            await old.until(lambda: not old.children, None)
+        elif old.state is GenerationState.STOPPING:
+            await old.until(lambda: not old.processes, None)
         else:
             return  # it serves again
         self._forget(old)
 
     def _forget(self, generation: Generation) -> None:
-        """It has ended; more than one may come to say so."""
+        """It has ended; safe to call twice."""
         with contextlib.suppress(ValueError):
             self.generations.remove(generation)
 
     def _end_oldest(self) -> None:
-        retiring = [g for g in self.generations if g.state in (State.KEPT, State.RETIRING)]
+        retiring = [
+            g
+            for g in self.generations
+            if g.state in (GenerationState.STANDBY, GenerationState.RETIRING)
+        ]
         for oldest in retiring[: max(0, len(retiring) + 1 - MOST_RETIRING)]:
             drain_seconds = oldest.config.server.limits.drain_timeout_seconds
             self._start_task(oldest.stop(drain_seconds))
@@ -428,14 +493,14 @@ class Pool:
     # --- ending -------------------------------------------------------------------------------
 
     async def stop(self, drain_seconds: float) -> None:
-        """End all generations."""
-        self._is_closed = True
+        """End all generations; their requests in flight have so many seconds."""
+        self._enter(PoolState.CLOSED)
         self._alarm.clear()
-        self._doorman.close()
+        self._fallback.close()
         await asyncio.gather(*(generation.stop(drain_seconds) for generation in self.generations))
 
     def close(self) -> None:
-        """Close its sockets, once all have ended."""
+        """Close its sockets and release its environments, after ``stop``."""
         for opened in (self.listener, *self._handover):
             opened.close()
         for environment in self._environments:

@@ -27,21 +27,21 @@ from gateway.supervisor.generations.generation import Generation
 from gateway.supervisor.generations.reports import take_report
 from gateway.supervisor.listeners.sockets import Pair, open_pool_listener
 from gateway.supervisor.pools.edited import find_stale
-from gateway.supervisor.pools.endpoints import Guide
+from gateway.supervisor.pools.endpoints import Endpoints
 from gateway.supervisor.pools.memory_kills import MemoryKills
 from gateway.supervisor.pools.pool import Change, Means, Pool, find_environments
 from gateway.supervisor.pools.quarantine import Quarantines
-from gateway.supervisor.processes.command import Command
+from gateway.supervisor.processes.command import CommandProcess
 from gateway.supervisor.processes.groups import Groups
 from gateway.supervisor.processes.launch import find_ids, select_variables
 from gateway.supervisor.processes.process import Process, Purpose, Report
 from gateway.supervisor.processes.start_gate import StartGate
-from gateway.supervisor.processes.worker import Child
+from gateway.supervisor.processes.worker import WorkerProcess
 from gateway.supervisor.tasks import guard, guarded, keep_up
 
 MAIN = "main"
 # how often it is looked at what is in flight
-LOOK_SECONDS = 0.5
+SAMPLE_SECONDS = 0.5
 UNCHANGED = "nothing has changed"
 # of sleeping pools, each in one worker beside those that serve
 MOST_TRIED = 2
@@ -59,11 +59,11 @@ class TableChange:
         """How it is brought about, for a person."""
         if not self.changes:
             return UNCHANGED
-        told = [
+        parts = [
             _describe(means, [name for name, own in self.changes.items() if own.means is means])
-            for means in (Means.NEW, Means.KEPT, Means.ASLEEP)
+            for means in (Means.NEW, Means.STANDBY, Means.ASLEEP)
         ]
-        return "; ".join(filter(None, told)) or Means.IN_PLACE.value
+        return "; ".join(filter(None, parts)) or Means.IN_PLACE.value
 
 
 def _describe(means: Means, names: list[str]) -> str:
@@ -91,19 +91,23 @@ class Pools:
         numbers = count(1)
         self._next_number = lambda: next(numbers)
         self._own_sockets = count(1)
-        self._trials = asyncio.Semaphore(MOST_TRIED)
+        self._try_outs = asyncio.Semaphore(MOST_TRIED)
         self._folder = folder
         self._style = style
         self._start_task = start_task
         self._gate = StartGate()
         self._pools: dict[str, Pool] = {}
-        self._guide = Guide(self._pools, MAIN, start_task)
+        self._endpoints = Endpoints(self._pools, MAIN, start_task)
         self._pools[MAIN] = self._open(listener)
         self._closing: list[Pool] = []
         self.quarantines = Quarantines(self._publish_quarantines)
         self._memory_kills = MemoryKills()
         self.groups = Groups()
         self.is_stopping = False
+
+    def note_stopping(self) -> None:
+        """Nothing is to be started, and no end of a worker is anybody's fault, from now on."""
+        self.is_stopping = True
 
     @property
     def main(self) -> Pool:
@@ -156,7 +160,7 @@ class Pools:
 
     def _cut(self, config: Config) -> dict[str, Config]:
         find_socket = lambda name: str(self._find_socket(name))  # noqa: E731
-        return cut(config, find_socket, self._guide.find_addresses)
+        return cut(config, find_socket, self._endpoints.find_addresses)
 
     def _find_socket(self, name: str) -> Path:
         # a mount's own pool is named after it, and a socket's path has to be short (unix(7))
@@ -173,8 +177,8 @@ class Pools:
         return open_pool_listener(place, user)
 
     def _open(self, listener: socket.socket) -> Pool:
-        guide, start_task = self._guide, self._start_task
-        shared = (guide.note_change, self._trials, self._gate)
+        endpoints, start_task = self._endpoints, self._start_task
+        shared = (endpoints.note_change, self._try_outs, self._gate)
         return Pool(listener, self._start, self._next_number, start_task, *shared)
 
     def _start(
@@ -184,16 +188,20 @@ class Pools:
         config, environment = generation.config, generation.environment
         take = partial(self._take_report, generation)
         if config.pool.command:
-            shared = (self._guide.is_asked, self.groups, take)
+            shared = (self._endpoints.is_asked, self.groups, take)
             is_retry = bool(generation.failures)
-            return Command(config, self._folder, environment, *shared, is_retry=is_retry)
+            return CommandProcess(config, self._folder, environment, *shared, is_retry=is_retry)
         style = self._style or choose_style(config.server.access_log)
         if config.pool.sticky == "off":
-            return Child(config, style, generation.id, environment, take, purpose, listener, pair)
+            return WorkerProcess(
+                config, style, generation.id, environment, take, purpose, listener, pair
+            )
         # a worker that clients come back to has a socket of its own
         place = self._folder / f"worker-{next(self._own_sockets)}.sock"
         with self._listen(place) as own:
-            return Child(config, style, generation.id, environment, take, purpose, own, pair, place)
+            return WorkerProcess(
+                config, style, generation.id, environment, take, purpose, own, pair, place
+            )
 
     # --- watching -----------------------------------------------------------------------------
 
@@ -203,30 +211,30 @@ class Pools:
             guard(lambda: self.quarantines.look(self.generations)),
         ]
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(SAMPLE_SECONDS)
             for look in looks:
                 look()
 
-    def note_end(self, generation: Generation, child: Process, wait_status: int) -> None:
+    def note_exit(self, generation: Generation, process: Process, wait_status: int) -> None:
         """A process of a generation was reaped; ``wait_status`` as waitpid's."""
         is_out_of_memory = False
         with guarded("whether memory has run out"):
             is_out_of_memory = self._memory_kills.is_recent()
-        child.note_end(wait_status, is_out_of_memory=is_out_of_memory)
+        process.note_exit(wait_status, is_out_of_memory=is_out_of_memory)
         if not self.is_stopping:
-            with guarded(f"whose request has ended worker {child.pid}"):
-                self.quarantines.note_death(generation, child)
+            with guarded(f"whose request has ended worker {process.pid}"):
+                self.quarantines.note_death(generation, process)
 
-    def _take_report(self, generation: Generation, child: Process, report: Report) -> None:
+    def _take_report(self, generation: Generation, process: Process, report: Report) -> None:
         if report["event"] == "loaded" and generation.config.pool.name == MAIN:
-            child.quarantine(self.quarantines.ends)  # before it accepts
-        take_report(generation, child, report)
+            process.quarantine(self.quarantines.ends)  # before it accepts
+        take_report(generation, process, report)
 
     def _publish_quarantines(self, ends: dict[str, float]) -> None:
         """The front workers answer for the mounts of all pools, those that are kept too."""
         for generation in self.main.generations:
-            for child in generation.children.values():
-                child.quarantine(ends)
+            for process in generation.processes.values():
+                process.quarantine(ends)
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -280,7 +288,7 @@ class Pools:
         self.config = config
         for name, own in self._cut(config).items():
             if (generation := self.find_current(name)) is not None:
-                generation.config = own
+                generation.adopt(own)
 
     async def prepare_undo(self, undone: TableChange) -> TableChange:
         """Make ready to serve what was served before."""
@@ -303,7 +311,7 @@ class Pools:
         for name, result in zip(work, results, strict=True):
             if isinstance(result, AppLoadError) and self._pools[name].has_never_answered:
                 # a reload may not make anything worse, nor is it held up by what was so before
-                self._pools[name].refusal = str(result)
+                self._pools[name].note_refusal(str(result))
                 lifecycle.error("%s; its mounts go on answering 503", result)
             elif isinstance(result, BaseException):
                 failures.append(result)
@@ -321,8 +329,8 @@ class Pools:
             for name in sorted(change.changes, key=lambda name: name == MAIN):
                 own = change.changes[name]
                 if name == MAIN:
-                    await self._guide.lead()
-                    own = replace(own, after=redirect(own.after, self._guide.find_addresses))
+                    await self._endpoints.publish()
+                    own = replace(own, after=redirect(own.after, self._endpoints.find_addresses))
                 begun.append(name)
                 await self._pools[name].commit(own)
         except Exception:
@@ -337,7 +345,7 @@ class Pools:
         with guarded("what was served before"):
             self._let_go(change)
         with guarded("where the front workers ask"):
-            await self._guide.lead()
+            await self._endpoints.publish()
         with guarded("the pages that reload themselves"):
             self._note_reload(change)
         with guarded("the pools that the table does not have any more"):
@@ -365,9 +373,7 @@ class Pools:
     def _update_refused(self) -> None:
         """What cannot be served so far is tried as the table says it now."""
         for name, own in self._cut(self.config).items():
-            pool = self._pools[name]
-            if pool.current is None and pool.refused is not None:
-                pool.refused = own
+            self._pools[name].note_refused(own)
 
     def _note_reload(self, change: TableChange) -> None:
         """New front workers are another version of all pages by themselves."""
@@ -375,8 +381,8 @@ class Pools:
             return
         own, serving = change.changes.get(MAIN), self.main.current
         if serving is not None and (own is None or own.old is own.new):
-            for child in serving.crew:
-                child.order("reloaded")
+            for process in serving.workers:
+                process.order("reloaded")
 
     async def _collect(self) -> None:
         """Remove the environments that nobody uses any more."""

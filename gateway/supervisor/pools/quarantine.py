@@ -15,12 +15,17 @@ from gateway.inflight import InFlightRequest
 from gateway.logs import lifecycle
 from gateway.supervisor.backoff import double
 from gateway.supervisor.generations.failures import describe_place
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.pools.evidence import LEAST_DEATHS, WINDOW_SECONDS, Evidence, keys_of
-from gateway.supervisor.processes.process import NORMAL_SILENCE_SECONDS, Cause, ChildState, Process
+from gateway.supervisor.processes.process import (
+    NORMAL_SILENCE_SECONDS,
+    Cause,
+    Process,
+    ProcessState,
+)
 
-FIRST_PAUSE_SECONDS = 10.0
-MOST_PAUSE_SECONDS = 300.0
+FIRST_QUARANTINE_SECONDS = 10.0
+MOST_QUARANTINE_SECONDS = 300.0
 # after so long without another quarantine, the next one is the first again
 GOOD_SECONDS = WINDOW_SECONDS
 # deaths of which nobody is certain whose they are, before that is reported
@@ -47,12 +52,22 @@ class Quarantine:
 
     def begin(self, now: float) -> float:
         """Once more, twice as long as the last time; for how many seconds."""
-        pause = double(FIRST_PAUSE_SECONDS, self.times, MOST_PAUSE_SECONDS)
+        pause = double(FIRST_QUARANTINE_SECONDS, self.times, MOST_QUARANTINE_SECONDS)
         self.until = now + pause
         self.seconds += pause
         self.times += 1
         self.is_over = False
         return pause
+
+    def note_deaths(self, deaths: int, request: InFlightRequest, ended: str) -> None:
+        """So many workers have ended by now, the last of them with ``request``."""
+        self.deaths, self.ended = deaths, ended
+        self.request = f"{request.method} {request.target.partition('?')[0]}"
+        self.request_id = request.request_id
+
+    def end(self) -> None:
+        """Its time is over."""
+        self.is_over = True
 
     def describe(self, now: float) -> dict[str, Any]:
         """For ``gateway status``; ``for`` is how many seconds are left."""
@@ -91,12 +106,13 @@ class Quarantines:
     def look(self, generations: Collection[Generation]) -> None:
         """Twice a second: what is in flight, and whose quarantine has ended."""
         for generation in generations:
-            if generation.state is State.SERVING:
+            if generation.state is GenerationState.SERVING:
                 self._look_at(generation)
         now, has_changed = time.monotonic(), False
         for name, quarantine in list(self._quarantines.items()):
             if not quarantine.is_over and now >= quarantine.until:
-                quarantine.is_over = has_changed = True
+                quarantine.end()
+                has_changed = True
                 lifecycle.info("mounts.%s: its quarantine is over", name, extra={"mount": name})
             elif now >= quarantine.until + GOOD_SECONDS:
                 del self._quarantines[name]
@@ -105,29 +121,29 @@ class Quarantines:
 
     def _look_at(self, generation: Generation) -> Evidence:
         evidence = self._evidence.setdefault(generation.config.pool.name, Evidence())
-        workers = [child for child in generation.children.values() if is_well(child)]
+        workers = [process for process in generation.processes.values() if is_well(process)]
         if workers:
-            evidence.look([find_requests(child) for child in workers])
+            evidence.look([find_requests(process) for process in workers])
         return evidence
 
-    def note_death(self, generation: Generation, child: Process) -> None:
+    def note_death(self, generation: Generation, process: Process) -> None:
         """A worker has ended: hold its mounts responsible, if one is."""
-        cause = child.cause
-        requests = find_requests(child)
+        cause = process.cause
+        requests = find_requests(process)
         if cause is None or not requests:
             return
-        holder = child.in_flight.blocking_request() if cause is Cause.BLOCKED else ""
+        holder = process.in_flight.blocking_request() if cause is Cause.BLOCKED else ""
         # one was seen to hold the loop: all others only waited for it
         requests = [r for r in requests if r.request_id == holder] or requests
         evidence = self._look_at(generation)  # where all die soon there is hardly another moment
         evidence.add(time.monotonic(), requests, is_sure=cause is not Cause.MEMORY)
-        self._judge(evidence, generation, child, requests)
+        self._judge(evidence, generation, process, requests)
 
     def _judge(
         self,
         evidence: Evidence,
         generation: Generation,
-        child: Process,
+        process: Process,
         requests: list[InFlightRequest],
     ) -> None:
         key = evidence.judge({name: q.seconds for name, q in self._quarantines.items()})
@@ -135,16 +151,16 @@ class Quarantines:
             self._report_unsolved(evidence, generation, requests)
         elif key[0] not in self.ends:
             request = [each for each in requests if key in keys_of(each)][-1]
-            self._begin(evidence, generation, request, f"worker {child.pid} {child.describe_end()}")
+            self._begin(
+                evidence, generation, request, f"worker {process.pid} {process.describe_end()}"
+            )
 
     def _begin(
         self, evidence: Evidence, generation: Generation, request: InFlightRequest, ended: str
     ) -> None:
         config, mount = generation.config, request.mount
         quarantine = self._quarantines.setdefault(mount, Quarantine(config.pool.name))
-        quarantine.deaths = evidence.count(mount, quarantine.seconds)
-        quarantine.request = f"{request.method} {request.target.partition('?')[0]}"
-        quarantine.request_id, quarantine.ended = request.request_id, ended
+        quarantine.note_deaths(evidence.count(mount, quarantine.seconds), request, ended)
         pause = quarantine.begin(time.monotonic())
         lifecycle.error(
             "%s: in quarantine for %g s: it answers 503, since its requests have ended %d workers, "
@@ -178,13 +194,13 @@ class Quarantines:
             self._publish(self.ends)
 
 
-def is_well(child: Process) -> bool:
+def is_well(process: Process) -> bool:
     """Whether it serves, and its loop turns: what is in flight in one that hangs is no sample."""
-    is_ready = child.state is ChildState.READY and child.exit_code is None
-    return is_ready and child.silent < NORMAL_SILENCE_SECONDS
+    is_ready = process.state is ProcessState.READY and process.exit_code is None
+    return is_ready and process.silent < NORMAL_SILENCE_SECONDS
 
 
-def find_requests(child: Process) -> list[InFlightRequest]:
+def find_requests(process: Process) -> list[InFlightRequest]:
     """Those in flight that run an app's code, the oldest first: nothing else ends a worker."""
-    apps = {mount.name for mount in child.applied.mounts if isinstance(mount.target, AppTarget)}
-    return [request for request in child.in_flight.requests() if request.mount in apps]
+    apps = {mount.name for mount in process.applied.mounts if isinstance(mount.target, AppTarget)}
+    return [request for request in process.in_flight.requests() if request.mount in apps]

@@ -11,23 +11,23 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 
-from gateway.supervisor.generations.generation import Generation, State
+from gateway.supervisor.generations.generation import Generation, GenerationState
 
-LOOK_SECONDS = 1.0
+IDLE_LOOK_SECONDS = 1.0
 
 
 async def fall_asleep(generation: Generation) -> bool:
     """Wait until nobody has asked for so long that its workers may end; False where the generation
     has left by then. The setting may change meanwhile."""
     asked, since = -1, time.monotonic()
-    while generation.state is State.SERVING:
-        await asyncio.sleep(LOOK_SECONDS)
+    while generation.state is GenerationState.SERVING:
+        await asyncio.sleep(IDLE_LOOK_SECONDS)
         idle_seconds = generation.config.pool.idle_seconds
         requests, _ = generation.count()
         if requests != asked or generation.is_busy or not idle_seconds:
             asked, since = requests, time.monotonic()
         elif time.monotonic() - since >= idle_seconds:
-            return generation.state is State.SERVING
+            return generation.state is GenerationState.SERVING
     return False
 
 

@@ -6,22 +6,22 @@ A pure look at the generations of one pool, at each change. Refuses to know what
 
 from collections.abc import Iterable
 
-from gateway.supervisor.generations.generation import Generation, State
-from gateway.supervisor.processes.process import ChildState
+from gateway.supervisor.generations.generation import Generation, GenerationState
+from gateway.supervisor.processes.process import ProcessState
 
 
-def hand_on(current: Generation | None, generations: Iterable[Generation]) -> None:
+def activate_workers(current: Generation | None, generations: Iterable[Generation]) -> None:
     """Activate workers of the generation that serves, as far as all others have settled."""
-    if current is None or current.state is not State.SERVING:
+    if current is None or current.state is not GenerationState.SERVING:
         return
     active = [
-        child
+        process
         for generation in generations
-        for child in generation.children.values()
-        if child.is_active and child.exit_code is None
+        for process in generation.processes.values()
+        if process.is_active and process.exit_code is None
     ]
-    if any(current.children.get(child.pid) is not child for child in active):
+    if any(current.processes.get(process.pid) is not process for process in active):
         return
-    ready = [c for c in current.crew if c.state is ChildState.READY and not c.is_active]
-    for child in ready[: max(0, current.size - len(active))]:
-        child.activate()
+    ready = [c for c in current.workers if c.state is ProcessState.READY and not c.is_active]
+    for process in ready[: max(0, current.size - len(active))]:
+        process.activate()

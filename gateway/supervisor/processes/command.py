@@ -2,7 +2,7 @@
 answers, and ended once nobody asks it any more.
 
 To its generation it is a worker whose answers the supervisor gives, since it takes no orders.
-Refuses to know who is told of its address. Source: the setting ``command`` of a pool.
+Source: the setting ``command`` of a pool.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from gateway.environments.cache import Environment
 from gateway.supervisor.processes.groups import Groups
 from gateway.supervisor.processes.last_lines import LastLines
 from gateway.supervisor.processes.launch import build_server, find_ids
-from gateway.supervisor.processes.process import ChildState, Process, Report
+from gateway.supervisor.processes.process import Process, ProcessState, Report
 from gateway.supervisor.processes.reach import count_connections, find_fault
 from gateway.supervisor.tasks import keep_up, start
 
 # between two questions whether it answers, or whether somebody is still connected
-LOOK_SECONDS = 0.05
+CHECK_SECONDS = 0.05
 # to read what it has written at its end: the reason is there
 READ_SECONDS = 2.0
 _ANSWERS = {
@@ -40,12 +40,12 @@ _ANSWERS = {
 }
 
 
-class Command(Process):
+class CommandProcess(Process):
     """The pool's command, on a socket in a directory of its own below ``folder``, or on a port.
 
     ``is_asked`` tells whether a front worker may still send requests to an address. Its process
     group is among ``groups`` while it lives. ``is_retry``: others have failed before it, so that
-    of what it writes only the end is logged, once it is to ``speak``.
+    of what it writes only the end is logged, once it is to ``forward_output``.
     """
 
     def __init__(
@@ -73,21 +73,21 @@ class Command(Process):
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        self._lines = LastLines(self._process.stdout, self._tell)
+        self._lines = LastLines(self._process.stdout, self._forward)
         self._relaying = start(self._lines.read())
-        self._knocking = start(keep_up(self._knock))
+        self._checking = start(keep_up(self._check_readiness))
 
     def _start(self, environment: Environment | None) -> None:
         pool, place, port = self.config.pool, self._folder / "s", ""
         if "{port}" in pool.command:
             port = str(find_free_port())
         self.address = f"http://127.0.0.1:{port}" if port else f"unix:{place}"
-        told = build_server(self.config, environment, str(place), port)
-        if "user" in told or "group" in told:
-            self._share(told, self.config.server)
+        options = build_server(self.config, environment, str(place), port)
+        if "user" in options or "group" in options:
+            self._share(options, self.config.server)
         self._groups.keep_watch()
         self._process = subprocess.Popen(
-            **told,
+            **options,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -96,23 +96,23 @@ class Command(Process):
         )
         self._groups.add(self.pid, self.config.server.limits.drain_timeout_seconds)
 
-    def _share(self, told: dict[str, Any], server: Server) -> None:
+    def _share(self, options: dict[str, Any], server: Server) -> None:
         """Have its user make a socket there that the front workers' group may connect to."""
         user, group = find_ids(server.user, server.group)
         self._folder.chmod(0o2770)  # what is made there is the directory's group's
-        os.chown(self._folder, told.get("user", -1), group if group >= 0 else os.getegid())
-        if told.get("user") != user:
-            told["umask"] = 0o007
+        os.chown(self._folder, options.get("user", -1), group if group >= 0 else os.getegid())
+        if options.get("user") != user:
+            options["umask"] = 0o007
 
     # --- starting -----------------------------------------------------------------------------
 
-    async def _knock(self) -> None:
+    async def _check_readiness(self) -> None:
         """Until it answers; one that never does is ended by its generation."""
         while fault := await self._find_fault():
             self._fault = fault
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
         self._fault = ""
-        self.hear({"event": "loaded", "mounts": []})
+        self.receive({"event": "loaded", "mounts": []})
 
     async def _find_fault(self) -> str:
         for path, host, scheme in sorted(set(find_questions(self._expected))):
@@ -123,22 +123,22 @@ class Command(Process):
     def expect(self, config: Config) -> None:
         self._expected = config  # what it is asked for may have been the mistake
 
-    def _tell(self, lines: bytes) -> None:
+    def _forward(self, lines: bytes) -> None:
         """What it writes goes where workers' errors go: whole lines, so that those of others are
         not cut in two."""
-        is_tried = self.is_spare and self.state is ChildState.LOADING
+        is_tried = self.is_spare and self.state is ProcessState.LOADING
         self._is_behind = self._is_retry or is_tried
         if not self._is_behind:
             sys.stderr.buffer.write(lines + b"\n")
             sys.stderr.flush()
 
-    def speak(self) -> None:
+    def forward_output(self) -> None:
         self._is_retry = False
         if self._is_behind:
-            self._tell(self._lines.text[1:].encode(errors="replace"))
+            self._forward(self._lines.text[1:].encode(errors="replace"))
 
     @property
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         fault = f": {self._fault}" if self._fault and self.exit_code is None else ""
         return fault + self._lines.text
 
@@ -155,7 +155,7 @@ class Command(Process):
 
     def order(self, word: str, value: object = None) -> None:
         report = {"event": _ANSWERS[word], "mounts": []}
-        asyncio.get_running_loop().call_soon(self.hear, report)
+        asyncio.get_running_loop().call_soon(self.receive, report)
         if word == "retire":
             self._leave()
 
@@ -163,7 +163,7 @@ class Command(Process):
 
     def terminate(self) -> None:
         if self.exit_code is None:
-            self.state = ChildState.DRAINING
+            self._enter(ProcessState.DRAINING)
             self._leave()
 
     def _leave(self) -> None:
@@ -171,12 +171,12 @@ class Command(Process):
             self._leaving = start(keep_up(self._end_unused))
 
     async def _end_unused(self) -> None:
-        """Not every server finishes its requests when it is told to end, so they end first."""
+        """Not every server finishes its requests on SIGTERM, so it gets that once it has none."""
         seconds = self.config.server.limits.drain_timeout_seconds
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._is_asked(self.address) or count_connections(self.address):
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(CHECK_SECONDS)
         if self.exit_code is None:
             os.kill(self.pid, signal.SIGTERM)
             await asyncio.sleep(seconds)
@@ -198,8 +198,8 @@ class Command(Process):
         try:
             await asyncio.wait([self._relaying], timeout=READ_SECONDS)
         finally:
-            self.state = ChildState.DEAD
-            for task in (self._relaying, self._knocking, self._leaving):
+            self._enter(ProcessState.DEAD)
+            for task in (self._relaying, self._checking, self._leaving):
                 if task is not None:
                     task.cancel()
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -14,7 +14,7 @@ the answer to an order            once for each order, whatever has become of th
                                   that is to drain, or was paused again, has still obeyed before
 ================================  ================================================================
 
-Mounts that it names are such as it has been given by then. It may still speak of one that the table
+A report may name only mounts that the worker has been given by then, those included that the table
 does not have any more.
 """
 

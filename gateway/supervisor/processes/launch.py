@@ -72,23 +72,23 @@ def build_command(
 def build_server(
     config: Config, environment: Environment | None, socket: str, port: str
 ) -> dict[str, Any]:
-    """What ``subprocess.Popen`` is to be told for the pool's own command, which listens on
+    """The options of ``subprocess.Popen`` for the pool's own command, which listens on
     ``socket`` or ``port``. Raises OSError."""
-    told = build_surroundings(config.pool, environment)
+    options = build_surroundings(config.pool, environment)
     if environment is None:
         # where there is no other one, "python" is the gateway's own, as for workers
-        path = told["env"].get("PATH", os.defpath)
-        told["env"]["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
+        path = options["env"].get("PATH", os.defpath)
+        options["env"]["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
     words = [
         word.replace("{socket}", socket).replace("{port}", port)
         for word in shlex.split(config.pool.command)
     ]
-    path = told["env"].get("PATH", os.defpath)
+    path = options["env"].get("PATH", os.defpath)
     if not _is_there(words[0], path, config.directory):
         raise OSError(f"there is no program {words[0]!r} in its environment or on PATH")
     check_answers(config.directory)
     words = _give_way(config.pool, is_elsewhere=True) + _end_with_supervisor() + words
-    return told | {"args": words, "cwd": config.directory}
+    return options | {"args": words, "cwd": config.directory}
 
 
 def _is_there(program: str, path: str, directory: Path) -> bool:
@@ -108,31 +108,31 @@ def _end_with_supervisor() -> list[str]:
 
 
 def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str, Any]:
-    """What ``subprocess.Popen`` is to be told beside the command. Raises OSError."""
+    """The options of ``subprocess.Popen`` beside the command. Raises OSError."""
     for path in (pool.directory, environment and environment.python):
         if path:
             check_answers(path)
-    told: dict[str, Any] = {"env": build_environment(pool, environment), "cwd": pool.directory}
+    options: dict[str, Any] = {"env": build_environment(pool, environment), "cwd": pool.directory}
     # who is not root is what the table asks for already
     user, group = find_ids(pool.user, pool.group) if os.geteuid() == 0 else (-1, -1)
     if group >= 0:
-        told |= {"group": group, "extra_groups": []}
+        options |= {"group": group, "extra_groups": []}
     if user >= 0:
-        told |= {"user": user}
+        options |= {"user": user}
         if not pool.group:
-            told["extra_groups"] = os.getgrouplist(pool.user, group)
-    return told
+            options["extra_groups"] = os.getgrouplist(pool.user, group)
+    return options
 
 
 def build_installation(pool: Pool) -> dict[str, Any]:
-    """What ``subprocess.Popen`` is to be told of who builds the pool's environment: its own user,
-    with its own variables, and those that say where packages are. Raises OSError."""
-    told = build_surroundings(pool, None)
-    del told["cwd"]
+    """The options of ``subprocess.Popen`` for a build of the pool's environment: its own user, its
+    own variables, and those that say where packages are. Raises OSError."""
+    options = build_surroundings(pool, None)
+    del options["cwd"]
     found = select_variables(OF_INSTALLERS)
-    if "user" in told:
+    if "user" in options:
         found = {name: value for name, value in found.items() if name not in OF_CACHES}
-    return told | {"env": found | told["env"]}
+    return options | {"env": found | options["env"]}
 
 
 def check_answers(path: Path | str) -> None:

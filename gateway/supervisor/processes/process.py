@@ -1,7 +1,8 @@
-"""A process of a pool as its supervisor sees it: the states that it goes through, what it is told,
-and its end.
+"""A process of a pool as its supervisor sees it: its states, the orders that it gets, what it
+reports, and its end.
 
-Refuses to know what runs in it: a worker (``children``), or a server of another make (``command``).
+What runs in it is a worker (``worker``) or a server of another make (``command``). Others read its
+attributes, and change them by its methods only.
 """
 
 import asyncio
@@ -20,23 +21,40 @@ from typing import Any
 
 from gateway.config.model import Config
 from gateway.inflight import InFlightReader
+from gateway.states import Machine, State
 from gateway.uncaught import report_own
 
 Report = dict[str, Any]
 
 
-class ChildState(Enum):
-    """A worker's life, in order. One that stops at once goes from READY to DRAINING, and PAUSED may
-    become READY again. One that only tries whether a mount loads is TRYING until it drains."""
+class ProcessState(State):
+    """The life of a process, whose table is ``PROCESS``."""
 
-    TRYING = "trying"
-    LOADING = "loading"
-    LOADED = "loaded"
-    READY = "ready"
-    PAUSED = "paused"
-    RETIRING = "retiring"
-    DRAINING = "draining"
-    DEAD = "dead"
+    LOADING = "loading", "imports its apps; a command: does not answer yet"
+    TRYING = "trying", "imports a mount that has failed before, while others serve without it"
+    LOADED = "loaded", "has imported them, and waits for the order to accept connections"
+    READY = "ready", "accepts connections"
+    PAUSED = "paused", "accepts no more and stays loaded: a rollback has it accept again"
+    RETIRING = "retiring", "accepts no more, and ends with its last connection"
+    DRAINING = "draining", "was asked to end, and finishes its requests in flight"
+    DEAD = "dead", "has ended"
+
+
+_S = ProcessState
+PROCESS = Machine(
+    "worker",
+    _S.LOADING,
+    {
+        _S.LOADING: frozenset((_S.TRYING, _S.LOADED, _S.DRAINING, _S.DEAD)),
+        _S.TRYING: frozenset((_S.LOADING, _S.DRAINING, _S.DEAD)),
+        _S.LOADED: frozenset((_S.READY, _S.DRAINING, _S.DEAD)),
+        _S.READY: frozenset((_S.PAUSED, _S.RETIRING, _S.DRAINING, _S.DEAD)),
+        _S.PAUSED: frozenset((_S.LOADED, _S.RETIRING, _S.DRAINING, _S.DEAD)),
+        _S.RETIRING: frozenset((_S.DRAINING, _S.DEAD)),
+        _S.DRAINING: frozenset((_S.DEAD,)),
+        _S.DEAD: frozenset(),
+    },
+)
 
 
 class Cause(Enum):
@@ -55,12 +73,14 @@ FATAL_SIGNALS = frozenset(
         *(signal.SIGSYS, signal.SIGTRAP),
     )
 )
-# what a worker has to write its stack, before it is killed
+# for a worker to write its stack before it is killed
 ABORT_SECONDS = 1.0
-# a loop tells of itself once a second at least
+# a worker's event loop has its heartbeat once a second at least
 NORMAL_SILENCE_SECONDS = 1.5
-# a worker that is in one of these is not to come back, or never to serve
-LEAVING = frozenset((ChildState.RETIRING, ChildState.DRAINING, ChildState.DEAD, ChildState.TRYING))
+# a worker in one of these states will not serve again, or has yet to show that it may
+LEAVING = frozenset(
+    (ProcessState.RETIRING, ProcessState.DRAINING, ProcessState.DEAD, ProcessState.TRYING)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +93,26 @@ class Purpose:
 
 
 class Process:
-    """``on_report(process, report)`` is called with each object that it reports.
+    """``on_report(process, report)`` is called with each report.
 
-    ``exit_code`` is negative for a signal, as in ``subprocess``; None while it lives. ``reason`` is
-    why the supervisor has ended it. ``cause`` is known once it has ended by no order: None also
-    for one that somebody else has ended. ``loading`` is the mount that it loads now, "" for none;
-    ``loaded_bytes`` the memory that it took with all of them loaded. ``accepts``: whether it may
-    still take connections, ``is_active`` whether its apps may do something beside requests, such as
-    running a scheduler: no longer once it has ``settled``. ``address`` is where the front workers
-    are to ask it, "" where that is
-    its pool's socket.
+    How it ended: ``exit_code`` is as in ``subprocess``, negative for a signal and None while it
+    lives. ``reason`` says why the supervisor ended it, "" where it did not. ``cause`` is None for
+    an end by an order, or by somebody else.
 
-    ``loading_since`` is the moment at which it began with ``loading``. ``lacks`` are the mounts
-    that it has not loaded, of which it was to leave out ``left_out``; ``trial`` is the one that it
-    tries, "" for none, and ``may_serve`` whether it is then to serve.
+    What it loads: ``loading`` is the mount that it is importing, "" for none, since
+    ``loading_since`` (monotonic). ``left_out`` are the mounts that it does not try, with the reason
+    of each, and ``lacks`` all that it has not loaded. ``trial`` is the one mount that it tries, ""
+    for none, and ``may_serve`` whether it may serve after that. ``loaded_bytes`` is its memory
+    when it had loaded.
 
-    In place: ``config`` is what it is to serve, and ``applied`` what it serves.
+    What it serves: ``config`` is what it is to serve, ``applied`` what it serves so far.
+    ``accepts``: it may still accept connections. ``is_active``: its apps may do something beside
+    requests, such as running a scheduler. ``address`` is where front workers connect to, "" for its
+    pool's socket. ``in_flight`` has its requests. Its event loop has not turned for ``silent``
+    seconds, ``excused`` of which are not its fault.
 
-    ``in_flight`` tells what it is doing, and ``silent`` for how many seconds its loop has not
-    turned, ``excused`` of which are not its fault. ``is_spare``: whether it is to take the place of
-    another, which ``objection`` forbids; ``jitter`` multiplies its limit of requests.
+    As a replacement: ``is_spare`` while it is to take the place of another, and ``objection`` is
+    why it must not. ``jitter`` multiplies its limit of requests.
     """
 
     _process: subprocess.Popen[bytes]
@@ -100,7 +120,7 @@ class Process:
     def __init__(
         self, config: Config, slots: int, on_report: Callable[["Process", Report], None]
     ) -> None:
-        self.state = ChildState.LOADING
+        self.state = PROCESS.first
         self.started = time.monotonic()
         self.exit_code: int | None = None
         self.loading = ""
@@ -133,16 +153,60 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
+    def _enter(self, state: ProcessState) -> None:
+        self.state = PROCESS.step(self.state, state, str(self.pid))
+
+    # --- loading ------------------------------------------------------------------------------
+
+    def assign(self, left_out: Mapping[str, str], *, is_spare: bool) -> None:
+        """It was started with these mounts left out, to take the place of another or not."""
+        self.left_out, self.is_spare = left_out, is_spare
+
+    def begin_trial(self, mount: str, *, may_serve: bool) -> None:
+        """It shows whether ``mount`` loads, which keeps no other worker waiting."""
+        self._enter(ProcessState.TRYING)
+        self.trial, self.may_serve = mount, may_serve
+
+    def note_loading(self, mount: str) -> None:
+        """It imports this mount from now on."""
+        self.loading, self.loading_since = mount, time.monotonic()
+
+    def note_loaded(self, failed: frozenset[str]) -> None:
+        """It has imported all that it could, all but ``left_out`` and ``failed``. A trial that may
+        serve goes on as any other worker if its mount has loaded."""
+        self.loading, self.loaded_bytes = "", resident_bytes(self.pid)
+        self.lacks = frozenset(self.left_out) | failed
+        is_trying = self.state is ProcessState.TRYING  # else it was asked to end meanwhile
+        if is_trying and self.may_serve and self.trial not in self.lacks:
+            self._enter(ProcessState.LOADING)
+            self.trial = ""
+
+    def finish_loading(self) -> bool:
+        """It may serve as soon as it accepts; whether it was loading until now."""
+        is_loading = self.state is ProcessState.LOADING
+        if is_loading:
+            self._enter(ProcessState.LOADED)
+        return is_loading
+
+    def refuse(self, objection: str) -> None:
+        """It must not serve, for this reason, "" for none."""
+        self.objection = objection
+
+    def join(self) -> None:
+        """It has taken its place among those that serve."""
+        self.is_spare = False
+
+    # --- orders and reports -------------------------------------------------------------------
+
     def order(self, word: str, value: object = None) -> None:
-        """Tell it to ``accept``, ``pause``, ``retire``, ``prepare`` a configuration, ``apply``
-        that, or ``find`` modules. It answers each, in their order, with a report; one that has
-        ended does not hear. Or to ``quarantine`` mounts, or that some are ``put_off``, which it
-        does not answer."""
+        """Order it to ``accept``, ``pause``, ``retire``, ``prepare`` a configuration, ``apply``
+        that, or ``find`` modules: it answers each with a report, in their order. Orders without an
+        answer are ``quarantine``, ``put_off`` and ``reloaded``. One that has ended gets none."""
         raise NotImplementedError
 
-    def hear(self, report: Report) -> None:
-        """It reports this. Where that cannot be dealt with, what it is doing is not known any more,
-        and somebody may wait for it for ever: another one takes its place."""
+    def receive(self, report: Report) -> None:
+        """Handle a report of its own. Where that fails the process is ended, and replaced: its
+        state is not known any more, and somebody may wait for it for ever."""
         try:
             self._on_report(self, report)
         except Exception as error:  # noqa: BLE001  whatever it is
@@ -150,8 +214,8 @@ class Process:
             self.kill()
 
     def prepare(self, config: Config) -> "asyncio.Future[list[Report]]":
-        """Have it make ready for ``config``, which needs no import. The result is a report of each
-        mount that this failed for."""
+        """Order it to make ready for ``config``, which needs no import. The result is a report of
+        each mount for which that failed."""
         self._prepared = config
         self._questions.append(asyncio.get_running_loop().create_future())
         self.order("prepare", config)
@@ -162,7 +226,7 @@ class Process:
         self._questions.popleft().set_result(objections)
 
     def find_loaded(self, paths: list[str]) -> "asyncio.Future[list[str]]":
-        """Have it say which of ``paths`` are of modules that it has loaded."""
+        """Ask it which of ``paths`` are of modules that it has loaded."""
         self._searches.append(asyncio.get_running_loop().create_future())
         self.order("find", paths)
         return self._searches[-1]
@@ -172,7 +236,7 @@ class Process:
         self._searches.popleft().set_result(paths)
 
     def apply(self, config: Config) -> None:
-        """Have it serve ``config``, which it has prepared or is told of now."""
+        """Order it to serve ``config``, which is sent along unless it has prepared that."""
         if self._prepared is not config:
             self.prepare(config)
         self._applying.append(config)
@@ -184,94 +248,117 @@ class Process:
         self.applied = self._applying.popleft()
 
     def expect(self, config: Config) -> None:
-        """It is still loading, and is to serve this as soon as it has loaded."""
+        """It is still loading, and is to serve ``config`` once it has loaded. For a server of
+        another make, whose readiness checks may change by that."""
 
     def accept(self) -> None:
-        """Have it accept, for the first time or again; it answers that it is ready. One that does
-        not is ended: a reload, or clients, would wait for it for ever."""
-        if self.state is ChildState.PAUSED:
-            self.state = ChildState.LOADED
+        """Order it to accept connections, for the first time or again; it answers that it is
+        ready. One that does not answer in time is ended: a reload, or clients, would wait for it
+        for ever."""
+        if self.state is ProcessState.PAUSED:
+            self._enter(ProcessState.LOADED)
         self.order("accept")
         limits = self.config.server.limits
         seconds = limits.block_timeout_seconds or limits.start_timeout_seconds
         self._accepting += 1
-        asyncio.get_running_loop().call_later(seconds, self._end_deaf, self._accepting, seconds)
+        asyncio.get_running_loop().call_later(
+            seconds, self._end_unresponsive, self._accepting, seconds
+        )
 
-    def _end_deaf(self, accepting: int, seconds: float) -> None:
-        if self.state is ChildState.LOADED and self._accepting == accepting:
+    def _end_unresponsive(self, accepting: int, seconds: float) -> None:
+        if self.state is ProcessState.LOADED and self._accepting == accepting:
             self.end(f"it did not accept within {seconds:g} s", Cause.BLOCKED, signal.SIGABRT)
             asyncio.get_running_loop().call_later(ABORT_SECONDS, self.kill)
 
+    def note_ready(self) -> bool:
+        """It answers that it accepts; False where it was ordered otherwise meanwhile."""
+        is_ready = self.state is ProcessState.LOADED
+        if is_ready:
+            self._enter(ProcessState.READY)
+            self.accepts = True
+        return is_ready
+
+    def note_paused(self) -> None:
+        """It answers that it accepts no more."""
+        self.accepts = False
+
     def activate(self) -> None:
-        """Have its apps begin what they do beside requests; a server of another make decides by
+        """Let its apps begin what they do beside requests; a server of another make decides by
         itself."""
 
+    def note_settled(self) -> None:
+        """Its apps do nothing beside requests any more."""
+        self.is_active = False
+
+    # --- ending -------------------------------------------------------------------------------
+
     def pause(self, *, hands_over: bool) -> None:
-        """Have it accept no more and stay loaded, and give its idle connections to those that
-        accept where it ``hands_over``; one that has not loaded is not worth keeping."""
-        if self.state is ChildState.READY:
-            self.state = ChildState.PAUSED
+        """Order it to accept no more and to stay loaded, and to hand its idle connections over to
+        those that accept if ``hands_over``. One that has not loaded ends instead."""
+        if self.state is ProcessState.READY:
+            self._enter(ProcessState.PAUSED)
             self.order("pause", hands_over)
-        elif self.state is not ChildState.RETIRING:
+        elif self.state is not ProcessState.RETIRING:
             self.terminate()
 
     def retire(self) -> None:
-        """Ask it to accept no more and to end with its last connection."""
-        if self.state in (ChildState.READY, ChildState.PAUSED):
-            self.state = ChildState.RETIRING
+        """Order it to accept no more and to end with its last connection."""
+        if self.state in (ProcessState.READY, ProcessState.PAUSED):
+            self._enter(ProcessState.RETIRING)
             self.order("retire")
-        elif self.state is not ChildState.RETIRING:
+        elif self.state is not ProcessState.RETIRING:
             self.terminate()
 
     def terminate(self) -> None:
-        """Ask it to drain and end."""
+        """Ask it to finish its requests and end."""
         if self.exit_code is None:
-            self.state = ChildState.DRAINING
+            self._enter(ProcessState.DRAINING)
             os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once, without a reason to be reported."""
         if self.exit_code is None:
             os.kill(self.pid, signal.SIGKILL)
 
     def quarantine(self, ends: dict[str, float]) -> None:
-        """Have it answer 503 for these mounts alone, until a monotonic moment each."""
+        """Order it to answer 503 for these mounts, and no others, each until a monotonic moment."""
         self.order("quarantine", ends)
 
     def put_off(self, pauses: dict[str, tuple[str, float]]) -> None:
-        """Tell it why mounts have not loaded, and until when, as a monotonic moment each, they are
-        not tried again."""
+        """Order it to tell clients when to retry: for each mount that has not loaded why, and the
+        monotonic moment of the next try."""
         self.order("put_off", pauses)
 
     def end(self, reason: str, cause: Cause, signal_number: int = signal.SIGKILL) -> None:
-        """End it at once, for a reason that whoever asks after it is told."""
+        """End it at once, for a reason that is reported with its end."""
         if self.exit_code is None:
             self.reason, self.cause = reason, cause
             os.kill(self.pid, signal_number)
 
     def describe_end(self) -> str:
-        """How it ended, and why, for a person."""
+        """How it ended, and why, as text for a log entry."""
         ended, reason = describe_exit(self.exit_code), self.reason
         if not reason and self.cause is Cause.MEMORY:
             reason = "the kernel's OOM killer killed it: memory had run out"
         return f"{ended} ({reason})" if reason else ended
 
     @property
-    def last_words(self) -> str:
-        """What else is known of why it does not load; "" for nothing."""
+    def last_output(self) -> str:
+        """What else explains why it does not load, to be appended to a message; "" for nothing."""
         return ""
 
     @property
     def reason_to_fail(self) -> str:
-        """Why it does not load, or has ended: the same text, but for numbers, where the next one
-        fails alike."""
+        """Why it does not load, or has ended. Where the next one fails for the same reason, the
+        text is the same but for numbers."""
         return self.objection or self.describe_end()
 
-    def speak(self) -> None:
-        """What it writes is of interest from now on, though others have failed before it."""
+    def forward_output(self) -> None:
+        """Log what it writes from now on: it serves, unlike those before it, whose output was
+        held back. For a server of another make."""
 
     def note_silence(self, elapsed: float) -> None:
-        """Look whether its loop has turned since the last look, ``elapsed`` seconds ago."""
+        """Note whether its event loop has turned since the last call, ``elapsed`` seconds ago."""
         heartbeat = self.in_flight.counts().heartbeat
         if heartbeat == self._heartbeat > 0:
             self.silent += elapsed
@@ -279,26 +366,31 @@ class Process:
             self.silent = self.excused = 0.0
         self._heartbeat = heartbeat
 
-    def clear_up(self) -> None:
-        """It has ended, and is about to be reaped: its pid is still its own, and its group's."""
+    def excuse_silence(self) -> None:
+        """Its silence until now is not its fault: it was stopped by a person."""
+        self.excused = self.silent
 
-    def note_end(self, wait_status: int, *, is_out_of_memory: bool = False) -> None:
-        """It was reaped: its pid may be another's from now on. ``wait_status`` as waitpid's;
-        ``is_out_of_memory`` tells whether the kernel kills for memory just now."""
+    def clear_up(self) -> None:
+        """End what it has left behind. It has ended, and is not reaped yet, so that its pid, which
+        may be its process group's id, cannot be another's."""
+
+    def note_exit(self, wait_status: int, *, is_out_of_memory: bool = False) -> None:
+        """It was reaped, with ``wait_status`` as of waitpid: its pid may be another's from now on.
+        ``is_out_of_memory``: the kernel has killed for lack of memory a moment ago."""
         code = self.exit_code = self._process.returncode = os.waitstatus_to_exitcode(wait_status)
         if self.cause is not None:
             return
         if code == -signal.SIGKILL and is_out_of_memory:
             self.cause = Cause.MEMORY
-        elif self.state is not ChildState.DRAINING and (code >= 0 or code in FATAL_SIGNALS):
+        elif self.state is not ProcessState.DRAINING and (code >= 0 or code in FATAL_SIGNALS):
             self.cause = Cause.CRASH
 
     async def finish(self) -> None:
-        """Read what it had still sent, and let go of it."""
+        """Read what it had sent before its end, and release its resources."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """The process for ``gateway status``; seconds and bytes."""
+        """The process for ``gateway status``; durations in seconds, memory in bytes."""
         return {
             "pid": self.pid,
             "state": self.state.value,
@@ -313,14 +405,14 @@ class Process:
 
 
 def read_stat(pid: int) -> list[str]:
-    """What /proc has of a process behind its name, which may be any bytes. Raises OSError. Source:
-    proc_pid_stat(5)."""
+    """The fields of /proc/PID/stat from ``state`` on: the name before it may be any bytes. Raises
+    OSError. Source: proc_pid_stat(5)."""
     text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     return text.rpartition(")")[2].split()
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory that a process occupies; 0 where it has ended. Source: proc_pid_statm(5)."""
+    """The resident memory of a process, in bytes; 0 if it has ended. Source: proc_pid_statm(5)."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
@@ -329,7 +421,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def describe_exit(exit_code: int | None) -> str:
-    """How a process ended, for a person; ``exit_code`` as in ``subprocess``."""
+    """How a process ended, as text; ``exit_code`` as in ``subprocess``."""
     if exit_code is None or exit_code >= 0:
         return f"exited with {exit_code}"
     try:

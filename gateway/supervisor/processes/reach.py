@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.protocol.probe_request import advise, build_probe_request
 
-ANSWER_SECONDS = 5.0
+CHECK_ANSWER_SECONDS = 5.0
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 # the states of a socket in /proc/net/unix (linux/net.h) and /proc/net/tcp (net/tcp_states.h)
 _UNIX_CONNECTED = ("02", "03")
@@ -24,7 +24,7 @@ async def find_fault(
     """Why the server is not well: it takes no connection, or does not answer 2xx or 3xx for
     ``path``, "" for any. "" where it is."""
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(CHECK_ANSWER_SECONDS):
             status = await _ask(
                 address, build_probe_request(path, host, "gateway-health", scheme) if path else b""
             )

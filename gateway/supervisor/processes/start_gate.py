@@ -19,7 +19,7 @@ from gateway.config.values.workers import usable_cores
 from gateway.supervisor.processes.process import read_stat
 from gateway.supervisor.tasks import keep_up, start
 
-LOOK_SECONDS = 0.1
+GATE_LOOK_SECONDS = 0.1
 # One that does not use the processor for so long waits for something else (a database, a lock, a
 # download) and keeps nobody from loading. It counts again as soon as it goes on.
 IDLE_SECONDS = 0.5
@@ -52,6 +52,11 @@ class Load:
     is_idle: bool = False
     _looked: float = field(default_factory=time.monotonic)
     _ticks: int = 0
+
+    def note_started(self, pid: int, is_over: Callable[[], bool] | None = None) -> None:
+        """It has this process id; ``is_over`` as above, None for one that is to be given to
+        ``StartGate.leave``."""
+        self.pid, self.is_over = pid, is_over or self.is_over
 
     def note_activity(self) -> None:
         """See whether it has used the processor since the last look but one."""
@@ -122,7 +127,7 @@ class StartGate:
     async def turn_to_build(self, pid: int) -> AsyncIterator[None]:
         """A build by that process, for as long as the block lasts."""
         load = await self.enter(lambda: Urgency.BUILD)
-        load.pid = pid
+        load.note_started(pid)
         try:
             yield
         finally:
@@ -151,7 +156,7 @@ class StartGate:
 
     async def _look_on(self) -> None:
         while self._waiting:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(GATE_LOOK_SECONDS)
             for load in self._loads:
                 load.note_activity()
             self.look()

@@ -24,7 +24,7 @@ from gateway.supervisor.listeners.sockets import Pair
 from gateway.supervisor.processes.expected import Expected
 from gateway.supervisor.processes.last_lines import LastLines
 from gateway.supervisor.processes.launch import build_command, build_surroundings
-from gateway.supervisor.processes.process import ChildState, Process, Purpose, Report
+from gateway.supervisor.processes.process import Process, ProcessState, Purpose, Report
 from gateway.supervisor.processes.report_lines import read_report
 from gateway.supervisor.tasks import start
 
@@ -35,7 +35,7 @@ SETTLE_SECONDS = 2 * CALLBACK_SECONDS
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-class Child(Process):
+class WorkerProcess(Process):
     """A worker on ``listener``, which is its own where it has a ``place`` in the file system;
     ``style`` is its log's, and by ``handover`` it gives connections to others."""
 
@@ -89,7 +89,7 @@ class Child(Process):
             while line := await reader.readline():
                 report = read_report(line)
                 self._expected.take(report)
-                self.hear(report)
+                self.receive(report)
         except ValueError as error:  # readline's, too, for a line that is too long
             lifecycle.error("worker %d sent an invalid report, and is ended: %s", self.pid, error)
             self.kill()
@@ -129,10 +129,10 @@ class Child(Process):
 
     def _give_up_on(self, activation: int) -> None:
         if self.is_active and self._activations == activation:
-            self.hear({"event": "settled"})
+            self.receive({"event": "settled"})
 
     @property
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         return self._lines.text
 
     async def finish(self) -> None:
@@ -141,7 +141,7 @@ class Child(Process):
         try:
             await asyncio.wait(tasks, timeout=0.2)
         finally:
-            self.state = ChildState.DEAD
+            self._enter(ProcessState.DEAD)
             for task in tasks:
                 task.cancel()
             if self._place is not None:

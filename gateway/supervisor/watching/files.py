@@ -16,11 +16,11 @@ from typing import Any
 from gateway.file_tasks import FileTask, UnreachableError, naming, run_once, touching
 from gateway.supervisor.tasks import keep_up
 
-LOOK_SECONDS = 0.5
+FILE_LOOK_SECONDS = 0.5
 # a save is over once nothing has changed for so long: some editors write in several steps
 SETTLED_SECONDS = 0.3
 # a save is noticed by then, if the file's own time is that of the save
-RECENT_SECONDS = 10.0
+RECENT_SAVE_SECONDS = 10.0
 # folders that do not answer, and are waited for by a thread each
 MOST_AWAY = 4
 
@@ -52,7 +52,7 @@ async def watch_file(path: str, on_save: Callable[[float], Coroutine[Any, Any, o
     """
     seen = await look_aside(path)
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(FILE_LOOK_SECONDS)
         found = await look_aside(path)
         if found is None or found == seen:
             continue
@@ -62,7 +62,7 @@ async def watch_file(path: str, on_save: Callable[[float], Coroutine[Any, Any, o
         seen = found
         now, saved = time.time(), found[0] / 1e9
         # a file that was moved here keeps the time of its own making
-        saved = saved if 0 <= now - saved < RECENT_SECONDS else now
+        saved = saved if 0 <= now - saved < RECENT_SAVE_SECONDS else now
         await keep_up(partial(on_save, saved))
 
 
@@ -85,7 +85,7 @@ async def watch_files(
     look_at_all = lambda: sight.look(find_paths())  # noqa: E731
     seen = await keep_up(look_at_all)
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(FILE_LOOK_SECONDS)
         found = await keep_up(look_at_all)
         if any(seen.get(path, mark) != mark for path, mark in found.items()):
             while found != (found := await _look_later(sight, found)):
@@ -116,7 +116,7 @@ class Sight:
             if len(self._away) >= MOST_AWAY:
                 break
             marks: dict[str, Mark] = {}
-            task = FileTask(partial(_look_at, left, marks))
+            task = FileTask(partial(_look_at_file, left, marks))
             try:
                 await task.finish()
             except UnreachableError as error:
@@ -126,7 +126,7 @@ class Sight:
         return found
 
 
-def _look_at(paths: list[str], found: dict[str, Mark]) -> None:
+def _look_at_file(paths: list[str], found: dict[str, Mark]) -> None:
     for path in paths:
         with touching(partial(str, path)):
             mark = look(path)
