@@ -1,7 +1,7 @@
 """Which hop to believe: client address, scheme, host, port and prefix from trusted proxies.
 
 Refuses to know sockets and mounts. What an untrusted peer says never gets here: the parser drops
-it. Source: RFC 7239 (``Forwarded``), and for ``X-Forwarded-*`` the practice of nginx and Traefik.
+it. Source: the practice of nginx and Traefik.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from gateway.errors import MalformedRequest
 from gateway.protocol.memory import Memory
 from gateway.protocol.names import UNIX_PEER, parse_host
 from gateway.protocol.request import RequestHead
 from gateway.wsgi import Environ
 
-# [v6]:port, v4:port, or a bare address; a port may be obfuscated too (RFC 7239 §6)
+# [v6]:port, v4:port, or a bare address; a port may be obfuscated (RFC 7239 §6)
 _HOP = re.compile(
     r"\[([0-9A-Fa-f:.]+)\](?::[0-9A-Za-z._-]+)?|([0-9.]+):[0-9A-Za-z._-]+|([0-9A-Fa-f:.]+)",
     re.ASCII,
@@ -25,21 +24,10 @@ _MAX_HOP = 64  # an IPv6 address with IPv4 tail, brackets and a port
 # clients, of which each has an address; at most some 4 MiB
 MAX_HOPS = 16384
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,128}", re.ASCII)
-# of ``Forwarded``, in characters: some 64 hops with all four parameters. Reading it takes up to
-# 0.3 µs a character, and clients may write any of it ahead of what a proxy appends
-MAX_FORWARDED = 5120
 _PREFIX = re.compile(r"(?:/[^/\s?#\\]+)*/?", re.ASCII)
 # prefixes are in what is remembered (``http.statement``, ``upstream.request``); a client may choose
 # them
 _MAX_PREFIX = 256
-# RFC 7239 §4: a pair, or none, and what ends it. Some proxies leave the quotes around [v6]:port
-# out. Blanks are looked for twice only around a pair: a client may have sent thousands of them, and
-# two runs of blanks in a row could share them out in as many ways.
-_PAIR = re.compile(
-    r"[ \t]*(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]+)="
-    r"(?:([!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+)|\"((?:[^\"\\]|\\.)*)\")[ \t]*)?(;|,|$)",
-    re.ASCII,
-)
 
 
 class Hops(Memory[tuple[str, bool]]):
@@ -107,19 +95,12 @@ class TrustedProxies:
         logged, into ``head`` and ``environ``. Returns "": which mount answers is not a proxy's to
         say.
 
-        ``Forwarded`` counts where there is no X-Forwarded-For, -Proto and -Host: a proxy that
-        writes one family passes the other on as its client sent it, and most write the latter.
-        Raises MalformedRequest where the forwarded host or the form of ``Forwarded`` is wrong.
+        Raises MalformedRequest for an invalid forwarded host.
         """
         fields = head.fields
         hops = fields.get("HTTP_X_FORWARDED_FOR")
         scheme = fields.get("HTTP_X_FORWARDED_PROTO")
         host = fields.get("HTTP_X_FORWARDED_HOST")
-        if "HTTP_FORWARDED" in fields:
-            if hops or scheme or host:
-                del environ["HTTP_FORWARDED"]
-            else:
-                hops, scheme, host = self._read_forwarded(fields["HTTP_FORWARDED"])
         if hops:
             client = self.client(hops)
             if client:
@@ -147,50 +128,6 @@ class TrustedProxies:
             if len(prefix) <= _MAX_PREFIX and _PREFIX.fullmatch(prefix):
                 environ["SCRIPT_NAME"] = prefix.rstrip("/")
         return ""
-
-    def _read_forwarded(self, value: str) -> tuple[str, str, str]:
-        """Client, scheme and host of a ``Forwarded`` field, "" where they are not told.
-
-        Scheme and host are those of the hop that saw the client, so of the same element.
-        """
-        client = ""
-        element: dict[str, str] = {}
-        for element in reversed(parse_forwarded(value)):
-            # unknown and _obfuscated hops (RFC 7239 §6.2, §6.3) tell no address: it ends there
-            address, is_trusted = self._hops[element.get("for", "")]
-            client = address or client
-            if not is_trusted:
-                break
-        return client, element.get("proto", ""), element.get("host", "")
-
-
-def parse_forwarded(value: str) -> list[dict[str, str]]:
-    """The elements of a ``Forwarded`` field (RFC 7239 §4), parameter names in lower case.
-
-    Raises MalformedRequest: an open quote of a client's would swallow the element of the proxy.
-    One that is too long is refused too: ignored, its client would pass for the proxy.
-    """
-    if len(value) > MAX_FORWARDED:
-        raise MalformedRequest(
-            f"Forwarded of {len(value)} characters; at most {MAX_FORWARDED} are read"
-        )
-    elements: list[dict[str, str]] = [{}]
-    start = 0
-    while True:
-        found = _PAIR.match(value, start)
-        if found is None:
-            raise MalformedRequest("Forwarded is not a list of name=value pairs")
-        name, token, quoted, end = found.groups()
-        if name is not None:
-            name = name.lower()
-            if name in elements[-1]:
-                raise MalformedRequest(f"Forwarded repeats {name[:32]} within one element")
-            elements[-1][name] = re.sub(r"\\(.)", r"\1", quoted) if token is None else token
-        if end == ",":
-            elements.append({})
-        elif not end:
-            return [element for element in elements if element]
-        start = found.end()
 
 
 def parse_hop(hop: str) -> IPv4Address | IPv6Address | None:

@@ -20,7 +20,7 @@ LONGEST_NAME = 64
 MAX_LINES = 4096
 LONGEST_LINE = 256
 # for trusted proxies only (RFC 7239 §8.1); dropped from other peers
-_FORWARDED_NAME = re.compile(r"forwarded|x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)
+_FORWARDED_NAME = re.compile(r"x-forwarded-.*|x-real-ip|x-request-id", re.IGNORECASE)
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 # RFC 9110 §5.5: values consist of visible characters, obs-text, spaces and tabs
 INVALID_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
@@ -30,7 +30,7 @@ _SINGLETONS = frozenset({"HTTP_HOST", "CONTENT_LENGTH", "CONTENT_TYPE"})
 _NEVER_KEPT = frozenset({
     "HTTP_AUTHORIZATION", "HTTP_COOKIE", "HTTP_PROXY_AUTHORIZATION", "HTTP_X_API_KEY",
     "HTTP_X_AUTH_TOKEN", "HTTP_X_CSRF_TOKEN", "HTTP_X_CSRFTOKEN", "HTTP_X_XSRF_TOKEN",
-    "CONTENT_LENGTH", "HTTP_FORWARDED", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH",
+    "CONTENT_LENGTH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH",
     "HTTP_REFERER", "HTTP_SEC_WEBSOCKET_KEY", "HTTP_TRACEPARENT", "HTTP_X_FORWARDED_FOR",
     "HTTP_X_REAL_IP", "HTTP_X_REQUEST_ID", REQUEST_KEY,
 })  # fmt: skip
@@ -108,7 +108,8 @@ def cgi_name(raw_name: str) -> str:
     Raises MalformedMessage for an invalid name.
 
     A name with ``_`` is dropped, as by nginx, since its variable is that of the name with ``-``;
-    ``Proxy`` would become HTTP_PROXY, which HTTP clients obey (CVE-2016-5385).
+    ``Proxy`` would become HTTP_PROXY, which HTTP clients obey (CVE-2016-5385). ``Forwarded`` (RFC
+    7239) is not read, and most proxies pass it on as their client sent it.
     """
     check_name(raw_name)
     if "_" in raw_name:
@@ -116,7 +117,7 @@ def cgi_name(raw_name: str) -> str:
     name = raw_name.upper().replace("-", "_")
     if name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         return name
-    return DROPPED if name == "PROXY" else f"HTTP_{name}"
+    return DROPPED if name in ("FORWARDED", "PROXY") else f"HTTP_{name}"
 
 
 def check_field_line(line: str) -> None:

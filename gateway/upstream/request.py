@@ -32,7 +32,7 @@ _OF_ONE_HOP = frozenset((
 ))  # fmt: skip
 # and what a server of another make is told by us alone
 _NOT_PASSED_ON = _OF_ONE_HOP | {
-    "HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
+    "HTTP_VIA", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
     "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO",
 }  # fmt: skip
 # deprecated by RFC 9113 §3.1, and a way around the rules of every hop on it

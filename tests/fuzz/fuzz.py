@@ -20,7 +20,7 @@ WORDS = [
     *("Connection: close\r\n", "Connection: keep-alive\r\n", "Upgrade: h2c\r\n", ", chunked"),
     *("Expect: 100-continue\r\n", "Content-Type: ", "Cookie: a=b\r\n", "Proxy: ", "_", "b.example"),
     *("X-Forwarded-For: 10.0.0.1, ", "X-Forwarded-Host: ", "X-Forwarded-Proto: https\r\n"),
-    *("X-Forwarded-Prefix: /a", "Forwarded: ", 'for="[::1]:1";proto=https;host=a'),
+    *("X-Forwarded-Prefix: /a", "Forwarded: for=10.0.0.1"),
     *("HTTP/1.1 200 OK\r\n", "HTTP/1.0 204", "HTTP/1.1 101 ", "Set-Cookie: ", " : ", "Close: "),
     *("0\r\n\r\n", "5\r\nhello\r\n", ";a=b", "fffffffffffffff"),
 ]

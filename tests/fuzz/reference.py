@@ -20,7 +20,7 @@ HOP_BY_HOP = (
     b"close connection keep-alive proxy-authenticate proxy-authentication-info proxy-authorization "
     b"proxy-connection te trailer transfer-encoding upgrade"
 ).split()
-FORWARDED = (b"forwarded", b"x-real-ip", b"x-request-id")
+FORWARDED = (b"x-real-ip", b"x-request-id")
 
 # ours: of the methods that have an RFC, and no CONNECT
 METHODS = (
@@ -221,7 +221,8 @@ def name_fields(fields: list[tuple[bytes, bytes]], trusts_peer: bool) -> dict[st
     named: dict[str, str] = {}
     for name, value in fields:
         is_forwarded = name in FORWARDED or name.startswith(b"x-forwarded-")
-        if b"_" in name or name == b"proxy" or (is_forwarded and not trusts_peer):
+        is_dropped = b"_" in name or name in (b"forwarded", b"proxy")
+        if is_dropped or (is_forwarded and not trusts_peer):
             continue
         key = name.decode().upper().replace("-", "_")
         key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"

@@ -1,7 +1,5 @@
 """TrustedProxies: what is believed of a client, and of whom."""
 
-import time
-from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -9,7 +7,7 @@ import pytest
 
 from gateway.errors import MalformedRequest
 from gateway.http.environ import build_base_environ, build_environ
-from gateway.http.forwarded import MAX_FORWARDED, MAX_HOPS, TrustedProxies, parse_forwarded
+from gateway.http.forwarded import MAX_HOPS, TrustedProxies
 from gateway.limits import Limits
 from gateway.protocol.names import UNIX_PEER
 from gateway.protocol.request import HeadParser, RequestHead
@@ -92,8 +90,6 @@ def test_a_client_cannot_pass_for_a_unix_peer() -> None:
     assert trusted.peers[UNIX_PEER][1]
     assert trusted.client("192.0.2.9, unix:") == ""
     assert proxies("unix:33").client("192.0.2.9, unix:33") == ""
-    told = 'for=192.0.2.9;proto=https;host=evil.example, for="unix:";proto=http'
-    assert trusted._read_forwarded(told) == ("", "http", "")
 
 
 def test_what_is_learnt_of_hops_does_not_pile_up() -> None:
@@ -271,194 +267,9 @@ def test_without_request_id_there_is_none() -> None:
 # --- Forwarded (RFC 7239) ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("value", "elements"),
-    [
-        # the examples of RFC 7239 §4, §6 and §7.1
-        ('for="_gazonk"', [{"for": "_gazonk"}]),
-        ('For="[2001:db8:cafe::17]:4711"', [{"for": "[2001:db8:cafe::17]:4711"}]),
-        (
-            "for=192.0.2.60;proto=http;by=203.0.113.43",
-            [{"for": "192.0.2.60", "proto": "http", "by": "203.0.113.43"}],
-        ),
-        ("for=192.0.2.43, for=198.51.100.17", [{"for": "192.0.2.43"}, {"for": "198.51.100.17"}]),
-        ("for=_hidden, for=_SEVKISEK", [{"for": "_hidden"}, {"for": "_SEVKISEK"}]),
-        (
-            'for=192.0.2.43,for="[2001:db8:cafe::17]",for=unknown',
-            [{"for": "192.0.2.43"}, {"for": "[2001:db8:cafe::17]"}, {"for": "unknown"}],
-        ),
-        # quoted strings (RFC 9110 §5.6.4)
-        (r'host="a\"b\\c"', [{"host": r"a\"b\c".replace(r"\"", '"')}]),
-        ('host="a,b;for=c"', [{"host": "a,b;for=c"}]),
-        ('host=""', [{"host": ""}]),
-        # blanks, empty pairs and members
-        ("for=a ; proto=b\t,\t for=c", [{"for": "a", "proto": "b"}, {"for": "c"}]),
-        ("for=a;;proto=b;,,for=c,", [{"for": "a", "proto": "b"}, {"for": "c"}]),
-        ("", []),
-        (" , ,", []),
-        # quotes left out, as some proxies do
-        ("for=192.0.2.43:4711", [{"for": "192.0.2.43:4711"}]),
-        ("for=[2001:db8::1]:4711", [{"for": "[2001:db8::1]:4711"}]),
-        # what is not known is passed over
-        ("secret=a;FOR=b", [{"secret": "a", "for": "b"}]),
-    ],
-)
-def test_forwarded_is_parsed(value: str, elements: list[dict[str, str]]) -> None:
-    assert parse_forwarded(value) == elements
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "for",
-        "for=",
-        "=a",
-        "for =a",
-        "for= a",
-        "for=a b",
-        "for=a=b",
-        'for="a',
-        'for=a"',
-        'for="a"b',
-        'for="a" "b"',
-        'for="a\\"',
-        "for=a;for=b",
-        "for=a;FOR=b",
-        "for=(a)",
-        "for=a\x0b",
-        "for=\xe4",
-        # a client's open quote, and what a proxy adds to it
-        'for=", for=198.51.100.1',
-        'host="a, for="[2001:db8:2::1]:4711"',
-        'x="\\", for="[2001:db8:2::1]"',
-    ],
-)
-def test_a_malformed_forwarded_is_refused(value: str) -> None:
-    with pytest.raises(MalformedRequest):
-        parse_forwarded(value)
-
-
-def time_refusal(value: str) -> float:
-    """The CPU time, in seconds, of the fastest of three."""
-    seconds = []
-    for _ in range(3):
-        started = time.process_time()
-        with pytest.raises(MalformedRequest):
-            parse_forwarded(value)
-        seconds.append(time.process_time() - started)
-    return min(seconds)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda size: " " * 30 * size + "x",
-        lambda size: 'for="' + "\\a" * 15 * size,
-        lambda size: "a=b " * 8 * size,
-    ],
-)
-def test_a_malformed_forwarded_is_refused_in_linear_time(make: Callable[[int], str]) -> None:
-    most = MAX_FORWARDED // 32  # times 32 characters
-    assert time_refusal(make(most)) < 200 * time_refusal(make(most // 32))  # 1024 in quadratic
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("for=198.51.100.1", "198.51.100.1"),
-        ('for="198.51.100.1:4711"', "198.51.100.1"),
-        ('for="198.51.100.1:_port"', "198.51.100.1"),
-        ('for="[2001:db8:2::1]:4711"', "2001:db8:2::1"),
-        ("for=203.0.113.1, for=198.51.100.1, for=10.0.0.2", "198.51.100.1"),
-        ("for=10.0.0.9, for=198.51.100.1", "198.51.100.1"),
-        ("for=10.0.0.2, for=10.0.0.3", "10.0.0.2"),
-        ("for=198.51.100.1, for=unknown, for=10.0.0.2", "10.0.0.2"),
-        ("for=198.51.100.1, for=_hidden, for=10.0.0.2", "10.0.0.2"),
-        ("for=198.51.100.1, proto=http, for=10.0.0.2", "10.0.0.2"),
-        ("for=198.51.100.1, for=unknown", PEER),
-        ("proto=https", PEER),
-        ("", PEER),
-    ],
-)
-def test_the_client_of_forwarded(value: str, expected: str) -> None:
-    assert client(f"Forwarded: {value}") == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "scheme", "host"),
-    [
-        ("for=198.51.100.1;proto=https;host=www.example.com", "https", "www.example.com"),
-        ('proto=HTTPS;host="www.example.com:8443"', "https", "www.example.com:8443"),
-        ("for=198.51.100.1", "http", "inner.example"),
-        ("for=198.51.100.1;proto=wss", "http", "inner.example"),
-        # those of the hop that saw the client, not of another
-        (
-            "for=203.0.113.1;proto=http;host=evil.example, "
-            "for=198.51.100.1;proto=https;host=www.example.com, for=10.0.0.2;proto=http;host=in",
-            "https",
-            "www.example.com",
-        ),
-        ("for=198.51.100.1, for=10.0.0.2;proto=https;host=in", "http", "inner.example"),
-        ("for=_hidden;proto=https;host=www.example.com", "https", "www.example.com"),
-    ],
-)
-def test_scheme_and_host_of_forwarded(value: str, scheme: str, host: str) -> None:
-    environ = apply(f"Forwarded: {value}")
-    assert environ["wsgi.url_scheme"] == scheme
-    assert environ["HTTP_HOST"] == host
-
-
-HOPS = ", ".join(["for=198.51.100.1;by=10.0.0.1;proto=https;host=www.example.com"] * 64)
-
-
-def pad(size: int) -> str:
-    """A well-formed field of ``size`` characters, whose last element names the client."""
-    last = ",for=198.51.100.1"
-    return "," * (size - len(last)) + last
-
-
-@pytest.mark.parametrize("value", [HOPS, pad(MAX_FORWARDED)])
-def test_a_forwarded_within_its_bound_is_read(value: str) -> None:
-    assert client(f"Forwarded: {value}") == "198.51.100.1"
-
-
-def test_a_longer_forwarded_is_refused() -> None:
-    """Not ignored: its client would then be taken for the proxy itself, which is trusted."""
-    with pytest.raises(MalformedRequest, match="at most 5120"):
-        apply(f"Forwarded: {pad(MAX_FORWARDED + 1)}")
-
-
-def test_a_longer_forwarded_does_not_matter_beside_the_other_family() -> None:
-    long = f"Forwarded: {pad(MAX_FORWARDED + 1)}"
-    assert client("X-Forwarded-For: 198.51.100.1", long) == "198.51.100.1"
-
-
-@pytest.mark.parametrize("value", ["host=a/b", 'host="a b"', "for=", 'for="'])
-def test_a_forwarded_that_cannot_be_believed_is_refused(value: str) -> None:
-    with pytest.raises(MalformedRequest):
-        apply(f"Forwarded: {value}")
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        "X-Forwarded-For: 198.51.100.1",
-        "X-Forwarded-Proto: http",
-        "X-Forwarded-Host: inner.example",
-    ],
-)
-def test_forwarded_does_not_count_beside_the_other_family(field: str) -> None:
-    environ = apply("Forwarded: for=203.0.113.1;proto=https;host=evil.example", field)
-    assert environ["REMOTE_ADDR"] in (PEER, "198.51.100.1")
-    assert environ["wsgi.url_scheme"] == "http"
-    assert environ["HTTP_HOST"] == "inner.example"
+@pytest.mark.parametrize("value", ["for=203.0.113.1;proto=https;host=evil.example", 'for="', ""])
+@pytest.mark.parametrize("fields", [(), ("X-Forwarded-For: 198.51.100.1",)])
+def test_forwarded_is_not_read_and_no_app_sees_it(value: str, fields: tuple[str, ...]) -> None:
+    environ = apply(f"Forwarded: {value}", *fields)
+    assert environ == apply(*fields)
     assert "HTTP_FORWARDED" not in environ
-
-
-def test_forwarded_counts_beside_what_it_has_no_word_for() -> None:
-    fields = ("X-Forwarded-Prefix: /shop", "X-Forwarded-Port: 443", "X-Forwarded-For:")
-    environ = apply("Forwarded: for=198.51.100.1;proto=https", *fields)
-    assert environ["REMOTE_ADDR"] == "198.51.100.1"
-    assert environ["wsgi.url_scheme"] == "https"
-    assert (environ["SCRIPT_NAME"], environ["SERVER_PORT"]) == ("/shop", "443")
-    assert "HTTP_FORWARDED" in environ

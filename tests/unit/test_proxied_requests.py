@@ -81,7 +81,7 @@ def test_what_is_told_in_another_form_is_read_as_ever(
         assert "before" not in found["gateway.request_id"]
 
 
-def test_forwarded_does_not_count_beside_it(ask: Any) -> None:
+def test_forwarded_is_not_read(ask: Any) -> None:
     raw = START + b"Forwarded: for=198.51.100.9\r\n" + TOLD % (b"192.0.2.8", b"x") + b"\r\n"
     for _ in range(3):
         found = ask(raw)
