@@ -1,8 +1,8 @@
-"""``gateway check``: what ``serve`` does before it accepts, and what only a running gateway tries.
+"""``gateway check``: what ``serve`` does before it accepts connections.
 
-Refuses to know how a table is read, and how workers are started: they are those of ``serve``, on
-sockets of their own, and end once they have loaded. What a running gateway says of its mounts is
-shown, but is no fault of the table: the next reload may be what mends it.
+Starts the same workers as ``serve``, on sockets of its own, and stops them once they have loaded.
+Problems that a running gateway of the same table reports are shown, but are not errors: the next
+reload may fix them.
 """
 
 import asyncio
@@ -31,22 +31,22 @@ from gateway.supervisor.tasks import guarded, start
 from gateway.supervisor.warnings import find_unresolved, find_warnings
 from gateway.uncaught import summarize
 
-# for a running gateway to answer in; it does at once, unless it is stopped
+# how long to wait for a running gateway, which responds at once unless it is suspended
 STATUS_SECONDS = 5.0
-# what ends a check, and all that it has started
+# signals that end a check and all that it has started
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def check(config: Config, *, loads: bool, starts: bool = False) -> int:
-    """Say that all is well, 0, with what was not tried, and what the running gateway reports;
-    raises AppLoadError. ``loads``: the apps too, and not the table alone; ``starts``: commands
-    too. More than 128: it was ended by a signal."""
+    """Check the table, with ``loads`` also its apps, with ``starts`` also its commands; print the
+    result, what was not checked, and what the running gateway reports. The exit code: 0, or 128
+    plus the number of the signal that interrupted it. Raises AppLoadError."""
     warnings = read_in_time(lambda: find_warnings(config))
     warnings += find_unresolved(config) if loads else []
     for warning in warnings:
         print(hide_controls(warning), file=sys.stderr)
     if loads and (ended_by := load_pools(config, starts=starts)):
-        print(f"gateway: ended by {signal.Signals(ended_by).name}", file=sys.stderr)
+        print(f"gateway: interrupted by {signal.Signals(ended_by).name}", file=sys.stderr)
         return 128 + ended_by
     number = f", warnings: {len(warnings)}" if warnings else ""
     print(f"{config.source}: {len(config.mounts)} mounts, no problems{number}")
@@ -57,14 +57,14 @@ def check(config: Config, *, loads: bool, starts: bool = False) -> int:
 
 
 def load_pools(config: Config, *, starts: bool) -> int:
-    """Have one worker of each pool load its apps and ask their probes. Raises AppLoadError.
-    The number of the signal that ended it before, else 0."""
+    """Start one worker of each pool, which loads its apps and runs their probes. Returns 0, or the
+    number of the signal that interrupted it. Raises AppLoadError."""
     raise_descriptor_limit()
-    # in /tmp, whatever TMPDIR says: a socket's path has to be short (unix(7))
+    # in /tmp regardless of TMPDIR: paths of sockets must be short (unix(7))
     prefix = f"gateway-check-{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        folder.chmod(0o711)  # a command of another user makes its socket below
+        folder.chmod(0o711)  # commands of other users create their sockets in it
         with (
             open_pool_listener(folder / "main.sock", -1) as listener,
             forwarding(lifecycle, lambda line: print(hide_controls(line), file=sys.stderr)),
@@ -74,13 +74,13 @@ def load_pools(config: Config, *, starts: bool) -> int:
             except (GatewayError, OSError):
                 raise
             except Exception as error:
-                # whoever checks a table is not to read where in the gateway it went wrong
+                # no traceback of the gateway's own code
                 fault = f"a fault of the gateway's own: {summarize(error)}"
                 raise GatewayError(fault) from error
 
 
 def select(config: Config, *, starts: bool) -> Config:
-    """What is to be loaded: one worker for each pool, and commands only where ``starts``."""
+    """The configuration to load: one worker for each pool, and commands only with ``starts``."""
     pools = tuple(
         replace(pool, workers=Workers()) for pool in config.pools if starts or not pool.command
     )
@@ -100,7 +100,7 @@ def select(config: Config, *, starts: bool) -> Config:
 
 
 class Check:
-    """The part of a supervisor that a check needs: it starts, reaps and ends workers."""
+    """The part of a supervisor that a check needs: it starts, reaps and stops workers."""
 
     def __init__(self, folder: Path, listener: Any) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -138,7 +138,7 @@ class Check:
             ended.set_result(number)
 
     def _reap(self) -> None:
-        """The processes of the pools alone: others are not this one's to wait for."""
+        """Wait for processes of the pools only; others belong to other code."""
         for generation in self._pools.generations:
             for process in list(generation.processes.values()):
                 if process.exit_code is not None:
@@ -154,13 +154,13 @@ class Check:
 
 
 def print_untried(config: Config, *, starts: bool) -> None:
-    """What a gateway tries that starts or reloads, and this does not."""
+    """Print what a start or reload would check, and this command did not."""
     targets = [(m.name, m.target) for m in config.mounts if isinstance(m.target, UpstreamTarget)]
     untried = {
-        "not started (--start does), the commands behind": [
+        "commands not started (use --start)": [
             name for name, target in targets if target.pool and not starts
         ],
-        "not asked, the health of the servers behind": [
+        "health of servers not checked": [
             name for name, target in targets if target.health and not target.pool
         ],
     }
@@ -170,11 +170,11 @@ def print_untried(config: Config, *, starts: bool) -> None:
     try:
         check_users(config)
     except ConfigError as error:
-        print("a gateway that this user starts would refuse:", *error.problems, sep="\n")
+        print("a gateway started by this user would report:", *error.problems, sep="\n")
 
 
 def print_unhealthy(config: Config) -> None:
-    """The mounts that the running gateway of this table serves badly, if there is one."""
+    """Print the mounts with problems in the running gateway of this table, if there is one."""
     try:
         control = find_control(config.server.control, Path(config.source))
         report = ask(control, "status", patience_seconds=STATUS_SECONDS)

@@ -1,7 +1,4 @@
-"""Dev mode, ``gateway serve --dev``: what is other than in service while apps are being written.
-
-Owns those differences and what they need. Refuses to know how they are brought about.
-"""
+"""Dev mode, ``gateway serve --dev``: how it differs from normal operation, and its requirements."""
 
 import os
 import sys
@@ -11,19 +8,19 @@ from importlib.util import find_spec
 from gateway.config.model import Config, Workers
 from gateway.errors import GatewayError
 
-# a browser's connection without a request would meet the code of before for as long as it is kept
+# an idle connection of a browser is answered by the old code for as long as it is kept open
 KEEP_ALIVE_SECONDS = 1.0
-# nobody else waits for the answer of the code of before, which may wait in a debugger
+# nobody else waits for responses of the old code, which may be stopped in a debugger
 DRAIN_SECONDS = 1.0
 FLASK_DEBUG = "FLASK_DEBUG"
 
 
 def prepare_dev_mode() -> None:
-    """Before all else. Raises GatewayError where the package that dev mode needs is not installed.
+    """Set up this process; call it first. Raises GatewayError if the package that dev mode needs is
+    not installed.
 
-    Flask answers an app's exceptions with a page of its own unless it is in debug mode, which lets
-    them through to the gateway's page. Workers get that passed on; what is set already counts, and
-    so does what the table sets.
+    Flask handles exceptions of apps itself unless it is in debug mode, in which they reach the
+    gateway's page. Workers inherit FLASK_DEBUG; an existing value and the table take precedence.
     """
     os.environ.setdefault(FLASK_DEBUG, "1")
     if find_spec("watchfiles") is None:
@@ -32,11 +29,11 @@ def prepare_dev_mode() -> None:
 
 
 def for_development(config: Config, *, is_live: bool = False) -> Config:
-    """The table as dev mode serves it; where it ``is_live``, pages reload with their code.
+    """The configuration for dev mode; with ``is_live``, pages in the browser reload with the code.
 
-    One worker of each pool, text to read, and every save a reload that nothing takes back. Each
-    request has a connection of its own, so that what is asked after a save meets the new code.
-    It may take any time, as whoever has stopped it in a debugger does.
+    One worker for each pool, a log in text, a reload on every save, and no rollback by itself. Each
+    request has a connection of its own, so that requests after a save are answered by the new code.
+    Requests have no timeout, since one may be stopped in a debugger.
     """
     server = config.server
     limits = replace(
@@ -54,7 +51,7 @@ def for_development(config: Config, *, is_live: bool = False) -> Config:
         watch=None,
         limits=limits,
     )
-    # Flask's, which is set above
+    # set by ``prepare_dev_mode``
     server = replace(server, pass_env=(*server.pass_env, FLASK_DEBUG))
     pools = tuple(
         replace(pool, workers=Workers(), pass_env=(*pool.pass_env, FLASK_DEBUG))

@@ -1,7 +1,7 @@
-"""The command ``gateway``: argv, exit codes, and what a person reads.
+"""The command ``gateway``: arguments, exit codes and output.
 
-Refuses to know HTTP. Exit codes: 0 fine, 1 anything else, 2 wrong usage or configuration, 3 an app
-would not load, or its probe fails.
+Exit codes: 0 success, 1 other errors, 2 invalid usage or configuration, 3 an app does not load, or
+its probe fails.
 """
 
 import argparse
@@ -44,12 +44,12 @@ EXIT_OTHER, EXIT_CONFIG, EXIT_APP_LOAD = 1, 2, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command; returns the exit code."""
     fill_closed()
     options = build_parser().parse_args(arguments)
     try:
         exit_code: int = options.run(options)
-        sys.stdout.flush()  # here, where a reader that has left is no error
+        sys.stdout.flush()  # here, where BrokenPipeError is handled
         return exit_code
     except ConfigError as error:
         return complain("\n".join(error.problems), EXIT_CONFIG)
@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GatewayError as error:
         return complain(f"gateway: {error}", EXIT_OTHER)
     except BrokenPipeError:
-        # `gateway routes | head`: the reader has what it wanted
+        # such as `gateway routes | head`
         silence(sys.stdout)
         return 0
-    except OSError as error:  # the disk is full, or the folder has gone
+    except OSError as error:  # such as a full disk
         silence(sys.stdout)
         return complain(f"gateway: {error}", EXIT_OTHER)
     except KeyboardInterrupt:
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def complain(text: str, exit_code: int) -> int:
-    """Print what went wrong, where anybody reads it; ``exit_code``."""
+    """Print an error to stderr, if that is possible; returns ``exit_code``."""
     try:
         print(hide_controls(text), file=sys.stderr, flush=True)
     except OSError:
@@ -78,14 +78,14 @@ def complain(text: str, exit_code: int) -> int:
 
 
 def silence(stream: TextIO) -> None:
-    """Have what is still in it, which cannot be written, lead nowhere."""
+    """Discard what ``stream`` still buffers, since it cannot be written."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def fill_closed() -> None:
-    """Have standard streams that are closed (``gateway check >&-``) lead nowhere: the next socket
-    would take the number, and get what is printed."""
+    """Open closed standard streams (``gateway check >&-``) as /dev/null: otherwise the next socket
+    gets the number, and receives what is printed."""
     for _ in find_closed():
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
@@ -174,7 +174,7 @@ def add_serve(commands: Any, table: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """Parse a positive integer."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
@@ -187,7 +187,7 @@ def run_serve(options: argparse.Namespace) -> int:
     if options.dev:
         prepare_dev_mode()
     elif options.live:
-        raise ConfigError(["--live: only --dev reloads code on a save: add it"])
+        raise ConfigError(["--live: add --dev, which reloads code on each save"])
     changes: dict[str, Any] = {}
     if options.listen is not None:
         changes["listen"] = parse_option("--listen", "address", options.listen)
@@ -219,7 +219,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
 
 def parse_option(option: str, kind: str, text: str) -> Any:
-    """What the table would read as a ``kind``, or as one of a list. Raises ConfigError."""
+    """Parse ``text`` as the table's key with this ``kind`` does. Raises ConfigError."""
     parse = {"address": parse_address, "networks": parse_network}[kind]
     try:
         return parse(text)
@@ -252,7 +252,7 @@ def run_routes(options: argparse.Namespace) -> int:
 
 
 def describe_target(mount: Mount) -> tuple[str, str]:
-    """The kind of a mount, and what it leads to."""
+    """The kind and the target of a mount."""
     match mount.target:
         case AppTarget(import_string=import_string):
             return "app", import_string
@@ -265,7 +265,7 @@ def describe_target(mount: Mount) -> tuple[str, str]:
 
 
 def describe_mount(mount: Mount) -> dict[str, Any]:
-    """A mount for machines; durations in seconds, sizes in bytes."""
+    """A mount for JSON; durations in seconds, sizes in bytes."""
     kind, target = describe_target(mount)
     return {
         "mount": mount.name,
@@ -314,7 +314,7 @@ def run_match(options: argparse.Namespace) -> int:
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Host (lower-case, "" if none) and encoded path of a URL or path, as a client sends them."""
+    """Host (lower case, "" for none) and encoded path of a URL or path, as a client sends them."""
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").rstrip(".")
@@ -327,15 +327,15 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def explain_match(mount: Mount, host: str) -> str:
-    """Why this mount answers."""
+    """Why this mount handles the request."""
     where = f"of the mounts of {mount.host}" if mount.host else "of the mounts of any host"
     if host and not mount.host:
-        where += f" ({host} has none that fits)"
+        where += f" (no mount of {host} matches)"
     return f"{mount.prefix or '/'} is the longest prefix, ending at a slash or the end, {where}"
 
 
 def _never_called(*_: Any) -> list[bytes]:
-    raise AppLoadError("looked up, never called")
+    raise AppLoadError("only looked up")
 
 
 def run_schema(options: argparse.Namespace) -> int:

@@ -1,7 +1,6 @@
-"""The commands that speak to a running gateway: what is asked, and what a person reads.
+"""The commands for a running gateway: their arguments and output.
 
-Refuses to know how it is done. The gateway is found by its table: the control socket is named
-there, or after the table's path.
+The gateway is found by its table, which names the control socket, or by the table's path.
 """
 
 import argparse
@@ -25,12 +24,12 @@ from gateway.supervisor.listeners.socket_paths import find_control
 from gateway.supervisor.reload import explain
 
 EXIT_CHANGES = 10
-CODE = " in the table; `gateway reload` loads the code anew"
-# for a file that the table names; where the gateway is can be found out without it
+CODE = " in the table; `gateway reload` reloads the code"
+# for each file that the table names; the control socket can be found without them
 LOCATE_SECONDS = 1.0
-# of workers in a row, to be told as a loop
+# consecutive crashes that are shown as a crash loop
 LEAST_CRASHES = 2
-# a table that is wrong still names its socket
+# also in an invalid table
 CONTROL_LINE = re.compile(r"""\bcontrol:\s*["']?(unix:/[^\s"',}]+)""")
 
 
@@ -74,7 +73,7 @@ def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: P
     form = status.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument(
-        "--failed", action="store_true", help="only the mounts that do not serve, and why"
+        "--failed", action="store_true", help="only mounts that do not serve, and why"
     )
     status.set_defaults(run=run_status)
     stop = commands.add_parser(
@@ -84,8 +83,8 @@ def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: P
 
 
 def ask_gateway(table: Path, command: str, **more: str | list[str]) -> Answer:
-    """Ask the one that serves ``table``, and show how far it has come. Raises GatewayError where
-    none does."""
+    """Send a command to the gateway that serves ``table``, and print its progress. Raises
+    GatewayError if there is none."""
     return ask(locate_control(table), command, _show, patience_seconds=None, **more)
 
 
@@ -94,13 +93,13 @@ def _show(progress: str) -> None:
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print what the gateway has answered, without what the terminal would obey: apps have a say
-    in it, in the message of an exception, say."""
+    """Print the gateway's output without control characters: it may contain messages of apps'
+    exceptions."""
     print(hide_controls(text), file=stream)
 
 
 def locate_control(table: Path) -> Path:
-    """Where the gateway of ``table`` listens, also where the table has a mistake now."""
+    """The control socket of the gateway that serves ``table``, even if the table is invalid now."""
     try:
         control = read_table(table, LOCATE_SECONDS).server.control
     except ConfigError:
@@ -112,7 +111,7 @@ def locate_control(table: Path) -> Path:
 
 def _read_text(table: Path) -> str:
     with touching(lambda: str(table)), contextlib.suppress(OSError):
-        # not a pipe, say, which would be waited for
+        # a regular file: reading a pipe would block
         return table.read_text("utf-8", "replace") if table.is_file() else ""
     return ""
 
@@ -132,31 +131,31 @@ def run_plan(options: argparse.Namespace) -> int:
         show(message, stream)
     if not exit_code:
         is_running = not (options.config and options.file)
-        print(f"nothing changes{CODE if is_running else ''}")
+        print(f"no changes{CODE if is_running else ''}")
     return exit_code
 
 
 def run_reload(options: argparse.Namespace) -> int:
-    """``gateway reload``: waits for the outcome."""
+    """``gateway reload``; waits for the outcome."""
     more = {"names": list(options.names)} if options.names else {}
     return print_outcome(ask_gateway(options.config, "reload", **more), str(options.config))
 
 
 def run_rollback(options: argparse.Namespace) -> int:
     """``gateway rollback``"""
-    return print_outcome(ask_gateway(options.config, "rollback"), "the table before")
+    return print_outcome(ask_gateway(options.config, "rollback"), "the previous table")
 
 
 def print_outcome(outcome: Answer, what: str) -> int:
-    """Print it; the exit code."""
+    """Print the outcome of a reload or rollback; returns the exit code."""
     if not outcome:
-        raise GatewayError("the gateway ended before the reload did")
+        raise GatewayError("the gateway stopped before the reload finished")
     exit_code: int = outcome["exit_code"]
     for message in outcome["messages"]:
         show(message, sys.stderr)
     if outcome.get("how"):
         generation, seconds, how = (outcome[key] for key in ("generation", "seconds", "how"))
-        # of the front workers, which a reload by name may leave alone
+        # that of the front workers, unless a reload by name left them alone
         serves = f"generation {generation} serves" if _renews_front(how) else "served"
         rest = "; the mounts above answer 503" if exit_code else ""
         show(f"{what}: {serves} after {seconds:.2f} s, {explain(how)}{rest}")
@@ -168,7 +167,7 @@ def _renews_front(how: str) -> bool:
 
 
 def run_stop(options: argparse.Namespace) -> int:
-    """``gateway stop``: waits for its end."""
+    """``gateway stop``; waits until the gateway has stopped."""
     answer = ask_gateway(options.config, "stop")
     if answer:
         raise GatewayError("\n".join(answer["messages"]))
@@ -190,7 +189,7 @@ def run_status(options: argparse.Namespace) -> int:
 
 
 def format_status(report: Answer) -> list[str]:
-    """The lines that a person reads."""
+    """The status report in lines of text."""
     failed = [mount for mount in report["mounts"] if mount["state"] == "failed"]
     lines = [
         f"gateway      {report['status']}, pid {report['pid']}, table {report['table']}",
@@ -200,13 +199,13 @@ def format_status(report: Answer) -> list[str]:
     lines += describe_reload(report["last_reload"])
     workers = [worker for generation in report["generations"] for worker in generation["workers"]]
     if dropped := report["dropped"] + sum(worker["dropped"] or 0 for worker in workers):
-        lines.append(f"logs         {dropped} lines dropped: nobody has read them in time")
+        lines.append(f"logs         {dropped} lines dropped: the logs were not read in time")
     for generation in report["generations"]:
         age = describe_age(generation["age"])
         name = f"{generation['pool']} {generation['generation']}"
         more = describe_crashes(generation)
         if queued := generation.get("queued"):
-            more += f", workers that wait for their turn to load: {queued}"
+            more += f", workers waiting to load: {queued}"
         lines.append(f"{name:<12} {generation['state']}, {age} old{more}")
         for worker in generation["workers"]:
             lines.append(f"  worker {worker['pid']:<7} {describe_worker(worker)}")
@@ -214,7 +213,7 @@ def format_status(report: Answer) -> list[str]:
 
 
 def describe_crashes(generation: Answer) -> str:
-    """Whether its workers die one after the other."""
+    """A crash loop of a generation's workers, "" for none."""
     if generation["crashes"] < LEAST_CRASHES:
         return ""
     delay = generation["delay"]
@@ -222,7 +221,7 @@ def describe_crashes(generation: Answer) -> str:
 
 
 def describe_worker(worker: Answer) -> str:
-    """How it is, in one line."""
+    """A worker in one line."""
     loading = f", at {worker['loading']}" if worker["loading"] else ""
     silent = f", silent for {worker['silent']:.1f} s" if worker["silent"] else ""
     served = f"requests {worker['requests']}, in flight {worker['in_flight']}"
@@ -233,12 +232,12 @@ def describe_worker(worker: Answer) -> str:
 
 
 def describe_reload(last: Answer | None) -> list[str]:
-    """When, by what, and how it ended."""
+    """The last reload: time, trigger and outcome."""
     if last is None:
         return ["last reload  none since the start"]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["finished"]))
     how = (
-        "failed, nothing has changed"
+        "failed, nothing changed"
         if not last["how"]
         else f"{last['generation']} serves, {explain(last['how'])}"
     )
@@ -247,7 +246,7 @@ def describe_reload(last: Answer | None) -> list[str]:
 
 
 def describe_age(seconds: float) -> str:
-    """Seconds, minutes, hours or days, whole ones: 90 is ``1m``."""
+    """A duration in whole seconds, minutes, hours or days: 90 is ``1m``."""
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds / size)}{unit}"
@@ -255,5 +254,5 @@ def describe_age(seconds: float) -> str:
 
 
 def describe_memory(count: int) -> str:
-    """Bytes, in whole mebibytes."""
+    """Bytes, rounded to mebibytes."""
     return format_size(round(count / 2**20) * 2**20)

@@ -150,7 +150,7 @@ def test_start_runs_commands_beside_the_running_gateway(start: Start) -> None:
     before = look()
     command = [sys.executable, "-m", "gateway", "check", "-c", str(gateway.folder / "mounts.yaml")]
     for options, said, more in (
-        ([], "", "not started (--start does), the commands behind: /web\n"),
+        ([], "", "commands not started (use --start): /web\n"),
         (["--start"], "it has begun\n", ""),
     ):
         done = subprocess.run(
@@ -240,7 +240,7 @@ def test_a_signal_in_the_middle_leaves_nothing_behind(site: Site, number: int, c
         os.killpg(process.pid, number)  # as a terminal does
         out, err = process.communicate(timeout=WAIT_SECONDS)
     assert (process.returncode, out) == (code, "")
-    assert err == f"gateway: ended by {signal.Signals(number).name}\n"
+    assert err == f"gateway: interrupted by {signal.Signals(number).name}\n"
     wait_until(lambda: site.find_left() == [], "nothing is left behind")
 
 

@@ -235,8 +235,8 @@ pools:
     assert run("check") == (
         0,
         "mounts.yaml: 10 mounts, no problems\n"
-        "not started (--start does), the commands behind: /served\n"
-        "not asked, the health of the servers behind: /checked\n",
+        "commands not started (use --start): /served\n"
+        "health of servers not checked: /checked\n",
         "",
     )
 

@@ -318,7 +318,7 @@ def test_a_pool_that_waits_for_its_turn_is_shown(start: Start) -> None:
             status = gateway.control("status")
             assert sum(generation["queued"] for generation in status["generations"]) >= 1
             lines = format_status(status)
-            assert any("workers that wait for their turn to load: 1" in line for line in lines)
+            assert any("workers waiting to load: 1" in line for line in lines)
         finally:
             (gateway.folder / "hold").unlink()
         assert reloading.result()["exit_code"] == 0

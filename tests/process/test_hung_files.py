@@ -124,7 +124,7 @@ def test_a_stop_does_not_wait_for_a_reload_that_waits_for_a_file(
     asking = begin(gateway.folder, "reload")
     wait_until(lambda: count_waiting(gateway.process.pid) > 1, "it reads, beside the watch")
     assert gateway.end() == 0
-    assert finish(asking) == (1, "", "gateway: the gateway ended before the reload did\n")
+    assert finish(asking) == (1, "", "gateway: the gateway stopped before the reload finished\n")
 
 
 # --- the watch of files -------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def test_a_table_that_changes_in_place_keeps_pages_live(start: Start) -> None:
 
 def test_live_needs_dev_mode(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--live"]) == 2
-    assert "--live: only --dev reloads code on a save" in capsys.readouterr().err
+    assert "--live: add --dev, which reloads code on each save" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("headers", [None, [("Content-Type", 1)], [("a",)], [1]])

@@ -102,7 +102,7 @@ def test_status_of_what_failed_alone(run: Run, gateway: Running) -> None:
 
 
 def test_plan_tells_what_an_edit_would_change(run: Run, gateway: Running, tmp_path: Path) -> None:
-    nothing = "nothing changes in the table; `gateway reload` loads the code anew\n"
+    nothing = "no changes in the table; `gateway reload` reloads the code\n"
     assert run("plan") == (0, nothing, "")
     other = tmp_path / "mounts.yaml"
     table = (gateway.folder / "mounts.yaml").read_text()
