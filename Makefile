@@ -38,7 +38,7 @@ help:
 	@echo '             (ROWS=proxied,browser SERVERS=ours,granian ROUNDS=1 SECONDS=2: those, and writes nothing)'
 	@echo 'make check   format, lint, types, import layers, words'
 	@echo 'make format  corrects what a tool can correct'
-	@echo 'make docs    the reference of the table and its schema, made from the code'
+	@echo 'make docs    the reference of the table, its schema, and the pictures of states, made from the code'
 	@echo 'make lock    resolves the lock files again, with the newest versions that fit'
 	@echo 'make clean   remove the virtual environment and all caches'
 
@@ -113,6 +113,7 @@ format: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	PYTHONPATH=tests/support $(BIN)/python tests/unit/test_config_schema.py
+	PYTHONPATH=. $(BIN)/python tests/docs/machines.py
 
 lock: $(VENV)/run.stamp
 	$(PIP) install uv
