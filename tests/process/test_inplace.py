@@ -3,10 +3,12 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from running import APP, Running, wait_until
+from scripted import Peer, scripted
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
@@ -102,6 +104,31 @@ def test_what_needs_an_import_or_a_call_is_served_by_new_workers(start: Start, m
     gateway = start("  /: counting:app\n  /made: counting:create()\n", counting=COUNTING)
     last = edit(gateway, mounts)
     assert (last["exit_code"], last["how"], last["generation"]) == (0, "new workers", "g2")
+
+
+def test_an_upstream_that_the_table_names_no_more_is_asked_no_more(start: Start) -> None:
+    asked: list[str] = []
+
+    def note(name: str) -> Callable[[Peer], None]:
+        def answer_all(peer: Peer) -> None:
+            with suppress(BrokenPipeError):  # a check that is under way as the mount goes
+                while True:
+                    peer.answer()
+                    asked.append(name)
+
+        return answer_all
+
+    settings = "health: /healthz, health_interval: 50ms"
+    with scripted(note("stays")) as stays, scripted(note("goes")) as goes:
+        kept = f"  /: {{upstream: '{stays.address}', {settings}}}\n"
+        gateway = start(f"{kept}  /b: {{upstream: '{goes.address}', {settings}}}\n")
+        wait_until(lambda: {"stays", "goes"} <= set(asked), "both are asked for their health")
+        last = edit(gateway, kept)
+        assert (last["exit_code"], last["how"]) == (0, "in place")
+        asked.clear()
+        wait_until(lambda: asked.count("stays") >= 5, "the other is still asked")
+        assert asked.count("goes") <= 1  # which was on its way
+        gateway.end()
 
 
 def test_each_mount_keeps_what_its_factory_made(start: Start) -> None:

@@ -171,6 +171,9 @@ def test_a_pool_whose_only_app_ends_its_workers_answers_503_and_serves_again(sta
     assert told(gateway, "/b")["SCRIPT_NAME"] == "/b"
     (gateway.folder / "end").unlink()
     wait_until(lambda: b" 200 " in gateway.ask("/a"), "the pool serves again")
+    # and it alone: nobody takes connections in its stead any more
+    answers = [gateway.ask("/a").partition(b"\r\n")[0] for _ in range(50)]
+    assert set(answers) == {b"HTTP/1.1 200 OK"}
 
 
 # --- what a pool's workers are given ----------------------------------------------------------

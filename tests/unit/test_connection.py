@@ -622,6 +622,8 @@ def test_an_app_that_waits_on_after_its_deadline_is_ended_again(serve: Any) -> N
     for count in (1, 2):
         gateway.pass_time(31 * count)
         assert len(ended) == count
+        gateway.pass_time(31 * count + 29)  # what it does then has as long again
+        assert len(ended) == count
     gateway.pass_time(31 * 3)
     assert client.read_answer().status == 504
 

@@ -183,3 +183,26 @@ def test_a_socket_that_was_closed_meanwhile_does_not_stop_the_pushes(connected: 
         assert min(waited) < KERNEL_SECONDS
     finally:
         pusher.close()
+
+
+class HeldAgain:
+    """A socket behind which the app holds back more, while it is being pushed."""
+
+    def __init__(self, pusher: Pusher) -> None:
+        self._pusher = pusher
+        self.pushes = 0
+
+    def setsockopt(self, *_: int) -> None:
+        self.pushes += 1
+        if self.pushes == 1:
+            self._pusher.hold(self)
+
+
+def test_what_is_held_back_during_a_push_is_pushed_too() -> None:
+    pusher = Pusher()
+    try:
+        sender = HeldAgain(pusher)
+        pusher.hold(sender)
+        wait_until(lambda: sender.pushes == 2)
+    finally:
+        pusher.close()
