@@ -110,6 +110,21 @@ def test_commands_that_are_named_exist(page: Path) -> None:
             build_parser().parse_args(shlex.split(usage.replace("URL", "/").replace("…", "")))
 
 
+def test_the_tour_is_short() -> None:
+    assert len((ROOT / "docs" / "architecture.md").read_text("utf-8").splitlines()) <= 200
+
+
+def test_the_tour_has_every_module_in_its_room() -> None:
+    """A room is a row of the table; it names its modules."""
+    tour = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = [row for row in tour.splitlines() if row.startswith("| `gateway/")]
+    for module in sorted((ROOT / "gateway").rglob("[a-z]*.py")):
+        path, folder = (str(each.relative_to(ROOT)) for each in (module, module.parent))
+        row = [row for row in rows if f"`{path}`" in row or f"`{folder}/`" in row.split("|")[1]]
+        assert len(row) == 1, path
+        assert re.search(rf"\b{module.stem}\b", row[0]), path
+
+
 def test_every_decision_is_in_the_index() -> None:
     index = (DECISIONS / "README.md").read_text("utf-8")
     listed = re.findall(r"^- \[(\d{4})\]\((.+?)\) (.+)$", index, re.MULTILINE)
