@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from gateway.limits import Limits
 from gateway.protocol.memory import Memory
 from gateway.protocol.names import UNIX_PEER, parse_host
-from gateway.protocol.request import RequestHead
+from gateway.protocol.request import HeadParser, RequestHead
 from gateway.wsgi import Environ
 
 # [v6]:port, v4:port, or a bare address; a port may be obfuscated (RFC 7239 §6)
@@ -68,12 +69,16 @@ class TrustedProxies:
     ``peers`` tells of a peer, an address as text or ``unix:UID``, whether it is one of them.
     """
 
-    takes_statements = False
+    add_date = False
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
         networks = tuple(networks)
         self.peers = Peers(networks)
         self._hops = Hops(networks)
+
+    def build_parser(self, limits: Limits) -> HeadParser:
+        """One that reads what any peer sends."""
+        return HeadParser(limits)
 
     def client(self, hops: str) -> str:
         """The client of an X-Forwarded-For list: from the right, the first that is no trusted

@@ -24,7 +24,6 @@ from gateway.http.wire.greenlets import GreenletPool
 from gateway.http.wire.push import Pusher
 from gateway.inflight import InFlight
 from gateway.limits import Limits
-from gateway.protocol.request import HeadParser
 from gateway.wsgi import Environ
 
 
@@ -50,7 +49,8 @@ def tell_nothing(_: BaseException) -> str:
 class Service:
     """``connections`` are the open ones; ``on_close`` is called after each close.
 
-    ``date_line`` ends a response head: the Date field, made once a second, and the empty line.
+    ``date_line`` ends a response head: the Date field, made once a second, and the empty line;
+    without the field where those who have asked add it.
     ``next_request_id`` gives one that is unique among workers and restarts.
     ``tell_fault`` gives what an error page shows of an app's exception, and ``end_page`` what it
     ends with, below a mount's prefix. Where it does not keep connections, each is closed after one
@@ -78,7 +78,7 @@ class Service:
         self.tell_fault = tell_fault
         self.keeps_connections = keeps_connections
         self.end_page: Callable[[str], bytes] = end_no_page
-        self.parser = HeadParser(limits, takes_statements=self.proxies.takes_statements)
+        self.parser = self.proxies.build_parser(limits)
         self.greenlets = GreenletPool()
         self.submit = self.greenlets.submit
         self.spool = Spool(limits.max_spooled_bytes)
@@ -93,14 +93,14 @@ class Service:
     def tell_time(self) -> None:
         """To be called once a second."""
         line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime())
-        self.date_line = line.encode()
+        self.date_line = b"\r\n" if self.proxies.add_date else line.encode()
 
     def adjust(self, table: MountTable, limits: Limits, mounts: MountInfo) -> None:
         """Serve other mounts within other limits from the next request on."""
         self.table = table
         self.limits = limits
         self.spool.max_bytes = limits.max_spooled_bytes
-        self.parser = HeadParser(limits, takes_statements=self.proxies.takes_statements)
+        self.parser = self.proxies.build_parser(limits)
         self.base_environ = self.base_environ | {"gateway.mounts": mounts}
 
     def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> Service:

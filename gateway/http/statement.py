@@ -1,92 +1,106 @@
 """What a front worker states of a request to the pool that runs its mount, written and read.
 
-Two fields, on the way from a front worker to a pool worker and nowhere else: ``Gateway-Statement``
-has what is the same each time such a request comes (its mount, its Host, how the client has come),
-``Gateway-Request`` what belongs to this one (the client, the request id). So the front alone
-decides, and the workers of pools serve what it has decided. All other fields cross as the client,
-or a proxy in front, has sent them.
+Between a front worker and a pool's worker, and nowhere else, a head has three lines: the request
+line to the byte, ``Gateway-Statement`` with the mount and the names of what is stated, and
+``Gateway-Request`` with the values. The names are keys of the environ; the front worker has checked
+every value, so the pool's worker takes them as they are. Names come again with every request of a
+browser, so both sides remember them. Plain heads are read beside these, such as those of probes.
 
 Whoever can connect to a pool's socket is believed: it belongs to the user of the front workers, and
-nobody else may open it (``supervisor/sockets.py``). From anybody else the parser drops both fields.
-Refuses to know sockets and mounts.
+nobody else may open it (``supervisor/listeners/sockets.py``). From anybody else the parser drops
+both fields. Refuses to know sockets and mounts.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import NamedTuple
-from urllib.parse import quote, unquote
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+from urllib.parse import unquote
 
-from gateway.protocol.fields import REQUEST_KEY, STATEMENT_KEY
+from gateway.errors import MalformedMessage, MalformedRequest
+from gateway.limits import Limits
+from gateway.protocol.fields import HOP_KEYS, is_field
+from gateway.protocol.framing import read_length
+from gateway.protocol.memory import Memory
 from gateway.protocol.names import CACHE_ENTRIES
-from gateway.protocol.request import RequestHead
+from gateway.protocol.request import HeadParser, RequestHead, decide_target
 from gateway.wsgi import Environ
 
-# Host of each such request, which RFC 9112 §3.2 demands; the one that counts is in the statement
-_PLACEHOLDER_HOST = "pool"
-# in place of a value: there is none; the one that it mostly is
-_NONE, _SAME = "-", "="
+# what the front worker has found of the client, beside the fields
+_FOUND = ("REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT", "wsgi.url_scheme")
+_STATED = frozenset((*_FOUND, "gateway.request_id"))
+_STATEMENT, _REQUEST = "Gateway-Statement: ", "Gateway-Request: "
+# no value has it (RFC 9110 §5.5), and no key
+_JOINT = "\0"
+_LONGEST_NAMES = 1024
 
 
-class Statement(NamedTuple):
-    """``mount`` is a name, ``prefix`` what a proxy has put before SCRIPT_NAME, ``host`` the
-    HTTP_HOST, "" where the client sent none. All latin-1, as in an environ, but for the name."""
+class _Layouts(Memory[tuple[str, Callable[[Environ], Any]]]):
+    """The keys of an environ, joined, to those that are stated, and what gets their values."""
 
-    mount: str
-    scheme: str
-    server_name: str
-    server_port: str
-    prefix: str
-    host: str
-
-
-@lru_cache(CACHE_ENTRIES)
-def write_statement(statement: Statement) -> str:
-    """The lines of a head that are the same each time such a request comes."""
-    mount, *others = statement
-    texts = [quote(mount), *(quote(text, safe="/:[]", encoding="latin-1") for text in others)]
-    return f"Host: {_PLACEHOLDER_HOST}\r\nGateway-Statement: {'&'.join(texts)}\r\n"
+    def __missing__(self, joined: str) -> tuple[str, Callable[[Environ], Any]]:
+        keys = [
+            key
+            for key in joined.split(_JOINT)
+            if key in _STATED or (is_field(key) and key not in HOP_KEYS)
+        ]
+        layout = " ".join(keys), itemgetter(*keys)
+        self.keep(joined, layout)
+        return layout
 
 
-@lru_cache(CACHE_ENTRIES)
-def _read_statement(value: str) -> Statement:
-    mount, *others = value.split("&")
-    return Statement(unquote(mount), *(unquote(text, encoding="latin-1") for text in others))
+_layouts = _Layouts(CACHE_ENTRIES, _LONGEST_NAMES)
 
 
-def write_told(environ: Environ) -> str:
-    """The line that belongs to one request: the client's address and port, the request id, and
-    what a proxy has said of both, which mostly is the same."""
-    client, request_id = environ["REMOTE_ADDR"], environ["gateway.request_id"]
-    hops = _write_again(environ.get("HTTP_X_FORWARDED_FOR"), client)
-    header = _write_again(environ.get("HTTP_X_REQUEST_ID"), request_id)
-    port = environ["REMOTE_PORT"] or _NONE
-    return f"Gateway-Request: {client or _NONE} {port} {request_id} {hops} {header}\r\n"
+def write_statement(environ: Environ, mount: str, prefix: str, added: dict[str, str]) -> str:
+    """The lines behind the request line, with the empty one. ``mount`` is a name, quoted;
+    ``prefix`` what a proxy has put before SCRIPT_NAME; ``added`` are fields of this hop."""
+    names, get_values = _layouts[_JOINT.join(environ)]
+    values = _JOINT.join((prefix, *get_values(environ), *added.values()))
+    if added:
+        names = " ".join((names, *added))
+    return f"{_STATEMENT}{mount} SCRIPT_NAME {names}\r\n{_REQUEST}{values}\r\n\r\n"
 
 
-def _write_again(value: str | None, usual: str) -> str:
-    if value is None:
-        return _NONE
-    return _SAME if value == usual else f"+{quote(value, encoding='latin-1')}"
+class _Statements(Memory[tuple[str, list[str]]]):
+    """Lines to the mount that they name, and the keys."""
+
+    def __missing__(self, line: str) -> tuple[str, list[str]]:
+        mount, *keys = line[len(_STATEMENT) :].split(" ")
+        statement = unquote(mount), keys
+        self.keep(line, statement)
+        return statement
 
 
-def _read_told(parts: list[str]) -> Environ:
-    client, port, request_id, hops, header = parts
-    client = "" if client == _NONE else client
-    told = {
-        "REMOTE_ADDR": client,
-        "REMOTE_PORT": "" if port == _NONE else port,
-        "gateway.request_id": request_id,
-    }
-    if hops != _NONE:
-        told["HTTP_X_FORWARDED_FOR"] = _read_again(hops, client)
-    if header != _NONE:
-        told["HTTP_X_REQUEST_ID"] = _read_again(header, request_id)
-    return told
+class StatementParser(HeadParser):
+    """Reads what front workers state, and beside that plain heads."""
 
+    _statements = _Statements(CACHE_ENTRIES, _LONGEST_NAMES)
 
-def _read_again(text: str, usual: str) -> str:
-    return usual if text == _SAME else unquote(text[1:], encoding="latin-1")
+    def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
+        """See ``HeadParser``."""
+        lines = raw[:-4].decode("latin-1").split("\r\n")
+        if len(lines) != 3 or not lines[1].startswith(_STATEMENT):
+            return super().parse(raw, trusts_peer)
+        line, statement, request = lines
+        head = self._read_request_line(line)
+        head.line = raw[: len(line)]
+        if not head.path:
+            head.fields = {}  # the Host that counts is stated
+            decide_target(head)
+        head.mount, keys = self._statements[statement]
+        values = request[len(_REQUEST) :].split(_JOINT)
+        fields = head.fields = dict(zip(keys, values))
+        if len(values) != len(keys) or len(fields) != len(keys):
+            raise MalformedRequest("a statement whose names and values do not match")
+        if "CONTENT_LENGTH" in fields or "HTTP_TRANSFER_ENCODING" in fields:
+            length, coding = fields.get("CONTENT_LENGTH"), fields.get("HTTP_TRANSFER_ENCODING")
+            try:
+                head.content_length = read_length(length, coding, is_http11=head.is_http11)
+            except MalformedMessage as error:
+                raise MalformedRequest(error.args[0]) from None
+        return head
 
 
 class _Everybody(dict[str, tuple[str, bool]]):
@@ -97,25 +111,17 @@ class _Everybody(dict[str, tuple[str, bool]]):
 
 
 class FrontWorkers:
-    """To a pool's worker what ``TrustedProxies`` is to others: whose word counts."""
+    """To a pool's worker what ``TrustedProxies`` is to others: whose word counts. They add the
+    Date field to what is answered."""
 
-    takes_statements = True
     peers = _Everybody()
+    add_date = True
+
+    def build_parser(self, limits: Limits) -> HeadParser:
+        """One that reads what these peers send."""
+        return StatementParser(limits)
 
     def apply(self, head: RequestHead, environ: Environ) -> str:
-        """Take what is stated into ``environ``; the name of the mount, "" where nothing is, as by
-        a probe of the worker's own."""
-        value, told = environ.pop(STATEMENT_KEY, ""), environ.pop(REQUEST_KEY, "")
-        if told:
-            environ.update(_read_told(told.split(" ")))
-        if not value:
-            return ""
-        stated = _read_statement(value)
-        environ["wsgi.url_scheme"] = stated.scheme
-        environ["SERVER_NAME"] = stated.server_name
-        environ["SERVER_PORT"] = stated.server_port
-        environ["SCRIPT_NAME"] = stated.prefix
-        environ["HTTP_HOST"] = stated.host
-        if not stated.host:
-            del environ["HTTP_HOST"]
-        return stated.mount
+        """The name of the mount, "" where none is stated, as by a probe of the worker's own. What
+        else is stated is in ``environ`` already, among the fields."""
+        return head.mount

@@ -5,6 +5,8 @@ Refuses to know how another server is asked.
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from gateway.config.model import Mount, UpstreamTarget
 from gateway.upstream.address import MAX_IDLE, Address
 from gateway.upstream.health import watch_health
@@ -18,7 +20,9 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
     """The WSGI callable that asks another server. Nothing is connected to before the first request,
     but for health checks."""
     max_idle = MAX_IDLE if target.keep_alive_seconds else 0
-    addresses = [Address(address, max_idle=max_idle) for address in target.addresses]
+    addresses = [
+        Address(address, max_idle=max_idle, is_own=target.is_own) for address in target.addresses
+    ]
     host = "" if target.host == "keep" else target.host
     strips_prefix = target.prefix == "strip"
     own_names = [address.authority for address in addresses] + [host] * bool(host)
@@ -43,7 +47,7 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
             strips_prefix=strips_prefix,
             host=host,
             authority=addresses[0].authority if addresses else "",
-            own_mount=mount.name if target.is_own else "",
+            own_mount=quote(mount.name) if target.is_own else "",
         ),
         connect_timeout_seconds=target.connect_timeout_seconds,
         keep_alive_seconds=target.keep_alive_seconds,

@@ -9,11 +9,18 @@ from __future__ import annotations
 import re
 
 from gateway.errors import MalformedMessage
+from gateway.protocol.framing import HOP_BY_HOP
 from gateway.protocol.memory import Memory
 
 DROPPED = ""
-# what front workers send to pools; dropped from all other peers, trusted proxies included
-STATEMENT_KEY, REQUEST_KEY = "HTTP_GATEWAY_STATEMENT", "HTTP_GATEWAY_REQUEST"
+# what front workers send to pools (``http.statement``), and nobody as fields: dropped from all
+# peers, trusted proxies included
+_STATEMENT_KEYS = ("HTTP_GATEWAY_STATEMENT", "HTTP_GATEWAY_REQUEST")
+# CGI names of the fields of one hop (RFC 9110 §7.6.1; RFC 7540 §3.2.1; Expect is answered here)
+HOP_KEYS = frozenset((
+    *(f"HTTP_{name.upper().replace('-', '_')}" for name in HOP_BY_HOP),
+    "HTTP_HTTP2_SETTINGS", "HTTP_EXPECT",
+))  # fmt: skip
 MAX_NAMES = 1024
 LONGEST_NAME = 64
 # enough for the usual lines of thousands of clients; some 3 MiB at most
@@ -32,7 +39,7 @@ _NEVER_KEPT = frozenset({
     "HTTP_X_AUTH_TOKEN", "HTTP_X_CSRF_TOKEN", "HTTP_X_CSRFTOKEN", "HTTP_X_XSRF_TOKEN",
     "CONTENT_LENGTH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH",
     "HTTP_REFERER", "HTTP_SEC_WEBSOCKET_KEY", "HTTP_TRACEPARENT", "HTTP_X_FORWARDED_FOR",
-    "HTTP_X_REAL_IP", "HTTP_X_REQUEST_ID", REQUEST_KEY,
+    "HTTP_X_REAL_IP", "HTTP_X_REQUEST_ID",
 })  # fmt: skip
 
 Field = tuple[str, str]
@@ -41,16 +48,15 @@ Field = tuple[str, str]
 class FieldNames(Memory[str]):
     """Field names as sent to CGI names, DROPPED for fields that are dropped."""
 
-    def __init__(self, *, trusts_peer: bool, takes_statements: bool = False) -> None:
+    def __init__(self, *, trusts_peer: bool) -> None:
         super().__init__(MAX_NAMES, LONGEST_NAME)
         self._trusts_peer = trusts_peer
-        self._takes_statements = takes_statements
 
     def __missing__(self, raw_name: str) -> str:
         name = cgi_name(raw_name)
         if not self._trusts_peer and _FORWARDED_NAME.fullmatch(raw_name):
             name = DROPPED
-        if name in (STATEMENT_KEY, REQUEST_KEY) and not self._takes_statements:
+        if name in _STATEMENT_KEYS:
             name = DROPPED
         self.keep(raw_name, name)
         return name
@@ -59,11 +65,11 @@ class FieldNames(Memory[str]):
 class FieldLines(Memory[Field]):
     """Field lines, without CRLF, to CGI name and value.
 
-    ``trusts_peer`` keeps forwarding fields, ``takes_statements`` those of front workers."""
+    ``trusts_peer`` keeps forwarding fields."""
 
-    def __init__(self, *, trusts_peer: bool, takes_statements: bool = False) -> None:
+    def __init__(self, *, trusts_peer: bool) -> None:
         super().__init__(MAX_LINES, LONGEST_LINE)
-        self._names = FieldNames(trusts_peer=trusts_peer, takes_statements=takes_statements)
+        self._names = FieldNames(trusts_peer=trusts_peer)
 
     def __missing__(self, line: str) -> Field:
         raw_name, colon, value = line.partition(":")
@@ -101,6 +107,11 @@ class FieldLines(Memory[Field]):
                 # RFC 9110 §5.5: no trailing space, even if the last value is empty
                 fields[name] = f"{fields[name]}{separator}{value}".rstrip(" ")
         return fields
+
+
+def is_field(key: str) -> bool:
+    """Whether a key of an environ is the CGI name of a field."""
+    return key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH")
 
 
 def cgi_name(raw_name: str) -> str:

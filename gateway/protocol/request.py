@@ -36,7 +36,8 @@ class RequestHead:
     ``fields`` maps CGI names (RFC 3875 §4.1.18: ``HTTP_ACCEPT``, ``CONTENT_TYPE``) to latin-1
     strings. ``host`` is lower-case without port, "" if there is none (HTTP/1.0).
     ``content_length`` is in bytes, or CHUNKED. ``takes_simple_head``: the framing of the response
-    is the usual one, since the request is HTTP/1.1 and not HEAD.
+    is the usual one, since the request is HTTP/1.1 and not HEAD. ``mount`` names the mount that a
+    front worker has chosen, "" where this worker has to choose.
     """
 
     content_length: int = 0
@@ -46,6 +47,7 @@ class RequestHead:
     host: str = ""
     is_http11: bool
     method: str
+    mount: str = ""
     path: str
     persistent: bool
     query: str
@@ -54,17 +56,14 @@ class RequestHead:
 
 
 class HeadParser:
-    """Parses complete request heads, for all connections of a worker.
+    """Parses complete request heads, for all connections of a worker."""
 
-    ``takes_statements``: trusted peers are front workers."""
-
-    def __init__(self, limits: Limits, *, takes_statements: bool = False) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._max_line = limits.max_request_line_bytes
         self._max_head = limits.max_head_bytes
         self._max_fields = limits.max_fields
-        trusted = FieldLines(trusts_peer=True, takes_statements=takes_statements)
         # by whether the peer is trusted
-        self.field_lines = FieldLines(trusts_peer=False), trusted
+        self.field_lines = FieldLines(trusts_peer=False), FieldLines(trusts_peer=True)
 
     def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
         """The head in ``raw``, which ends with its empty line. Forwarding fields are dropped unless
@@ -95,7 +94,7 @@ class HeadParser:
         elif head.is_http11:
             raise MalformedRequest("no Host field")  # RFC 9112 §3.2
         if not head.path:
-            _decide_target(head)
+            decide_target(head)
         connection = fields.get("HTTP_CONNECTION")
         if connection is not None and connection != "keep-alive":
             head.persistent = is_persistent(split_list(connection), is_http11=head.is_http11)
@@ -137,7 +136,7 @@ class HeadParser:
         return head
 
 
-def _decide_target(head: RequestHead) -> None:
+def decide_target(head: RequestHead) -> None:
     """RFC 9112 §3.2: forms other than the origin-form."""
     target = head.target
     if target == "*" and head.method == "OPTIONS":

@@ -29,12 +29,14 @@ class ResponseHead:
     bytes, or CHUNKED or UNTIL_CLOSE. ``persistent`` says whether the connection may be reused,
     ``upgrade`` is the protocol of a 101."""
 
+    __slots__ = ("code", "fields", "length", "persistent", "status", "upgrade")
+
     code: int
     fields: list[Field]
     length: int
     persistent: bool
     status: str
-    upgrade: str = ""
+    upgrade: str
 
 
 class _StatusLines(Memory[tuple[str, int, bool]]):
@@ -90,6 +92,7 @@ def parse_response_head(raw: bytes, method: str) -> ResponseHead:
     """
     first, *lines = raw[:-4].decode("latin-1").split("\r\n")
     answer = ResponseHead()
+    answer.upgrade = ""
     answer.fields = fields = []
     special: dict[str, str] = {}
     try:

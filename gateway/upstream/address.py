@@ -36,10 +36,12 @@ class Address:
     """``http://HOST:PORT`` or ``unix:/path``. ``authority`` is its Host, where none is to be kept.
 
     ``in_flight`` counts requests, ``down_until`` is monotonic, ``is_healthy`` what a check found.
+    ``is_own``: workers of the gateway's own listen there.
     """
 
-    def __init__(self, text: str, *, max_idle: int = MAX_IDLE) -> None:
+    def __init__(self, text: str, *, max_idle: int = MAX_IDLE, is_own: bool = False) -> None:
         self.text = text
+        self._is_own = is_own
         self._max_idle = max_idle
         self.in_flight = 0
         self.down_until = 0.0
@@ -67,12 +69,13 @@ class Address:
     def take(self, must_live: bool) -> Link | None:
         """The idle connection that was used last, None where there is none; never one on which
         something has come, and with ``must_live`` one that the server has not closed either, as far
-        as the kernel knows."""
+        as the kernel knows. Workers of the gateway's own are not looked at: they send nothing
+        unasked, and that one has closed shows when it is written to."""
         while self._idle:
             link = self._idle.pop()
             if link.is_closed:
                 continue
-            if link.has_input() if must_live else link.has_bytes():
+            if not self._is_own and (link.has_input() if must_live else link.has_bytes()):
                 link.close()
                 continue
             link.is_idle = False

@@ -29,6 +29,10 @@ class NoAnswerError(Exception):
         super().__init__("closed without an answer")
 
 
+class NotSentError(NoAnswerError):
+    """The server had closed a connection that was kept: nothing of the request has left."""
+
+
 class Hop:
     """From the sending to the end of the answer, or to ``end``, which has to be called.
 
@@ -58,11 +62,14 @@ class Hop:
 
     def send(self, head: bytes, first: bytes, length: int, source: Any) -> None:
         """Send ``head``, ``first`` of the content, which has ``length``, and the rest of it as
-        ``source`` gives it, while the answer is read."""
-        unsent = self.link.offer(head + first if first else head)
+        ``source`` gives it, while the answer is read. Raises NotSentError."""
+        link = self.link
+        unsent = link.offer(head + first if first else head)
+        if link.has_lost and link.parked:
+            raise NotSentError
         left = CHUNKED if length == CHUNKED else length - len(first)
         if unsent or left:
-            self._feeder = Feeder(self.link, unsent, source, left)
+            self._feeder = Feeder(link, unsent, source, left)
 
     @property
     def is_repeatable(self) -> bool:

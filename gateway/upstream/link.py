@@ -5,6 +5,7 @@ next, so that a connection which the server closes while nobody uses it is known
 """
 
 from collections import deque
+from collections.abc import Callable
 from fcntl import ioctl
 from socket import MSG_PEEK, SHUT_WR
 from termios import FIONREAD
@@ -12,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from gevent import get_hub
-from greenlet import getcurrent
+from greenlet import getcurrent, greenlet
 
 from gateway.http.wire.stream import READ, WRITE, wait_for
 
@@ -36,15 +37,16 @@ class Link:
 
     __slots__ = (
         "_fault",
-        "_has_lost",
         "_held_bytes",
         "_hub",
         "_is_watching",
         "_reader",
         "_received",
         "_socket",
+        "_to_hub",
         "_watcher",
         "has_ended",
+        "has_lost",
         "is_closed",
         "is_idle",
         "parked",
@@ -57,11 +59,13 @@ class Link:
     def __init__(self, connected: Any) -> None:
         self._socket = connected
         self._hub: Any = get_hub()
+        # the hub's own ``switch`` does more, for gevent's greenlets
+        self._to_hub: Callable[[], Any] = greenlet.switch.__get__(self._hub)
         self._received: deque[bytes] = deque()
         self._held_bytes = 0
         self._reader: Any = None
         self._fault: BaseException | None = None
-        self._has_lost = False  # something of what was to be sent
+        self.has_lost = False  # something of what was to be sent
         self.has_ended = self.was_reset = False
         self.is_closed = False
         self.is_idle = False
@@ -125,7 +129,7 @@ class Link:
         self._reader = getcurrent()
         try:
             while True:
-                received = self._hub.switch()
+                received = self._to_hub()
                 if isinstance(received, bytes):  # else a late wake-up, meant for another request
                     return received
         finally:
@@ -134,7 +138,7 @@ class Link:
     @property
     def is_reusable(self) -> bool:
         """Whether nothing speaks against another request."""
-        return not (self.has_ended or self._received or self._fault or self._has_lost)
+        return not (self.has_ended or self._received or self._fault or self.has_lost)
 
     def park(self) -> None:
         """No request uses it from now on. What comes now, or its end, closes it."""
@@ -152,14 +156,14 @@ class Link:
             self._reader.throw(self._fault)
 
     def offer(self, data: bytes) -> bytes:
-        """Send what the kernel takes at once, and return the rest. A server that has left shows
-        when it is read from: it may have answered before."""
+        """Send what the kernel takes at once, and return the rest. Where the server has left,
+        ``has_lost`` turns true; it may have answered before."""
         try:
             return data[self._socket.send(data) :]
         except BlockingIOError:
             return data
         except OSError:
-            self._has_lost = True
+            self.has_lost = True
             return b""
 
     def send(self, data: bytes) -> None:
@@ -171,7 +175,7 @@ class Link:
             except BlockingIOError:
                 wait_for(self._socket, WRITE)
             except OSError as error:
-                self._has_lost = True
+                self.has_lost = True
                 raise ConnectionError(error.strerror) from error
 
     def end(self) -> None:

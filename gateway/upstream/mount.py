@@ -20,9 +20,9 @@ from gateway.protocol.framing import split_list
 from gateway.protocol.response import InvalidResponseError, ResponseHead
 from gateway.upstream.address import Address
 from gateway.upstream.balance import Balance
-from gateway.upstream.hop import Hop, NoAnswerError
+from gateway.upstream.hop import Hop, NoAnswerError, NotSentError
 from gateway.upstream.link import READ_BYTES
-from gateway.upstream.request import Request, Rules, read_request
+from gateway.upstream.request import Rules, UpstreamRequest, read_request
 from gateway.upstream.rewrite import Rewriter
 from gateway.upstream.sticky import Sticky
 from gateway.upstream.tunnel import Tunnel
@@ -99,7 +99,7 @@ class Upstream:
 
     # --- to the server ------------------------------------------------------------------------
 
-    def _ask(self, environ: Environ, request: Request) -> tuple[Hop, ResponseHead]:
+    def _ask(self, environ: Environ, request: UpstreamRequest) -> tuple[Hop, ResponseHead]:
         """The answer's head, and the hop that has the rest of it, which is to be ended."""
         first: bytes | None = None
         is_fresh = False
@@ -113,15 +113,15 @@ class Upstream:
             except NoAnswerError as error:
                 self._end(hop)
                 # a new connection was not closed for being idle: the request may end servers
-                may_repeat = self._repeats and hop.link.parked
-                if not (may_repeat and request.is_idempotent and hop.is_repeatable):
+                may_repeat = self._repeats and hop.link.parked and request.is_idempotent
+                if not (isinstance(error, NotSentError) or (may_repeat and hop.is_repeatable)):
                     raise self._explain(environ, hop, error) from None
                 is_fresh = True
             except BaseException as error:  # noqa: BLE001  raised again, perhaps as another
                 self._end(hop)
                 raise self._explain(environ, hop, error) from None
 
-    def _begin(self, environ: Environ, request: Request, *, is_fresh: bool) -> Hop:
+    def _begin(self, environ: Environ, request: UpstreamRequest, *, is_fresh: bool) -> Hop:
         """A connection to an address that can be had. Raises RequestEnded where there is none."""
         must_live = not (self._repeats and request.is_idempotent) or request.length != 0
         tried: list[Address] = []
@@ -185,7 +185,7 @@ class Upstream:
         except (InvalidResponseError, RequestEnded) as error:
             raise self._explain(environ, hop, error) from None
 
-    def _open_tunnel(self, hop: Hop, request: Request, answer: ResponseHead) -> Tunnel:
+    def _open_tunnel(self, hop: Hop, request: UpstreamRequest, answer: ResponseHead) -> Tunnel:
         if not request.upgrade:
             raise InvalidResponseError("it switched protocols without being asked to")
         # RFC 9110 §7.8: a server must not switch to a protocol that was not indicated
@@ -229,7 +229,7 @@ class _Relay:
         return self._pieces
 
 
-def _read_first(environ: Environ, request: Request) -> bytes:
+def _read_first(environ: Environ, request: UpstreamRequest) -> bytes:
     """What can be sent together with the head: content that is small and known to be coming.
 
     More of it, or content whose client waits for a 100, is not waited for.

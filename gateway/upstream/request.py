@@ -1,20 +1,20 @@
 """The head of a request to a server behind a mount, from its environ.
 
-Owns what crosses: the path, every end-to-end field, and what is told of the client. Refuses to know
-sockets. Source: RFC 9110 §7.6.1 (hop-by-hop fields), §7.8 (Upgrade), §9.2.2 (idempotent methods),
-RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
+Owns what crosses: the path, every end-to-end field, and what is reported of the client. Refuses to
+know sockets. Source: RFC 9110 §7.6.1 (hop-by-hop fields), §7.8 (Upgrade), §9.2.2 (idempotent
+methods), RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedReader
 from urllib.parse import quote
 
 from gateway.http.dispatch import PATH_SAFE
-from gateway.http.environ import build_base_environ
-from gateway.http.statement import Statement, write_statement, write_told
-from gateway.protocol.fields import DROPPED, LONGEST_NAME, MAX_NAMES
-from gateway.protocol.framing import CHUNKED, HOP_BY_HOP, split_list
+from gateway.http.statement import write_statement
+from gateway.protocol.fields import DROPPED, HOP_KEYS, LONGEST_NAME, MAX_NAMES, is_field
+from gateway.protocol.framing import CHUNKED, split_list
 from gateway.protocol.memory import Memory
 from gateway.protocol.names import CACHE_ENTRIES, UNIX_PEER
 from gateway.wsgi import RAW_PATH_INFO, Environ
@@ -23,18 +23,16 @@ from gateway.wsgi import RAW_PATH_INFO, Environ
 IDEMPOTENT = frozenset(
     ("DELETE", "GET", "HEAD", "OPTIONS", "PROPFIND", "PUT", "QUERY", "REPORT", "SEARCH", "TRACE")
 )
-# what every environ has and is no field; RFC 9110 §7.6.1; then what is written anew in each head,
-# and Expect, which is answered here
-_OF_ONE_HOP = frozenset((
-    *build_base_environ("", "", ()), "CONTENT_LENGTH",
-    *(f"HTTP_{name.upper().replace('-', '_')}" for name in HOP_BY_HOP), "HTTP_HTTP2_SETTINGS",
-    "HTTP_EXPECT", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID",
-))  # fmt: skip
-# and what a server of another make is told by us alone
-_NOT_PASSED_ON = _OF_ONE_HOP | {
-    "HTTP_VIA", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT",
-    "HTTP_X_FORWARDED_PREFIX", "HTTP_X_FORWARDED_PROTO",
+# fields of one hop, and what is written anew in each head
+_NOT_PASSED_ON = HOP_KEYS | {
+    "CONTENT_LENGTH", "HTTP_HOST", "HTTP_VIA", "HTTP_X_FORWARDED_FOR",
+    "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT", "HTTP_X_FORWARDED_PREFIX",
+    "HTTP_X_FORWARDED_PROTO", "HTTP_X_REQUEST_ID",
 }  # fmt: skip
+# what a client's Connection cannot take away on the way to a pool
+_NEVER_DROPPED = frozenset((
+    "CONTENT_LENGTH", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID",
+))  # fmt: skip
 # deprecated by RFC 9113 §3.1, and a way around the rules of every hop on it
 _NEVER_UPGRADED_TO = "h2c"
 # RFC 9110 §7.6.3: how this hop is called, and how often before a request is taken to go in circles
@@ -46,7 +44,7 @@ _MOST_HOPS = 8
 class Rules:
     """How requests of one mount are written. ``prefix`` is the mount's own, as in SCRIPT_NAME;
     ``host`` replaces the client's where it is not "", ``authority`` stands in for a missing one.
-    ``own_mount`` is its name where the server is a worker of the gateway's, else ""."""
+    ``own_mount`` is its name, quoted, where the server is a worker of the gateway's, else ""."""
 
     prefix: str
     strips_prefix: bool
@@ -56,56 +54,61 @@ class Rules:
 
 
 class _FieldNames(Memory[str]):
-    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is ``dropped`` or no field."""
-
-    def __init__(self, dropped: frozenset[str]) -> None:
-        super().__init__(MAX_NAMES, LONGEST_NAME)
-        self._dropped = dropped
+    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is not passed on or no field."""
 
     def __missing__(self, key: str) -> str:
         name = DROPPED
-        is_field = key == "CONTENT_TYPE" or key.startswith("HTTP_")
-        if is_field and key not in self._dropped:
-            name = key.removeprefix("HTTP_").replace("_", "-").title() + ": "
+        if is_field(key) and key not in _NOT_PASSED_ON:
+            name = f"{_field_name(key).title()}: "
         self.keep(key, name)
         return name
 
 
-class Request:
+_names = _FieldNames(MAX_NAMES, LONGEST_NAME)
+
+
+class UpstreamRequest:
     """``length`` is that of the content in bytes, or CHUNKED; ``upgrade`` what the client wants to
     speak instead of HTTP, "" for nothing else. ``is_circular`` is whether it has come through here
     too often. ``head`` is all of it, with the empty line."""
 
     __slots__ = ("head", "is_circular", "is_idempotent", "length", "method", "upgrade")
 
-    _names = _FieldNames(_NOT_PASSED_ON)
-
     def __init__(self, environ: Environ, rules: Rules) -> None:
         self.method: str = environ["REQUEST_METHOD"]
         self.is_idempotent = self.method in IDEMPOTENT
+        self.is_circular = False
         self.length = 0
-        framing = self.upgrade = ""
-        if environ.get("CONTENT_LENGTH"):
+        self.upgrade = ""
+        if "CONTENT_LENGTH" in environ:
             self.length = int(environ["CONTENT_LENGTH"])
-            framing = f"Content-Length: {self.length}\r\n"
-        elif isinstance(environ["wsgi.input"], BufferedReader):  # chunks that were not taken in
-            self.length = CHUNKED
-            framing = "Transfer-Encoding: chunked\r\n"
-        names = self._names
-        lines = [f"{name}{environ[key]}\r\n" for key in environ if (name := names[key])]
+        elif isinstance(environ["wsgi.input"], BufferedReader):
+            self.length = CHUNKED  # that were not taken in
         connection = environ.get("HTTP_CONNECTION")
+        options: Collection[str] = ()
         if connection is not None and connection not in ("keep-alive", "close"):
             options = split_list(connection)
-            lines = [line for line in lines if line.partition(":")[0].lower() not in options]
             if "upgrade" in options:
                 self.upgrade = _wanted_protocol(environ, self.length)
-                if self.upgrade:
-                    framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
-        lines += framing, "\r\n"
-        self.head = f"{self._write(environ, rules)}{''.join(lines)}".encode("latin-1")
+        self.head = self._write(environ, rules, options).encode("latin-1")
 
-    def _write(self, environ: Environ, rules: Rules) -> str:
-        """Request line, and what is told of the client and the way to here."""
+    def _write(self, environ: Environ, rules: Rules, options: Collection[str]) -> str:
+        """The head, without the fields that ``options`` of the client's Connection name."""
+        names = _names
+        lines = [f"{name}{environ[key]}\r\n" for key in environ if (name := names[key])]
+        if options:
+            lines = [line for line in lines if line.partition(":")[0].lower() not in options]
+        framing = ""
+        if self.upgrade:
+            framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
+        elif self.length == CHUNKED:
+            framing = "Transfer-Encoding: chunked\r\n"
+        elif "CONTENT_LENGTH" in environ:
+            framing = f"Content-Length: {self.length}\r\n"
+        return f"{self._write_way(environ, rules)}{''.join(lines)}{framing}\r\n"
+
+    def _write_way(self, environ: Environ, rules: Rules) -> str:
+        """Request line, and what is reported of the client and the way to here."""
         via: str = environ.get("HTTP_VIA", "")
         self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
         client: str = environ["REMOTE_ADDR"]
@@ -113,36 +116,42 @@ class Request:
         hops = f"X-Forwarded-For: {client}\r\n" if is_address else ""
         return (
             f"{self.method} {build_target(environ, rules)} HTTP/1.1\r\n"
-            f"{_tell_place(environ, rules)}{hops}"
+            f"{_write_place(environ, rules)}{hops}"
             f"X-Request-ID: {environ['gateway.request_id']}\r\n"
             f"Via: {via}{', ' if via else ''}{_VIA}\r\n"
         )
 
 
-class PoolRequest(Request):
-    """One to a worker of the gateway's own: it gets what the client and proxies have sent, with the
-    request line to the byte, and is told beside it what this worker has found."""
+class PoolRequest(UpstreamRequest):
+    """One to a worker of the gateway's own: the request line to the byte, and as a statement what
+    the client and proxies have sent and what this worker has found."""
 
     __slots__ = ()
-    _names = _FieldNames(_OF_ONE_HOP)
 
-    def _write(self, environ: Environ, rules: Rules) -> str:
-        self.is_circular = False
-        stated = Statement(
-            rules.own_mount,
-            environ["wsgi.url_scheme"],
-            environ["SERVER_NAME"],
-            environ["SERVER_PORT"],
-            environ["SCRIPT_NAME"].removesuffix(rules.prefix),
-            environ.get("HTTP_HOST", ""),
-        )
+    def _write(self, environ: Environ, rules: Rules, options: Collection[str]) -> str:
+        prefix = environ["SCRIPT_NAME"].removesuffix(rules.prefix)
         line = f"{self.method} {environ['REQUEST_URI']} {environ['SERVER_PROTOCOL']}\r\n"
-        return f"{line}{write_statement(stated)}{write_told(environ)}"
+        added = {}
+        if self.upgrade:
+            added = {"HTTP_CONNECTION": "Upgrade", "HTTP_UPGRADE": self.upgrade}
+        elif self.length == CHUNKED:
+            added = {"HTTP_TRANSFER_ENCODING": "chunked"}
+        if options:
+            environ = {key: environ[key] for key in environ if not _is_named(key, options)}
+        return line + write_statement(environ, rules.own_mount, prefix, added)
 
 
-def read_request(environ: Environ, rules: Rules) -> Request:
+def read_request(environ: Environ, rules: Rules) -> UpstreamRequest:
     """The request of ``environ``."""
-    return (PoolRequest if rules.own_mount else Request)(environ, rules)
+    return (PoolRequest if rules.own_mount else UpstreamRequest)(environ, rules)
+
+
+def _field_name(key: str) -> str:
+    return key.removeprefix("HTTP_").replace("_", "-")
+
+
+def _is_named(key: str, options: Collection[str]) -> bool:
+    return is_field(key) and key not in _NEVER_DROPPED and _field_name(key).lower() in options
 
 
 def _wanted_protocol(environ: Environ, length: int) -> str:
@@ -154,7 +163,7 @@ def _wanted_protocol(environ: Environ, length: int) -> str:
     return wanted
 
 
-def _tell_place(environ: Environ, rules: Rules) -> str:
+def _write_place(environ: Environ, rules: Rules) -> str:
     """Host, and what only a hop knows of it. All replace what the client sent itself."""
     prefix: str = environ["SCRIPT_NAME"]
     if not rules.strips_prefix:

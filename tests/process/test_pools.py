@@ -120,6 +120,25 @@ def test_each_request_of_a_head_that_comes_again_keeps_its_client_and_id(start: 
             assert (a["HTTP_HOST"], a["PATH_INFO"], a["QUERY_STRING"]) == ("example.com", "/x", "q")
 
 
+DATED = """
+def app(environ, start_response):
+    status = environ["QUERY_STRING"] or "200 OK"
+    dates = [("Date", "Tue, 15 Nov 1994 08:12:31 GMT")] if environ["PATH_INFO"] == "/own" else []
+    start_response(status.replace("+", " "), [*dates, ("X-Path", environ["PATH_INFO"])])
+    return []
+"""
+
+
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content", "304 Not Modified"])
+def test_an_answer_of_a_pool_has_one_date(start: Start, status: str) -> None:
+    gateway = start("  /a: {app: 'dated:app', pool: own}\n", MANUAL, dated=DATED)
+    query = status.replace(" ", "+")
+    answers = [gateway.ask(f"/a/{path}?{query}") for path in ("own", "none", "own", "none")]
+    dates = [re.findall(rb"(?im)^date: (.*)\r$", answer) for answer in answers]
+    assert [len(found) for found in dates] == [1, 1, 1, 1]
+    assert [b" 1994 " in found for [found] in dates] == [True, False, True, False]
+
+
 FORGING = """
 import os
 def app(environ, start_response):

@@ -18,6 +18,7 @@ from gateway.limits import MountLimits
 from gateway.upstream import address
 from gateway.upstream.address import Address
 from gateway.upstream.balance import Balance
+from gateway.upstream.hop import Hop, NotSentError
 from gateway.upstream.link import Link
 
 Serve = Callable[..., Gateway]
@@ -274,6 +275,47 @@ def test_request_is_not_asked_again_once_an_answer_has_begun(serve: Serve, upstr
     with scripted(lambda peer: peer.answer(b"H")) as server:
         assert serve(upstream(server.address)).ask().status == 502
         assert server.connections == 1
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_request_of_which_nothing_was_sent_is_asked_anew_of_a_pool(
+    serve: Serve, upstream: Load, method: bytes
+) -> None:
+    """A kept connection to a pool's worker is not looked at before it is used."""
+    request = method + HOST + b"Content-Length: 7\r\n\r\ncontent"
+    got: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        got.append(peer.read(7))
+        peer.send(OK)
+
+    close = threading.Event()
+    with scripted(lambda peer: (peer.answer(), close.wait(WAIT_SECONDS)), script) as server:
+        app = upstream(server.address, is_own=True)
+        client = serve(app).connect()
+        assert client.ask(GET).status == 200
+        [link] = app._balance.addresses[0]._idle
+        link._watch(False)  # as if the loop had not turned since the server has closed
+        close.set()
+        wait_until(link.has_input, "it is closed")
+        assert client.ask(request).status == 200
+        assert server.connections == 2
+    assert got == [b"content"]
+
+
+def test_a_kept_connection_that_is_closed_takes_no_request() -> None:
+    address, (ours, theirs) = Address("unix:/unused", is_own=True), _socket.socketpair()
+    ours.setblocking(False)
+    address.give_back(Link(ours))
+    theirs.close()
+    link = address.take(must_live=True)
+    assert link is not None
+    hop = Hop(address, link)
+    with pytest.raises(NotSentError):
+        hop.send(GET, b"", 0, None)
+    hop.end()
+    assert link.is_closed
 
 
 @pytest.mark.parametrize("must_live", [False, True])

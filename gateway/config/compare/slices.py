@@ -77,13 +77,8 @@ def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
 
 
 def _with_room(limits: Limits) -> Limits:
-    """For what the front workers state of a request whose head was within the limits: the Host and
-    a proxy's prefix come once more, and their bytes may be encoded."""
-    return replace(
-        limits,
-        max_head_bytes=4 * limits.max_head_bytes,
-        max_fields=limits.max_fields + 16,
-    )
+    """For what the front workers state of a request whose head was within the limits."""
+    return replace(limits, max_head_bytes=4 * limits.max_head_bytes)
 
 
 def _complete(pool: Pool, server: Server) -> Pool:
