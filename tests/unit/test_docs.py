@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import __version__
 from gateway.commands.main import build_parser, main
 from gateway.config.model import Config
 from gateway.config.parse import parse_config
@@ -145,6 +146,12 @@ def test_a_decision_has_date_context_choice_and_alternatives(record: Path) -> No
     assert re.search(r"\n\nDate: \d{4}-\d\d-\d\d\n\n\Z", parts[0])
     assert parts[1::2] == ["Context", "Choice", "Alternatives"]
     assert all(part.strip() for part in parts[2::2])
+
+
+def test_readme_and_changelog_know_the_version() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert re.findall(r"^## \[(\d.*?)\]", changes, re.MULTILINE)[0] == __version__
+    assert f"Version {__version__}," in README.read_text("utf-8")
 
 
 def test_readme_lists_the_commands_that_help_lists() -> None:
