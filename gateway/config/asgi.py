@@ -7,7 +7,7 @@ import shlex
 from dataclasses import replace
 from importlib.util import find_spec
 
-from gateway.config.model import AsgiTarget, Pool, UpstreamTarget
+from gateway.config.model import AsgiTarget, PoolSettings, UpstreamTarget
 
 PROGRAM = "uvicorn"
 # Its socket is the gateway's alone, so whoever connects there is believed. A path is stripped on
@@ -20,7 +20,7 @@ def lead_to_pool(target: AsgiTarget) -> UpstreamTarget:
     return UpstreamTarget(addresses=(), cookie_path=target.cookie_path, health=target.health)
 
 
-def build_asgi_pool(target: AsgiTarget, pool: Pool, prefix: str) -> Pool:
+def build_asgi_pool(target: AsgiTarget, pool: PoolSettings, prefix: str) -> PoolSettings:
     """``pool`` as one that runs ``target`` below ``prefix``."""
     name, is_factory, _ = target.import_string.partition("()")
     words = [PROGRAM, name, *(["--factory"] if is_factory else [])]
@@ -30,7 +30,7 @@ def build_asgi_pool(target: AsgiTarget, pool: Pool, prefix: str) -> Pool:
     return replace(pool, command=command, env={**pool.env, **target.env})
 
 
-def find_asgi_fault(pool: Pool) -> str:
+def find_asgi_fault(pool: PoolSettings) -> str:
     """Why ``pool`` cannot run an ASGI app; "" where it can, as far as that is known now."""
     if pool.command:
         return f'the pool runs a command of its own: mount it with "upstream: pool:{pool.name}"'

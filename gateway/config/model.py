@@ -15,6 +15,7 @@ from gateway.limits import Admission, Limits, MountLimits, PoolLimits, fields_ma
 
 Network = Union[IPv4Network, IPv6Network]
 STICKY = ("off", "cookie", "address")
+MAIN = "main"  # the pool of the front workers
 
 
 def as_path(text: str) -> Path:
@@ -43,7 +44,7 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeSettings:
     """``probe:`` of a mount: what to ask an app for, and what it has to answer."""
 
     path: str = field(
@@ -100,13 +101,13 @@ class AppTarget:
         reads="pool name",
         applies="new workers",
     )
-    probe: Probe | None = field(
+    probe: ProbeSettings | None = field(
         default=None,
         metadata={
             "why": "A path below the mount's own, such as /healthz, for which new workers are "
             "asked before they accept, or a mapping that says more. An app that is not well fails "
             "a reload; at a start it is logged.",
-            "section": Probe,
+            "section": ProbeSettings,
             "short": "path",
             "applies": "in place",
         },
@@ -302,9 +303,9 @@ class Mount:
 
     @property
     def pool_name(self) -> str:
-        """The pool that runs it, or whose servers answer; "main" for the front workers."""
+        """The pool that runs it, or whose servers answer."""
         target = self.target
-        return (isinstance(target, (AppTarget, UpstreamTarget)) and target.pool) or "main"
+        return (isinstance(target, (AppTarget, UpstreamTarget)) and target.pool) or MAIN
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerSettings:
     """``server:``. Addresses are ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``."""
 
     listen: str = setting(
@@ -451,7 +452,7 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolSettings:
     """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
     the mount's for an own one."""
 
@@ -593,12 +594,12 @@ class Config:
 
     source: str
     directory: Path
-    server: Server
+    server: ServerSettings
     mounts: tuple[Mount, ...]
-    pools: tuple[Pool, ...] = ()
-    pool: Pool = Pool(name="main")
+    pools: tuple[PoolSettings, ...] = ()
+    pool: PoolSettings = PoolSettings(name=MAIN)
     # what else the table is made from: the files of secrets and of pools' variables
     files: tuple[str, ...] = field(default=(), compare=False)
     is_dev: bool = False
     is_live: bool = False
-    unused_pools: tuple[Pool, ...] = field(default=(), compare=False)
+    unused_pools: tuple[PoolSettings, ...] = field(default=(), compare=False)

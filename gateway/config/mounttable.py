@@ -9,9 +9,9 @@ from typing import Any
 
 from gateway.config.asgi import lead_to_pool
 from gateway.config.kinds import KINDS
-from gateway.config.model import AppTarget, AsgiTarget, Mount, Pool, Where
-from gateway.config.pooltable import MAIN, OWN, assign_pools
-from gateway.config.reader import Pair, Pairs, Reader, join
+from gateway.config.model import MAIN, AppTarget, AsgiTarget, Mount, PoolSettings, Where
+from gateway.config.pooltable import OWN, assign_pools
+from gateway.config.reader import Entries, Entry, Reader, join
 from gateway.config.redirects import find_loops
 from gateway.config.settings import (
     EVERY_MOUNT,
@@ -21,7 +21,7 @@ from gateway.config.settings import (
     TARGETS,
     Settings,
 )
-from gateway.config.text.nodes import Mapping, Node, Scalar, describe, find_key
+from gateway.config.text.nodes import Mapping, Node, Scalar, describe_node, find_key
 from gateway.config.text.problems import BadValueError, quote
 from gateway.config.values.importstring import check_module
 from gateway.config.values.mountkey import MountKey, parse_mount_key
@@ -35,14 +35,14 @@ _EXPECTED = f'an app such as "notes.wsgi:app", or a mapping with one of {_KINDS}
 class _Read:
     """A mount beside what it was read from; ``asgi`` is the app of one that leads to its pool."""
 
-    pair: Pair
+    pair: Entry
     mount: Mount
     asgi: AsgiTarget | None
 
 
 def parse_mounts(
-    reader: Reader, node: Node, defaults: dict[str, Any], pools: dict[str, Pool]
-) -> tuple[tuple[Mount, ...], tuple[Pool, ...]]:
+    reader: Reader, node: Node, defaults: dict[str, Any], pools: dict[str, PoolSettings]
+) -> tuple[tuple[Mount, ...], tuple[PoolSettings, ...]]:
     """The mounts that could be read, and those of ``pools`` that they use. ``defaults`` are by
     field name."""
     pairs = reader.pairs(
@@ -81,7 +81,7 @@ def _parse_key(reader: Reader, key: Scalar, first_of: dict[MountKey, Scalar]) ->
 
 
 def _parse_mount(
-    reader: Reader, pair: Pair, key: MountKey | None, defaults: dict[str, Any]
+    reader: Reader, pair: Entry, key: MountKey | None, defaults: dict[str, Any]
 ) -> _Read | None:
     path = join("mounts", pair.key.text)
     if isinstance(pair.value, Mapping):
@@ -117,14 +117,14 @@ def _of(settings: Settings, values: dict[str, Any]) -> dict[str, Any]:
 def _parse_short(reader: Reader, node: Node, path: str) -> dict[str, Any]:
     """A mount that is a string is an app."""
     setting = TARGET_SETTINGS["app"]["app"]
-    if not isinstance(node, Scalar) or describe(node) == "nothing":
-        reader.problems.add(node, path, f"expected {_EXPECTED}, got {describe(node)}")
+    if not isinstance(node, Scalar) or describe_node(node) == "nothing":
+        reader.problems.add(node, path, f"expected {_EXPECTED}, got {describe_node(node)}")
         return {}
     value = reader.single(node, path, setting.kind)
     return {} if value is None else {setting.field: value}
 
 
-def _kind_of(reader: Reader, pair: Pair, pairs: Pairs) -> str:
+def _kind_of(reader: Reader, pair: Entry, pairs: Entries) -> str:
     """The key that tells the kind, or "" and a problem noted."""
     given = [key for key in pairs if key in TARGETS]
     path = join("mounts", pair.key.text)
@@ -163,13 +163,13 @@ def _check_environment(reader: Reader, read: list[_Read]) -> None:
                 reader.problems.add(_variable_place(one, name), path, message)
 
 
-def _check_modules(reader: Reader, read: list[_Read], pools: dict[str, Pool]) -> None:
+def _check_modules(reader: Reader, read: list[_Read], pools: dict[str, PoolSettings]) -> None:
     """Whether each app's module is there; a Python that is not the gateway's may have others."""
     for one in read:
         target = one.asgi or one.mount.target
         if not isinstance(target, AppTarget | AsgiTarget):
             continue
-        pool = pools.get(target.pool, Pool(name=MAIN))
+        pool = pools.get(target.pool, PoolSettings(name=MAIN))
         if pool.python or pool.venv or pool.requirements:
             continue
         try:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.config.model import Config, Server
+from gateway.config.model import Config, ServerSettings
 from gateway.config.mounttable import parse_mounts
 from gateway.config.pooltable import check_memory, parse_pools
-from gateway.config.reader import Pairs, Reader
+from gateway.config.reader import Entries, Reader
 from gateway.config.settings import DEFAULTS, LIMITS, POOL_LIMITS, SECTIONS, SERVER, take
 from gateway.config.text.interpolate import Interpolator
 from gateway.config.text.nodes import YamlError, parse_yaml
@@ -57,28 +57,28 @@ def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, 
     )
 
 
-def _section(reader: Reader, sections: Pairs, name: str) -> Pairs:
+def _section(reader: Reader, sections: Entries, name: str) -> Entries:
     if name not in sections:
         return {}
     return reader.pairs(sections[name].value, name, "a mapping of settings") or {}
 
 
-def _parse_defaults(reader: Reader, sections: Pairs) -> dict[str, Any]:
+def _parse_defaults(reader: Reader, sections: Entries) -> dict[str, Any]:
     pairs = _section(reader, sections, "defaults")
     return reader.settings(pairs, "defaults", DEFAULTS)
 
 
-def _parse_server(reader: Reader, sections: Pairs) -> Server:
+def _parse_server(reader: Reader, sections: Entries) -> ServerSettings:
     pairs = _section(reader, sections, "server")
     values = reader.settings(pairs, "server", SERVER)
     limits = Limits(**take(values, LIMITS))
     pool_limits = PoolLimits(**take(values, POOL_LIMITS))
-    server = Server(**values, limits=limits, pool_limits=pool_limits)
+    server = ServerSettings(**values, limits=limits, pool_limits=pool_limits)
     _check_server(reader, pairs, server)
     return server
 
 
-def describe_clash(server: Server) -> str:
+def describe_clash(server: ServerSettings) -> str:
     """Why its two listeners could not both be opened; "" if they can."""
     if not do_addresses_clash(server.listen, server.admin):
         return ""
@@ -86,7 +86,7 @@ def describe_clash(server: Server) -> str:
     return f"{both} cannot both be opened: choose another port"
 
 
-def _check_server(reader: Reader, pairs: Pairs, server: Server) -> None:
+def _check_server(reader: Reader, pairs: Entries, server: ServerSettings) -> None:
     """What each value alone cannot show."""
     limits = server.limits
 

@@ -9,8 +9,16 @@ from typing import Any
 
 from gateway.config.asgi import build_asgi_pool, find_asgi_fault, lead_to_pool
 from gateway.config.kinds import KINDS, POOL_NAME_PATTERN
-from gateway.config.model import AppTarget, AsgiTarget, Mount, Pool, UpstreamTarget, Where
-from gateway.config.reader import Pair, Pairs, Reader, join
+from gateway.config.model import (
+    MAIN,
+    AppTarget,
+    AsgiTarget,
+    Mount,
+    PoolSettings,
+    UpstreamTarget,
+    Where,
+)
+from gateway.config.reader import Entries, Entry, Reader, join
 from gateway.config.settings import ADMISSION, POOL, POOL_LIMITS, take
 from gateway.config.text import env_file
 from gateway.config.text.nodes import find_key
@@ -18,14 +26,14 @@ from gateway.config.text.problems import did_you_mean, quote
 from gateway.config.text.secret_files import read_file
 from gateway.limits import Admission, PoolLimits
 
-# names with a meaning of their own in a mount's ``pool:``
-MAIN, OWN = "main", "own"
+# beside MAIN, what a mount's ``pool:`` may say that names no pool of the table
+OWN = "own"
 PREFIX = "pool:"
 # what only the gateway's own workers can do
 _OF_WORKERS = ("concurrency", "threads", "idle", "max_requests")
 
 
-def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
+def parse_pools(reader: Reader, pairs: Entries) -> dict[str, PoolSettings]:
     """The pools that the table names, by name."""
     pools = {}
     for name, pair in pairs.items():
@@ -46,13 +54,17 @@ def parse_pools(reader: Reader, pairs: Pairs) -> dict[str, Pool]:
         admission = Admission(**take(values, ADMISSION))
         if "command" in own:
             values.setdefault("command", "{socket}")  # one that is wrong is one all the same
-        pools[name] = Pool(name=name, where=where, limits=limits, admission=admission, **values)
+        pools[name] = PoolSettings(
+            name=name, where=where, limits=limits, admission=admission, **values
+        )
         check_memory(reader, own, path, limits)
         _check_together(reader, own, path, pools[name])
     return pools
 
 
-def _read_env_file(reader: Reader, pair: Pair, path: str, values: dict[str, Any]) -> dict[str, Any]:
+def _read_env_file(
+    reader: Reader, pair: Entry, path: str, values: dict[str, Any]
+) -> dict[str, Any]:
     """What it says, for the pool whose settings are ``values``."""
     most, directory = env_file.MOST_BYTES, reader.interpolator.directory
     try:
@@ -70,7 +82,7 @@ def _read_env_file(reader: Reader, pair: Pair, path: str, values: dict[str, Any]
     }
 
 
-def _check_together(reader: Reader, own: Pairs, path: str, pool: Pool) -> None:
+def _check_together(reader: Reader, own: Entries, path: str, pool: PoolSettings) -> None:
     """Note what does not count beside another setting."""
     wrong = {}
     if "venv" in own:
@@ -93,7 +105,7 @@ def _check_together(reader: Reader, own: Pairs, path: str, pool: Pool) -> None:
             reader.problems.add(own[key].key, join(path, key), message)
 
 
-def check_memory(reader: Reader, pairs: Pairs, path: str, limits: PoolLimits) -> None:
+def check_memory(reader: Reader, pairs: Entries, path: str, limits: PoolLimits) -> None:
     """Note a hard limit that leaves no room for the soft one."""
     if 0 < limits.max_memory_hard_bytes <= limits.max_memory_bytes:
         key = "max_memory_hard" if "max_memory_hard" in pairs else "max_memory"
@@ -103,12 +115,14 @@ def check_memory(reader: Reader, pairs: Pairs, path: str, limits: PoolLimits) ->
 
 
 def assign_pools(
-    reader: Reader, read: list[tuple[Pair, Mount, AsgiTarget | None]], pools: dict[str, Pool]
-) -> tuple[tuple[Mount, ...], tuple[Pool, ...]]:
+    reader: Reader,
+    read: list[tuple[Entry, Mount, AsgiTarget | None]],
+    pools: dict[str, PoolSettings],
+) -> tuple[tuple[Mount, ...], tuple[PoolSettings, ...]]:
     """The mounts, each with the name of its pool, and the pools that are used; those with an
     ``AsgiTarget`` get a pool that runs it."""
     mounts = []
-    used: dict[str, Pool] = {}
+    used: dict[str, PoolSettings] = {}
     asgi_mounts = _find_asgi_mounts(reader, read)
     for pair, mount, asgi in read:
         target = mount.target
@@ -118,7 +132,7 @@ def assign_pools(
             target = replace(lead_to_pool(asgi), addresses=(f"{PREFIX}{name}",), pool=name)
         elif isinstance(target, AppTarget) and target.pool == OWN:
             target = replace(target, pool=mount.name)
-            used[mount.name] = Pool(name=mount.name, where=mount.where)
+            used[mount.name] = PoolSettings(name=mount.name, where=mount.where)
         elif isinstance(target, AppTarget) and target.pool != MAIN:
             if fault := _find_fault(target.pool, pools, asgi_mounts, is_app=True):
                 _complain(reader, pair, "pool", fault)
@@ -137,7 +151,7 @@ def assign_pools(
 
 
 def _find_asgi_mounts(
-    reader: Reader, read: list[tuple[Pair, Mount, AsgiTarget | None]]
+    reader: Reader, read: list[tuple[Entry, Mount, AsgiTarget | None]]
 ) -> dict[str, str]:
     """By the name of a pool of the table, the mount whose ASGI app it runs."""
     found: dict[str, str] = {}
@@ -150,10 +164,10 @@ def _find_asgi_mounts(
 
 
 def _assign_asgi(
-    reader: Reader, pair: Pair, mount: Mount, asgi: AsgiTarget, pools: dict[str, Pool]
-) -> dict[str, Pool]:
+    reader: Reader, pair: Entry, mount: Mount, asgi: AsgiTarget, pools: dict[str, PoolSettings]
+) -> dict[str, PoolSettings]:
     """The pool that runs it, by name; none where there is a problem."""
-    own = Pool(name=mount.name, where=mount.where)
+    own = PoolSettings(name=mount.name, where=mount.where)
     pool = own if asgi.pool == OWN else pools.get(asgi.pool)
     if pool is None:
         _complain(reader, pair, "pool", _find_fault(asgi.pool, pools, {}, is_app=True))
@@ -167,7 +181,7 @@ def _assign_asgi(
     return {}
 
 
-def _find_asgi_fault(reader: Reader, pair: Pair, pool: Pool) -> str:
+def _find_asgi_fault(reader: Reader, pair: Entry, pool: PoolSettings) -> str:
     with reader.touching(pair.key, join("mounts", pair.key.text)):
         return find_asgi_fault(pool)
 
@@ -182,7 +196,7 @@ def _find_name(target: UpstreamTarget) -> str:
 
 
 def _find_fault(
-    name: str, pools: dict[str, Pool], asgi_mounts: dict[str, str], *, is_app: bool
+    name: str, pools: dict[str, PoolSettings], asgi_mounts: dict[str, str], *, is_app: bool
 ) -> str:
     """Why a mount cannot be of this pool; "" where it can."""
     if name not in pools:
@@ -198,7 +212,7 @@ def _find_fault(
     return ""
 
 
-def _complain(reader: Reader, pair: Pair, key: str, message: str) -> None:
+def _complain(reader: Reader, pair: Entry, key: str, message: str) -> None:
     found = find_key(pair.value, key)
     path = join("mounts", f"{pair.key.text}.{key}")
     reader.problems.add(found[1] if found else pair.key, path, message)

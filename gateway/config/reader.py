@@ -17,7 +17,7 @@ from gateway.config.text.interpolate import InterpolationError, Interpolator, Te
 from gateway.config.text.nodes import Mapping, Node, Scalar, Sequence
 from gateway.config.text.problems import (
     BadValueError,
-    Place,
+    Positioned,
     Problems,
     did_you_mean,
     quote,
@@ -27,14 +27,14 @@ from gateway.file_tasks import touching
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Entry:
     """A key and its value, each with its place."""
 
     key: Scalar
     value: Node
 
 
-Pairs = dict[str, Pair]
+Entries = dict[str, Entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +44,21 @@ class Reader:
     problems: Problems
     interpolator: Interpolator
 
-    def pairs(self, node: Node, path: str, expected: str) -> Pairs | None:
+    def pairs(self, node: Node, path: str, expected: str) -> Entries | None:
         """A mapping's keys and values; nothing there is an empty mapping, None is a problem."""
         if isinstance(node, Mapping):
             return self.unique_pairs(node, path)
-        if nodes.describe(node) == "nothing":
+        if nodes.describe_node(node) == "nothing":
             return {}
         self.problems.add(node, path, f"expected {expected}, got {_got(node)}")
         return None
 
-    def unique_pairs(self, node: Mapping, path: str) -> Pairs:
+    def unique_pairs(self, node: Mapping, path: str) -> Entries:
         """A mapping's keys and values; a key given twice is a problem, its first value counts."""
-        found: Pairs = {}
+        found: Entries = {}
         for key, value in zip(node.items[::2], node.items[1::2], strict=True):
             if not isinstance(key, Scalar):
-                self.problems.add(key, path, f"expected a key, got {nodes.describe(key)}")
+                self.problems.add(key, path, f"expected a key, got {nodes.describe_node(key)}")
             elif key.text == "<<" and key.is_plain:
                 self.problems.add(
                     key, path, 'merge keys are not read: put what mounts share under "defaults:"'
@@ -67,10 +67,10 @@ class Reader:
                 again = f"given twice: first in line {first.key.line}, column {first.key.column}"
                 self.problems.add(key, join(path, key.text), again)
             else:
-                found[key.text] = Pair(key, value)
+                found[key.text] = Entry(key, value)
         return found
 
-    def settings(self, pairs: Pairs, path: str, known: Settings) -> dict[str, Any]:
+    def settings(self, pairs: Entries, path: str, known: Settings) -> dict[str, Any]:
         """The fields that ``pairs`` fill, by the field's name. Keys not ``known`` are problems."""
         values: dict[str, Any] = {}
         for name, pair in pairs.items():
@@ -125,7 +125,7 @@ class Reader:
 
     def single(self, node: Node, path: str, kind: Kind) -> Any | None:
         """A scalar's value, or None and a problem noted."""
-        if not isinstance(node, Scalar) or nodes.describe(node) == "nothing":
+        if not isinstance(node, Scalar) or nodes.describe_node(node) == "nothing":
             self.problems.add(node, path, f"expected {kind.expected}, got {_got(node)}")
             return None
         if kind.is_free_text and (surprise := nodes.yaml_surprise(node)):
@@ -143,7 +143,7 @@ class Reader:
             self.problems.add(node, path, _told(bad, kind, node, text))
         return None
 
-    def touching(self, place: Place, path: str) -> touching:
+    def touching(self, place: Positioned, path: str) -> touching:
         """``with reader.touching(…):`` a file is looked at that the value at ``place`` names."""
         return touching(partial(self.problems.locate, place, path))
 
@@ -166,7 +166,7 @@ class Reader:
     def _list(self, node: Node, path: str, kind: Kind) -> tuple[Any, ...] | None:
         if not isinstance(node, Sequence):
             hint = ""
-            if isinstance(node, Scalar) and nodes.describe(node) != "nothing":
+            if isinstance(node, Scalar) and nodes.describe_node(node) != "nothing":
                 hint = f': write "[{node.text}]"'
             self.problems.add(node, path, f"expected a list, got {_got(node)}{hint}")
             return None
@@ -196,9 +196,9 @@ class Reader:
 
 
 def _got(node: Node) -> str:
-    if isinstance(node, Scalar) and nodes.describe(node) != "nothing":
+    if isinstance(node, Scalar) and nodes.describe_node(node) != "nothing":
         return quote(node.text)
-    return nodes.describe(node)
+    return nodes.describe_node(node)
 
 
 def join(path: str, key: str) -> str:

@@ -12,8 +12,8 @@ from gateway.config.kinds import section as section_kind
 from gateway.config.model import (
     AppTarget,
     AsgiTarget,
-    Pool,
-    Server,
+    PoolSettings,
+    ServerSettings,
     Target,
 )
 from gateway.limits import Admission, Limits, MountLimits, PoolLimits
@@ -116,10 +116,10 @@ Marks = dict[str, tuple[str, ...]]
 _APPLIES: Marks = {"applies": ("in place", "new workers", "restart")}
 _WHERE: Marks = {"where": ("front", "pool", "both")}
 MARKS: dict[type, Marks] = {
-    Server: _APPLIES,
+    ServerSettings: _APPLIES,
     Limits: _APPLIES,
     PoolLimits: _APPLIES,
-    Pool: _APPLIES,
+    PoolSettings: _APPLIES,
     AppTarget: _APPLIES,
     MountLimits: _APPLIES | _WHERE,
 }
@@ -146,8 +146,8 @@ LIMITS = settings_of(Limits)
 MOUNT_LIMITS = settings_of(MountLimits)
 POOL_LIMITS = settings_of(PoolLimits)
 ADMISSION = settings_of(Admission)
-SERVER = settings_of(Server) | LIMITS | POOL_LIMITS
-POOL = settings_of(Pool) | POOL_LIMITS | ADMISSION
+SERVER = settings_of(ServerSettings) | LIMITS | POOL_LIMITS
+POOL = settings_of(PoolSettings) | POOL_LIMITS | ADMISSION
 
 # By the key that tells a mount's kind, the first field of its class.
 TARGETS: dict[str, TargetClass] = {

@@ -19,7 +19,7 @@ _FACTORY = re.compile(r"(create|make|build|get|new)(_.*)?|.*_?factory", re.IGNOR
 _ASGI_NAMES = ["scope", "receive", "send"]
 
 
-def find_fault(import_string: str, found: object) -> str:
+def find_app_fault(import_string: str, found: object) -> str:
     """Why ``found`` is not a WSGI app and what to write instead; "" where it may be one."""
     if not callable(found):
         return _explain_uncallable(import_string, found)
@@ -44,7 +44,7 @@ def find_call_fault(import_string: str, found: object) -> str:
     if plain is None or _takes(plain, 0):
         return ""
     bare = import_string.removesuffix("()")
-    fault = find_fault(bare, found)
+    fault = find_app_fault(bare, found)
     if not fault:
         return f"it is the app itself, not a factory{_hint(bare)}"
     if fault != _explain_parameters(bare, plain):

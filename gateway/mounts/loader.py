@@ -20,14 +20,14 @@ from gateway import lifecycle
 from gateway.config.model import (
     AppTarget,
     Mount,
-    Pool,
+    PoolSettings,
     RedirectTarget,
     StaticTarget,
     UpstreamTarget,
 )
 from gateway.errors import AppLoadError
 from gateway.http.dispatch import LoadedMount
-from gateway.mounts.callables import APP_NAMES, find_call_fault, find_fault, guess_in
+from gateway.mounts.callables import APP_NAMES, find_app_fault, find_call_fault, guess_in
 from gateway.mounts.footprint import Footprint
 from gateway.mounts.packages import advise_mode, advise_package
 from gateway.mounts.pass_env import advise_variable
@@ -86,7 +86,7 @@ def load_mounts(
     announce: Callable[[str], object] = str,
     loaded_apps: Mapping[str, WSGIApp] = MappingProxyType({}),
     tells_cause: bool = False,
-    pool: Pool = Pool(name="main"),  # noqa: B008  frozen
+    pool: PoolSettings = PoolSettings(name="main"),  # noqa: B008  frozen
     note: Callable[[str, str], object] = lambda mount, text: None,
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[LoadedMount], dict[str, AppLoadError]]:
@@ -147,7 +147,9 @@ def _find_app(
 class _Imports:
     """Imports the apps of one process, and sees to it that none disturbs the others."""
 
-    def __init__(self, mounts: list[Mount], pool: Pool, note: Callable[[str, str], object]) -> None:
+    def __init__(
+        self, mounts: list[Mount], pool: PoolSettings, note: Callable[[str, str], object]
+    ) -> None:
         self._pool = pool
         self._note = note
         self._project = DjangoProject()
@@ -193,7 +195,7 @@ def load_target(target: StaticTarget | RedirectTarget) -> tuple[WSGIApp, str]:
 
 def load_app(
     import_string: str,
-    pool: Pool = Pool(name="main"),  # noqa: B008  frozen
+    pool: PoolSettings = PoolSettings(name="main"),  # noqa: B008  frozen
 ) -> WSGIApp:
     """``module:callable`` or ``module:factory()``, in a worker of ``pool``; raises AppLoadError,
     from the app's own error where the app has one, which then carries its traceback."""
@@ -208,12 +210,12 @@ def load_app(
             found = found()
     except BaseException as error:  # a module may raise anything, SystemExit too
         raise AppLoadError(_explain(import_string, module_name, error, pool)) from error
-    if fault := fault or find_fault(import_string, found):
+    if fault := fault or find_app_fault(import_string, found):
         raise AppLoadError(f"{import_string}: {fault}")
     return found  # type: ignore[no-any-return]
 
 
-def _explain(import_string: str, module_name: str, error: BaseException, pool: Pool) -> str:
+def _explain(import_string: str, module_name: str, error: BaseException, pool: PoolSettings) -> str:
     """Distinguish "no such module" from "the module failed"."""
     if (
         isinstance(error, ModuleNotFoundError)

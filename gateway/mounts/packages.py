@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import gateway
-from gateway.config.model import Pool
+from gateway.config.model import PoolSettings
 
 # those whose name is not the module's
 _DISTRIBUTIONS = {
@@ -35,7 +35,7 @@ _DISTRIBUTIONS = {
 }
 
 
-def advise_package(module: str, pool: Pool) -> str:
+def advise_package(module: str, pool: PoolSettings) -> str:
     """What to do where ``module`` is missing; "" where that is not for lack of a package."""
     is_standard = module in getattr(sys, "stdlib_module_names", ())  # from Python 3.10 on
     if "." in module or is_standard or _is_there(module):

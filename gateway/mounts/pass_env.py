@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from gateway.config.model import Pool
+from gateway.config.model import PoolSettings
 
 _WHY = "apps get few of the gateway's own variables"
 _GET = type(os.environ).__getitem__
 
 
-def advise_variable(error: BaseException, pool: Pool) -> str:
+def advise_variable(error: BaseException, pool: PoolSettings) -> str:
     """What to do where ``error`` comes of a variable that is not set; "" where it does not."""
     for each in _chain(error):
         if isinstance(each, KeyError) and _is_of_environ(each):

@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.config.compare.named import find_pools, take_over
 from gateway.config.compare.plan import IN_PLACE, is_same
-from gateway.config.model import Config, Server
+from gateway.config.model import Config, ServerSettings
 from gateway.errors import AppLoadError, ConfigError, GatewayError
 from gateway.limits import fields_marked
 from gateway.logs import lifecycle
@@ -207,7 +207,7 @@ def check_fixed(running: Config, wanted: Config) -> None:
     """Refuse what only a restart can change. Raises ConfigError."""
     problems = []
     # the sockets are opened once for all generations; those of pools are this user's
-    for key in fields_marked(Server, "applies", "restart"):
+    for key in fields_marked(ServerSettings, "applies", "restart"):
         old, new = getattr(running.server, key), getattr(wanted.server, key)
         if old != new:
             problems.append(

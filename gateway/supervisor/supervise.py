@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.config.compare.plan import build_plan
 from gateway.config.load import read_aside
-from gateway.config.model import Config
+from gateway.config.model import MAIN, Config
 from gateway.debugger import Terminal
 from gateway.errors import ConfigError
 from gateway.file_tasks import naming
@@ -35,7 +35,7 @@ from gateway.supervisor.listeners.sockets import (
     raise_descriptor_limit,
     removing,
 )
-from gateway.supervisor.pools.pools import MAIN, Pools
+from gateway.supervisor.pools.pools import Pools
 from gateway.supervisor.processes.launch import check_users
 from gateway.supervisor.processes.process import Process, ProcessState
 from gateway.supervisor.progress import describe_leaving, show_loading

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from gateway.config.model import Config, Pool, UpstreamTarget
+from gateway.config.model import Config, PoolSettings, UpstreamTarget
 from gateway.config.text.problems import quote
 from gateway.config.values.addresses import is_address
 from gateway.file_tasks import touching
@@ -61,7 +61,7 @@ def find_warnings(config: Config) -> list[str]:
     return found
 
 
-def _look_at(pool: Pool, directory: Path) -> Iterator[str]:
+def _look_at(pool: PoolSettings, directory: Path) -> Iterator[str]:
     """Of one pool's programs: key and text."""
     if re.fullmatch(r"3\.[0-9.]+", pool.python) and not _has_python(pool.python):
         yield (
@@ -88,7 +88,7 @@ def _has_python(version: str) -> bool:
     return is_own or bool(shutil.which(name)) or any(pyenv.glob(f"versions/{version}*"))
 
 
-def _has_program(program: str, pool: Pool, directory: Path) -> bool:
+def _has_program(program: str, pool: PoolSettings, directory: Path) -> bool:
     """Looked for as at a start: in the pool's environment, else beside this Python, and on PATH."""
     if "/" in program:
         return os.access((pool.directory or directory) / program, os.X_OK)

@@ -44,7 +44,7 @@ from gevent.queue import Empty, SimpleQueue
 
 from gateway import lifecycle
 from gateway.access_log import AccessLog
-from gateway.config.model import AppTarget, Config, Mount
+from gateway.config.model import MAIN, AppTarget, Config, Mount
 from gateway.debugger import give_terminal
 from gateway.http.connection import find_request
 from gateway.http.dispatch import MountTable
@@ -76,8 +76,6 @@ from gateway.wsgi import WSGIApp
 
 app_threads = ThreadPool(THREADS) if THREADS else None
 STOP = "stop"
-# the pool of the front workers
-MAIN = "main"
 # how often a worker that has retired looks whether its last connection has gone
 RETIRED_LOOK_SECONDS = 0.1
 # how often one that serves no more looks whether what its apps do beside requests has ended

@@ -10,7 +10,7 @@ from peer import Peer
 from running import Running
 
 from gateway.config.asgi import find_asgi_fault
-from gateway.config.model import Pool
+from gateway.config.model import PoolSettings
 
 Start = Callable[..., Running]
 
@@ -87,9 +87,9 @@ def test_a_websocket_of_an_asgi_app(gateway: Running) -> None:
 def test_an_environment_without_uvicorn_is_refused_and_one_that_has_it_is_not(
     tmp_path: Path,
 ) -> None:
-    pool = Pool(name="apart", venv=tmp_path)
+    pool = PoolSettings(name="apart", venv=tmp_path)
     assert find_asgi_fault(pool) == f"Uvicorn is not installed in {tmp_path}: add it there"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "uvicorn").touch()
     assert find_asgi_fault(pool) == ""
-    assert find_asgi_fault(Pool(name="apart", requirements="requirements.txt")) == ""
+    assert find_asgi_fault(PoolSettings(name="apart", requirements="requirements.txt")) == ""

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from running import wait_until
 
-from gateway.config.model import Pool
+from gateway.config.model import PoolSettings
 from gateway.mounts import packages
-from gateway.mounts.callables import find_call_fault, find_fault
+from gateway.mounts.callables import find_app_fault, find_call_fault
 from gateway.mounts.packages import advise_package
 
 UVICORN = (
@@ -29,7 +29,7 @@ def look(text: str, import_string: str = "m:app") -> str:
     """What is said of ``app``, which ``text`` makes."""
     module: dict[str, Any] = {"__name__": "m"}
     exec(PREAMBLE + text, module)
-    return find_fault(import_string, module["app"])
+    return find_app_fault(import_string, module["app"])
 
 
 def look_at_factory(text: str) -> str:
@@ -220,14 +220,14 @@ def test_flask_and_django() -> None:
     asgi = pytest.importorskip("django.core.asgi")
     application = flask.Flask("m")
     for app in (application, application.wsgi_app, handlers.WSGIHandler.__call__.__get__(1)):
-        assert find_fault("m:app", app) == ""
-    assert find_fault("m:get", asgi.get_asgi_application) == (
+        assert find_app_fault("m:app", app) == ""
+    assert find_app_fault("m:get", asgi.get_asgi_application) == (
         'it looks like a factory (did you mean "m:get()"?)'
     )
-    assert "it is an ASGI app" in find_fault("m:app", object.__new__(asgi.ASGIHandler))
-    assert "Blueprint" in find_fault("m:app", flask.Blueprint("a", "m"))
+    assert "it is an ASGI app" in find_app_fault("m:app", object.__new__(asgi.ASGIHandler))
+    assert "Blueprint" in find_app_fault("m:app", flask.Blueprint("a", "m"))
     # Flask itself takes two arguments, and makes no response of them
-    assert find_fault("flask:Flask", flask.Flask) == (
+    assert find_app_fault("flask:Flask", flask.Flask) == (
         "it is a class, and its instances are the apps: "
         'write "app = Flask(...)" in its module, and mount that'
     )
@@ -243,7 +243,7 @@ def test_it_is_refused_by_a_gateway_at_its_place(start: Any) -> None:
 
 # --- a package that is missing ----------------------------------------------------------------
 
-MAIN = Pool(name="main")
+MAIN = PoolSettings(name="main")
 
 
 @pytest.fixture
@@ -277,18 +277,18 @@ PIP = 'run "/x/python -m pip install humanize" and "gateway reload"'
         ),
         (["apps/requirements.txt", "Makefile"], MAIN, PIP),
         ([], MAIN, PIP),
-        ([], Pool(name="a"), PIP),
-        (["apps/requirements.txt"], Pool(name="a", venv=Path("/x")), PIP),
-        (["apps/requirements.txt"], Pool(name="a", python="3.12"), PIP),
+        ([], PoolSettings(name="a"), PIP),
+        (["apps/requirements.txt"], PoolSettings(name="a", venv=Path("/x")), PIP),
+        (["apps/requirements.txt"], PoolSettings(name="a", python="3.12"), PIP),
         (
             ["apps/requirements.txt"],
-            Pool(name="a", requirements=Path("/srv/a.txt")),
+            PoolSettings(name="a", requirements=Path("/srv/a.txt")),
             'add humanize to /srv/a.txt and run "gateway reload"',
         ),
     ],
 )
 def test_how_a_missing_package_is_added(
-    place: Path, files: list[str], pool: Pool, advice: str
+    place: Path, files: list[str], pool: PoolSettings, advice: str
 ) -> None:
     for name in files:
         (place / name).write_text("")
@@ -310,6 +310,6 @@ def test_what_no_package_would_bring(place: Path, module: str) -> None:
 
 def test_the_advice_reaches_the_log(start: Any) -> None:
     gateway = start('  /: good:app\n  /a: {app: "bad:app", pool: own}\n', bad="import humanise")
-    advice = json.dumps(advise_package("humanise", Pool(name="/a")))[1:-1]
+    advice = json.dumps(advise_package("humanise", PoolSettings(name="/a")))[1:-1]
     wait_until(lambda: "humanise" in gateway.log_text, "the failure is logged")
     assert f"No module named 'humanise' ({advice})" in gateway.log_text

@@ -14,7 +14,7 @@ import pytest
 
 from gateway import __version__
 from gateway.commands.main import main
-from gateway.config.model import Pool
+from gateway.config.model import PoolSettings
 from gateway.mounts.packages import advise_package
 
 TABLE = """\
@@ -200,7 +200,7 @@ def test_an_app_that_does_not_load_is_3_with_its_traceback(run: Run, site: Path)
     (site / "notes/wsgi.py").write_text(APP.replace("create", "make"))
     code, out, err = run("check")
     assert (code, out) == (3, "")
-    advice = advise_package("flusk", Pool(name="main"))
+    advice = advise_package("flusk", PoolSettings(name="main"))
     assert err == (
         "mounts.yaml:4:3: mounts./: welcome:app: ModuleNotFoundError: "
         f"No module named 'flusk' ({advice})\n"

@@ -13,7 +13,7 @@ from running import ENVIRON, Running, wait_until
 
 from gateway.commands.development import for_development
 from gateway.commands.main import main
-from gateway.config.model import Config, Mount, Server, StaticTarget, Where
+from gateway.config.model import Config, Mount, ServerSettings, StaticTarget, Where
 from gateway.limits import MountLimits
 from gateway.supervisor.watching.code import forget_bytecode, is_code
 
@@ -202,7 +202,7 @@ HERE = Path("/site")
 CONFIG = Config(
     source="/site/mounts.yaml",
     directory=HERE,
-    server=Server(),
+    server=ServerSettings(),
     mounts=(
         Mount(
             name="/files",

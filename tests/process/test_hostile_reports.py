@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from running import Running, wait_until
 
-from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
+from gateway.config.model import Config, Mount, RedirectTarget, ServerSettings, Where
 from gateway.limits import MountLimits
 from gateway.supervisor.processes.expected import ANSWERS, Expected
 from gateway.supervisor.processes.report_lines import read_report
@@ -61,7 +61,7 @@ def test_what_is_no_report_is_not_believed(line: bytes) -> None:
 CONFIG = Config(
     "mounts.yaml",
     Path("/nowhere"),
-    Server(),
+    ServerSettings(),
     (Mount("/", None, "", RedirectTarget(location="/new"), MountLimits(), Where(1, 1)),),
 )
 OTHER = replace(CONFIG, mounts=(replace(CONFIG.mounts[0], name="/other"),))

@@ -16,7 +16,7 @@ import pytest
 from idle_process import IdleProcess
 from running import Running, wait_until
 
-from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
+from gateway.config.model import Config, Mount, RedirectTarget, ServerSettings, Where
 from gateway.limits import MountLimits
 from gateway.supervisor.generations.generation import Generation
 from gateway.supervisor.generations.outages import FIRST_TRY_SECONDS, MOST_TRY_SECONDS, Outages
@@ -410,7 +410,7 @@ class Loading:
             Mount(each, None, each, RedirectTarget("/"), MountLimits(), Where(1, 1))
             for each in ("/a", "/b", "/c")
         )
-        config = Config(str(tmp_path), tmp_path, Server(workers=size), mounts)
+        config = Config(str(tmp_path), tmp_path, ServerSettings(workers=size), mounts)
         self.generation = Generation(1, config, self._start)
         self.generation.serve()
         self.purposes: list[set[str]] = []

@@ -19,7 +19,7 @@ import pytest
 from idle_process import IdleProcess
 from running import WAIT_SECONDS, Running, wait_until
 
-from gateway.config.model import Config, Server
+from gateway.config.model import Config, ServerSettings
 from gateway.supervisor.generations.exits import handle_exit
 from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.listeners.control import ask
@@ -30,7 +30,7 @@ from gateway.supervisor.watching.code import watch_code
 from gateway.supervisor.watching.files import watch_file, watch_files
 
 Start = Callable[..., Running]
-CONFIG = Config("mounts.yaml", Path("/nowhere"), Server(workers=1), ())
+CONFIG = Config("mounts.yaml", Path("/nowhere"), ServerSettings(workers=1), ())
 MANUAL = "  reload_on_edit: false\n"
 POOL = "  /: good:app\n  /p: {app: 'good:app', pool: shop}\npools:\n  shop: {sticky: cookie}\n"
 

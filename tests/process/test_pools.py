@@ -16,7 +16,7 @@ import pytest
 from running import Running, wait_until
 
 from gateway.commands.remote import format_status
-from gateway.config.model import Pool
+from gateway.config.model import PoolSettings
 from gateway.config.text.env_file import parse_env_file
 from gateway.supervisor.listeners.control import ask
 from gateway.supervisor.processes.launch import build_command
@@ -249,7 +249,7 @@ def test_a_virtual_environment_is_used(start: Start) -> None:
 
 
 def test_the_command_of_a_pool_in_the_gateways_own_python() -> None:
-    assert build_command(Pool(name="a"), None, ["x"]) == (
+    assert build_command(PoolSettings(name="a"), None, ["x"]) == (
         [sys.executable, "-m", "gateway.worker.process", "x"]
     )
 

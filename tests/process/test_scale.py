@@ -12,7 +12,7 @@ from idle_process import IdleProcess
 from running import Running, wait_until
 
 from gateway.config.compare.slices import cut
-from gateway.config.model import Config, Pool, Server, Workers
+from gateway.config.model import Config, PoolSettings, ServerSettings, Workers
 from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.generations.scale import (
     DOWN_SECONDS,
@@ -81,11 +81,11 @@ class FakeWorkers:
 
 
 def crew(least: int = 1, most: int = 3, size: int = 1, **settings: Any) -> FakeWorkers:
-    pool = Pool(name="a", workers=Workers(min=least, max=most), **settings)
-    return FakeWorkers(config_of(Server(), pool)["a"], size)
+    pool = PoolSettings(name="a", workers=Workers(min=least, max=most), **settings)
+    return FakeWorkers(config_of(ServerSettings(), pool)["a"], size)
 
 
-def config_of(server: Server, *pools: Pool) -> dict[str, Config]:
+def config_of(server: ServerSettings, *pools: PoolSettings) -> dict[str, Config]:
     """What each pool is to serve, of a table without mounts."""
     config = Config(source="x", directory=Path(), server=server, mounts=(), pools=pools)
     return cut(config, str, lambda _: ())
@@ -130,7 +130,7 @@ def test_the_youngest_leaves_when_it_is_not_needed() -> None:
 
 def test_as_many_as_the_table_says_stay_whether_needed_or_not() -> None:
     assert crew(least=2, size=3).pass_time(10 * DOWN, 0, 0, 0) == 2
-    front = config_of(Server(workers=3))["main"]
+    front = config_of(ServerSettings(workers=3))["main"]
     assert FakeWorkers(front, 3).pass_time(10 * DOWN, 0, 0, 0) == 3
 
 

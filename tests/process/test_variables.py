@@ -12,7 +12,7 @@ import pytest
 import running
 from running import Running, wait_until
 
-from gateway.config.model import Pool
+from gateway.config.model import PoolSettings
 from gateway.errors import AppLoadError
 from gateway.mounts.loader import load_app
 from gateway.supervisor.processes.launch import build_environment
@@ -137,7 +137,9 @@ def test_the_table_wins_over_what_is_passed(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, "gateway's")
     of_file = (("B", "file's"), ("C", "file's"))
     pass_env = ("A", "B", "C")
-    pool = Pool(name="a", pass_env=pass_env, env_file_variables=of_file, env={"C": "table's"})
+    pool = PoolSettings(
+        name="a", pass_env=pass_env, env_file_variables=of_file, env={"C": "table's"}
+    )
     given = build_environment(pool, None)
     assert [given[name] for name in ("A", "B", "C")] == ["gateway's", "file's", "table's"]
 
@@ -155,7 +157,7 @@ LACKING = {
 WHY = "(apps get few of the gateway's own variables: "
 
 
-def refusal(tmp_path: Path, text: str, pool: Pool) -> str:
+def refusal(tmp_path: Path, text: str, pool: PoolSettings) -> str:
     (tmp_path / "lacking.py").write_text(text)
     sys.path.insert(0, str(tmp_path))
     try:
@@ -178,15 +180,15 @@ def test_an_app_that_lacks_a_variable_is_told_how_to_get_it(
         "/shop": 'set it in the mount, as with env: {DATABASE_URL: "${DATABASE_URL}"})',
     }
     for name, said in advice.items():
-        assert refusal(tmp_path, LACKING[how], Pool(name=name)).endswith(WHY + said)
+        assert refusal(tmp_path, LACKING[how], PoolSettings(name=name)).endswith(WHY + said)
 
 
 @pytest.mark.parametrize("text", ["{}['DATABASE_URL']", "import os\nos.environ[7]"])
 def test_an_app_that_lacks_something_else_is_not(tmp_path: Path, text: str) -> None:
-    assert WHY not in refusal(tmp_path, text, Pool(name="main"))
+    assert WHY not in refusal(tmp_path, text, PoolSettings(name="main"))
 
 
 def test_a_variable_that_was_passed_is_there(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("DATABASE_URL", "x")
     assert os.environ["DATABASE_URL"] == "x"
-    assert WHY not in refusal(tmp_path, LACKING["directly"], Pool(name="main"))
+    assert WHY not in refusal(tmp_path, LACKING["directly"], PoolSettings(name="main"))

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from gateway.config.model import Config, Mount, RedirectTarget, Server, Where
+from gateway.config.model import Config, Mount, RedirectTarget, ServerSettings, Where
 from gateway.limits import MountLimits
 
 CONFIG = Config(
     source="mounts.yaml",
     directory=Path("/nowhere"),
-    server=Server(),
+    server=ServerSettings(),
     mounts=(
         Mount(
             name="/shop",

@@ -11,7 +11,13 @@ import pytest
 from config_site import ENVIRON, make_site
 
 from gateway.config.load import read_config
-from gateway.config.model import AppTarget, RedirectTarget, Server, StaticTarget, UpstreamTarget
+from gateway.config.model import (
+    AppTarget,
+    RedirectTarget,
+    ServerSettings,
+    StaticTarget,
+    UpstreamTarget,
+)
 from gateway.errors import ConfigError
 from gateway.limits import MountLimits
 
@@ -43,7 +49,7 @@ def test_good_table_is_read(table: Path, site: Path) -> None:
         "server": config.server,
         "site": site,
     }
-    kinds = (AppTarget, MountLimits, RedirectTarget, Server, StaticTarget, UpstreamTarget)
+    kinds = (AppTarget, MountLimits, RedirectTarget, ServerSettings, StaticTarget, UpstreamTarget)
     names |= {kind.__name__: kind for kind in kinds}
     assert (config.source, config.directory) == (str(path), site)
     for expectation in expectations(table):

@@ -8,7 +8,7 @@ import pytest
 from one_mount import CONFIG
 
 from gateway.config.compare.inplace import find_reasons
-from gateway.config.model import Pool, Server
+from gateway.config.model import PoolSettings, ServerSettings
 
 # what a worker decides before it accepts its first connection
 OF_A_START = {"workers", "trusted_proxies", "proxy_protocol", "access_log"}
@@ -37,7 +37,7 @@ def other(value: Any) -> Any:
     raise AssertionError(f"what else can {value!r} be?")
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Server)])
+@pytest.mark.parametrize("name", [field.name for field in fields(ServerSettings)])
 def test_a_setting_of_the_server_needs_new_workers_if_it_is_read_at_their_start(name: str) -> None:
     value = other(getattr(CONFIG.server, name))
     edited = replace(CONFIG, server=replace(CONFIG.server, **{name: value}))
@@ -46,7 +46,7 @@ def test_a_setting_of_the_server_needs_new_workers_if_it_is_read_at_their_start(
     assert find_reasons(edited, edited) == []
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Pool)])
+@pytest.mark.parametrize("name", [field.name for field in fields(PoolSettings)])
 def test_a_setting_of_a_pool_needs_new_workers_unless_it_is_the_supervisors(name: str) -> None:
     value = other(getattr(CONFIG.pool, name))
     edited = replace(CONFIG, pool=replace(CONFIG.pool, **{name: value}))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config.model import AppTarget, Config, Mount, Server, Where
+from gateway.config.model import AppTarget, Config, Mount, ServerSettings, Where
 from gateway.limits import MountLimits
 from gateway.mounts.loader import load_mounts
 from gateway.supervisor.generations.generation import Generation
@@ -61,7 +61,7 @@ def test_an_app_of_many_mounts_is_loaded_once_and_a_factory_called_for_each(
 
 def test_a_report_of_what_is_loaded_has_nobody_look_through_the_table() -> None:
     looks = []
-    config = Config(source="", directory=Path(), server=Server(), mounts=())
+    config = Config(source="", directory=Path(), server=ServerSettings(), mounts=())
     generation = Generation(1, config, lambda *_: None, on_change=looks.append)  # type: ignore[arg-type,return-value]
     child: Any = SimpleNamespace(loading="", loading_since=0.0, accepts=True)
     take_report(generation, child, {"event": "loading", "mount": "/a"})

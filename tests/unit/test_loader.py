@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from wsgi_caller import ask
 
-from gateway.config.model import AppTarget, Mount, Pool, RedirectTarget, StaticTarget, Where
+from gateway.config.model import AppTarget, Mount, PoolSettings, RedirectTarget, StaticTarget, Where
 from gateway.errors import AppLoadError
 from gateway.limits import MountLimits
 from gateway.mounts.loader import describe_cause, load_app, load_mounts
@@ -112,7 +112,7 @@ def test_a_module_whose_own_import_is_missing(write: Write, tmp_path: Path) -> N
     write("site_app.py", "import flusk\n")
     message, cause = failure("site_app:app")
     told = "site_app:app: ModuleNotFoundError: No module named 'flusk'"
-    assert message == f"{told} ({advise_package('flusk', Pool(name='main'))})"
+    assert message == f"{told} ({advise_package('flusk', PoolSettings(name='main'))})"
     assert cause == (
         "Traceback (most recent call last):\n"
         f'  File "{tmp_path}/site_app.py", line 1, in <module>\n'

@@ -14,9 +14,9 @@ from gateway.config.model import (
     AppTarget,
     Config,
     Mount,
-    Pool,
-    Probe,
-    Server,
+    PoolSettings,
+    ProbeSettings,
+    ServerSettings,
     StaticTarget,
     UpstreamTarget,
     Watch,
@@ -34,7 +34,7 @@ OTHERS: dict[str, Any] = {
     "requirements": Path("/other"),
     "env_file": Path("/other"),
     "watch": Watch(),
-    "probe": Probe(path="/well"),
+    "probe": ProbeSettings(path="/well"),
 }
 # what a pool of a Config always has of its own
 ABSENT = {"name", "is_behind_front"}
@@ -74,12 +74,12 @@ def make_mount(target: Any, limits: MountLimits | None = None, name: str = "/a")
 
 
 def make_config(
-    *mounts: Mount, server: Server | None = None, pools: tuple[Pool, ...] = ()
+    *mounts: Mount, server: ServerSettings | None = None, pools: tuple[PoolSettings, ...] = ()
 ) -> Config:
     return Config(
         source="mounts.yaml",
         directory=Path("/"),
-        server=server or Server(),
+        server=server or ServerSettings(),
         mounts=mounts,
         pools=pools,
     )
@@ -108,7 +108,7 @@ def settings_of(owner: type) -> Iterable[Any]:
 
 
 APP = AppTarget("app:app", pool="p")
-OLD = make_config(make_mount(APP), pools=(Pool(name="p"),))
+OLD = make_config(make_mount(APP), pools=(PoolSettings(name="p"),))
 
 
 def expect(new: Config, applies: str) -> None:
@@ -130,7 +130,7 @@ def expect(new: Config, applies: str) -> None:
 # --- what an edit needs -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changed", settings_of(Server))
+@pytest.mark.parametrize("changed", settings_of(ServerSettings))
 def test_an_edit_of_the_server_needs_what_its_mark_says(changed: Field[Any]) -> None:
     expect(replace(OLD, server=change(OLD.server, changed)), changed.metadata["applies"])
 
@@ -147,7 +147,7 @@ def test_an_edit_of_when_workers_are_replaced_needs_what_its_mark_says(changed: 
     expect(replace(OLD, server=server), changed.metadata["applies"])
 
 
-@pytest.mark.parametrize("changed", settings_of(Pool))
+@pytest.mark.parametrize("changed", settings_of(PoolSettings))
 def test_an_edit_of_a_pool_needs_what_its_mark_says(changed: Field[Any]) -> None:
     expect(replace(OLD, pools=(change(OLD.pools[0], changed),)), changed.metadata["applies"])
 
@@ -161,7 +161,7 @@ def test_an_edit_of_a_mount_needs_what_its_mark_says(changed: Field[Any]) -> Non
 @pytest.mark.parametrize("changed", settings_of(AppTarget))
 def test_an_edit_of_an_app_needs_what_its_mark_says(changed: Field[Any]) -> None:
     if changed.name == "pool":
-        target, pools = replace(APP, pool="q"), (Pool(name="p"), Pool(name="q"))
+        target, pools = replace(APP, pool="q"), (PoolSettings(name="p"), PoolSettings(name="q"))
         new = replace(OLD, mounts=(make_mount(target),), pools=pools)
         [*_, import_reason] = build_plan(replace(OLD, pools=pools), new).describe()
         assert import_reason == "! new workers of q: app:app has to be imported"
@@ -267,16 +267,16 @@ def test_a_setting_without_its_marks_is_refused_with_what_to_write(
 
 def test_a_field_that_is_no_setting_needs_a_mark_unless_nothing_compares_it() -> None:
     @dataclass(frozen=True)
-    class Internal(Pool):
+    class Internal(PoolSettings):
         line: int = field(default=0, compare=False)
 
     @dataclass(frozen=True)
-    class Forgotten(Pool):
+    class Forgotten(PoolSettings):
         extra: int = 0
 
-    check_marks(Internal, MARKS[Pool])
+    check_marks(Internal, MARKS[PoolSettings])
     with pytest.raises(TypeError, match=r"Forgotten\.extra: write applies="):
-        check_marks(Forgotten, MARKS[Pool])
+        check_marks(Forgotten, MARKS[PoolSettings])
 
 
 @pytest.mark.parametrize("owner", MARKS)

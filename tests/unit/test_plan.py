@@ -14,10 +14,10 @@ from gateway.config.model import (
     AppTarget,
     Config,
     Mount,
-    Pool,
-    Probe,
+    PoolSettings,
+    ProbeSettings,
     RedirectTarget,
-    Server,
+    ServerSettings,
     StaticTarget,
     Target,
     UpstreamTarget,
@@ -46,9 +46,9 @@ def mount(name: str, target: Target = APP, *, line: int = 1, **limits: float) ->
     )
 
 
-def config(*mounts: Mount, server: Server | None = None) -> Config:
+def config(*mounts: Mount, server: ServerSettings | None = None) -> Config:
     return Config(
-        source="mounts.yaml", directory=Path("/"), server=server or Server(), mounts=mounts
+        source="mounts.yaml", directory=Path("/"), server=server or ServerSettings(), mounts=mounts
     )
 
 
@@ -125,25 +125,35 @@ def test_the_value_of_a_variable_is_never_told() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        (Server(), Server(watch=Watch()), "watch none -> {}"),
+        (ServerSettings(), ServerSettings(watch=Watch()), "watch none -> {}"),
         (
-            Server(watch=Watch(for_seconds=5.0)),
-            Server(watch=Watch(max_error_rate=0.5)),
+            ServerSettings(watch=Watch(for_seconds=5.0)),
+            ServerSettings(watch=Watch(max_error_rate=0.5)),
             "watch.for 5s -> 30s|watch.max_error_rate 5% -> 50%",
         ),
-        (Server(), Server(user="www"), "user none -> www"),
-        (Server(), Server(reload_on_edit=False), "reload_on_edit true -> false"),
-        (Server(), Server(trusted_proxies=("unix:",)), "trusted_proxies [] -> [unix:]"),
-        (Server(), Server(limits=Limits(max_head_bytes=2**20)), "max_head 32KiB -> 1MiB"),
+        (ServerSettings(), ServerSettings(user="www"), "user none -> www"),
+        (ServerSettings(), ServerSettings(reload_on_edit=False), "reload_on_edit true -> false"),
+        (
+            ServerSettings(),
+            ServerSettings(trusted_proxies=("unix:",)),
+            "trusted_proxies [] -> [unix:]",
+        ),
+        (
+            ServerSettings(),
+            ServerSettings(limits=Limits(max_head_bytes=2**20)),
+            "max_head 32KiB -> 1MiB",
+        ),
     ],
 )
-def test_settings_are_told_in_the_words_of_the_table(old: Server, new: Server, told: str) -> None:
+def test_settings_are_told_in_the_words_of_the_table(
+    old: ServerSettings, new: ServerSettings, told: str
+) -> None:
     changes = lines(config(mount("/a"), server=old), config(mount("/a"), server=new))
     assert changes == [f"~ server: {each}" for each in told.split("|")]
 
 
 def test_a_section_of_a_mount_is_told_in_the_words_of_the_table() -> None:
-    probe = Probe(path="/well", within_seconds=0.5)
+    probe = ProbeSettings(path="/well", within_seconds=0.5)
     old, new = mount("/a"), mount("/a", replace(APP, probe=probe))
     assert lines(config(old), config(new)) == [
         "~ /a: probe none -> {path: /well, within: 500ms}",
@@ -153,7 +163,7 @@ def test_a_section_of_a_mount_is_told_in_the_words_of_the_table() -> None:
 def test_every_key_that_a_plan_names_is_one_of_the_table() -> None:
     """Whatever field of the model changes."""
     keys = {key for known in (SERVER, POOL, EVERY_MOUNT, WATCH, WORKERS) for key in known}
-    for owner in (Server, Limits, PoolLimits, MountLimits, Watch, Workers, UpstreamTarget):
+    for owner in (ServerSettings, Limits, PoolLimits, MountLimits, Watch, Workers, UpstreamTarget):
         whole = owner(addresses=()) if owner is UpstreamTarget else owner()
         for field in fields(whole):
             value = getattr(whole, field.name)
@@ -163,7 +173,7 @@ def test_every_key_that_a_plan_names_is_one_of_the_table() -> None:
 
 
 def test_settings_of_the_server_and_its_limits() -> None:
-    server = Server(workers=5, limits=replace(Limits(), keep_alive_seconds=90.0))
+    server = ServerSettings(workers=5, limits=replace(Limits(), keep_alive_seconds=90.0))
     assert lines(config(mount("/a")), config(mount("/a"), server=server)) == [
         "~ server: workers 2 -> 5",
         "~ server: keep_alive 75s -> 90s",
@@ -268,7 +278,7 @@ def test_a_factory_is_called_once_for_each_mount() -> None:
 
 def test_a_pool_that_changes_alone_gets_new_workers() -> None:
     def table(**settings: Any) -> Config:
-        pool = Pool(name="shop", where=Where(line=len(settings), column=1), **settings)
+        pool = PoolSettings(name="shop", where=Where(line=len(settings), column=1), **settings)
         target = AppTarget(import_string="a:app", pool="shop")
         return replace(config(mount("/a", target), mount("/b")), pools=(pool,))
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from gateway.config.model import Config, Server
+from gateway.config.model import Config, ServerSettings
 from gateway.supervisor.reload import EDIT, Reloader
 
-RUNNING = Config(source="mounts.yaml", directory=Path("/"), server=Server(), mounts=())
-EDITED = replace(RUNNING, server=Server(keep_previous_seconds=1.0))
+RUNNING = Config(source="mounts.yaml", directory=Path("/"), server=ServerSettings(), mounts=())
+EDITED = replace(RUNNING, server=ServerSettings(keep_previous_seconds=1.0))
 
 
 class SlowPools:

@@ -15,8 +15,7 @@ from idle_process import IdleProcess
 from one_mount import CONFIG
 
 from gateway import states
-from gateway.config.model import Config
-from gateway.config.model import Pool as PoolSettings
+from gateway.config.model import Config, PoolSettings
 from gateway.errors import AppLoadError
 from gateway.states import IllegalTransitionError, Machine
 from gateway.supervisor.generations.generation import GENERATION, Generation, GenerationState

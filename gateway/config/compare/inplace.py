@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from gateway.config.model import AppTarget, Config, Mount
+from gateway.config.model import MAIN, AppTarget, Config, Mount
 from gateway.config.settings import key_of
 
 APPLIES = "new workers"
@@ -20,7 +20,7 @@ def find_reasons(old: Config, new: Config) -> list[str]:
 
     A callable that they have loaded may serve at another path, a factory's one product at one only.
     """
-    place = "server" if new.pool.name == "main" else f"pools.{new.pool.name}"
+    place = "server" if new.pool.name == MAIN else f"pools.{new.pool.name}"
     keys = [f"server.{key}" for key in find_changed(old.server, new.server, APPLIES)]
     keys += [f"{place}.{key}" for key in find_changed(old.pool, new.pool, APPLIES)]
     before, after = _environment(old.mounts), _environment(new.mounts)

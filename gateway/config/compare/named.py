@@ -6,12 +6,10 @@ Pure functions of Configs; refuses to know how it is done.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gateway.config.model import Config, Mount
+from gateway.config.model import MAIN, Config, Mount
 from gateway.config.text.problems import BadValueError, did_you_mean, quote
 from gateway.config.values.mountkey import parse_mount_key
 from gateway.errors import ConfigError
-
-MAIN = "main"
 
 
 def find_pools(config: Config, names: Iterable[str]) -> set[str]:

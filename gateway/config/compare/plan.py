@@ -10,12 +10,12 @@ from typing import Any
 
 from gateway.config.compare.inplace import find_changed, find_reasons
 from gateway.config.compare.slices import cut
-from gateway.config.model import Config, Mount
+from gateway.config.model import MAIN, Config, Mount
 from gateway.config.settings import Setting, settings_of
 
 IN_PLACE = "in place: no code is loaded anew"
 
-Place = tuple[str, str]  # host ("" for any) and prefix ("" for the root)
+HostPrefix = tuple[str, str]  # host ("" for any) and prefix ("" for the root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Plan:
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
-    changed: dict[str, tuple["Change", ...]]
+    changed: dict[str, tuple["SettingChange", ...]]
     moved: tuple[tuple[str, str, str], ...]
     reasons: dict[str, tuple[str, ...]]
     restarts: tuple[str, ...]
@@ -48,7 +48,7 @@ class Plan:
             lines += [f"~ {name}: {change}" for change in changes]
         lines += [f"> {place}/* moves from {old} to {new}" for place, old, new in self.moved]
         for pool, reasons in self.reasons.items():
-            whose = "" if pool == "main" else f" of {pool}"
+            whose = "" if pool == MAIN else f" of {pool}"
             lines += [f"! new workers{whose}: {reason}" for reason in reasons]
         lines += [f"! a restart: {key} changes" for key in self.restarts]
         is_in_place = self and not self.reasons and not self.restarts
@@ -56,7 +56,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SettingChange:
     """A setting by its key, and its values, as the table says them; what may be a secret is
     hidden."""
 
@@ -124,16 +124,16 @@ def _nowhere(_: str) -> str:
     return ""
 
 
-def compare_mounts(old: Mount, new: Mount) -> Iterable[Change]:
+def compare_mounts(old: Mount, new: Mount) -> Iterable[SettingChange]:
     """Where a mount stands in the file is no setting."""
     if type(old.target) is not type(new.target):
-        yield Change("target", _show_target(old), _show_target(new))
+        yield SettingChange("target", _show_target(old), _show_target(new))
     else:
         yield from compare_fields(old.target, new.target)
     yield from compare_fields(old.limits, new.limits)
 
 
-def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[Change]:
+def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[SettingChange]:
     """The settings that differ in two dataclasses of one type, those within them too; ``path`` is
     where they stand."""
     settings = {setting.field: setting for setting in settings_of(type(old)).values()}
@@ -150,11 +150,11 @@ def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[Change]:
             names = sorted(
                 name for name in one.keys() | other.keys() if one.get(name) != other.get(name)
             )
-            yield from (Change(f"{key}.{name}", "", "") for name in names)
+            yield from (SettingChange(f"{key}.{name}", "", "") for name in names)
         elif setting:
-            yield Change(key, _show(setting, one), _show(setting, other))
+            yield SettingChange(key, _show(setting, one), _show(setting, other))
         elif key != path:
-            yield Change(key, "", "")  # of the same file, another content
+            yield SettingChange(key, "", "")  # of the same file, another content
 
 
 def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str, str, str]]:
@@ -167,7 +167,7 @@ def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str
     after = {(m.host or "", m.prefix): m.name for m in new}
     places = before.keys() | after.keys()
     anywhere = {prefix for host, prefix in places if not host}
-    moves: dict[Place, tuple[str, str]] = {}
+    moves: dict[HostPrefix, tuple[str, str]] = {}
     for host in sorted({host for host, _ in places} | {""}):
         for prefix in sorted(anywhere | {prefix for own, prefix in places if own == host}):
             move = owner(before, host, prefix), owner(after, host, prefix)
@@ -177,7 +177,9 @@ def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str
                 yield f"{host}{prefix}", *move
 
 
-def _above(moves: dict[Place, tuple[str, str]], host: str, prefix: str) -> tuple[str, str] | None:
+def _above(
+    moves: dict[HostPrefix, tuple[str, str]], host: str, prefix: str
+) -> tuple[str, str] | None:
     """What happens at the next place above."""
     while prefix:
         prefix = prefix.rpartition("/")[0]
@@ -186,7 +188,7 @@ def _above(moves: dict[Place, tuple[str, str]], host: str, prefix: str) -> tuple
     return None
 
 
-def owner(mounts: dict[Place, str], host: str, path: str) -> str:
+def owner(mounts: dict[HostPrefix, str], host: str, path: str) -> str:
     """The name of the mount that answers ``path`` at ``host``; "" for none."""
     for own_host in (host, "") if host else ("",):
         prefix = path

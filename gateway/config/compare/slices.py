@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from gateway.config.model import Config, Mount, Pool, Server, UpstreamTarget
+from gateway.config.model import MAIN, Config, Mount, PoolSettings, ServerSettings, UpstreamTarget
 from gateway.limits import Admission, Limits, fields_marked
 
 Limits_ = TypeVar("Limits_", bound=Admission)
@@ -45,7 +45,7 @@ def cut(
     front_config = replace(
         config, server=server, mounts=front, pools=(), unused_pools=(), pool=main, files=()
     )
-    return slices | {"main": redirect(front_config, find_addresses)}
+    return slices | {MAIN: redirect(front_config, find_addresses)}
 
 
 def redirect(config: Config, find_addresses: FindAddresses) -> Config:
@@ -60,7 +60,7 @@ def redirect(config: Config, find_addresses: FindAddresses) -> Config:
     return config if mounts == config.mounts else replace(config, mounts=mounts)
 
 
-def _server_of(server: Server, pool: Pool, socket_path: str) -> Server:
+def _server_of(server: ServerSettings, pool: PoolSettings, socket_path: str) -> ServerSettings:
     """The front workers are believed in all that they state of a request, and write its record."""
     return replace(
         server,
@@ -81,11 +81,11 @@ def _with_room(limits: Limits) -> Limits:
     return replace(limits, max_head_bytes=4 * limits.max_head_bytes)
 
 
-def _complete(pool: Pool, server: Server) -> Pool:
+def _complete(pool: PoolSettings, server: ServerSettings) -> PoolSettings:
     """With the workers' common user where it names none, and their group where it names neither;
     the front workers with the variables that the server passes on."""
     group = pool.group if pool.user or pool.group else server.group
-    pass_env = server.pass_env if pool.name == "main" else pool.pass_env
+    pass_env = server.pass_env if pool.name == MAIN else pool.pass_env
     return replace(pool, user=pool.user or server.user, group=group, pass_env=pass_env)
 
 
@@ -101,7 +101,7 @@ def _as_seen_in_pool(mount: Mount) -> Mount:
 
 
 def _as_seen_in_front(
-    mount: Mount, config: Config, pools: dict[str, Pool], find_socket: Callable[[str], str]
+    mount: Mount, config: Config, pools: dict[str, PoolSettings], find_socket: Callable[[str], str]
 ) -> Mount:
     name = mount.pool_name
     if name not in pools:

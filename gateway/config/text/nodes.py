@@ -78,15 +78,15 @@ def parse_yaml(text: str) -> Mapping:
         root = _NodeBuilder().build(yaml.parse(text, Loader=_Loader))
     except yaml.MarkedYAMLError as exc:
         raise _translated(exc, text) from exc
-    if root is None or describe(root) == "nothing":
+    if root is None or describe_node(root) == "nothing":
         raise YamlError(1, 1, 'the table is empty: it needs at least "mounts:" and a mount')
     if not isinstance(root, Mapping):
         expected = 'expected a mapping with "mounts:"'
-        raise YamlError(root.line, root.column, f"{expected}, got {describe(root)}")
+        raise YamlError(root.line, root.column, f"{expected}, got {describe_node(root)}")
     return root
 
 
-def describe(node: Node) -> str:
+def describe_node(node: Node) -> str:
     """What stands there, for a message; a scalar's text is not shown."""
     if isinstance(node, Mapping):
         return "a mapping"

@@ -13,7 +13,7 @@ MOST_QUOTED = 60  # characters of a value or a key that are repeated in a messag
 MOST_HINT = 200  # a longer hint repeats a long value, and helps nobody
 
 
-class Place(Protocol):
+class Positioned(Protocol):
     """Anything with a place in the table, both counted from 1."""
 
     @property
@@ -42,12 +42,12 @@ class Problems:
         self._source = printable(source)
         self._found: list[tuple[int, int, str]] = []
 
-    def add(self, place: Place, path: str, message: str) -> None:
+    def add(self, place: Positioned, path: str, message: str) -> None:
         """Note ``message`` about the key ``path`` ("" for the whole table)."""
         key = f"{shorten(path, 2 * MOST_QUOTED)}: " if path else ""
         self._found.append((place.line, place.column, key + printable(message)))
 
-    def locate(self, place: Place, path: str) -> str:
+    def locate(self, place: Positioned, path: str) -> str:
         """A value's place, as messages name it."""
         return f"{self._source}:{place.line}:{place.column}: {shorten(path, 2 * MOST_QUOTED)}"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.compare.inplace import find_reasons
-from gateway.config.model import Config, Server
+from gateway.config.model import Config, ServerSettings
 from gateway.environments.cache import Environment
 from gateway.environments.client import HeldEnvironment, find_or_build
 from gateway.errors import AppLoadError, BuildError
@@ -460,7 +460,7 @@ class Pool:
         elif change.new.state is GenerationState.ASLEEP and change.new is not self.current:
             self._forget(change.new)
 
-    async def _keep(self, old: Generation, server: Server) -> None:
+    async def _keep(self, old: Generation, server: ServerSettings) -> None:
         """Retire it once it has been on standby for long enough, unless it serves again."""
         seconds = max(server.keep_previous_seconds, server.watch.for_seconds if server.watch else 0)
         await old.until(

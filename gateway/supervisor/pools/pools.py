@@ -17,7 +17,7 @@ from typing import Any
 
 from gateway.config.compare.plan import is_same
 from gateway.config.compare.slices import cut, redirect
-from gateway.config.model import Config
+from gateway.config.model import MAIN, Config
 from gateway.environments.client import collect
 from gateway.errors import AppLoadError
 from gateway.file_tasks import UnreachableError
@@ -39,7 +39,6 @@ from gateway.supervisor.processes.start_gate import StartGate
 from gateway.supervisor.processes.worker import WorkerProcess
 from gateway.supervisor.tasks import guard, guarded, keep_up
 
-MAIN = "main"
 # how often it is looked at what is in flight
 SAMPLE_SECONDS = 0.5
 UNCHANGED = "nothing has changed"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.config.model import Config, Server, UpstreamTarget
+from gateway.config.model import Config, ServerSettings, UpstreamTarget
 from gateway.environments.cache import Environment
 from gateway.supervisor.processes.groups import Groups
 from gateway.supervisor.processes.last_lines import LastLines
@@ -96,7 +96,7 @@ class CommandProcess(Process):
         )
         self._groups.add(self.pid, self.config.server.limits.drain_timeout_seconds)
 
-    def _share(self, options: dict[str, Any], server: Server) -> None:
+    def _share(self, options: dict[str, Any], server: ServerSettings) -> None:
         """Have its user make a socket there that the front workers' group may connect to."""
         user, group = find_ids(server.user, server.group)
         self._folder.chmod(0o2770)  # what is made there is the directory's group's

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway.config.model import Config, Pool
+from gateway.config.model import Config, PoolSettings
 from gateway.config.values.variables import is_named
 from gateway.environments.cache import Environment
 from gateway.errors import ConfigError
@@ -44,7 +44,7 @@ OF_CACHES = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_CACHE_DIR")
 OF_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 
 
-def _give_way(pool: Pool, *, is_elsewhere: bool) -> list[str]:
+def _give_way(pool: PoolSettings, *, is_elsewhere: bool) -> list[str]:
     """What a command line begins with: a process may not be slowed down from outside where it is
     another user's, unless by one that may do more than start it as that.
 
@@ -54,7 +54,7 @@ def _give_way(pool: Pool, *, is_elsewhere: bool) -> list[str]:
 
 
 def build_command(
-    pool: Pool, environment: Environment | None, arguments: Sequence[str]
+    pool: PoolSettings, environment: Environment | None, arguments: Sequence[str]
 ) -> list[str]:
     """The command line of a worker with ``arguments``. Without an environment it runs in the
     gateway's own Python, with all that is installed there; but threads see nothing of what only
@@ -107,7 +107,7 @@ def _end_with_supervisor() -> list[str]:
     return [SETPRIV, "--pdeathsig", "TERM", "--"] if SETPRIV else []
 
 
-def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str, Any]:
+def build_surroundings(pool: PoolSettings, environment: Environment | None) -> dict[str, Any]:
     """The options of ``subprocess.Popen`` beside the command. Raises OSError."""
     for path in (pool.directory, environment and environment.python):
         if path:
@@ -124,7 +124,7 @@ def build_surroundings(pool: Pool, environment: Environment | None) -> dict[str,
     return options
 
 
-def build_installation(pool: Pool) -> dict[str, Any]:
+def build_installation(pool: PoolSettings) -> dict[str, Any]:
     """The options of ``subprocess.Popen`` for a build of the pool's environment: its own user, its
     own variables, and those that say where packages are. Raises OSError."""
     options = build_surroundings(pool, None)
@@ -151,7 +151,7 @@ def find_ids(user: str, group: str) -> tuple[int, int]:
     return (entry.pw_uid, entry.pw_gid) if entry else (-1, -1)
 
 
-def build_environment(pool: Pool, environment: Environment | None) -> dict[str, str]:
+def build_environment(pool: PoolSettings, environment: Environment | None) -> dict[str, str]:
     """Few of the gateway's own variables, those of the file, and those of the table, the last
     win."""
     variables = select_variables(pool.pass_env)
