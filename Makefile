@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
 # what `make check` looks for hard words in
-PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs/air-gapped.md docs/decisions docs/glossary.md docs/libraries.md docs/operations.md docs/performance.md
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs/air-gapped.md docs/architecture.md docs/decisions docs/glossary.md docs/libraries.md docs/operations.md docs/performance.md
 
 .PHONY: help up down run dev test test-image proof fuzz ecosystem autobahn bench check format docs lock clean
 .DEFAULT_GOAL := help

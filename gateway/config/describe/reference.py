@@ -19,14 +19,14 @@ from gateway.config.settings import (
 _INTRODUCTION = """\
 # The table
 
-One YAML file, `apps/mounts.yaml`, says which app answers which path. This page is made from the
-code that reads the table; `gateway check` reads it and stops before the start.
+One YAML file, `apps/mounts.yaml`, says which app answers which path. This page is generated from
+the code that reads the table. `gateway check` checks a table without serving it.
 
 ```yaml
 # yaml-language-server: $schema=mounts.schema.json
 server:
   listen: unix:/run/http/gateway.sock
-  trusted_proxies: ["unix:33"]          # what processes of this user forward is believed
+  trusted_proxies: ["unix:33"]          # trust X-Forwarded-* from processes of this user
 defaults:
   timeout: 30s
 mounts:
@@ -40,8 +40,8 @@ mounts:
   legacy.example.com/: legacy.app:app   # one host's own
 ```
 
-Everything is checked before anything starts, and every problem is told at once, each in one line
-with its place:
+Everything is checked before anything starts, and all problems are reported together, each on one
+line with its place:
 
 ```
 apps/mounts.yaml:3:12: server.workers: expected a whole number such as 4, or "auto", got "many"
@@ -49,41 +49,41 @@ apps/mounts.yaml:3:12: server.workers: expected a whole number such as 4, or "au
 """
 
 _MOUNT_KEYS = """\
-The key is `/path` for any host, or `host/path` for one. The prefix `/shop` is `/shop` itself and
-everything below `/shop/`, never `/shopping`; the longest prefix wins, and a host's own mounts come
-before those of any host. Where nothing is mounted, the answer is 404.
+The key is `/path` for any host, or `host/path` for one. The prefix `/shop` matches `/shop` itself
+and everything below `/shop/`, but not `/shopping`; the longest prefix wins, and a host's own mounts
+come before those of any host. Where nothing is mounted, the answer is 404.
 
 - Write the path decoded: a letter instead of its `%XX`. A slash at its end changes nothing.
-- Write the host without a port. Its case does not matter; an international name may be given as it
-  is or as `xn--…`.
-- The value is an import string, which is an app, or a mapping with exactly one of {kinds}.
+- Write the host without a port. Its case does not matter; an international name can be written as
+  it is or as `xn--…`.
+- The value is an import string of an app, or a mapping with exactly one of {kinds}.
 """
 
 _POOLS = """\
-The key is a name that mounts give as their `pool`; the value is a mapping of these settings. A pool
-that no mount names is not started. The front workers, which accept requests and run all other
-mounts, are no pool of the table: their settings are those of `server`.
+The key is the name that mounts refer to by `pool`; the value is a mapping of these settings. A pool
+that no mount refers to is not started. The front workers, which accept requests and serve all other
+mounts, are not a pool of the table: their settings are those of `server`.
 """
 
 _TEXT = """\
-Text that YAML 1.1 would not read as text (`no`, `on`, `1.0`, `12:30`, `2026-01-31`) stands in
-quotes. Unknown keys, keys given twice, tags, merge keys (`<<`) and a second document are problems;
-anchors and aliases are fine.
+Text that YAML 1.1 would not read as text (`no`, `on`, `1.0`, `12:30`, `2026-01-31`) needs quotes.
+Unknown keys, duplicate keys, tags, merge keys (`<<`) and a second document are problems; anchors
+and aliases are allowed.
 
 ## Variables and secrets
 
-In every value, though in no key:
+In every value, but not in keys:
 
 - `${NAME}` is a variable of the gateway's environment; it is a problem if it is not set.
 - `${NAME:-default}` has a default for a variable that is not set or empty, `${NAME-default}` for
-  one that is not set. A default may hold further `${…}`.
+  one that is not set. A default may contain further `${…}`.
 - `${NAME:?message}` and `${NAME?message}` are problems with that message in the same two cases.
 - `${file:/run/secrets/name}` is the text of a file, without the line breaks at its end. It is
   never shown in a message.
 - `$$` is a dollar sign.
 
-Inside `{…}` or `[…]`, put a value with `${…}` in quotes. What is put in stays one value: it can
-add no key and no list.
+Inside `{…}` or `[…]`, put a value with `${…}` in quotes. The result is always one value: it cannot
+add keys or lists.
 """
 
 
