@@ -12,8 +12,10 @@ from gateway.config.model import PoolSettings, ServerSettings
 
 # what a worker decides before it accepts its first connection
 OF_A_START = {"workers", "trusted_proxies", "proxy_protocol", "access_log"}
+OF_A_START |= {"pass_env", "is_behind_front"}
 # of a pool, what its workers need not know
 OF_THE_SUPERVISOR = {"where", "idle_seconds", "limits", "env_file_strays"}
+OF_THE_FRONT = {"admission"}
 
 
 def other(value: Any) -> Any:
@@ -50,4 +52,4 @@ def test_a_setting_of_the_server_needs_new_workers_if_it_is_read_at_their_start(
 def test_a_setting_of_a_pool_needs_new_workers_unless_it_is_the_supervisors(name: str) -> None:
     value = other(getattr(CONFIG.pool, name))
     edited = replace(CONFIG, pool=replace(CONFIG.pool, **{name: value}))
-    assert bool(find_reasons(CONFIG, edited)) is (name not in OF_THE_SUPERVISOR)
+    assert bool(find_reasons(CONFIG, edited)) is (name not in OF_THE_SUPERVISOR | OF_THE_FRONT)
