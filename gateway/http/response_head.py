@@ -5,6 +5,7 @@ Refuses to know requests and bodies. Source: PEP 3333 "The start_response() Call
 """
 
 import re
+from functools import lru_cache
 
 from gateway.errors import AppError
 from gateway.http.advice import describe_headers, describe_name, describe_status, describe_value
@@ -17,9 +18,8 @@ _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
 # lines; code; Content-Length, or -1; all these as bytes where there is a body and no Date, else
 # b""; whether there is a body; whether there is a Date
 CheckedHead = tuple[str, int, int, bytes, bool, bool]
-# what was checked once: status to its line and code, (name, value) to its line, and both to all
-# that is known of a head; bounded
-_known_statuses: dict[str, tuple[str, int, bool]] = {}
+# what was checked once: (name, value) to its line, and a status with its headers to all that is
+# known of a head; bounded
 known_lines: dict[tuple[str, str], str] = {}
 known_heads: dict[tuple[str, Fields], CheckedHead] = {}
 _LONGEST_KNOWN_HEAD = 512
@@ -35,7 +35,7 @@ def read_head(key: tuple[str, Fields]) -> CheckedHead:
     """
     status, headers = key
     length, has_date = -1, False
-    text, code, has_body = _known_statuses.get(status) or _check_status(status)
+    text, code, has_body = _check_status(status)
     for pair in headers:
         name, value = pair
         lower = name.lower() if isinstance(name, str) else ""
@@ -61,16 +61,14 @@ def not_headers(headers: object) -> AppError:
     return AppError(describe_headers(headers))
 
 
+@lru_cache(CACHE_ENTRIES)
 def _check_status(status: str) -> tuple[str, int, bool]:
     """The line of a status, its code, and whether such a response has a body."""
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise AppError(describe_status(status))
     line = f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n"
     code = int(status[:3])
-    known = line, code, code >= 200 and code not in (204, 304)
-    if len(_known_statuses) < CACHE_ENTRIES:
-        _known_statuses[status] = known
-    return known
+    return line, code, code >= 200 and code not in (204, 304)
 
 
 def check_field(name: str, value: str) -> str:
