@@ -10,17 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.config.text.problems import BadValueError
-from gateway.config.values import (
-    addresses,
-    commands,
-    importstring,
-    paths,
-    units,
-    upstreams,
-    users,
-    variables,
-    workers,
-)
+from gateway.config.values import addresses, importstring, paths, processes, units, upstreams
 
 POOL_NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
 ENVIRONMENT_NAME_PATTERN = "[A-Za-z_][A-Za-z0-9_]*"
@@ -142,8 +132,8 @@ KINDS = {
     "workers": Kind(
         name="whole number or auto",
         expected='a whole number such as 4, or "auto"',
-        parse=_alone(workers.parse_workers),
-        pattern=workers.WORKERS_PATTERN,
+        parse=_alone(processes.parse_workers),
+        pattern=processes.WORKERS_PATTERN,
         is_number=True,
         least=1,
     ),
@@ -188,9 +178,9 @@ KINDS = {
     "variables": Kind(
         name="list of variables",
         expected='a variable such as DATABASE_URL, or the beginning of several such as "PG*"',
-        parse=_alone(variables.parse_variable),
+        parse=_alone(processes.parse_variable),
         form="Each a name, or the beginning of several names and `*`.",
-        pattern=variables.VARIABLE_PATTERN,
+        pattern=processes.VARIABLE_PATTERN,
         shape="list",
     ),
     "text": Kind(
@@ -223,9 +213,9 @@ KINDS = {
     "command": Kind(
         name="command line",
         expected='a command with "{socket}" or "{port}", such as "uvicorn api:app --uds {socket}"',
-        parse=_alone(commands.parse_command),
+        parse=_alone(processes.parse_command),
         form="Quotes and backslashes as in a shell; no variables, pipes or redirections.",
-        pattern=commands.COMMAND_PATTERN,
+        pattern=processes.COMMAND_PATTERN,
         is_free_text=True,
     ),
     "health path": Kind(
@@ -282,14 +272,14 @@ KINDS = {
     "user": Kind(
         name="user",
         expected='a user such as "www-data"',
-        parse=_alone(users.parse_user),
-        pattern=users.USER_PATTERN,
+        parse=_alone(processes.parse_user),
+        pattern=processes.USER_PATTERN,
     ),
     "group": Kind(
         name="group",
         expected='a group such as "www-data"',
-        parse=_alone(users.parse_group),
-        pattern=users.USER_PATTERN,
+        parse=_alone(processes.parse_group),
+        pattern=processes.USER_PATTERN,
     ),
     "pool name": Kind(
         name="pool",

@@ -19,7 +19,7 @@ import running
 from running import Running, wait_until
 from test_environments import make_wheel
 
-from gateway.config.values.workers import usable_cores
+from gateway.config.values.processes import usable_cores
 from gateway.environments import client
 from gateway.environments.cache import Cache
 from gateway.environments.client import MAX_LINE_BYTES

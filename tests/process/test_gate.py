@@ -15,7 +15,7 @@ from one_mount import CONFIG
 from running import Running, wait_until
 
 from gateway.commands.remote import format_status
-from gateway.config.values.workers import usable_cores
+from gateway.config.values.processes import usable_cores
 from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.processes.start_gate import (
     IDLE_SECONDS,

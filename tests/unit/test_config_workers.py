@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.values import workers
+from gateway.config.values import processes
 
 EIGHT = frozenset(range(8))
 
@@ -30,12 +30,12 @@ def test_auto_is_the_usable_cores_but_at_least_two(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: cores, raising=False)
-    monkeypatch.setattr(workers, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(processes, "CPU_QUOTA", tmp_path / "cpu.max")
     (tmp_path / "cpu.max").write_text(quota)
-    assert workers.parse_workers("auto") == expected
+    assert processes.parse_workers("auto") == expected
 
 
 def test_auto_without_a_quota_is_all_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: EIGHT, raising=False)
-    monkeypatch.setattr(workers, "CPU_QUOTA", tmp_path / "none")
-    assert workers.parse_workers("auto") == 8
+    monkeypatch.setattr(processes, "CPU_QUOTA", tmp_path / "none")
+    assert processes.parse_workers("auto") == 8

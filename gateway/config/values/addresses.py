@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from gateway.config.model import Network
 from gateway.config.text.problems import BadValueError
-from gateway.config.values.users import find_user
+from gateway.config.values.processes import find_user
 
 MOST_SOCKET_PATH_BYTES = 107  # unix(7): sun_path holds 108 with its NUL
 ADDRESS_PATTERN = r"unix:/.+|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.model import Config, PoolSettings
-from gateway.config.values.variables import is_named
+from gateway.config.values.processes import is_named
 from gateway.environments.cache import Environment
 from gateway.errors import ConfigError
 from gateway.file_tasks import run_once

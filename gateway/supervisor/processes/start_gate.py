@@ -15,7 +15,7 @@ from enum import IntEnum
 from itertools import count
 from pathlib import Path
 
-from gateway.config.values.workers import usable_cores
+from gateway.config.values.processes import usable_cores
 from gateway.supervisor.processes.process import read_stat
 from gateway.supervisor.tasks import keep_up, start
 
