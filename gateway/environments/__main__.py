@@ -1,9 +1,8 @@
-"""The process that builds one environment: an order on stdin, JSON lines of what happens on stdout.
+"""The process that builds one environment: it reads an order from stdin, and writes reports to
+stdout, both in JSON lines.
 
-Owns the form of both. It runs as the pool's user: what is built or asked there can do no more than
-that user. A process of its own, since an installer's children are nobody's business in the
-supervisor, and it can be ended whole. What it has found it hands over as open files, whose locks
-then are the supervisor's.
+It runs as the pool's user, since building runs code of packages, and in its own process group, which
+can be killed as a whole. It passes the environment's locks to the supervisor as open files.
 """
 
 import json
@@ -23,11 +22,11 @@ NICENESS = 10
 
 def say(**message: object) -> None:
     """Report to the supervisor."""
-    print(json.dumps(message), flush=True)  # noqa: T201  its way to report
+    print(json.dumps(message), flush=True)  # noqa: T201  reports go to stdout
 
 
 def main() -> None:
-    """Do what the order asks for."""
+    """Carry out the order."""
     order = json.loads(sys.stdin.readline())
     try:
         cache = Cache(Path(order["root"]), lambda line: say(progress=line), wait_for_turn)
@@ -42,16 +41,16 @@ def main() -> None:
 
 
 def wait_for_turn() -> None:
-    """Until the supervisor lets this process build, which then gives way to those that serve.
-    Raises BuildError where the supervisor has gone."""
+    """Wait until the supervisor lets this process build, then lower its priority. Raises BuildError
+    if the supervisor has exited."""
     say(waits=True)
     if not sys.stdin.readline():
-        raise BuildError("the gateway has ended")
+        raise BuildError("the gateway has stopped")
     os.nice(NICENESS)
 
 
 def provide(cache: Cache, order: dict[str, Any]) -> None:
-    """Report the environment that is asked for, and hand it over. Raises BuildError."""
+    """Find or build the environment of the order, and report it. Raises BuildError."""
     found = cache.find_or_build(
         order["python"],
         order["requirements"],

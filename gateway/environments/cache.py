@@ -1,9 +1,10 @@
-"""Environments that were built, by what they were made from: found again, built once, collected.
+"""A cache of environments, keyed by what they are made from: each is built once, reused, and removed
+when it is unused.
 
-Owns a directory of them, which several gateways may share. An environment cannot be moved, so it is
-built where it stays, under a lock, and counts only once its marker is there; whoever uses it holds
-a shared lock on that marker, and only what nobody holds is collected. Refuses to know how packages
-are installed. Source: flock(2), Python's ``venv``.
+Owns their directory, which several gateways may share. An environment cannot be moved, so it is
+built in its final place, under a lock, and is complete once its marker exists. Its users hold a
+shared lock on the marker; environments without one are removed. Source: flock(2), Python's
+``venv``.
 """
 
 import contextlib
@@ -33,15 +34,15 @@ from gateway.environments.runtime import (
 from gateway.errors import BuildError
 
 MARKER = "complete"
-# one of another layout is not found again
+# part of the keys: environments of another layout are not reused
 LAYOUT = 1
 OURS = re.compile(r"(?:env|runtime)-[0-9.]+-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """``python`` runs in it; ``runtime`` is the directory to be put at the end of its ``sys.path``
-    for a worker, "" for none; ``uses`` are the directories that it is made of."""
+    """``python`` is its interpreter; ``runtime`` is a directory that workers append to ``sys.path``,
+    "" for none; ``uses`` are the names of the directories that it consists of."""
 
     python: str
     version: str
@@ -50,14 +51,14 @@ class Environment:
 
 
 class Cache:
-    """The environments below ``root``, a directory of one user's own. ``held`` are those that were
-    found: descriptors, each with a shared lock, open for as long as they are to stay.
-    ``wait_for_turn`` is called once, before the first thing is built or downloaded."""
+    """The environments below ``root``, a directory of one user. ``held`` are descriptors with shared
+    locks on the environments found so far; while they are open, these are not removed.
+    ``wait_for_turn`` is called once, before the first build or download."""
 
     def __init__(
         self,
         root: Path,
-        tell: Callable[[str], object] = str,
+        report: Callable[[str], object] = str,
         wait_for_turn: Callable[[], object] = bool,
     ) -> None:
         try:
@@ -69,17 +70,17 @@ class Cache:
                 f"{root}: {error.strerror}: environments are kept there (server.environments)"
             ) from error
         self._root = root
-        self._tell = tell
+        self._report = report
         self._wait_for_turn = wait_for_turn
         self._has_turn = False
         self.held: list[int] = []
-        self._installer = Installer(root, tell)
+        self._installer = Installer(root, report)
 
     def find_or_build(
         self, wanted: str, requirements: str, directory: Path, *, for_workers: bool = True
     ) -> Environment:
-        """The environment of the Python ``wanted`` with ``requirements``, "" for that Python as it
-        is; both relative to ``directory``. Raises BuildError."""
+        """The environment of the Python ``wanted`` with ``requirements`` ("" for none); both paths
+        are relative to ``directory``. Raises BuildError."""
         python = find(wanted, directory) or self._fetch_python(wanted)
         uses: list[str] = []
         if requirements:
@@ -111,14 +112,15 @@ class Cache:
         environment = self._root / f"env-{python.shown_version}-{key}"
 
         def build() -> None:
-            self._tell(f"building Python {python.shown_version} with {requirements.name}")
+            self._report(f"building Python {python.shown_version} with {requirements.name}")
             self._installer.build(python, requirements, environment)
 
         self._build_once(environment, build)
         return environment
 
     def _build_runtime(self, python: Interpreter) -> Path:
-        """What a worker needs and ``python`` lacks, in versions that go with what it has."""
+        """The packages that a worker needs and ``python`` lacks, in versions compatible with those
+        that it has."""
         is_own = fits_own(python)
         needed = [str(place) for place in own_places()] if is_own else list_requirements(python)
         name = ".".join(map(str, python.version[:2]))
@@ -129,7 +131,7 @@ class Cache:
             if is_own:
                 link_own(runtime)
                 return
-            self._tell(f"installing what a worker on Python {name} needs: {', '.join(OLDEST)}")
+            self._report(f"installing what a worker on Python {name} needs: {', '.join(OLDEST)}")
             self._installer.install_apart(python, needed, runtime)
             prune(runtime)
 
@@ -137,10 +139,10 @@ class Cache:
         return runtime
 
     def _build_once(self, directory: Path, build: Callable[[], None]) -> None:
-        """And hold it. Whoever comes meanwhile waits. What is half built is thrown away by the
-        next."""
+        """Build it if it is not complete, and hold it. Other processes wait for a build; an
+        incomplete environment is removed first."""
         if not _is_complete(directory):
-            self._take_turn()  # before the lock: for what has a turn, others may wait there
+            self._take_turn()  # before the lock, which others with a turn may wait for
         with self._lock(directory.name):
             try:
                 if not _is_complete(directory):
@@ -158,15 +160,15 @@ class Cache:
         while True:
             with _open_lock(path) as file:
                 if not _try_lock(file):
-                    self._tell(f"waiting for another process to build {name}")
+                    self._report(f"waiting for another process to build {name}")
                     fcntl.flock(file, fcntl.LOCK_EX)
-                # else it was collected meanwhile, and the next one would lock another file
+                # otherwise it was removed, and the next process would lock another file
                 if _is_at(file, path):
                     yield
                     return
 
     def collect(self) -> list[str]:
-        """Remove the environments that nobody holds and nobody builds now; which."""
+        """Remove environments that are neither held nor being built; returns their names."""
         removed = []
         for path in self._root.glob("*.lock"):
             directory = path.with_suffix("")
@@ -174,7 +176,9 @@ class Cache:
                 continue
             with _open_lock(path) as file:
                 if _try_lock(file) and _is_at(file, path) and _is_free(directory):
-                    (directory / MARKER).unlink(missing_ok=True)  # half removed is not complete
+                    (directory / MARKER).unlink(
+                        missing_ok=True
+                    )  # a partly removed environment is not complete
                     shutil.rmtree(directory, ignore_errors=True)
                     path.unlink(missing_ok=True)
                     removed.append(directory.name)
@@ -186,18 +190,20 @@ def _key(*parts: str) -> str:
 
 
 def _is_complete(directory: Path) -> bool:
-    """Its Python may have gone, with a new version of the image."""
+    """Whether it can be used: its Python may be missing in a new version of the image."""
     is_alive = directory.name.startswith("runtime") or os.access(directory / "bin/python", os.X_OK)
     return is_alive and (directory / MARKER).exists()
 
 
 def _is_free(directory: Path) -> bool:
-    """Whether nobody holds it: who comes now to do so waits for the lock of who asks."""
+    """Whether no process holds it. The caller has its lock, so none can start to."""
     try:
-        with open(directory / MARKER, "r+") as marker:  # NFS asks for more than reading
+        with open(
+            directory / MARKER, "r+"
+        ) as marker:  # NFS requires write access for exclusive locks
             return _try_lock(marker)
     except FileNotFoundError:
-        return True  # half built
+        return True  # incomplete
 
 
 def _open_lock(path: Path) -> IO[str]:

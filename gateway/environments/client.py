@@ -1,8 +1,8 @@
-"""Has environments built, from an event loop that must not wait.
+"""Builds environments from the supervisor's event loop, without blocking it.
 
-Refuses to know how: a process of its own does it, as the pool's user, in a process group, so that
-an installer that takes too long is ended with all that it has started. What it reports is as good
-as that user, so it is checked.
+A separate process builds, as the pool's user and in its own process group, so that an installer
+that takes too long is killed with all that it has started. The supervisor trusts that process no
+more than its user, and checks its reports.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ from gateway.file_tasks import FileTask, naming
 Turn = Callable[[int], AbstractAsyncContextManager[object]]
 
 MAX_LINE_BYTES = 2**20
-# of those that an environment is made of: its own, and what a worker needs
+# directories of an environment: its own, and the packages that a worker needs
 MOST_HELD = 2
 COLLECT_SECONDS = 600.0
-# for a process that has reported to end by itself
+# how long to wait for a process to exit after its report
 END_SECONDS = 5.0
-NO_OUTCOME = "the process that builds environments ended without an outcome"
+NO_OUTCOME = "the process that builds environments exited without a result"
 _UNPRINTABLE = re.compile(r"[^\t\n\x20-\x7e\xa0-\U0010ffff]")
 _START = (
     "import sys; sys.path += sys.argv[1:]; from gateway.environments.__main__ import main; main()"
@@ -46,12 +46,13 @@ _START = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldEnvironment(Environment):
-    """One that stays for as long as it is held; ``held`` are descriptors with its locks."""
+    """An environment that is not removed while it is held; ``held`` are descriptors with its
+    locks."""
 
     held: tuple[int, ...] = field(compare=False)
 
     def let_go(self) -> None:
-        """It may be collected from now on. To be called once."""
+        """Allow its removal. Call it once."""
         for descriptor in self.held:
             os.close(descriptor)
 
@@ -68,14 +69,14 @@ async def find_or_build(
     on_progress: Callable[[str], object],
     timeout_seconds: float,
 ) -> HeldEnvironment:
-    """The environment of a Python (a path, a version, "" for the gateway's own) with what a file
-    asks for ("" for nothing), both relative to ``directory``; kept below ``root``. ``for_workers``
-    adds what a worker needs.
+    """The environment of ``python`` (a path, a version, "" for the gateway's own) with the packages
+    of a ``requirements`` file ("" for none); both paths are relative to ``directory``. It is kept
+    below ``root``. ``for_workers`` adds the packages that a worker needs.
 
-    ``surroundings`` are who builds, and with which variables, as ``subprocess.Popen`` is told.
-    ``turn`` is entered before anything is built, with the id of the process that builds, and left
-    when that has ended; ``timeout_seconds`` begin then. ``on_progress`` gets each line that there
-    is to tell. Raises BuildError, and UnreachableError where ``root`` does not answer.
+    ``surroundings`` are arguments of ``subprocess.Popen``: user and environment variables.
+    ``turn``, called with the pid of the building process, is entered before the build, which then
+    has ``timeout_seconds``, and left after it. ``on_progress`` gets lines for the log. Raises
+    BuildError, and UnreachableError if the file system of ``root`` does not respond.
     """
     who = surroundings.get("user", -1), surroundings.get("group", -1)
     home = await FileTask(naming(str(root), partial(open_home, root, *who))).finish()
@@ -103,7 +104,7 @@ async def _build(
     on_progress: Callable[[str], object],
     timeout_seconds: float,
 ) -> HeldEnvironment:
-    """See ``find_or_build``. Raises TimeoutError, too."""
+    """See ``find_or_build``. Also raises TimeoutError."""
     ours, theirs = socket.socketpair()
     async with asyncio.timeout(timeout_seconds) as limit, AsyncExitStack() as stack:
 
@@ -113,7 +114,7 @@ async def _build(
             limit.reschedule(asyncio.get_running_loop().time() + timeout_seconds)
 
         with ours, theirs:
-            found = await _ask(
+            found = await _run_builder(
                 {**order, "handover": theirs.fileno()},
                 {**surroundings, "pass_fds": (theirs.fileno(),)},
                 on_progress,
@@ -123,7 +124,7 @@ async def _build(
 
 
 async def collect(root: Path, surroundings: Mapping[str, Any]) -> list[str]:
-    """Remove the environments that nobody holds, those of other users as these; which. Raises
+    """Remove unused environments, those of other users as these users; returns their names. Raises
     UnreachableError."""
     removed = []
     homes = await FileTask(naming(str(root), partial(find_homes, root))).finish()
@@ -132,27 +133,27 @@ async def collect(root: Path, surroundings: Mapping[str, Any]) -> list[str]:
         order = {"root": str(home), "collects": True}
         with contextlib.suppress(BuildError, TimeoutError):
             async with asyncio.timeout(COLLECT_SECONDS):
-                told = await _ask(order, {**surroundings, **who}, id)
-            names = told.get("removed")
+                report = await _run_builder(order, {**surroundings, **who}, id)
+            names = report.get("removed")
             names = names if isinstance(names, list) else []
             removed += [name for name in names if isinstance(name, str) and OURS.fullmatch(name)]
     return removed
 
 
 async def _no_turn(_: int) -> None:
-    """For what builds nothing."""
+    """The turn of a process that builds nothing."""
 
 
-async def _ask(
+async def _run_builder(
     order: dict[str, Any],
     surroundings: Mapping[str, Any],
     on_progress: Callable[[str], object],
     take_turn: Callable[[int], Awaitable[None]] = _no_turn,
 ) -> dict[str, Any]:
-    """What a process reports in the end that is told ``order``. Raises BuildError."""
+    """Start a process for ``order``; returns its last report. Raises BuildError."""
     try:
         process = subprocess.Popen(
-            # neither variables nor the working directory decide what it imports
+            # its imports must not depend on variables or the working directory
             [sys.executable, "-I", "-S", "-c", _START, *_find_places()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -166,7 +167,7 @@ async def _ask(
     try:
         return await _talk(process, order, on_progress, take_turn)
     except BuildError:
-        raise  # it ends by itself, or has ended
+        raise  # it exits by itself, or has exited
     except BaseException:
         _kill(process)
         raise
@@ -177,7 +178,7 @@ async def _ask(
 
 
 def _find_places() -> list[str]:
-    """Where it finds the gateway, and the packages that a worker needs."""
+    """The ``sys.path`` entries for the gateway and the packages that a worker needs."""
     places = {str(Path(gateway.__file__).parents[1]): None}
     return list(places | {str(distribution(name).locate_file("")): None for name in RUNTIME})
 
@@ -204,7 +205,7 @@ async def _talk(
             elif "progress" in message:
                 on_progress(_printable(str(message["progress"])))
             elif "waits" in message:
-                if not has_turn:  # once, whatever it says
+                if not has_turn:  # only once, whatever it sends
                     await take_turn(process.pid)
                 has_turn = True
                 _write_line(process, "go")
@@ -218,7 +219,7 @@ async def _talk(
 
 
 def _write_line(process: subprocess.Popen[bytes], line: str) -> None:
-    """What does not listen any more has said why, or will have no outcome."""
+    """A closed pipe is ignored: the process has reported an error, or exits without a result."""
     assert process.stdin is not None  # noqa: S101  for the type checker
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(line.encode() + b"\n")
@@ -226,7 +227,7 @@ def _write_line(process: subprocess.Popen[bytes], line: str) -> None:
 
 
 def _read_message(line: bytes) -> dict[str, Any] | None:
-    """None for what is not a report, such as a traceback."""
+    """The report in ``line``; None for other output, such as a traceback."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -235,7 +236,7 @@ def _read_message(line: bytes) -> dict[str, Any] | None:
 
 
 def _read_environment(found: object, held: tuple[int, ...]) -> HeldEnvironment:
-    """Raises BuildError where it is none."""
+    """Raises BuildError if ``found`` is not an environment."""
     if isinstance(found, dict):
         texts = [found.get(name) for name in ("python", "version", "runtime")]
         uses = found.get("uses")
@@ -251,8 +252,8 @@ def _read_environment(found: object, held: tuple[int, ...]) -> HeldEnvironment:
 
 
 def _take(handover: socket.socket) -> tuple[int, ...]:
-    """The open files that came, at most those that are of use."""
-    handover.setblocking(False)  # recv_fds takes no flags, whatever its documentation says
+    """The received descriptors, at most MOST_HELD."""
+    handover.setblocking(False)  # recv_fds ignores its flags
     try:
         _, descriptors, _, _ = socket.recv_fds(handover, 1, MOST_HELD)
     except BlockingIOError:
@@ -267,7 +268,7 @@ def _printable(text: str) -> str:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:
-    """For its end, whoever reaps it: its exit code tells nothing."""
+    """Wait for its exit; the exit code is not used."""
     try:
         process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
@@ -276,6 +277,6 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """With all that it has started."""
+    """Kill the process and all that it has started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

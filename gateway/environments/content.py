@@ -1,6 +1,6 @@
-"""What an environment is made from: the requirements file and the files that it includes.
+"""The requirements file of an environment and the files that it includes, with their digest.
 
-Owns which files count and their digest; refuses to know how they are installed. Source: pip's
+Source: pip's
 requirements file format, PEP 751 (pylock.toml).
 """
 
@@ -23,7 +23,7 @@ _FOREIGN = {
 
 
 class RequirementsFormat(Enum):
-    """What a requirements file is written in."""
+    """The format of a requirements file."""
 
     REQUIREMENTS = "requirements"
     UV_LOCK = "uv lock"
@@ -32,7 +32,7 @@ class RequirementsFormat(Enum):
 
 
 def detect_format(path: Path) -> RequirementsFormat:
-    """By its name, as installers do. Raises BuildError."""
+    """The format, by the file's name, as installers do. Raises BuildError."""
     if path.name in _FOREIGN:
         raise BuildError(
             f"{path}: only its own tool can read it; write one that others can read, with "
@@ -45,8 +45,7 @@ def detect_format(path: Path) -> RequirementsFormat:
 
 
 def digest(path: Path) -> str:
-    """Of all that decides what is installed; the packages that a line names by their path are not
-    looked into. Raises BuildError."""
+    """A digest of these files, without packages that are named by their path. Raises BuildError."""
     found = sha256()
     for file in list_files(path):
         content = _read(file)
@@ -63,7 +62,7 @@ def list_files(path: Path) -> list[Path]:
     if form is RequirementsFormat.WHOLE:
         return [path]
     files = [path]
-    for file in files:  # which grows meanwhile
+    for file in files:  # the loop appends to it
         for line in _read(file).decode("utf-8", "replace").splitlines():
             found = _INCLUDE.match(line)
             if found is not None and "://" not in found[1]:

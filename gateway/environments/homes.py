@@ -1,8 +1,8 @@
-"""Where the environments of each user are: below one directory, which nobody else can change.
+"""The directories for environments of each user, below one directory that only root can change.
 
-Owns who may write where. Where the gateway runs as root, what another user's pools need is built by
-that user, in a directory of the user's own: else one user's packages would run as another. Refuses
-to know what is built there. Source: openat(2), path_resolution(7); what sshd(8) asks of paths.
+If the gateway runs as root, the environments of another user's pools are built by that user, in the
+user's own directory: otherwise one user's packages could run as another. Source: openat(2),
+path_resolution(7), and the checks of paths in sshd(8).
 """
 
 import os
@@ -16,15 +16,15 @@ from pathlib import Path
 from gateway.errors import BuildError
 
 _HOME = re.compile(r"user-([0-9]+)")
-# neither through a link that another may have put there
+# O_NOFOLLOW: another user may have created a link
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ADVICE = "name another directory, one that only root can change (server.environments)"
 
 
 def open_home(root: Path, user: int, group: int) -> Path:
-    """The directory below ``root`` for the environments of a user, made where it does not exist:
-    ``root`` itself for -1, and for the gateway's own. Raises BuildError."""
+    """The directory for the environments of ``user``, created below ``root`` if it does not exist;
+    ``root`` itself for -1 and for the gateway's own user. Raises BuildError."""
     if user in (-1, os.geteuid()):
         return root
     try:
@@ -41,8 +41,7 @@ def open_home(root: Path, user: int, group: int) -> Path:
 
 
 def find_homes(root: Path) -> list[tuple[Path, int, int]]:
-    """The directories that are there, each with the numbers of its user and group: -1 for the
-    gateway's own."""
+    """The existing directories, each with user id and group id, -1 for the gateway's own."""
     if os.geteuid() != 0:
         return [(root, -1, -1)] if root.is_dir() else []
     try:
@@ -58,11 +57,10 @@ def find_homes(root: Path) -> list[tuple[Path, int, int]]:
 
 
 def _check_parents(root: Path, user: int) -> None:
-    """Raises BuildError where one that is neither root nor ``user`` could put another directory in
-    the place of ``root``."""
+    """Raises BuildError if another user than root and ``user`` could replace ``root``."""
     for parent in root.parents:
         status = parent.stat()
-        # in one with the sticky bit nobody replaces what is another's; group 0 is root's
+        # with the sticky bit, users can replace only their own files; group 0 is root's
         is_shared = status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX
         is_roots = not status.st_mode & stat.S_IWOTH and status.st_gid == 0
         if status.st_uid not in (0, os.geteuid(), user):
@@ -72,7 +70,7 @@ def _check_parents(root: Path, user: int) -> None:
 
 
 def _open_to_others(root: Path, directory: int) -> None:
-    """Let each user pass to its own part. Raises BuildError where others may change ``root``."""
+    """Let other users enter ``root``. Raises BuildError if another user owns it."""
     status = os.fstat(directory)
     if status.st_uid != os.geteuid():
         owner = f"it belongs to {_name(status.st_uid)}, and not to the gateway's own user"
@@ -96,7 +94,7 @@ def _make_home(root: Path, directory: int, user: int, group: int) -> None:
 
 @contextmanager
 def _opened(path: Path, directory: int | None = None) -> Iterator[int]:
-    """A directory, not through a link. Raises OSError."""
+    """Open a directory, without following links. Raises OSError."""
     opened = os.open(path, _OPEN_DIRECTORY, dir_fd=directory)
     try:
         yield opened

@@ -1,7 +1,7 @@
-"""The tool that makes environments and fills them: uv.
+"""Runs uv, which creates environments and installs packages.
 
-Owns its command lines, and what is reported of one that failed. Refuses to know what is already
-built. Source: the command-line reference of uv.
+Owns its command lines, and the excerpt of its output that is reported when it fails. Source: the
+command-line reference of uv.
 """
 
 import os
@@ -18,7 +18,7 @@ from gateway.environments.content import RequirementsFormat, detect_format
 from gateway.environments.interpreter import Interpreter, inspect
 from gateway.errors import BuildError
 
-Tell = Callable[[str], object]
+Report = Callable[[str], object]
 
 KEPT_LINES = 200
 FIRST_LINES = 4
@@ -30,15 +30,15 @@ _QUIET = {
     "UV_NO_PROGRESS": "1",
     "GIT_TERMINAL_PROMPT": "0",
 }
-# what is meant for this process and would only disturb uv
+# variables for this process that would confuse uv
 _OWN_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")
 
 
 class Installer:
-    """Works in ``root``, where it keeps downloads; ``tell`` gets each line that uv writes."""
+    """Keeps downloads below ``root``; ``report`` gets each line of output."""
 
-    def __init__(self, root: Path, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, root: Path, report: Report) -> None:
+        self._report = report
         self._uv = find_uv()
         cache = root / "cache"
         (cache / "tmp").mkdir(parents=True, exist_ok=True)
@@ -47,11 +47,11 @@ class Installer:
             "UV_CACHE_DIR": str(cache / "uv"),
             "UV_PYTHON_INSTALL_DIR": str(root / "python"),
         }
-        # large packages and what is compiled do not fit into a container's small /tmp
+        # large packages and compilations do not fit in a container's small /tmp
         self._environ = places | kept | {"TMPDIR": str(cache / "tmp")} | _QUIET
 
     def fetch_python(self, version: str) -> Interpreter:
-        """The Python of that version that uv knows of or can download. Raises BuildError."""
+        """A Python of that version that uv finds or downloads. Raises BuildError."""
         try:
             self._run(Path.cwd(), "python", "install", "--no-bin", version)
             found = self._run(Path.cwd(), "python", "find", "--no-project", version)
@@ -60,7 +60,7 @@ class Installer:
             raise BuildError(f"found no Python {version}, and {error}") from error
 
     def build(self, python: Interpreter, requirements: Path, environment: Path) -> None:
-        """A new environment with all that a requirements file asks for. Raises BuildError."""
+        """Create an environment with the packages of a requirements file. Raises BuildError."""
         venv = ("venv", "--quiet", "--no-project", "--python", python.base, str(environment))
         self._run(environment.parent, *venv)
         if detect_format(requirements) is RequirementsFormat.UV_LOCK:
@@ -79,7 +79,7 @@ class Installer:
     def install_apart(
         self, python: Interpreter, requirements: Iterable[str], directory: Path
     ) -> None:
-        """Packages for ``python`` into a directory that is not its own. Raises BuildError."""
+        """Install packages for ``python`` into a separate directory. Raises BuildError."""
         self._run(
             directory.parent,
             *("pip", "install", "--compile-bytecode", "--python", python.path),
@@ -87,7 +87,7 @@ class Installer:
         )
 
     def _run(self, directory: Path, *arguments: str, **more: str) -> list[str]:
-        """Run uv in ``directory``, with ``more`` variables; the lines that it wrote."""
+        """Run uv in ``directory``, with ``more`` variables; returns its output."""
         if not self._uv:
             install = f"{sys.executable} -m pip install uv"
             raise BuildError(f"uv, which builds environments, is not installed: {install}")
@@ -111,7 +111,7 @@ class Installer:
                 line = _COLOR.sub("", raw_line.rstrip())
                 if line.strip():
                     lines.append(line)
-                    self._tell(line)
+                    self._report(line)
         if process.returncode == -signal.SIGKILL:
             raise BuildError(
                 "uv was killed, as the kernel's OOM killer does: is there enough memory?"
@@ -122,7 +122,7 @@ class Installer:
 
 
 def find_uv() -> str:
-    """The path of uv, or "": on the path, or where this Python's own commands are."""
+    """The path of uv, from PATH or the directory of this Python; "" if it is not installed."""
     beside = Path(sys.executable).parent / "uv"
     return shutil.which("uv") or (str(beside) if os.access(beside, os.X_OK) else "")
 
@@ -134,7 +134,7 @@ def excerpt(lines: Iterable[str], exit_code: int) -> str:
     if first is None:
         shown = said[-SHOWN_LINES:]
     else:
-        # what failed is said first, and why it did last: by a compiler, say, behind all that it did
+        # the first lines say what failed, the last ones why, such as a compiler's error
         shown = said[first:]
         if len(shown) > FIRST_LINES + SHOWN_LINES:
             shown = [*shown[:FIRST_LINES], "…", *shown[-SHOWN_LINES:]]

@@ -1,7 +1,7 @@
-"""What a pool's worker imports that is not the app's: gevent and what it needs.
+"""The packages that a pool's worker needs in addition to the app's: gevent and its requirements.
 
-Owns which packages and versions these are. They lie in a directory of their own, which a worker has
-at the end of its ``sys.path``, so the app's own ones win. Refuses to know where that directory is.
+Owns these packages and their versions. They are in a directory that the worker appends to
+``sys.path``, so the app's own versions take precedence.
 """
 
 import re
@@ -13,13 +13,13 @@ from pathlib import Path
 from gateway.environments.interpreter import RUNTIME, Interpreter
 from gateway.errors import BuildError
 
-# the first versions that have what the gateway uses of them
+# the oldest versions with all features that the gateway uses
 OLDEST = {"gevent": (24, 2), "greenlet": (2, 0)}
 _RELEASE = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 
 
 def check_versions(python: Interpreter) -> None:
-    """Raises BuildError where the environment's own packages are too old for a worker."""
+    """Raises BuildError if packages of the environment are too old for a worker."""
     for name, oldest in OLDEST.items():
         version = python.has.get(name)
         found = _RELEASE.match(version or "")
@@ -31,13 +31,13 @@ def check_versions(python: Interpreter) -> None:
 
 
 def list_requirements(python: Interpreter) -> list[str]:
-    """What to install for a Python that has some of it already: versions that go with these."""
+    """Requirements that are compatible with what this Python already has."""
     needed = [f"{name}>={_shown(oldest)}" for name, oldest in OLDEST.items()]
     return needed + [f"{name}=={version}" for name, version in python.has.items()]
 
 
 def fits_own(python: Interpreter) -> bool:
-    """Whether the gateway's own packages will do, as they are."""
+    """Whether the gateway's own packages can be used."""
     own = {name: distribution(name).version for name in RUNTIME}
     is_same = python.abi == sysconfig.get_config_var("SOABI")
     return is_same and python.has.items() <= own.items()
@@ -55,15 +55,15 @@ def own_places() -> list[Path]:
 
 
 def link_own(directory: Path) -> None:
-    """Have the gateway's own packages in ``directory``, and nothing else of its environment."""
+    """Create ``directory`` with links to these packages, and to nothing else."""
     directory.mkdir()
     for place in own_places():
         (directory / place.name).symlink_to(place)
 
 
 def prune(directory: Path) -> None:
-    """Take away what was only installed with the rest, such as the setuptools of old versions:
-    whatever lies there can be imported by an app."""
+    """Remove other packages that were installed, too, such as old versions' setuptools: apps could
+    import them."""
     kept = {_normal(name) for name in RUNTIME}
     unwanted = [d for d in distributions(path=[str(directory)]) if _normal(d.name) not in kept]
     for each in unwanted:

@@ -1,15 +1,15 @@
-"""Starts a worker whose apps see their own environment alone: ``python boot.py RUNTIME ARGUMENT…``.
+"""Starts a worker whose apps see only their own environment: ``python boot.py RUNTIME ARGUMENT…``.
 
-Owns what such a Python can import: all of its own first, then what a worker needs beside it, which
-is in the directory RUNTIME ("" for none), and the package ``gateway`` by its place alone. What else
-is installed beside the gateway stays out of reach; so does, for apps, what only the worker needs.
-RUNTIME is ``-`` in the gateway's own Python. Refuses to know what a worker does.
+Owns what this Python can import: first all of its own packages, then those that a worker needs,
+from the directory RUNTIME ("" for none), and the package ``gateway``, by its path. Other packages
+of the gateway's environment cannot be imported; nor can apps import what only the worker needs.
+RUNTIME is ``-`` in the gateway's own Python.
 """
 
 import sys
 
 if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
-    # this directory, which holds modules with names of the standard library's
+    # this directory, which has modules with names of the standard library
     del sys.path[0]
 
 import importlib.util
@@ -19,7 +19,7 @@ OWN_PYTHON = "-"
 
 
 def main() -> int:
-    """The worker's exit code."""
+    """Run the worker; returns its exit code."""
     runtime = sys.argv.pop(1)
     has_threads = sys.argv[1:2] == ["--threads"]
     load_gateway()
@@ -32,7 +32,7 @@ def main() -> int:
     else:
         names = {name for name in names if importlib.util.find_spec(name) is None}
         sys.path.extend([runtime] if runtime else ())
-    # where all is patched, a library that asks for gevent has to find it, to wait as gevent does
+    # in a patched process, libraries that look for gevent must find it, to wait as gevent does
     own = OwnModules(names if has_threads else names - GEVENT)
     from gateway.worker.process import main as work
 
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def load_gateway() -> None:
-    """Have the package as it lies here, and nothing else of its directory."""
+    """Import this package, and nothing else from its directory."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
     spec = importlib.util.spec_from_file_location(
         "gateway", f"{package}/__init__.py", submodule_search_locations=[package]
@@ -55,7 +55,7 @@ def load_gateway() -> None:
 
 
 def load_hub() -> None:
-    """What gevent otherwise imports when it is first needed, by names that cannot be found then."""
+    """Import what gevent otherwise imports on first use, when it can no longer be found."""
     import gevent
 
     hub = gevent.get_hub()
@@ -63,4 +63,4 @@ def load_hub() -> None:
 
 
 if __name__ == "__main__":
-    os._exit(main())  # as worker.py does
+    os._exit(main())  # as process.py does

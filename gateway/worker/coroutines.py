@@ -1,11 +1,10 @@
-"""Coroutines in greenlets: each greenlet runs an event loop of its own, as a native thread does.
+"""Coroutines in greenlets: each greenlet has an event loop of its own, like a native thread.
 
-asyncio keeps what runs in the state of the native thread, which all greenlets of a patched worker
-share: the running loop, from Python 3.14 on the current task too, and two settings of the
-interpreter that a loop changes while it runs (PEP 525, and its debug mode). Here all of it leaves
-the thread with the greenlet that waits, and comes back with it; asyncio's own classes stay in use.
-Refuses to know requests and apps. Sources: Lib/asyncio/base_events.py and
-Modules/_asynciomodule.c of CPython.
+asyncio keeps its state in the native thread, which all greenlets of a patched worker share: the
+running loop, the current task (from Python 3.14 on), and two interpreter settings that a running
+loop changes (PEP 525, and its debug mode). This module saves that state when a greenlet starts to
+wait, and restores it when the greenlet continues; asyncio's own classes stay in use. Source:
+Lib/asyncio/base_events.py and Modules/_asynciomodule.c of CPython.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ ADVICE = "give the mount a pool with `concurrency: threads`"
 
 
 class UnfitLoopError(RuntimeError):
-    """A loop that waits past gevent: no other request of the worker would be answered meanwhile."""
+    """An event loop that would block the worker's other requests while it waits."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} cannot share a thread with other requests: {ADVICE}")
 
 
 def isolate_event_loops() -> None:
-    """Have the greenlets of this thread not see each other's loops. For a patched process; costs
-    nothing until something imports asyncio."""
+    """Hide the event loops of greenlets from each other. For a patched process; costs nothing until
+    something imports asyncio."""
     acts: dict[str, Callable[[Any], None]] = {
         "asyncio.events": partial(_follow_greenlets, get_hub()),
         "asyncio.unix_events": _wait_for_children_in_greenlets,
@@ -44,9 +43,9 @@ def isolate_event_loops() -> None:
 
 
 class _Finder:
-    """Has each of ``acts`` called with the module that it is named after, as soon as that is
-    executed: before anybody can have taken a name from it. uvloop is not found at all: it is
-    optional for most who import it."""
+    """Calls each of ``acts`` with the module of that name directly after its execution, before
+    other code can import names from it. uvloop is not found at all: for most of its users it is
+    optional."""
 
     def __init__(self, acts: dict[str, Callable[[Any], None]]) -> None:
         self._acts = acts
@@ -73,7 +72,7 @@ class _Finder:
 
 
 def _follow_greenlets(hub: Any, events: Any) -> None:
-    """``events`` is asyncio.events. Whoever waits calls the hub's ``switch``."""
+    """``events`` is asyncio.events. A greenlet that waits calls the hub's ``switch``."""
     wait, find_loop, set_loop = hub.switch, events._get_running_loop, events._set_running_loop
     swap_task = _find_swap_task()
 
@@ -82,7 +81,7 @@ def _follow_greenlets(hub: Any, events: Any) -> None:
         if loop is None:
             return wait()
         hooks, depth = sys.get_asyncgen_hooks(), sys.get_coroutine_origin_tracking_depth()
-        task = swap_task(loop, None)  # possible while it is the running loop
+        task = swap_task(loop, None)  # only possible while the loop is the running one
         set_loop(None)
         sys.set_asyncgen_hooks(None, None)
         sys.set_coroutine_origin_tracking_depth(0)
@@ -104,8 +103,8 @@ def _follow_greenlets(hub: Any, events: Any) -> None:
 
 
 def _find_swap_task() -> Callable[[Any, Any], Any]:
-    """What sets the running loop's current task and returns the one before. Until Python 3.13 each
-    loop has its own, whichever thread it runs in."""
+    """A function that sets the running loop's current task and returns the previous one. Up to
+    Python 3.13 the current task belongs to the loop, not to the thread."""
     if sys.version_info < (3, 14):
         return lambda loop, task: None
     import _asyncio
@@ -115,14 +114,13 @@ def _find_swap_task() -> Callable[[Any, Any], Any]:
 
 
 def _wait_for_children_in_greenlets(unix_events: Any) -> None:
-    """From Python 3.12 on asyncio opens a descriptor of a child process (``pidfd_open``), which
-    fails where gevent has collected the child before. Its other way is a thread in ``waitpid``,
-    which gevent knows."""
+    """From Python 3.12 on, asyncio opens a pidfd of a child process, which fails if gevent has
+    reaped the child already. The alternative is a thread in ``waitpid``, which gevent patches."""
     unix_events.can_use_pidfd = lambda: False
 
 
 def _refuse_trio(trio: Any) -> None:
-    """It waits in epoll, which gevent takes away."""
+    """It waits in epoll, which gevent removes."""
 
     def run(*_: object, **__: object) -> None:
         raise UnfitLoopError("trio")
@@ -131,12 +129,12 @@ def _refuse_trio(trio: Any) -> None:
 
 
 def _refuse_nest_asyncio(nest_asyncio: Any) -> None:
-    """It replaces much of asyncio, for all apps; asgiref then waits for itself."""
+    """It patches asyncio for all apps of the process, and makes asgiref deadlock."""
 
     def apply(*_: object, **__: object) -> None:
         raise RuntimeError(
-            "nest_asyncio changes asyncio for all apps of a process: give the mount a pool of its "
-            "own with `concurrency: threads`"
+            "nest_asyncio changes asyncio for all apps of a process: give the mount its own pool "
+            "with `concurrency: threads`"
         )
 
     nest_asyncio.apply = apply

@@ -1,8 +1,8 @@
-"""The end of a worker's process: what apps have left running does not keep it.
+"""The exit of a worker's process, which code of apps cannot delay without bounds.
 
-Does what the interpreter does at its exit, but waits for threads of apps no longer than
-``THREAD_SECONDS``, and for their exit handlers no longer than ``HANDLER_SECONDS``. Refuses to know
-what a worker is. Source: the documentation of ``threading`` and ``atexit``.
+Does what the interpreter does at exit, but waits for threads of apps at most ``THREAD_SECONDS``,
+and for their exit handlers at most ``HANDLER_SECONDS``. Source: the documentation of ``threading``
+and ``atexit``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MOST_NAMES = 10
 
 
 def end_apps(crash_descriptor: int) -> None:
-    """Wait for their threads, say which go on all the same, and call their exit handlers. A handler
-    that does not come back ends the process, and its stack is written to ``crash_descriptor``."""
+    """Wait for threads of apps, log those that are still running, and call the exit handlers. If a
+    handler does not return, its stack is written to ``crash_descriptor``, and the process exits."""
     _let_pools_end()
     ends = time.monotonic() + THREAD_SECONDS
     while (left := _find_threads()) and time.monotonic() < ends:
@@ -34,29 +34,29 @@ def end_apps(crash_descriptor: int) -> None:
         names = ", ".join(thread.name for thread in left[:MOST_NAMES])
         more = f" and {len(left) - MOST_NAMES} more" if len(left) > MOST_NAMES else ""
         lifecycle.warning(
-            "this worker ends although threads that apps have started are still running: %s%s",
+            "this worker exits while threads that apps have started are still running: %s%s",
             *(names, more),
         )
     faulthandler.dump_traceback_later(HANDLER_SECONDS, exit=True, file=crash_descriptor)
-    with contextlib.suppress(BaseException):  # atexit has told of it
+    with contextlib.suppress(BaseException):  # atexit has printed it
         atexit._run_exitfuncs()
     faulthandler.cancel_dump_traceback_later()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # an app may have put anything there
+        with contextlib.suppress(Exception):  # an app may have replaced them
             stream.flush()
 
 
 def _find_threads() -> list[threading.Thread]:
-    """Those for which the interpreter would wait."""
+    """The threads that the interpreter would wait for."""
     here = (threading.main_thread(), threading.current_thread())
     return [t for t in threading.enumerate() if not t.daemon and t not in here]
 
 
 def _let_pools_end() -> None:
-    """Have threads of ``concurrent.futures`` that wait for work end, as its own exit handler does;
-    that one waits for the others without a limit."""
+    """End idle threads of ``concurrent.futures``, as its own exit handler does, which then waits
+    for the others without a limit."""
     module: Any = sys.modules.get("concurrent.futures.thread")
-    with contextlib.suppress(AttributeError):  # where it is made in another way
+    with contextlib.suppress(AttributeError):  # internals of another Python version
         module._shutdown = True
         for queue in list(module._threads_queues.values()):
             queue.put(None)

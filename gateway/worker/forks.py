@@ -1,9 +1,8 @@
-"""A process that an app has forked off a worker: not a worker, it runs nothing of its parent.
+"""A process that an app has forked: it is not a worker, and runs no code of its parent.
 
-Owns what such a child may not do: answer clients, run other requests, write records, free what its
-parent has in flight. It ends where it would come back to the gateway's code. Refuses to know why it
-was forked. Source: fork(2): in the child there are all of the parent's greenlets, event watchers,
-sockets and shared memory, too.
+Such a child must not send responses, run other requests, write access records or change the shared
+memory of requests in flight. It exits where it would return to the gateway's code. Source: fork(2):
+the child has copies of all greenlets, event watchers, sockets and shared memory of its parent.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from gateway.http.exchange import Exchange
 from gateway.http.service import Service
 from gateway.mounts.threads import end_in_child
 
-# at once: that of gevent may leave it to a turn of the event loop, which the child does not have
+# gevent's may defer the close to its event loop, which does not run in the child
 _close = monkey.get_original("os", "close")
 
 
 def detach_at_fork(service: Service, *, is_patched: bool) -> None:
-    """From now on children that apps fork are apart from this worker. ``is_patched`` is whether
-    apps run in this thread, as greenlets."""
+    """Detach children that apps fork from this worker. ``is_patched``: apps run as greenlets in
+    this thread."""
 
     def part() -> None:
-        # whoever started the child may end it by that
+        # its parent may stop it with SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _leave_requests(service)
         if is_patched:
@@ -43,8 +42,8 @@ def detach_at_fork(service: Service, *, is_patched: bool) -> None:
 
 
 def close_in_children(descriptors: Iterable[int]) -> None:
-    """Have no process that apps start hold these: neither a program, nor a child that goes on as it
-    is. A port stayed taken for as long as the last of them lives."""
+    """Close these in all processes that apps start, forked children included: otherwise a port
+    stays in use until the last of them has exited."""
     kept = tuple(descriptors)
     for descriptor in kept:
         os.set_inheritable(descriptor, False)
@@ -52,7 +51,7 @@ def close_in_children(descriptors: Iterable[int]) -> None:
     def let_go() -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in kept:
-            # not closed: objects that are still here would close whatever gets the number next
+            # replaced, not closed: objects in the child would close the next file of that number
             os.dup2(nothing, descriptor, inheritable=False)
         _close(nothing)
 
@@ -61,16 +60,16 @@ def close_in_children(descriptors: Iterable[int]) -> None:
 
 def _leave_requests(service: Service) -> None:
     service.access_log.is_on = False
-    service.in_flight.memory = bytearray(len(service.in_flight.memory))  # a copy nobody reads
+    service.in_flight.memory = bytearray(len(service.in_flight.memory))  # a private copy
     for connection in service.connections:
         connection.__class__ = _NoConnection
-        # a client waits for the end of what it reads, for which all copies have to be closed
+        # a client sees the end of a response only once all copies of the socket are closed
         _close(connection._socket.detach())
 
 
 def _leave_loop() -> None:
-    """An event loop that knows nothing of the parent's, for the one greenlet that goes on: where it
-    ends, and whatever it has started there, the process does."""
+    """A new event loop for the current greenlet, without the parent's watchers: when that greenlet
+    ends, the process exits."""
     get_hub().loop.destroy()
     set_hub(None)  # type: ignore[arg-type]
     current = main = getcurrent()
@@ -91,7 +90,7 @@ def _end(back: greenlet) -> None:
 
 
 class _NoConnection(Connection):
-    """A connection as the child of its worker sees it: the app that forked has come back."""
+    """A connection in a forked child: the app that forked has returned, so the child exits."""
 
     __slots__ = ()
 

@@ -1,10 +1,9 @@
-"""What only the gateway needs is out of the reach of the apps in its process.
+"""Hides modules that only the gateway needs from the apps in its process.
 
-So a library that asks whether gevent is there gets the right answer: in a process of native threads
-it is not, though the event loop in the main thread is gevent's. Owns how that is done: once
-``hide`` is called, those modules are neither in ``sys.modules`` nor found, but by their own code
-and the gateway's, which imports through a ``builtins`` of its own. Refuses to know which they are
-and what they do. Source: the import system (``importlib``), ``importlib.metadata``.
+A library that checks for gevent then does not find it in a worker of native threads, although the
+event loop in the main thread is gevent's. After ``hide``, these modules are neither in
+``sys.modules`` nor found, except by their own code and the gateway's, which import through
+``builtins`` of their own. Source: the import system (``importlib``), ``importlib.metadata``.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
-# a distribution to the module that it installs
+# distributions and the modules that they install
 GATEWAY = {
     "gevent": "gevent",
     "greenlet": "greenlet",
@@ -31,16 +30,16 @@ GATEWAY = {
     "watchfiles": "watchfiles",
     "anyio": "anyio",
 }
-# the parts of them that other code asks for where everything is patched
+# those of them that other code may look for in a patched process
 GEVENT = frozenset(("gevent", "greenlet", "zope"))
 _REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
 _EXTRA = re.compile(r"\bextra\s*==")
 
 
 def find_needed() -> set[str]:
-    """The modules of ``GATEWAY`` that other distributions need, too; never gevent, which would be
-    taken for what the process runs on."""
-    from importlib.metadata import distributions  # slow, and other Pythons need none of it
+    """The modules of ``GATEWAY`` that other distributions need, too; never gevent, since libraries
+    would conclude that the process runs on it."""
+    from importlib.metadata import distributions  # slow, and not needed in other Pythons
 
     requires = {_normal(each.metadata["Name"]): each.requires or [] for each in distributions()}
     others = requires.keys() - GATEWAY.keys() - {"gateway"}
@@ -51,7 +50,7 @@ def find_needed() -> set[str]:
         for requirement in requires.get(name, ()):
             found = _REQUIREMENT.match(requirement)
             wanted = _normal(found[0]) if found else ""
-            # SQLAlchemy's asyncio part has it as an extra; nobody takes it for a patched process
+            # SQLAlchemy's asyncio support has it as an extra; it does not imply a patched process
             if wanted != "greenlet" and _EXTRA.search(requirement):
                 continue
             if wanted in GATEWAY and wanted != "gevent" and wanted not in needed:
@@ -61,9 +60,9 @@ def find_needed() -> set[str]:
 
 
 class OwnModules:
-    """Those of ``names``, top-level packages and modules; ``package`` uses them, too.
+    """The modules to hide, by their top-level ``names``; ``package`` can import them, too.
 
-    To be made before any of them is imported.
+    Create it before any of them is imported.
     """
 
     def __init__(self, names: Iterable[str], package: str = "gateway") -> None:
@@ -77,7 +76,7 @@ class OwnModules:
         sys.meta_path[sys.meta_path.index(PathFinder)] = self
 
     def hide(self, *directories: str) -> None:
-        """From now on apps do not see them; ``directories`` hold nothing else."""
+        """Hide them from apps; ``directories`` contain nothing else and leave ``sys.path``."""
         self._places = [_place(PathFinder.find_spec(name)) for name in self._names]
         sys.path[:] = [each for each in sys.path if each not in directories]
         self._close()
@@ -87,7 +86,7 @@ class OwnModules:
     def find_spec(
         self, name: str, path: Any = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """As ``PathFinder`` does, but for what is hidden."""
+        """As ``PathFinder``, but does not find hidden modules."""
         spec = PathFinder.find_spec(name, path, target)
         top = name.partition(".")[0]
         if spec is None or top not in self._users:
@@ -99,7 +98,7 @@ class OwnModules:
         return spec
 
     def find_distributions(self, *context: Any) -> Iterable[Any]:
-        """For ``importlib.metadata``."""
+        """As ``PathFinder``, but without hidden distributions."""
         found: Iterable[Any] = PathFinder.find_distributions(*context)
         if self._is_open:
             return found
@@ -136,7 +135,8 @@ class OwnModules:
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        """For what is imported for the first time; whatever imports meanwhile sees them."""
+        """Show the modules while one is imported for the first time; apps that import at the same
+        time see them, too."""
         with self._lock:
             if self._is_open:
                 yield
@@ -157,7 +157,7 @@ class OwnModules:
 
 
 def _exec_with(loader: Any, own_builtins: dict[str, Any]) -> None:
-    """Have ``loader`` run a module whose ``builtins`` are these (the data model's ``exec``)."""
+    """Make ``loader`` execute its module with these ``builtins`` (see ``exec``)."""
 
     def exec_module(module: ModuleType) -> None:
         vars(module)["__builtins__"] = own_builtins
@@ -167,7 +167,7 @@ def _exec_with(loader: Any, own_builtins: dict[str, Any]) -> None:
 
 
 def _place(spec: ModuleSpec | None) -> object:
-    """Where a module lies; a namespace has several places and no file."""
+    """The file of a module, or the directories of a namespace package."""
     if spec is None:
         return None
     return spec.origin or list(spec.submodule_search_locations or ())

@@ -1,25 +1,24 @@
 """One worker process: patch, load the apps, accept, retire or drain, report.
 
-Refuses to know YAML and the other workers. Its supervisor gives it the configuration on stdin, the
-listening socket and a control socket by descriptor. It reports on the control socket, one JSON
-object a line, obeys what comes there, an order a line, and ends when that is closed or SIGTERM
-comes.
+The supervisor passes the configuration on stdin, and the listening socket and a control socket as
+descriptors. The worker reads orders from the control socket, one a line, and writes reports to it,
+one JSON object a line. It exits when the socket is closed, or on SIGTERM.
 """
 
 from __future__ import annotations
 
 import sys
 
-# ``--threads N``: apps run in N native threads, and what they wait in is left as it is
+# ``--threads N``: apps run in N native threads, and nothing is patched
 THREADS = int(sys.argv[2]) if sys.argv[1:2] == ["--threads"] else 0
 if not THREADS:
-    # before any other import: one that keeps a reference to an unpatched function blocks the hub
+    # before any other import: a module with a reference to an unpatched function blocks the hub
     from gevent import get_hub, monkey
 
     monkey.patch_all()
-    # gevent does so behind the first fork alone, and a child that has ended by then is never seen
+    # gevent does so only after the first fork, and misses a child that has exited before
     get_hub().loop.install_sigchld()
-    # before any app is imported, too
+    # also before any app is imported
     from gateway.worker.coroutines import isolate_event_loops
 
     isolate_event_loops()
@@ -76,31 +75,30 @@ from gateway.wsgi import WSGIApp
 
 app_threads = ThreadPool(THREADS) if THREADS else None
 STOP = "stop"
-# how often a worker that has retired looks whether its last connection has gone
+# how often a retired worker checks whether its last connection has closed
 RETIRED_LOOK_SECONDS = 0.1
-# how often one that serves no more looks whether what its apps do beside requests has ended
+# how often a worker checks whether the lifecycle callbacks of its apps have returned
 SETTLING_LOOK_SECONDS = 0.01
 
 
 def main() -> int:
     """``worker.py [--threads N] STYLE GENERATION CONTROL_FD LISTENER_FD IN_FLIGHT_FD
     GIVING_FD TAKING_FD``."""
-    # Ctrl-C and the end of a terminal reach the whole process group; what they mean is the
-    # supervisor's to say
+    # Ctrl-C and a closed terminal signal the whole process group; the supervisor handles them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # stdout holds access records alone: what apps print goes with their errors
+    # stdout is for access records only: what apps print goes to stderr
     output, errors = duplicate(1), Outlet(duplicate(2))
     os.dup2(2, 1)
     set_standard_streams(errors)
-    faulthandler.enable(errors.crash_descriptor)  # a crash in C, or SIGABRT, tells the stack
+    faulthandler.enable(errors.crash_descriptor)  # stack on a crash in C, or SIGABRT
     config: Config = pickle.load(sys.stdin.buffer)
     left_out: dict[str, str] = pickle.load(sys.stdin.buffer)
     if app_threads is not None:
         app_threads.name = config.pool.name.strip("/") or "app"
     style, *rest = sys.argv[3:] if THREADS else sys.argv[1:]
     nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)  # where the configuration was, with its secrets
+    os.dup2(nothing, 0)  # in place of the configuration and its secrets
     os.close(nothing)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     keep_from_apps()
@@ -118,8 +116,8 @@ def work(
     generation: str,
     *descriptors: str,
 ) -> int:
-    """Load all but what is ``left_out``, and serve when told to; the exit code. Access records go
-    to ``output``, all else that is written to ``errors``. ``descriptors`` are as in ``main``."""
+    """Load the apps that are not ``left_out``, and run; returns the exit code. Access records go to
+    ``output``, all other output to ``errors``. ``descriptors`` are those of ``main``."""
     configure_logs(style, generation, OutletStream(errors, errors.descriptor))
     report_uncaught()
     control, listener, in_flight, handover = open_shared(*map(int, descriptors))
@@ -128,7 +126,7 @@ def work(
         send(control, {"event": "noted", "mount": name, "text": text})
 
     lifecycle.own.move(lifecycle.LOADING)
-    # what comes of a pool's worker passes the front's
+    # responses of pools pass through the front workers
     is_live = config.is_live and config.pool.name == MAIN
     chain = Chain(app_threads, Live() if is_live else None)
     table, mounts, report = load_apps(
@@ -140,7 +138,7 @@ def work(
     )
     send(control, {"event": "loading", "mount": ""})
     faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
-    # gevent closes what an app has closed at the loop's next turn, at times
+    # gevent may defer closing what an app has closed to the next iteration of the loop
     wait_for(gevent.spawn(gevent.sleep, 0))
     reopen(find_closed())
     orders: SimpleQueue[str] = SimpleQueue()
@@ -153,7 +151,7 @@ def work(
     report_hub(gevent.get_hub(), partial(find_request, service.connections))
     gevent.spawn(keep_watch, build_guard(config, service, stopping.watcher, note))
     report += wait_for(gevent.spawn(ask_probes, config.mounts, service))
-    access_log.flush()  # the server, which does, may never start: for what a probe says
+    access_log.flush()  # records of probes: the server, which flushes, may never start
     Watchdog(service, errors).start()
     detach_at_fork(service, is_patched=not THREADS)
     gevent.spawn(take_orders, control, orders)
@@ -164,15 +162,15 @@ def work(
     )
     wait_for(gevent.spawn(end_apps, errors.crash_descriptor))
     finish(access_log.outlet, errors)
-    in_flight.beat(in_flight.heartbeat)  # what was dropped then counts, too
+    in_flight.beat(in_flight.heartbeat)  # publish what was dropped last
     return code
 
 
 def open_shared(
     control: int, listener: int, in_flight: int, giving: int, taking: int
 ) -> tuple[socket.socket, socket.socket, InFlight, Handover]:
-    """What it shares with its supervisor and the workers beside it; no process that its apps start
-    is to have a part in it."""
+    """What the worker shares with its supervisor and other workers, hidden from processes that apps
+    start."""
     os.set_inheritable(in_flight, False)
     memory = InFlight(in_flight)
     os.close(in_flight)
@@ -188,13 +186,14 @@ def open_shared(
 def build_guard(
     config: Config, service: Service, stopping: Any, note: Callable[[str, str], object]
 ) -> Guard:
-    """For what apps change while they serve; ``stopping`` watches for SIGTERM."""
+    """A guard against process-wide changes that apps make while they serve; ``stopping`` watches
+    for SIGTERM."""
 
     def find_mounts() -> list[str]:
         return [mount.name for mount in service.table.mounts if mount.kind == "app"]
 
     def undo(before: Any) -> None:
-        """Python's own handler takes the place of libev's."""
+        """Restoring signals replaces libev's handler, so install that again."""
         undo_signals(before)
         callback, arguments = stopping.callback, stopping.args
         stopping.stop()
@@ -208,33 +207,34 @@ def build_guard(
 
 
 def keep_watch(guard: Guard) -> None:
-    """As long as the worker lives."""
+    """Run ``guard`` until the worker exits."""
     while True:
         try:
             seconds = guard.look()
-        except Exception as error:  # noqa: BLE001  apps may have replaced what it looks at
-            report_own("the look at what apps change for others", error)
+        except Exception as error:  # noqa: BLE001  apps may have replaced what it checks
+            report_own("the check for what apps change for others failed", error)
             seconds = 60.0
         gevent.sleep(seconds)
 
 
 def wait_for(running: Any) -> Any:
-    """Wait for its result, whatever apps have left running as they were imported, in this very
-    greenlet: a ``gevent.Timeout`` that goes off here ends no worker."""
+    """Wait for the result of a greenlet, in spite of what apps have left running in the current
+    one when they were imported: a ``gevent.Timeout`` that is raised here must not end the worker.
+    """
     while not running.ready():
         try:
             running.join()
         except BaseException as error:  # noqa: BLE001  whatever it is
-            report_apps("an app, as it was imported, has left running what has failed", error)
+            report_apps("what an app left running at its import failed", error)
     return running.get()
 
 
 class Worker:
-    """Obeys: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration and ``apply`` it,
-    ``find`` what is loaded, ``quarantine`` mounts, note that other workers were ``reloaded``, that
-    mounts which have not loaded are ``put_off``, and that its apps may ``serve`` by themselves.
+    """Carries out orders: ``accept``, ``pause``, ``retire``, ``prepare`` another configuration,
+    ``apply`` it, ``find`` loaded files, ``quarantine`` mounts, ``reloaded`` (other workers were),
+    ``put_off`` mounts that have not loaded, and ``serve`` (apps may work outside of requests).
 
-    Each order but the last four is answered when it is done, by an event.
+    An event reports the completion of each order but the last four.
     """
 
     def __init__(
@@ -264,8 +264,9 @@ class Worker:
         self._prepared: tuple[Config, MountTable, MountInfo] | None = None
 
     def run(self, orders: SimpleQueue[str]) -> int:
-        """Until told to stop, or retired and without connections; the exit code."""
-        obey = {
+        """Carry out orders until a stop, or until a retired worker has no connections; returns the
+        exit code."""
+        handlers = {
             "accept": self._accept,
             "pause": self._pause,
             "retire": self._retire,
@@ -284,7 +285,7 @@ class Worker:
                 if order == STOP:
                     break
                 word, _, rest = order.partition(" ")
-                obey[word](rest)
+                handlers[word](rest)
                 seconds = RETIRED_LOOK_SECONDS if word == "retire" else seconds
         self._let_listen(is_on=False)
         self._move(lifecycle.LEAVING)
@@ -298,7 +299,7 @@ class Worker:
         lifecycle.own.move(lifecycle.SERVING)
 
     def _move(self, state: str) -> None:
-        """Have the apps stop what they do by themselves, and report once they have."""
+        """Notify the apps of a new state, and report once their callbacks have returned."""
         lifecycle.own.move(state)
         self._settling = gevent.spawn(self._settle)
 
@@ -336,7 +337,7 @@ class Worker:
         send(self._control, {"event": "retired"})
 
     def _prepare(self, pickled: str) -> None:
-        """Make what another configuration asks for, of the apps that are loaded."""
+        """Build the mounts of another configuration from the apps that are loaded."""
         config: Config = pickle.loads(b64decode(pickled))
         running = {mount.name: mount for mount in self._config.mounts}
         apps = {mount.name: mount.bare_app for mount in self._service.table.mounts}
@@ -349,7 +350,7 @@ class Worker:
         send(self._control, {"event": "prepared", "mounts": report})
 
     def _apply(self, _: str) -> None:
-        """Serve what was prepared."""
+        """Serve the prepared configuration."""
         if self._prepared is not None:
             self._config, table, mounts = self._prepared
             used = {id(mount.bare_app) for mount in table.mounts}
@@ -362,12 +363,12 @@ class Worker:
         send(self._control, {"event": "applied"})
 
     def _quarantine(self, pickled: str) -> None:
-        """Answer 503 for these mounts, and no others, from the next request on."""
+        """Respond with 503 for these mounts, and no others, from the next request on."""
         self._chain.quarantined = pickle.loads(b64decode(pickled))
         self._chain.serve(self._service.table.mounts, self._config.mounts)
 
     def _put_off(self, pickled: str) -> None:
-        """Say so where one of these mounts is asked for."""
+        """Set Retry-After and the cause for responses of mounts that have not loaded."""
         pauses = pickle.loads(b64decode(pickled))
         for mount in self._service.table.mounts:
             app = mount.bare_app
@@ -376,7 +377,7 @@ class Worker:
                 app.put_off(*pauses[mount.name])
 
     def _find(self, pickled: str) -> None:
-        """Which of these files are of modules that are loaded."""
+        """Report which of these files belong to loaded modules."""
         files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
         loaded = {os.path.realpath(file) for file in files if isinstance(file, str)}
         paths = pickle.loads(b64decode(pickled))
@@ -391,20 +392,20 @@ def load_apps(
     note: Callable[[str, str], None],
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
-    """Import every app; the table, what apps may know of it, and what to report of each mount.
+    """Import all apps. Returns the table, what apps see of it, and a report for each failed mount.
 
     ``announce`` is called with a mount's name before it is loaded, ``note`` with a name and what
-    its app has changed for the others. ``left_out`` are mounts that are not to be loaded, and why.
+    its app has changed for the others. ``left_out`` maps mounts that must not be loaded to reasons.
     """
     sys.path.insert(0, str(config.directory))
     for mount in config.mounts:
         if isinstance(mount.target, AppTarget):
-            # Django's variable is set while its own mount is loaded
+            # Django's variable is set only while its mount is loaded
             os.environ.update((k, v) for k, v in mount.target.env.items() if k != VARIABLE)
     made = build_table(config, chain, announce, {}, note, left_out)
     if config.is_dev:
         show_exceptions()
-    # what the apps have built stays: no collection needs to walk it again
+    # objects of loaded apps stay: keep them out of garbage collections
     gc.collect()
     gc.freeze()
     return made
@@ -418,7 +419,7 @@ def build_table(
     note: Callable[[str, str], None] = lambda mount, text: None,
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[MountTable, MountInfo, list[dict[str, Any]]]:
-    """See ``load_apps``; those named in ``apps`` are loaded already. Apps are ready for probes."""
+    """As ``load_apps``; ``apps`` are those already loaded, by mount. Apps are ready for probes."""
     loaded, errors = load_mounts(
         config.mounts, announce, apps, config.is_dev, config.pool, note, left_out
     )
@@ -440,7 +441,7 @@ def build_service(
     mounts: MountInfo,
     in_flight: InFlight,
 ) -> Service:
-    """What all connections of this worker share."""
+    """The state that all connections of this worker share."""
     address = listener.getsockname() if listener else ""
     name, port = name_server(address, socket.gethostname())
     believed = config.server.trusted_proxies
@@ -458,8 +459,7 @@ def build_service(
 
 
 def ask_probes(mounts: Iterable[Mount], service: Service) -> list[dict[str, Any]]:
-    """What to report of each mount that has loaded, and whose probe failed; all are asked at
-    once."""
+    """Run the probes of all loaded mounts at once; a report for each one that failed."""
     loaded = {name for name, _, is_loaded in service.base_environ["gateway.mounts"] if is_loaded}
     asked = [
         (mount.name, gevent.spawn(ask_probe, service, mount, mount.target.probe))
@@ -475,15 +475,15 @@ def ask_probes(mounts: Iterable[Mount], service: Service) -> list[dict[str, Any]
 
 
 def send(control: socket.socket, message: dict[str, Any]) -> None:
-    """Report to the supervisor; its absence is no reason to fail."""
+    """Report to the supervisor; does not raise if it has exited."""
     try:
         control.sendall(json.dumps(message).encode() + b"\n")
     except OSError as error:
-        faults.warning("the supervisor is gone: %s", error)
+        faults.warning("the supervisor has exited: %s", error)
 
 
 def take_orders(control: socket.socket, orders: SimpleQueue[str]) -> None:
-    """Hand on what the supervisor says. A worker without supervisor drains and ends."""
+    """Queue the supervisor's orders. Without a supervisor, the worker drains and exits."""
     with contextlib.suppress(OSError), control.makefile() as lines:
         for line in lines:
             orders.put(line.strip())
@@ -491,4 +491,4 @@ def take_orders(control: socket.socket, orders: SimpleQueue[str]) -> None:
 
 
 if __name__ == "__main__":
-    os._exit(main())  # nothing that apps have left running is waited for any longer
+    os._exit(main())  # without waiting for what apps have left running

@@ -126,7 +126,7 @@ def test_a_debugger_in_an_app_has_the_terminal_for_as_long_as_it_takes(
     request = Request(gateway, "/looks")
     terminal.wait_for("(Pdb) ")
     if kind != "threads":  # there nothing waits for it but its own request
-        terminal.wait_for(f"waits in a debugger at {gateway.folder}/looks.py:")
+        terminal.wait_for(f"has stopped in a debugger at {gateway.folder}/looks.py:")
     # longer than each deadline of the table, by the gateway's own clock
     silences = [worker["age"] for worker in workers(gateway)]
     wait_until(

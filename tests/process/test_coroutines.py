@@ -224,7 +224,7 @@ def test_nest_asyncio_is_refused_while_loading_with_what_to_write(
     assert b" 503 " in gateway.ask("/here").partition(b"\r\n")[0]
     assert b" 200 " in gateway.ask("/there").partition(b"\r\n")[0]
     assert b" 200 " in gateway.ask("/").partition(b"\r\n")[0]
-    advice = "give the mount a pool of its own with `concurrency: threads`"
+    advice = "give the mount its own pool with `concurrency: threads`"
     assert "nested:app: RuntimeError: nest_asyncio changes asyncio for all apps" in gateway.log_text
     assert advice in gateway.log_text
 

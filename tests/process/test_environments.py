@@ -289,8 +289,8 @@ def test_a_python_is_named_by_path_or_version_or_not_at_all(tmp_path: Path) -> N
     ("script", "message"),
     [
         ("echo '{\"version\": [3, 8, 20]}'", "is Python 3.8.20; a pool needs 3.9 or newer"),
-        ("echo hello", "is no Python that runs: "),
-        ("echo 'no such luck' >&2; exit 3", "is no Python that runs: no such luck"),
+        ("echo hello", "is not a Python that runs: "),
+        ("echo 'no such luck' >&2; exit 3", "is not a Python that runs: no such luck"),
     ],
 )
 def test_what_cannot_run_a_worker_is_told(tmp_path: Path, script: str, message: str) -> None:
@@ -303,7 +303,7 @@ def test_what_cannot_run_a_worker_is_told(tmp_path: Path, script: str, message: 
 
 
 def test_a_path_where_nothing_is_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"/python is no Python that runs: No such file"):
+    with pytest.raises(BuildError, match=r"/python is not a Python that runs: No such file"):
         inspect(str(tmp_path / "python"))
 
 

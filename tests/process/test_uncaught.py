@@ -131,7 +131,7 @@ def test_a_timer_that_an_app_never_cancels_leaves_nothing_behind(start: Any) -> 
     assert not in_flight()
     assert running.control("reload")["exit_code"] == 0
     messages = [entry["message"] for entry in entries(running)]
-    assert any("has left running" in message for message in messages)
+    assert any("left running" in message for message in messages)
     assert not any("gateway's own" in message for message in messages)
     assert running.children() != workers
 

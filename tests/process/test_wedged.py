@@ -69,10 +69,10 @@ def test_what_keeps_the_loop_is_told_with_its_stack(start: Start) -> None:
     [record] = wait_until(lambda: gateway.records, "its record is written")
     assert (entry["mount"], entry["request_id"]) == ("/slow", record["request_id"])
     assert (entry["level"], entry["generation"]) == ("warning", "g1")
-    request = f"mount /slow keeps it with GET /slow/compute/2 (request {record['request_id']})"
+    request = f"mount /slow blocks it with GET /slow/compute/2 (request {record['request_id']})"
     assert request in entry["message"]
     assert "in compute\n" in entry["message"]
-    end = told(gateway, "turns again")
+    end = told(gateway, "is running again")
     assert 1 < float(re.findall(r"after ([0-9.]+) s", end["message"])[0]) < 10
     assert record["status"] == 200
 
