@@ -54,9 +54,6 @@ def told(gateway: Running, target: str) -> dict[str, Any]:
     return json.loads(text)  # type: ignore[no-any-return]
 
 
-SEEN_IN_THREADS = "pools:\n  t: {concurrency: threads, threads: 2}\n"
-
-
 def serve(start: Start, settings: str, **modules: str) -> Running:
     pools = f"pools:\n  t: {{{settings}}}\n"
     return start("  /a: {app: 'asks:app', pool: t}\n", server=pools, **{"asks": ASKS, **modules})

@@ -45,7 +45,6 @@ def make():
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "{name}.settings")
     return get_wsgi_application()
 """
-BY_TABLE = "from django.core.wsgi import get_wsgi_application as make\n"
 WRAPPED = """
 from {name}.wsgi import application as inner
 def application(environ, start_response):

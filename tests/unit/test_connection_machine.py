@@ -33,7 +33,6 @@ SEED = int(os.environ.get("HYPOTHESIS_SEED", random.randrange(2**32)))
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "50"))
 
 EVIL = b"\r\n\r\nGET /evil?read=all&answer=whole HTTP/1.1\r\nHost: a\r\n\r\n0\r\n\r\n"
-READS_ALL = {"all", "lines", "pieces", "stubborn"}
 
 BAD_HEADS = [
     b"GET /evil HTTP/1.1\r\n\r\n",

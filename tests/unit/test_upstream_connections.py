@@ -28,11 +28,6 @@ HOST = b" / HTTP/1.1\r\nHost: a.example\r\n"
 NOBODY = "unix:/nonexistent/socket"
 
 
-def answer_then_close(peer: Peer) -> None:
-    """A script: one answer that promises a kept connection, which is closed all the same."""
-    peer.answer()
-
-
 def close_at_the_next(peer: Peer) -> None:
     """A script: the second request on a connection is met by its close."""
     peer.answer()
