@@ -1,8 +1,8 @@
 """The process that builds one environment: it reads an order from stdin, and writes reports to
 stdout, both in JSON lines.
 
-It runs as the pool's user, since building runs code of packages, and in its own process group, which
-can be killed as a whole. It passes the environment's locks to the supervisor as open files.
+It runs as the pool's user, since building runs code of packages, and in its own process group,
+which can be killed as a whole. It passes the environment's locks to the supervisor as open files.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""A cache of environments, keyed by what they are made from: each is built once, reused, and removed
-when it is unused.
+"""A cache of environments, keyed by what they are made from: each is built once, and removed when
+it is no longer used.
 
 Owns their directory, which several gateways may share. An environment cannot be moved, so it is
 built in its final place, under a lock, and is complete once its marker exists. Its users hold a
@@ -41,7 +41,7 @@ OURS = re.compile(r"(?:env|runtime)-[0-9.]+-[0-9a-f]{16}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """``python`` is its interpreter; ``runtime`` is a directory that workers append to ``sys.path``,
+    """``python`` is its interpreter; ``runtime`` a directory that workers append to ``sys.path``,
     "" for none; ``uses`` are the names of the directories that it consists of."""
 
     python: str
@@ -51,8 +51,8 @@ class Environment:
 
 
 class Cache:
-    """The environments below ``root``, a directory of one user. ``held`` are descriptors with shared
-    locks on the environments found so far; while they are open, these are not removed.
+    """The environments below ``root``, a directory of one user. ``held`` are descriptors with
+    shared locks on the environments found so far; while they are open, these are not removed.
     ``wait_for_turn`` is called once, before the first build or download."""
 
     def __init__(
