@@ -39,89 +39,95 @@ class Limits:
 
     max_request_line_bytes: int = setting(
         8 * KIB,
-        "Longest request line (414 beyond it); nginx's own is 8 KiB, so it refuses first.",
+        "Maximum length of a request line (414 beyond it). nginx's own limit is 8 KiB, so nginx "
+        "refuses first.",
         applies="in place",
     )
     max_head_bytes: int = setting(
         32 * KIB,
-        "Longest request head, request line included (431 beyond it); nginx takes four of 8 KiB.",
+        "Maximum length of a request head, including the request line (431 beyond it). nginx "
+        "accepts four buffers of 8 KiB.",
         applies="in place",
     )
     max_fields: int = setting(
-        100, "Most header fields of a request (431 beyond it), as Apache.", applies="in place"
+        100,
+        "Maximum number of header fields in a request (431 beyond it), as in Apache.",
+        applies="in place",
     )
     head_timeout_seconds: float = setting(
         10.0,
-        "From the first byte of a request to its complete head (408 beyond it).",
+        "Maximum time from the first byte of a request to the end of its head (408 beyond it).",
         applies="in place",
     )
     body_timeout_seconds: float = setting(
         30.0,
-        "Between two reads of a request body that an app waits for (408 beyond it).",
+        "Maximum time between two reads of a request body that an app waits for (408 beyond it).",
         applies="in place",
     )
     max_spooled_bytes: int = setting(
         64 * MIB,
         "How much request content one worker keeps in temporary files at a time (503 with "
-        "Retry-After beyond it, 413 for what alone is more). They are in the directory that TMPDIR "
-        "names, else /tmp, which in the Compose stack is memory: 256 MiB for all workers.",
+        "Retry-After beyond it, 413 for a single body that is larger). The files are in the "
+        "directory that TMPDIR names, otherwise in /tmp, which in the Compose stack is memory: "
+        "256 MiB for all workers.",
         least=0,
         applies="in place",
     )
     send_timeout_seconds: float = setting(
         30.0,
-        "How long a client may leave a response unread before it is given up.",
+        "How long a client may leave a response unread before its connection is closed.",
         applies="in place",
     )
     keep_alive_seconds: float = setting(
         75.0,
-        "How long an idle connection is kept; longer than nginx keeps its own (60 s), so that "
-        "nginx never reuses one that is being closed.",
+        "How long an idle connection is kept open. Longer than nginx keeps its own (60 s), so "
+        "that nginx never reuses one that is being closed.",
         applies="in place",
     )
     max_connections: int = setting(
         8_192,
-        "Open connections of one worker; further ones wait in the kernel's queue.",
+        "Maximum number of open connections per worker. Further ones wait in the kernel's queue.",
         applies="in place",
     )
     drain_timeout_seconds: float = setting(
         30.0,
         "How long a stop, or a worker that a reload has replaced, waits for requests in flight "
-        "before it cuts them.",
+        "before it cuts them off.",
         applies="in place",
     )
     drain_delay_seconds: float = setting(
         0.0,
-        "How long a stop goes on accepting after /readyz has begun to answer 503, for load "
-        "balancers that look there. nginx does not, so the default is none.",
+        "How long a stop keeps accepting connections after /readyz has begun to answer 503, for "
+        "load balancers that check it. nginx does not, so the default is 0.",
         least=0,
         applies="in place",
     )
     start_timeout_seconds: float = setting(
         60.0,
-        "How long a worker may take to load its apps, from its turn to start: a reload then fails, "
-        "a start tries again. Long enough for slow imports on a busy machine, short enough to tell "
-        "one that hangs.",
+        "How long a worker may take to load its apps, from its turn to start. After that, a "
+        "reload fails, and a start tries again. Long enough for slow imports on a busy machine, "
+        "short enough to notice one that hangs.",
         applies="in place",
     )
     block_warn_seconds: float = setting(
         5.0,
-        "How long a worker's event loop may be silent before the log tells which request keeps it "
-        "and where, by its stack: nothing else runs in that worker meanwhile. 0 tells nothing.",
+        "How long a worker's event loop may be blocked before the log shows which request "
+        "blocks it, and its stack: nothing else runs in that worker meanwhile. 0 logs nothing.",
         least=0,
         applies="in place",
     )
     block_timeout_seconds: float = setting(
         60.0,
-        "How long it may be silent before the worker is killed and replaced; its requests get 502. "
-        "Longer than what an app computes at most: a debugger that holds a request wants 0, never.",
+        "How long it may be blocked before the worker is killed and replaced; its requests get "
+        "502. Set it to more than the longest computation of any app, or to 0 (never) for a "
+        "debugger that holds a request.",
         least=0,
         applies="in place",
     )
     build_timeout_seconds: float = setting(
         600.0,
-        "How long the environment of a pool may take to be built, downloads and all; a reload then "
-        "fails.",
+        "How long building a pool's environment may take, including downloads. After that, a "
+        "reload fails.",
         applies="in place",
     )
 
@@ -133,28 +139,29 @@ class PoolLimits:
 
     max_requests: int = setting(
         0,
-        "After how many requests a worker is replaced, give or take a tenth, so that not all are "
-        "at once; 0 is never. For apps that leak.",
+        "Replace a worker after this many requests, plus or minus a tenth so that workers are "
+        "not all replaced at once. 0 is never. For apps that leak memory.",
         least=0,
         applies="in place",
     )
     max_lifetime_seconds: float = setting(
         0.0,
-        "How old a worker may become before it is replaced; 0 is without end.",
+        "Replace a worker at this age. 0 is never.",
         least=0,
         applies="in place",
     )
     max_memory_bytes: int = setting(
         0,
-        "How much memory a worker may take before it is replaced; 0 is any. No request is lost: "
-        "the next worker serves before it leaves.",
+        "Replace a worker that uses more memory than this. 0 is no limit. No request is lost: "
+        "the new worker serves before the old one leaves.",
         least=0,
         applies="in place",
     )
     max_memory_hard_bytes: int = setting(
         0,
-        "How much before it is killed, and its requests with it; 0 is any. For what grows faster "
-        "than a worker is replaced: one is lost instead of the machine's memory.",
+        "Kill a worker that uses more memory than this, with its requests. 0 is no limit. For "
+        "memory that grows faster than a worker can be replaced: it costs one worker instead of "
+        "the machine.",
         least=0,
         applies="in place",
     )
@@ -167,24 +174,25 @@ class Admission:
 
     max_concurrency: int = setting(
         0,
-        "How many requests are run at a time, each until its response has ended; 0 is any number. "
-        "Each front worker counts its own; for a pool, those of all its mounts together.",
+        "Maximum number of requests that run at a time, each until its response has ended. 0 is "
+        "no limit. Each front worker counts its own requests; for a pool, those of all its "
+        "mounts together.",
         least=0,
         where="front",
         applies="in place",
     )
     queue: int = setting(
         100,
-        "How many further ones wait for their turn (503 with Retry-After beyond it). The oldest is "
-        "next, but the newest while more than half of the queue is taken: its client is the "
-        "likeliest to wait on. One whose client has left is skipped.",
+        "Maximum number of requests that wait for their turn (503 with Retry-After beyond it). "
+        "The oldest goes first, but the newest while more than half of the queue is taken: its "
+        "client is the likeliest to be still there. A request whose client has left is skipped.",
         least=0,
         where="front",
         applies="in place",
     )
     queue_timeout_seconds: float = setting(
         5.0,
-        "How long a request waits for its turn (503 with Retry-After after it).",
+        "How long a request waits for its turn (503 with Retry-After after that).",
         where="front",
         applies="in place",
     )
@@ -196,27 +204,31 @@ class MountLimits(Admission):
 
     timeout_seconds: float = setting(
         30.0,
-        "How long a request may go without a byte read or written: 504 before the response "
-        "has begun, cut after. A stream lives as long as it sends something in time.",
+        "How long a request may go without a byte read or written: 504 if the response has not "
+        "begun, otherwise it is cut off. A stream may last as long as it keeps sending.",
         where="both",
         applies="in place",
     )
     max_body_bytes: int = setting(
-        16 * MIB, "Largest request body (413 beyond it).", least=0, where="both", applies="in place"
+        16 * MIB,
+        "Maximum size of a request body (413 beyond it).",
+        least=0,
+        where="both",
+        applies="in place",
     )
     tunnel_timeout_seconds: float = setting(
         300.0,
-        "How long an upgraded connection (WebSocket) may go without a byte in either direction, "
-        "whoever answers it: timeout does not count there.",
+        "How long an upgraded connection (WebSocket) may go without a byte in either direction. "
+        "timeout does not apply to it.",
         where="both",
         applies="in place",
     )
     request_buffering: str = setting(
         "on",
-        "on: a request body that is short (64 KiB), chunked, or bound for native threads or for a "
-        "place of max_concurrency is taken in before the app is called, which always gets a "
-        "Content-Length; what it leaves unread is read before its answer goes out. off: bodies "
-        "stream, for apps that answer while their client still sends.",
+        "on: a request body is read before the app is called if it is short (64 KiB), chunked, "
+        "or meant for native threads or a mount with max_concurrency. The app always gets a "
+        "Content-Length, and what it leaves unread is read before its response is sent. off: "
+        "bodies are streamed, for apps that respond while their client is still sending.",
         choices=("on", "off"),
         where="both",
         applies="in place",

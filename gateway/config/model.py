@@ -26,10 +26,10 @@ def as_path(text: str) -> Path:
 def _cookie_path() -> Any:
     return setting(
         "auto",
-        "What becomes of cookies for the whole host (Path=/). prefix: they are for the mount's "
-        "prefix alone, so that two apps that both have a session cookie do not log each other "
-        "out. keep: they stay, for an app that signs in for others. auto is prefix for apps and "
-        "`pool:NAME`, keep for other servers.",
+        "What happens to cookies for the whole host (Path=/). prefix: they are limited to the "
+        "mount's prefix, so that two apps that both have a session cookie do not log each other "
+        "out. keep: they are left alone, for an app that signs in for others. auto is prefix "
+        "for apps and `pool:NAME`, keep for other servers.",
         choices=("auto", "prefix", "keep"),
         applies="in place",
     )
@@ -49,25 +49,26 @@ class ProbeSettings:
 
     path: str = field(
         metadata={
-            "why": "What is asked for, by GET: a path below the mount's own, with a query or not.",
+            "why": "The path to request with GET, below the mount's own, with or without a query.",
             "reads": "probe path",
         }
     )
     status: int = setting(
-        0, "The status that tells of health; 0 is any 2xx or 3xx.", least=0, most=599
+        0, "The status that means healthy. 0 is any 2xx or 3xx.", least=0, most=599
     )
-    contains: str = setting("", "Text that the body has to have in it.", reads="text")
+    contains: str = setting("", "Text that the response body must contain.", reads="text")
     within_seconds: float = setting(
-        0.0, "How soon the answer has to be there; 0 is the mount's timeout.", least=0
+        0.0, "How soon the response must arrive. 0 is the mount's timeout.", least=0
     )
     host: str = setting(
         "auto",
-        "The Host that it is asked for: auto is the mount's own, or localhost where it has none.",
+        "The Host of the request. auto is the mount's own, or localhost if it has none.",
         reads="check host",
     )
     scheme: str = setting(
         "https",
-        "What wsgi.url_scheme says: with https an app that redirects to it is asked itself.",
+        "The value of wsgi.url_scheme: https, so that an app that redirects plain HTTP answers "
+        "instead of redirecting.",
         choices=("http", "https"),
     )
 
@@ -78,8 +79,8 @@ class AppTarget:
 
     import_string: str = field(
         metadata={
-            "why": "A WSGI application, `module:callable` or `module:factory()`; the callable may "
-            "be dotted. It is imported with the table's directory first on the path.",
+            "why": "A WSGI application, `module:callable` or `module:factory()`. The callable "
+            "may be dotted. It is imported with the table's directory first on the path.",
             "key": "app",
             "reads": "import string",
             "applies": "new workers",
@@ -88,25 +89,26 @@ class AppTarget:
     env: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "why": "Environment variables, set before the app is imported. The mounts share one "
-            "process environment, so two mounts may not give one variable different values.",
+            "why": "Environment variables, set before the app is imported. The mounts of a pool "
+            "share one process environment, so no two of them may set a variable to "
+            "different values.",
             "reads": "environment",
             "applies": "new workers",
         },
     )
     pool: str = setting(
         "main",
-        "The pool of workers that run it: one of `pools:`, or own, which is one for this mount "
-        "alone. main is the front workers' own, which run all other mounts together.",
+        "The pool of workers that runs it: one of `pools:`, or own for a pool of this mount "
+        "alone. main is the front workers, which run all other mounts together.",
         reads="pool name",
         applies="new workers",
     )
     probe: ProbeSettings | None = field(
         default=None,
         metadata={
-            "why": "A path below the mount's own, such as /healthz, for which new workers are "
-            "asked before they accept, or a mapping that says more. An app that is not well fails "
-            "a reload; at a start it is logged.",
+            "why": "A path below the mount's own, such as /healthz, or a mapping with more "
+            "settings. New workers are probed before they accept connections. An app "
+            "that fails its probe fails a reload; at a start, it is logged.",
             "section": ProbeSettings,
             "short": "path",
             "applies": "in place",
@@ -133,15 +135,15 @@ class StaticTarget:
 
     directory: Path = field(
         metadata={
-            "why": "A directory served as files, relative to the table's own.",
+            "why": "A directory to serve as files, relative to the table's own.",
             "key": "static",
             "reads": "directory",
         }
     )
-    index: str = setting("index.html", "The file that answers for a directory.", reads="file name")
+    index: str = setting("index.html", "The file to serve for a directory.", reads="file name")
     cache_seconds: float = setting(
         0.0,
-        "Cache-Control: max-age; 0 makes clients revalidate by ETag each time (no-cache).",
+        "Cache-Control: max-age. With 0, clients revalidate by ETag each time (no-cache).",
         least=0,
     )
 
@@ -152,16 +154,16 @@ class RedirectTarget:
 
     location: str = field(
         metadata={
-            "why": "Where the prefix has gone: a path that begins with a slash, or an http(s) "
-            "URL. The rest of the path and the query are kept.",
+            "why": "Where to redirect to: a path that begins with a slash, or an http(s) URL. "
+            "The rest of the path and the query are kept.",
             "key": "redirect",
             "reads": "location",
         }
     )
     status: int = setting(
         308,
-        "308 and 301 are permanent, 307 and 302 temporary; 307 and 308 keep the method and the "
-        "body, 303 makes it GET.",
+        "308 and 301 are permanent, 307 and 302 temporary. 307 and 308 keep the method and the "
+        "body, 303 changes the method to GET.",
         choices=(301, 302, 303, 307, 308),
     )
 
@@ -177,8 +179,8 @@ class UpstreamTarget:
 
     addresses: tuple[str, ...] = field(
         metadata={
-            "why": "Another HTTP/1.1 server that answers, or a list of some that answer alike: "
-            "each request goes to the one with the fewest in flight. Or `pool:NAME`, a pool that "
+            "why": "Another HTTP/1.1 server, or a list of equivalent ones: each request goes to "
+            "the one with the fewest requests in flight. Or `pool:NAME`, a pool that "
             "runs a command.",
             "key": "upstream",
             "reads": "upstream",
@@ -186,56 +188,58 @@ class UpstreamTarget:
     )
     prefix: str = setting(
         "strip",
-        "strip: the server is asked for what follows the mount's prefix, which it is told in "
-        "X-Forwarded-Prefix. keep: it is asked for the whole path.",
+        "strip: the server gets the path without the mount's prefix, which is forwarded in "
+        "X-Forwarded-Prefix. keep: it gets the whole path.",
         choices=("strip", "keep"),
     )
     rewrite: bool = setting(
         False,
-        "Whether Location, Content-Location, Refresh and a cookie's Path in its answers are "
-        "changed to lead below the mount's prefix, for a server that knows nothing of it.",
+        "Whether Location, Content-Location, Refresh and a cookie's Path in its responses are "
+        "changed to point below the mount's prefix, for a server that does not know the prefix.",
         reads="boolean",
     )
     cookie_path: str = _cookie_path()
     host: str = setting(
         "keep",
-        "The Host that the server is asked for: keep is the client's own, else a name.",
+        "The Host that the server gets. keep is the client's own; otherwise a name.",
         reads="upstream host",
     )
     connect_timeout_seconds: float = setting(
         5.0,
-        "How long connecting to an address may take before the next one is tried; 504 after the "
-        "last.",
+        "How long connecting to an address may take before the next one is tried. 504 after the "
+        "last one.",
     )
     keep_alive_seconds: float = setting(
         4.0,
-        "How long an idle connection to the server is kept; 0 for not at all. Shorter than the "
-        "server keeps it: Node.js and Uvicorn close it after 5 s, Gunicorn after 2 s.",
+        "How long an idle connection to the server is kept open. 0 closes it at once. Keep it "
+        "shorter than the server does: Node.js and Uvicorn close idle connections after 5 s, "
+        "Gunicorn after 2 s.",
         least=0,
     )
     health: str = setting(
         "",
-        "A path of the server, such as /healthz, that each worker asks each address for. One that "
-        "twice in a row does not answer 2xx or 3xx is left out until it does.",
+        "A path of the server, such as /healthz, that each worker requests from each address. "
+        "An address that fails twice in a row to answer 2xx or 3xx gets no requests until it "
+        "does.",
         reads="health path",
     )
-    health_interval_seconds: float = setting(10.0, "Between two of these questions.")
+    health_interval_seconds: float = setting(10.0, "The time between two health checks.")
     health_host: str = setting(
         "auto",
-        "The Host of these questions: auto is `host`, else the mount's own, else the address.",
+        "The Host of health checks. auto is `host`, or the mount's own, or the address.",
         reads="check host",
     )
     health_scheme: str = setting(
         "https",
-        "What X-Forwarded-Proto says in them: a server that believes it and redirects to https is "
-        "asked itself.",
+        "The X-Forwarded-Proto of health checks: https, so that a server that redirects plain "
+        "HTTP answers instead of redirecting.",
         choices=("http", "https"),
     )
     sticky: str = setting(
         "off",
-        "Which of several addresses a client is sent to again: cookie is the one that a cookie of "
-        "the gateway's names, address the one that the client's IP address leads to. A client "
-        "whose address is down is sent to another.",
+        "How a client is sent to the same address each time. cookie: a cookie that the gateway "
+        "sets names the address. address: the client's IP address determines it. A client whose "
+        "address is down is sent to another one.",
         choices=STICKY,
     )
     pool: str = ""
@@ -253,8 +257,8 @@ class AsgiTarget:
 
     import_string: str = field(
         metadata={
-            "why": "An ASGI application, `module:callable` or `module:factory()`: short for a pool "
-            "that runs Uvicorn, and a mount that leads there.",
+            "why": "An ASGI application, `module:callable` or `module:factory()`. Short for a "
+            "pool that runs Uvicorn, and a mount that forwards to it.",
             "key": "asgi",
             "reads": "import string",
         }
@@ -265,15 +269,15 @@ class AsgiTarget:
     )
     pool: str = setting(
         "own",
-        "The pool of `pools:` whose environment has Uvicorn, for this mount alone; own is one with "
-        "what is installed beside the gateway.",
+        "The pool of `pools:` whose environment has Uvicorn, for this mount alone. own is a "
+        "pool with the packages that are installed beside the gateway.",
         reads="pool name",
     )
     cookie_path: str = _cookie_path()
     health: str = setting(
         "",
-        "A path of the app, such as /healthz, that has to answer 2xx or 3xx before a new Uvicorn "
-        "is asked for anything else; see `upstream`.",
+        "A path of the app, such as /healthz, that must answer 2xx or 3xx before a new Uvicorn "
+        "gets requests. See `upstream`.",
         reads="health path",
     )
 
@@ -312,10 +316,12 @@ class Mount:
 class Watch:
     """``server.watch:``. ``max_error_rate`` is a share, 0.05 for 5 %."""
 
-    for_seconds: float = setting(30.0, "How long after the swap.")
+    for_seconds: float = setting(
+        30.0, "How long new workers are watched after they have taken over."
+    )
     max_error_rate: float = setting(
         0.05,
-        "The share of responses with a status of 500 or more that is allowed. It is not looked at "
+        "The share of responses with a status of 500 or more that is allowed. It is not checked "
         "before 20 requests.",
         reads="percentage",
     )
@@ -327,105 +333,110 @@ class ServerSettings:
 
     listen: str = setting(
         "127.0.0.1:8000",
-        "Where requests arrive, normally from nginx.",
+        "Where the gateway accepts requests, normally from nginx.",
         reads="address",
         applies="restart",
     )
     admin: str = setting(
         "127.0.0.1:8001",
-        "Where /healthz, /readyz and /status answer; never to be published.",
+        "Where /healthz, /readyz and /status answer. Never make it public.",
         reads="address",
         applies="restart",
     )
     control: str = setting(
         "auto",
-        "The Unix socket that `gateway reload`, `status` and `stop` speak to, for the gateway's "
-        "own user alone (mode 0600). auto is one named after the table's path, in a directory of "
+        "The Unix socket for `gateway reload`, `status` and `stop`, open to the gateway's own "
+        "user alone (mode 0600). auto is a name made from the table's path, in a directory of "
         "that user: $XDG_RUNTIME_DIR/gateway, /run/gateway or /tmp/gateway-UID.",
         reads="control socket",
         applies="restart",
     )
     user: str = setting(
         "",
-        "The user that workers run as, by name, front workers and those of pools that name no "
-        "other (nginx's user). The gateway itself has to run as root for that, as it has to for "
-        "pools with a user. Without it, the gateway's own.",
+        "The user (by name) that workers run as: front workers, and those of pools that name no "
+        "other. Normally nginx's user. It requires a gateway that runs as root, as pools with a "
+        "user do. Without it, workers run as the gateway's own user.",
         reads="user",
         applies="restart",
     )
     group: str = setting(
-        "", "Their group; without it, the user's own.", reads="group", applies="restart"
+        "",
+        "The group of these workers. Without it, the user's own.",
+        reads="group",
+        applies="restart",
     )
     pass_env: tuple[str, ...] = setting(
         (),
-        "Further variables of the gateway's own environment that front workers get; a pool has its "
-        "own list. Without it they get PATH, HOME, LANG, TZ and the like alone.",
+        "More variables of the gateway's environment to pass to front workers; a pool has its "
+        "own list. Without it, they get only PATH, HOME, LANG, TZ and the like.",
         reads="variables",
         applies="new workers",
     )
     workers: int = setting(
         2,
-        "Worker processes: a number, or auto for one per usable core, at least two.",
+        "Number of worker processes, or auto: one per usable core, at least two.",
         reads="workers",
         most=512,
         applies="new workers",
     )
     trusted_proxies: tuple[Network | str, ...] = setting(
         (),
-        "Peers whose X-Forwarded-* and X-Request-ID are believed: addresses, CIDRs, or, on a Unix "
-        "socket, users. Any process on the same machine or container network can have such an "
+        "Peers whose X-Forwarded-* and X-Request-ID are trusted: addresses, CIDRs, or users of "
+        "a Unix socket. Any process on the same machine or container network can have such an "
         "address; only nginx has nginx's user.",
         reads="networks",
         applies="new workers",
     )
     proxy_protocol: bool = setting(
         False,
-        "Every connection has to begin with a PROXY header, version 1 or 2, and to come from one "
-        "of trusted_proxies; any other is refused. Whom the header names is the client, and its "
-        "X-Forwarded-* are believed where it is one of trusted_proxies too.",
+        "Whether each connection must begin with a PROXY header, version 1 or 2, and come from "
+        "one of trusted_proxies. All others are refused. The address in the header is the "
+        "client's; its X-Forwarded-* are trusted if it is itself one of trusted_proxies.",
         reads="boolean",
         applies="new workers",
     )
     access_log: str = setting(
         "auto",
-        "One record a request on stdout: json, text, off, or auto: text on a terminal, JSON "
-        "elsewhere.",
+        "One record per request on stdout: json, text or off. auto is text on a terminal, JSON "
+        "otherwise.",
         choices=("auto", "json", "text", "off"),
         applies="new workers",
     )
     reload_on_edit: bool = setting(
         True,
-        "Whether a save of the table is a reload. Without it, `gateway reload` and SIGHUP are.",
+        "Whether saving the table reloads it. Without it, only `gateway reload` and SIGHUP do.",
         reads="boolean",
         applies="in place",
     )
     environments: str = setting(
         ".gateway/environments",
-        "Where the environments of pools with requirements are built and kept, with what was "
-        "downloaded for them. Gateways may share it: what none of them uses any more is removed. "
-        "Pools of other users have a part of their own in it.",
+        "Where the environments of pools with requirements are built and kept, with their "
+        "downloads. Several gateways may share it; what none of them uses any more is removed. "
+        "Pools of other users have their own directory in it.",
         reads="place",
         applies="in place",
     )
     keep_previous_seconds: float = setting(
         30.0,
-        "How long the workers that a reload has replaced are kept loaded, so that a rollback is "
-        "instant. They cost their memory as long.",
+        "How long the workers that a reload has replaced stay loaded, so that a rollback takes "
+        "no time. They use memory for as long.",
         least=0,
         applies="in place",
     )
     try_asleep: bool = setting(
         True,
-        "Whether a reload starts a worker of each pool that sleeps, to see whether its new code "
-        "and settings load, and ends it again. Without it, the next request is the first to see.",
+        "Whether a reload starts one worker of each sleeping pool to check that its new code "
+        "and settings load, and stops it again. Without it, the next request is the first to "
+        "find out.",
         reads="boolean",
         applies="in place",
     )
     watch: Watch | None = field(
         default=None,
         metadata={
-            "why": "A watch over new workers: where too many of their responses are server errors, "
-            "more than before, the gateway rolls back by itself. Without this key it does not.",
+            "why": "Watch new workers: if too many of their responses are server errors, and "
+            "more than before, the gateway rolls back by itself. Without this key it "
+            "does not.",
             "section": Watch,
             "applies": "in place",
         },
@@ -440,12 +451,12 @@ class ServerSettings:
 class Workers:
     """``workers:`` of a pool."""
 
-    min: int = setting(1, "How many there are at least.", reads="workers", most=512)
+    min: int = setting(1, "Minimum number of workers.", reads="workers", most=512)
     max: int = setting(
         0,
-        "How many there may be: another one joins when all have had ten requests in flight for 5 s "
-        "(with native threads, one in each), and leaves when it was not needed for a minute. 0 is "
-        "no more than min.",
+        "Maximum number of workers. Another one starts when all have had ten requests in flight "
+        "for 5 s (with native threads: one in each thread), and stops after a minute in which "
+        "it was not needed. 0 is the same as min.",
         least=0,
         most=512,
     )
@@ -461,7 +472,7 @@ class PoolSettings:
     workers: Workers = field(
         default=Workers(),
         metadata={
-            "why": "Worker processes: how many, or a mapping that says more.",
+            "why": "Number of worker processes, or a mapping with more settings.",
             "section": Workers,
             "short": "min",
             "applies": "new workers",
@@ -469,67 +480,68 @@ class PoolSettings:
     )
     command: str = setting(
         "",
-        "A server of another make, instead of workers that run apps: a command line, split into "
-        "words as a shell does it. It has to listen on `{socket}`, the path of a Unix socket, or "
-        "on `{port}` of 127.0.0.1, which the gateway chooses, another one for each process. It is "
-        "mounted by `upstream: pool:NAME`, runs in `directory`, or the table's, and finds the "
-        "programs of its environment first.",
+        "A server of another kind, instead of workers that run apps: a command line, split into "
+        "words as a shell does. It must listen on `{socket}`, the path of a Unix socket, or on "
+        "`{port}` of 127.0.0.1, which the gateway chooses for each process. Mount it with "
+        "`upstream: pool:NAME`. It runs in `directory`, or in the table's directory, with its "
+        "environment's programs first on PATH.",
         reads="command",
         applies="new workers",
     )
     directory: Path | None = setting(  # noqa: RUF009
         None,
-        "Where its apps are imported from, and the workers' working directory. Without it, the "
-        "table's directory, and the gateway's own.",
+        "Where apps are imported from, and the working directory of the workers. Without it, "
+        "apps are imported from the table's directory, and workers run in the gateway's own.",
         reads="folder",
         applies="new workers",
     )
     python: str = setting(
         "",
-        "The Python that runs them, 3.9 or newer: a path, or a version such as 3.12. Without it, "
-        "the gateway's own.",
+        "The Python that runs the workers, 3.9 or newer: a path, or a version such as 3.12. "
+        "Without it, the gateway's own.",
         reads="python",
         applies="new workers",
     )
     venv: Path | None = setting(  # noqa: RUF009
         None,
-        "A virtual environment with what its apps need.",
+        "A virtual environment that has the apps' packages.",
         reads="virtual environment",
         applies="new workers",
     )
     requirements: Path | None = setting(  # noqa: RUF009
         None,
-        "A file that says what its apps need (requirements.txt, pyproject.toml, or a lock file): "
-        "the gateway builds an environment from it, and again when it changes.",
+        "A file that lists the apps' packages (requirements.txt, pyproject.toml, or a lock "
+        "file). The gateway builds an environment from it, and again when it changes.",
         reads="file",
         applies="new workers",
     )
     concurrency: str = setting(
         "greenlets",
-        "greenlets: any number of requests at a time, and what waits for a socket lets others "
-        "run. threads: for code that blocks, such as database drivers in C; `threads` at a time, "
-        "and nothing is patched.",
+        "greenlets: any number of requests at a time; one that waits for a socket lets others "
+        "run. threads: for code that blocks, such as database drivers written in C. `threads` "
+        "requests run at a time, and nothing is monkey-patched.",
         choices=("greenlets", "threads"),
         applies="new workers",
     )
     threads: int = setting(
         8,
-        "How many threads run apps at a time in a worker. One that waits for a slow client does "
-        "not count while others wait; up to 64 more are started then.",
+        "Maximum number of threads that run apps at a time in a worker. A thread that waits for "
+        "a slow client does not count while other requests wait; up to 64 more are started "
+        "then.",
         most=1024,
         applies="new workers",
     )
     env: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "why": "Environment variables of its workers, beside those of its mounts.",
+            "why": "Environment variables of the workers, in addition to those of its mounts.",
             "reads": "environment",
             "applies": "new workers",
         },
     )
     env_file: Path | None = setting(  # noqa: RUF009
         None,
-        "A file of further ones, NAME=value a line, as in Compose.",
+        "A file with more environment variables, NAME=value on each line, as in Compose.",
         reads="file",
         applies="new workers",
     )
@@ -541,40 +553,44 @@ class PoolSettings:
     env_file_strays: tuple[int, ...] = field(default=(), compare=False)
     pass_env: tuple[str, ...] = setting(
         (),
-        "Further variables of the gateway's own environment that its workers get. Without it they "
-        "get PATH, HOME, LANG, TZ and the like alone.",
+        "More variables of the gateway's environment to pass to the workers. Without it, they "
+        "get only PATH, HOME, LANG, TZ and the like.",
         reads="variables",
         applies="new workers",
     )
     user: str = setting(
         "",
-        "The user that its workers run as, by name. The gateway itself has to run as root for "
-        "that. Without it, server.user.",
+        "The user (by name) that the workers run as. It requires a gateway that runs as root. "
+        "Without it, server.user.",
         reads="user",
         applies="new workers",
     )
     group: str = setting(
-        "", "The group; without it, the user's own.", reads="group", applies="new workers"
+        "",
+        "The group of the workers. Without it, the user's own.",
+        reads="group",
+        applies="new workers",
     )
     nice: int = setting(
         0,
-        "How much its workers give way to others, as nice(1) does.",
+        "How far the workers yield to other processes, as with nice(1).",
         least=0,
         most=19,
         applies="new workers",
     )
     idle_seconds: float = setting(
         0.0,
-        "How long nobody has to ask for it before its workers are stopped; the next request "
-        "starts them again and waits. 0 is for ever.",
+        "Stop the workers after this long without a request. The next request starts them again "
+        "and waits. 0 is never.",
         least=0,
         applies="in place",
     )
     sticky: str = setting(
         "off",
-        "Which worker a client is sent to again, for apps that keep sessions in their memory, as "
-        "Socket.IO does: cookie is the one that a cookie of the gateway's names, address the one "
-        "that the client's IP address leads to. A client whose worker has left gets another one.",
+        "How a client is sent to the same worker each time, for apps that keep sessions in "
+        "memory, as Socket.IO does. cookie: a cookie that the gateway sets names the worker. "
+        "address: the client's IP address determines it. A client whose worker has left gets "
+        "another one.",
         choices=STICKY,
         applies="new workers",
     )
