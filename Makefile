@@ -16,7 +16,12 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 # what `make check` looks for hard words in
 PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs/air-gapped.md docs/architecture.md docs/decisions docs/glossary.md docs/libraries.md docs/operations.md docs/performance.md
 
-.PHONY: help up down run dev test test-image proof fuzz ecosystem autobahn bench check format docs lock clean
+PYTEST := $(BIN)/python -m pytest
+# One process more than there are processors, since tests wait too; the tests of a file stay in one,
+# with their gateway. PARALLEL= runs one test after another.
+PARALLEL ?= -n $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 1))) --dist loadfile
+
+.PHONY: help up down run dev quick test test-image proof fuzz ecosystem autobahn bench check format docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,8 +30,9 @@ help:
 	@echo 'make run     the gateway alone on http://127.0.0.1:8080/ (PORT=8081: there), without Docker and nginx'
 	@echo 'make dev     the same for writing apps: a save is served, error pages show tracebacks'
 	@echo '            (LIVE=1: pages reload in the browser)'
-	@echo 'make test    unit tests, and the stack tests where a Docker engine answers'
-	@echo 'make test-image  the unit tests in the shipped image, with its Python'
+	@echo 'make quick   the unit tests: pure, in seconds'
+	@echo 'make test    all tests: units, gateways in processes, and the stack where a Docker engine answers'
+	@echo 'make test-image  units and processes in the shipped image, with its Python'
 	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost; then POSTs that'
 	@echo '             nobody reads, 10,000 of each size and framing (POSTS=500: 500), and the requests after them;'
 	@echo '             then 1,000 operations at random against a model (OPERATIONS=100 POOLS=4 SEED=1: those),'
@@ -59,8 +65,16 @@ run: $(VENV)/run.stamp
 dev: $(VENV)/dev.stamp
 	exec $(BIN)/gateway serve --dev $(if $(LIVE),--live) -c apps/mounts.yaml --listen 127.0.0.1:$(or $(PORT),8080)
 
+quick: $(VENV)/dev.stamp
+	$(PYTEST) --quiet $(PARALLEL) tests/unit
+
+# The figure of coverage is that of the first storey alone: to measure processes takes longer.
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST) $(PARALLEL) --cov --cov-report= tests/unit tests/fuzz
+	$(PYTEST) $(PARALLEL) -m 'not alone' tests/process
+	$(PYTEST) -m alone tests/process
+	$(PYTEST) tests/stack
+	@echo "The unit tests run $$($(BIN)/coverage report) % of the lines in gateway/."
 
 test-image:
 	docker build --quiet --build-arg PYTHON_IMAGE --tag gateway-test-image:shipped .

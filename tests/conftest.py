@@ -1,6 +1,7 @@
 """The engine, a whole gateway and an upstream as fixtures."""
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,54 +19,47 @@ from gateway.upstream.mount import Upstream
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Gateway]]:
     """``serve(app_or_mounts, **options)`` is a running ``Gateway``, closed after the test."""
-    gateways: list[Gateway] = []
+    with ExitStack() as ends:
 
-    def start(mounts: Any, **options: Any) -> Gateway:
-        gateways.append(Gateway(mounts, **options))
-        return gateways[-1]
+        def start(mounts: Any, **options: Any) -> Gateway:
+            return ends.enter_context(closing(Gateway(mounts, **options)))
 
-    yield start
-    for gateway in gateways:
-        gateway.close()
+        yield start
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """``start(...)`` is a ``Running`` of the test's own, ended after it."""
-    started: list[Running] = []
+    with ExitStack() as ends:
 
-    def start(*arguments: Any, **options: Any) -> Running:
-        started.append(Running(tmp_path, *arguments, **options))
-        return started[-1]
+        def start(*arguments: Any, **options: Any) -> Running:
+            running = Running(tmp_path, *arguments, **options)
+            ends.callback(running.end)
+            return running
 
-    yield start
-    for running in started:
-        running.end()
+        yield start
 
 
 @pytest.fixture
 def upstream() -> Iterator[Callable[..., Upstream]]:
     """``upstream(address, …, mounted="", **settings)`` is a mount as the table would make it."""
-    mounts: list[Upstream] = []
     # its native thread, which looks names up, stays: a gateway would take it for left behind
     get_hub().threadpool.apply(int)
+    with ExitStack() as ends:
 
-    def load(*addresses: str, mounted: str = "", **settings: Any) -> Upstream:
-        target = UpstreamTarget(addresses=addresses, **settings)
-        mount = Mount(
-            name=mounted or "/",
-            host=None,
-            prefix=mounted,
-            target=target,
-            limits=MountLimits(),
-            where=Where(line=1, column=1),
-        )
-        mounts.append(load_upstream(mount, target))
-        return mounts[-1]
+        def load(*addresses: str, mounted: str = "", **settings: Any) -> Upstream:
+            target = UpstreamTarget(addresses=addresses, **settings)
+            mount = Mount(
+                name=mounted or "/",
+                host=None,
+                prefix=mounted,
+                target=target,
+                limits=MountLimits(),
+                where=Where(line=1, column=1),
+            )
+            return ends.enter_context(closing(load_upstream(mount, target)))
 
-    yield load
-    for mount in mounts:
-        mount.close()
+        yield load
 
 
 @pytest.hookimpl(wrapper=True)

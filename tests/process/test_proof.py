@@ -15,6 +15,8 @@ import pytest
 from clients import Load
 from running import Running, wait_until
 
+pytestmark = pytest.mark.alone
+
 Start = Callable[..., Running]
 RELOADS = int(os.environ.get("PROOF_ROUNDS", "5"))
 ROLLBACKS = RECYCLES = max(2, RELOADS * 2 // 5)

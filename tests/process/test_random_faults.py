@@ -14,9 +14,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 from running import Running, wait_until
 
 from gateway.supervisor.generations.retries import SLOW_SECONDS
+
+pytestmark = pytest.mark.alone
 
 FAULTS = int(os.environ.get("PROOF_FAULTS", "12"))
 SEED = int(os.environ.get("PROOF_SEED", "0")) or random.randrange(1, 1 << 32)

@@ -18,8 +18,11 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+import pytest
 from bad_edits import APPS, TABLE, BadEdit
 from running import Running, wait_until
+
+pytestmark = pytest.mark.alone
 
 Start = Callable[..., Running]
 OPERATIONS = int(os.environ.get("PROOF_OPERATIONS", "15"))

@@ -39,9 +39,12 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(
         tmp_path_factory.mktemp("site"), server="  start_timeout: 5s\n  reload_on_edit: false\n"
     )
-    yield running
-    assert running.generation() == "g1"
-    assert running.end() == 0
+    try:
+        yield running
+        assert running.generation() == "g1"
+    finally:
+        code = running.end()
+    assert code == 0
 
 
 # --- what takes over --------------------------------------------------------------------------

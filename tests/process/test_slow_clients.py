@@ -13,6 +13,8 @@ from http.client import HTTPResponse
 import pytest
 from running import Running, wait_until
 
+pytestmark = pytest.mark.alone
+
 SLOW = 50
 OTHERS = 5
 # more than the kernel holds on the way to a client, which is two connections, as one answer and as

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from running import Running, wait_until
 
 from gateway.supervisor.generations.patrol import is_stopped
+
+pytestmark = pytest.mark.alone
 
 Start = Callable[..., Running]
 MOUNTS = "  /: good:app\n  /slow: wedge:app\n"
@@ -64,6 +67,7 @@ def fail(gateway: Running, target: str) -> bytes:
 
 def test_what_keeps_the_loop_is_told_with_its_stack(start: Start) -> None:
     gateway = start(MOUNTS, WARN, wedge=WEDGE)
+    began = time.monotonic()
     assert gateway.ask("/slow/compute/2").endswith(b"done")
     entry = told(gateway, "has been silent for")
     [record] = wait_until(lambda: gateway.records, "its record is written")
@@ -73,7 +77,8 @@ def test_what_keeps_the_loop_is_told_with_its_stack(start: Start) -> None:
     assert request in entry["message"]
     assert "in compute\n" in entry["message"]
     end = told(gateway, "is running again")
-    assert 1 < float(re.findall(r"after ([0-9.]+) s", end["message"])[0]) < 10
+    silent = float(re.findall(r"after ([0-9.]+) s", end["message"])[0])
+    assert 1 < silent < time.monotonic() - began
     assert record["status"] == 200
 
 

@@ -68,8 +68,11 @@ def is_required() -> bool:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.stash.get(LEFT_OUT, "") and is_required():
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if session.config.stash.get(LEFT_OUT, ""):
+        if is_required():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        elif session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
