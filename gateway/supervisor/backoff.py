@@ -1,27 +1,27 @@
-"""How long a worker waits that is started in the place of one that ended.
+"""The pause before a worker is started in place of one that ended.
 
-Knows deaths by their moments alone.
+Knows exits by their moments alone.
 """
 
-# a worker that dies young is started again after 0.1 s, 0.2 s, 0.4 s ... but no later than this
+# the pause after a worker that ended soon after its start: 0.1 s, 0.2 s, 0.4 s ... up to this
 MAX_BACKOFF_SECONDS = 10.0
 FIRST_BACKOFF_SECONDS = 0.1
-# Where it had served its start is not at fault, and clients wait: no later than this, and so many
-# rounds at once.
+# If it had served, its start is not at fault, and clients wait: no pause for this many rounds, and
+# then up to this.
 SERVED_BACKOFF_SECONDS = 0.5
 SERVED_ROUNDS = 2
-# a worker that had loaded and lived this long did not die of its start
+# the exit of a worker that had loaded and lived this long has nothing to do with its start
 YOUNG_SECONDS = 5.0
-# One that never loaded took the processor for as long as it tried: the first pause is this share of
-# that, and the longest as long, unless the above are longer.
+# A worker that never loaded used the processor for as long as it tried: the first pause is this
+# share of that time, and the longest is that time, unless the values above are larger.
 FIRST_SHARE = 1 / 8
 
 
 class Backoff:
-    """How long to wait before each replacement: longer with every round of young deaths.
+    """The pause before each replacement: longer with every round of early exits.
 
-    Workers that were started together count once, however many of them there were. ``rounds``
-    are those in a row, ``seconds`` is the last delay, which ends at ``until``, a monotonic moment.
+    Workers that were started together are one round. ``rounds`` counts those in a row, ``seconds``
+    is the last pause, and ``until`` the monotonic moment at which it ends.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Backoff:
     def note_death(
         self, started: float, now: float, *, has_served: bool, has_loaded: bool = True
     ) -> float:
-        """The delay after the death, ``now``, of a worker of that start; both monotonic."""
+        """The pause after a worker that ``started`` then has ended ``now``; both monotonic."""
         lived = now - started
         if has_loaded and lived > YOUNG_SECONDS:
             self.rounds = 0
@@ -45,12 +45,12 @@ class Backoff:
         return self._delay(min(delay, SERVED_BACKOFF_SECONDS) if has_served else delay, now)
 
     def note_failure(self, now: float, lived: float = 0.0) -> float:
-        """The delay after what could not even be started, or has failed after ``lived`` seconds."""
+        """The pause after a start that failed, or work that failed after ``lived`` seconds."""
         self.rounds += 1
         return self._delay(backoff_seconds(self.rounds, lived), now)
 
     def reset(self) -> None:
-        """It went well: the next failure is the first again."""
+        """All is well: the next failure counts as the first."""
         self.rounds = 0
 
     def _delay(self, seconds: float, now: float) -> float:
@@ -59,8 +59,7 @@ class Backoff:
 
 
 def backoff_seconds(rounds: int, lived: float = 0.0) -> float:
-    """How long to wait after so many rounds of starts that took ``lived`` seconds; the first death
-    of an old worker costs nothing."""
+    """The pause after so many rounds of starts that took ``lived`` seconds each; 0 after none."""
     if rounds <= 0:
         return 0.0
     first = max(FIRST_BACKOFF_SECONDS, lived * FIRST_SHARE)
@@ -68,6 +67,6 @@ def backoff_seconds(rounds: int, lived: float = 0.0) -> float:
 
 
 def double(first: float, times: int, most: float) -> float:
-    """``first``, twice as much after each of so many times, but no more than ``most``."""
-    # the exponent is bounded: what fails may fail for days
+    """``first``, doubled so many times, and at most ``most``."""
+    # the exponent is bounded: something may fail for days
     return float(min(first * 2 ** min(times, 16), most))

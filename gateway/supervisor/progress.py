@@ -1,7 +1,7 @@
-"""What is shown to whoever waits for a reload: what is being loaded, and what becomes of requests
-and WebSockets that are open.
+"""What a command that waits for a reload shows: what is being loaded, and how long requests and
+WebSockets in replaced workers stay open.
 
-An observer; changes nothing.
+Only observes.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from gateway.supervisor.listeners.control import Notify
 from gateway.supervisor.pools.pools import Pools
 from gateway.supervisor.processes.process import ProcessState
 
-# a reload that takes less long shows nothing
+# a reload that takes less time shows nothing
 SHOW_SECONDS = 1.0
 MOST_SHOWN = 5
 
 
 async def show_loading(pools: Pools, notify: Notify) -> None:
-    """Until it is cancelled."""
+    """Report what is being loaded, every SHOW_SECONDS, until it is cancelled."""
     began = time.monotonic()
     while True:
         await asyncio.sleep(SHOW_SECONDS)
@@ -28,7 +28,7 @@ async def show_loading(pools: Pools, notify: Notify) -> None:
 
 
 def describe_loading(generations: Iterable[Generation]) -> str:
-    """What new workers load now, and for how many seconds; "" for nothing."""
+    """What new workers are loading, and for how many seconds; "" for nothing."""
     now = time.monotonic()
     found: dict[str, float] = {}
     for generation in generations:
@@ -47,8 +47,8 @@ def describe_loading(generations: Iterable[Generation]) -> str:
 
 
 def describe_leaving(pools: Pools, before: set[str]) -> str:
-    """How long requests and WebSockets have that are open in workers which served ``before``, by
-    the ids of generations, and have been replaced; "" where there are none."""
+    """How many requests and WebSockets are open in replaced workers, and how long they have; "" for
+    none. ``before`` are the ids of the generations that were there before the reload."""
     left = [g for g in pools.generations if g.id in before and g.state in _LEFT]
     count = sum(process.in_flight.count() for g in left for process in list(g.processes.values()))
     if not count:

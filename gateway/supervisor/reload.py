@@ -1,7 +1,7 @@
-"""A reload: read the table, make ready to serve it, swap, or leave all as it was.
+"""A reload: read the table, make ready to serve it, and serve it, or change nothing.
 
-Owns the order of these steps and what is told of their outcome. Knows neither what asked for it
-nor how workers are kept.
+Owns the order of these steps and the report of their outcome. Knows neither what asked for it nor
+how workers are started.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ WATCH = "watch"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a reload ended. ``exit_code`` is the command's: 0, 2 bad table, 3 an app did not load, 1
-    anything else. ``how`` is "in place", "new workers …" or the like, "" for one that failed. With
-    3 and a ``how`` it is served but for mounts whose pool has never come up, as before.
+    """How a reload ended. ``exit_code`` is the command's: 0 done, 2 the table is invalid, 3 an app
+    did not load, 1 anything else. ``how`` is "in place", "new workers …" or the like, "" for one
+    that failed. 3 with a ``how``: the table is served, but for mounts whose pool has never come up.
 
-    ``seconds`` are from the save of the file (where a save was the trigger) to serving, else from
-    the request; ``generation`` is the one that serves now.
+    ``seconds`` counts from the save of the file, or from the command, until it was served;
+    ``finished`` is Unix time. ``generation`` is the front's that serves now.
     """
 
     trigger: str
@@ -46,13 +46,13 @@ class Outcome:
     finished: float
 
     def describe(self) -> dict[str, Any]:
-        """For the control socket and ``status``; ``finished`` is Unix time."""
+        """The outcome for the control socket and ``gateway status``."""
         return asdict(self)
 
 
 class Reloader:
-    """Runs reloads of ``pools`` one after another. ``read`` gives the newest table, and so does
-    ``read_saved``, after which it still counts as unread."""
+    """Runs reloads of ``pools`` one after another. ``read`` reads the table; ``read_saved`` does so
+    too, and the save still counts as new."""
 
     def __init__(self, pools: Pools, read: ReadTable, read_saved: ReadTable) -> None:
         self._pools = pools
@@ -70,10 +70,11 @@ class Reloader:
     async def reload(
         self, trigger: str, since: float | None = None, stale: set[str] | None = None
     ) -> Outcome:
-        """Serve what the file says now. ``since`` is when it was saved, in Unix time. ``stale``
-        names the pools whose code has changed, where that is known.
+        """Serve what the file says now. ``since`` is the Unix time of its save. ``stale`` names the
+        pools whose code has changed, None if that is not known.
 
-        During a reload this waits for its end, and one further reload answers all who wait.
+        During a reload this waits for its end; one further reload is the answer for all callers
+        that wait.
         """
         self._stale |= stale or set()
         self._is_all_stale |= stale is None and trigger != EDIT
@@ -82,12 +83,12 @@ class Reloader:
             self._trigger = trigger
             self._waiting = start(self._run_next(since))
         elif trigger != EDIT:
-            self._trigger = trigger  # it asks for the code of now, too
+            self._trigger = trigger  # unlike an edit of the table it loads code again
         return await asyncio.shield(self._waiting)
 
     async def renew(self, trigger: str, names: list[str]) -> Outcome:
-        """Load anew what the pools run that ``names`` name, as mounts or pools; all others stay
-        as they are. A rollback undoes it as any other change."""
+        """Replace the workers of the pools that ``names`` gives by mounts or pools; all others stay
+        as they are. A rollback undoes it like any other change."""
         messages: list[str] = []
         async with self._running:
             prepare = partial(self._prepare_named, names, messages)
@@ -113,7 +114,7 @@ class Reloader:
 
     async def _run_next(self, since: float) -> Outcome:
         async with self._running:
-            self._waiting = None  # what is asked from here on may have seen a newer file
+            self._waiting = None  # a later call may have seen a newer file
             trigger = self._trigger
             stale, is_all_stale = self._stale, self._is_all_stale
             self._stale, self._is_all_stale = set(), False
@@ -123,14 +124,14 @@ class Reloader:
                 lambda: self._prepare(trigger, stale, is_all_stale=is_all_stale),
                 [],
             )
-            if outcome.exit_code:  # what was not loaded again still has to be
+            if outcome.exit_code:  # this code still has to be loaded again
                 self._stale |= stale
             return outcome
 
     async def _prepare(
         self, trigger: str, stale: set[str], *, is_all_stale: bool
     ) -> TableChange | None:
-        """None where an edit changes nothing."""
+        """Make ready what the file says; None for an edit that changes nothing."""
         config = await self._read()
         running = self._pools.config
         check_fixed(running, config)
@@ -138,7 +139,7 @@ class Reloader:
         if trigger == EDIT and not stale and is_same(config, running):
             self._pools.adopt(config)
             return None
-        lifecycle.info("reload (%s): the table is right", trigger)
+        lifecycle.info("reload (%s): the table is valid", trigger)
         return await self._pools.prepare(config, anew=lambda name: is_all_stale or name in stale)
 
     async def _prepare_undo(self) -> TableChange:
@@ -153,7 +154,8 @@ class Reloader:
         prepare: Callable[[], Awaitable[TableChange | None]],
         messages: list[str],
     ) -> Outcome:
-        """``messages`` are those of one that succeeds; ``prepare`` may add to them."""
+        """Prepare, commit, and report. ``messages`` is the report of a reload that succeeds, to
+        which ``prepare`` may add."""
         exit_code, how = 0, ""
         try:
             change = await prepare()
@@ -163,7 +165,7 @@ class Reloader:
                 if change.changes:  # else there is nothing that a rollback could undo
                     self._change = change
                     self._begin_canary(change, is_undo=prepare == self._prepare_undo)
-            with guarded("what is to be said of mounts that do not serve"):
+            with guarded("the messages about mounts that do not serve"):
                 messages += self._pools.describe_unwell()
         except ConfigError as error:
             exit_code, messages = 2, error.problems
@@ -186,7 +188,7 @@ class Reloader:
         return self.last
 
     def _begin_canary(self, change: TableChange, *, is_undo: bool) -> None:
-        """Have the errors of new workers counted. What was changed back is not tried again."""
+        """Count the errors of new workers, unless this was a rollback."""
         if self._canary is not None:
             self._canary.cancel()
             self._canary = None
@@ -198,15 +200,15 @@ class Reloader:
     async def _watch_canary(self, canary: Canary) -> None:
         fault = await keep_up(canary.judge)
         if fault:
-            self._canary = None  # which is this one, and is not to be cancelled
+            self._canary = None  # which is this task, and must not be cancelled
             lifecycle.error("the last reload is taken back: %s", fault)
             await self.rollback(WATCH, fault)
 
 
 def check_fixed(running: Config, wanted: Config) -> None:
-    """Refuse what only a restart can change. Raises ConfigError."""
+    """Raises ConfigError if ``wanted`` changes a setting that only a restart can change."""
     problems = []
-    # the sockets are opened once for all generations; those of pools are this user's
+    # sockets are opened once for all generations, and those of pools belong to this user
     for key in fields_marked(ServerSettings, "applies", "restart"):
         old, new = getattr(running.server, key), getattr(wanted.server, key)
         if old != new:
@@ -219,7 +221,7 @@ def check_fixed(running: Config, wanted: Config) -> None:
 
 
 def log_outcome(outcome: Outcome) -> None:
-    """Log it."""
+    """Log how a reload ended."""
     if not outcome.how:
         lifecycle.error(
             "reload (%s) failed after %.2f s, nothing has changed: %s",
@@ -235,5 +237,5 @@ def log_outcome(outcome: Outcome) -> None:
 
 
 def explain(how: str) -> str:
-    """An outcome's ``how``, for a person."""
+    """The ``how`` of an outcome as text for a person."""
     return IN_PLACE if IN_PLACE.startswith(f"{how}:") else how

@@ -1,5 +1,5 @@
-"""The supervisor: owns the sockets and the generations, and ends them in order. Process 1 of a
-container.
+"""The supervisor: owns the sockets and the pools, handles signals and commands, reaps processes,
+and ends everything in order. It may be process 1 of a container.
 
 Never imports an app; does not know what a request is.
 """
@@ -21,7 +21,6 @@ from gateway.debugger import Terminal
 from gateway.errors import ConfigError
 from gateway.file_tasks import naming
 from gateway.logs import builds, forwarding, lifecycle
-from gateway.supervisor.container import RESTARTED, leads_container
 from gateway.supervisor.generations.exits import handle_exit
 from gateway.supervisor.generations.failures import describe_mounts
 from gateway.supervisor.generations.generation import KILL_GRACE_SECONDS, Generation
@@ -46,13 +45,21 @@ from gateway.supervisor.watching.code import watch_code
 from gateway.supervisor.watching.files import Mark, look, look_aside, watch_file, watch_files
 from gateway.uncaught import report_asyncio
 
-# beyond the time for requests in flight: the front and the pools after it, each to be killed
+# beyond the time for requests in flight: the front, and then the pools, may have to be killed
 GIVE_UP_SECONDS = 4 * KILL_GRACE_SECONDS
 
 
+RESTARTED = (
+    "the container ends with the gateway, and is started again if it has a restart policy, as in "
+    'docker-compose.yml: "docker compose stop gateway" stops it for good'
+)
+# of process 1 in a container: `docker run --init`, and what images put before their program
+INITS = {"catatonit", "docker-init", "dumb-init", "tini"}
+
+
 class Supervisor:
-    """Serves ``config`` until SIGTERM or SIGINT; a reload serves what ``read`` then makes of its
-    file. ``count_dropped`` gives how many lines of its log nobody has read in time."""
+    """Serves ``config`` until SIGTERM or SIGINT; a reload reads its file by ``read``.
+    ``count_dropped`` gives how many lines of this process's log were dropped."""
 
     def __init__(
         self,
@@ -70,8 +77,8 @@ class Supervisor:
         self._terminal = Terminal() if config.is_dev else None
 
     def run(self) -> int:
-        """Serve until told to stop; the exit code. Raises ConfigError where a port is taken, or
-        this process may not start workers as the table asks."""
+        """Serve until it is stopped; the exit code. Raises ConfigError if a port is taken, or this
+        process may not start workers as the table asks."""
         check_users(self._config)
         raise_descriptor_limit()
         server = self._config.server
@@ -88,11 +95,11 @@ class Supervisor:
             return asyncio.run(self._run(admin_listener))
 
     def status(self) -> tuple[bool, dict[str, Any]]:
-        """Whether requests are served, and what /readyz says; ``failed`` are the mounts that answer
-        503. One of many is no reason to take all out of service."""
+        """Whether the gateway is ready, and the object for /readyz. ``failed`` counts mounts that
+        answer 503: the gateway is ready all the same, since the others serve."""
         processes = [c for g in self._pools.generations for c in g.processes.values()]
         ready = [process for process in processes if process.state is ProcessState.READY]
-        # what other pools' workers are not ready for waits; the front's have to be there
+        # a front worker is needed; requests for a pool without workers wait, or are answered 503
         is_ready = any(c.config.pool.name == MAIN for c in ready) and not self._is_stopping
         state = "draining" if self._is_stopping else "ready" if is_ready else "starting"
         failed = sum(not report.get("is_loaded") for report in self._pools.failed.values())
@@ -104,7 +111,7 @@ class Supervisor:
         }
 
     def report(self) -> dict[str, Any]:
-        """All that is known, for ``gateway status``."""
+        """The object for ``gateway status`` and /status."""
         config, main = self._pools.config, self._pools.main.current
         generations = [generation.describe() for generation in self._pools.generations]
         last = self._reloader.last
@@ -140,10 +147,10 @@ class Supervisor:
             len(self._config.mounts),
             self._config.source,
         )
-        with contextlib.suppress(ConfigError):  # a worker that cannot be started reports it
+        with contextlib.suppress(ConfigError):  # a start that fails is reported there
             self._warn(await read_aside(partial(find_warnings, self._config)))
         self._pools.serve(self._config)
-        # the admin's thread, in which no object of the supervisor's is looked at
+        # called by the admin listener's thread, and run in this one's event loop
         shown = (run_in(loop, self.status), run_in(loop, self.report))
         admin = AdminServer(admin_listener, *shown, run_in(loop, self._find_hosts))
         admin.start()
@@ -166,7 +173,7 @@ class Supervisor:
         return 0
 
     def _find_hosts(self) -> set[str | None]:
-        """The names that the table has for this machine."""
+        """The host names of this machine in the table."""
         config = self._pools.config
         host, _, _ = config.server.admin.rpartition(":")
         return {host, *(mount.host for mount in config.mounts)}
@@ -186,7 +193,7 @@ class Supervisor:
         await watch_code(lambda: self._pools.config, self._on_code)
 
     def _reap(self) -> None:
-        """All that ended: workers, and orphans that an app left to process 1."""
+        """Reap all processes that have ended: workers, and orphans if this is process 1."""
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -197,20 +204,20 @@ class Supervisor:
             pid = ended.si_pid
             known = [(g, g.processes[pid]) for g in self._pools.generations if pid in g.processes]
             for _, process in known:
-                with guarded(f"what worker {pid} has started"):
+                with guarded(f"the processes that worker {pid} has started"):
                     process.clear_up()
             try:
                 _, wait_status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
-                continue  # a thread that had started it was faster
+                continue  # reaped by the thread that had started it
             if not known:
-                with guarded("what a command has started"):
+                with guarded("the group killer"):
                     self._pools.groups.note_reaped(pid)
             for generation, process in known:
                 self._note_exit(generation, process, wait_status)
 
     def _note_exit(self, generation: Generation, process: Process, wait_status: int) -> None:
-        with guarded(f"the end of worker {process.pid}"):
+        with guarded(f"the exit of worker {process.pid}"):
             self._pools.note_exit(generation, process, wait_status)
             self._dropped += process.in_flight.counts().dropped
             if self._terminal is not None and os.WIFSIGNALED(wait_status):
@@ -221,7 +228,7 @@ class Supervisor:
 
     async def _read(self) -> Config:
         source = self._config.source
-        seen: list[Mark | None] = []  # a thread that is given up may still go on some day
+        seen: list[Mark | None] = []  # a thread that was given up may continue later
 
         def read() -> tuple[Config, list[str]]:
             seen.append(naming(source, partial(look, source))())
@@ -236,7 +243,7 @@ class Supervisor:
         return config
 
     def _warn(self, warnings: list[str]) -> None:
-        """Of what is odd about a table, once. Names are not resolved: a start does not wait."""
+        """Log each warning about a table once."""
         for warning in warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
@@ -247,12 +254,12 @@ class Supervisor:
 
     async def _on_edit(self, saved: float) -> None:
         found = await look_aside(self._config.source)
-        is_new = found != self._seen  # else `gateway reload` was faster
+        is_new = found != self._seen  # else `gateway reload` has read it already
         if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
             await self._reloader.reload(EDIT, saved)
 
     async def _on_file(self) -> None:
-        """Of a secret, or of a pool's variables: what the table says now may be another thing."""
+        """A secret or an ``env_file`` was saved: the table may mean something else now."""
         if self._pools.config.server.reload_on_edit and not self._is_stopping:
             await self._reloader.reload(EDIT)
 
@@ -281,8 +288,8 @@ class Supervisor:
         return await self._show(notify, self._reloader.rollback("rollback"))
 
     async def _show(self, notify: Notify, work: Coroutine[Any, Any, Outcome]) -> Answer:
-        """The outcome of ``work``; before it, report what is being loaded and what becomes of open
-        requests."""
+        """The outcome of ``work``; meanwhile report what is being loaded, and then how long open
+        requests have."""
         before = {generation.id for generation in self._pools.generations}
         showing = start(show_loading(self._pools, notify))
         try:
@@ -316,7 +323,7 @@ class Supervisor:
     # --- stopping -----------------------------------------------------------------------------
 
     def _on_hangup(self) -> None:
-        """A reload is asked for; or the terminal has gone, which ends what ran in it."""
+        """Reload; but stop if it was sent because the terminal is gone."""
         if self._has_terminal and not os.isatty(2):
             if not self._is_stopping:
                 self._on_stop_signal()
@@ -343,7 +350,7 @@ class Supervisor:
         try:
             async with asyncio.timeout(timeout + GIVE_UP_SECONDS):
                 await self._pools.stop(timeout)
-        except TimeoutError:  # killed, and still there: one waits for a disk, or may not be killed
+        except TimeoutError:  # they wait for a disk, or belong to another user
             left = [c.pid for g in self._pools.generations for c in g.processes.values()]
             lifecycle.error("processes that cannot be ended are left: %s", str(left)[1:-1])
         for task in tuple(self._tasks):
@@ -351,3 +358,14 @@ class Supervisor:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._tasks, return_exceptions=True)
         lifecycle.info("stopped")
+
+
+def leads_container() -> bool:
+    """A container ends with this process: it is process 1, or the child of an init that only
+    forwards signals."""
+    if os.getpid() == 1:
+        return True
+    try:
+        return os.getppid() == 1 and Path("/proc/1/comm").read_text().strip() in INITS
+    except OSError:
+        return False

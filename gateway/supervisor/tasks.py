@@ -1,8 +1,7 @@
-"""Work of the supervisor, whose failure never goes unnoticed, and takes no other work with it.
+"""Background work of the supervisor. A failure is always reported, and stops no other work.
 
-One rule, in three shapes: what nobody expected is a record with its traceback, and the duty stays.
-A task is begun again (``keep_up``), a look comes again (``guard``), and the next step is taken
-(``guarded``). Refuses to know what the work is.
+An unexpected exception becomes a record with its traceback. Then a task starts again (``keep_up``),
+a periodic look is repeated (``guard``), or the next step is taken (``guarded``).
 """
 
 import asyncio
@@ -18,8 +17,8 @@ Result = TypeVar("Result")
 
 
 def start(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-    """Run ``work``; the caller keeps the task. What it raises is reported when it ends, and not
-    when, or if, somebody collects it."""
+    """Run ``work`` as a task, which the caller has to keep. An exception is reported as soon as it
+    ends, whether or not somebody awaits it."""
     task = asyncio.create_task(work)
     task.add_done_callback(_report)
     return task
@@ -31,8 +30,8 @@ def _report(task: "asyncio.Task[Any]") -> None:
 
 
 async def keep_up(begin: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-    """The result of what ``begin`` gives. Where that fails it is reported and begun again, with the
-    back-off of workers: without it, nobody would look after workers or the table any more."""
+    """The result of the coroutine that ``begin`` makes. If that fails it is reported and begun
+    again, with the pauses of worker starts: workers and the table must stay watched."""
     backoff = Backoff()
     while True:
         began = time.monotonic()
@@ -45,8 +44,8 @@ async def keep_up(begin: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
 
 
 def guard(look: Callable[[], object]) -> Callable[[], None]:
-    """``look``, for a caller that has other things to look at, too. Where it raises that is
-    reported, and it is left out until its back-off is over."""
+    """``look``, for a caller that calls several of them: if it raises, that is reported, and calls
+    do nothing until its back-off is over."""
     backoff = Backoff()
 
     def run() -> None:
@@ -65,7 +64,7 @@ def guard(look: Callable[[], object]) -> Callable[[], None]:
 
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """A step whose failure is reported, and keeps nobody from the next one."""
+    """A step: its failure is reported, and the next one is taken all the same."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  whatever it is
@@ -75,8 +74,8 @@ def guarded(what: str) -> Iterator[None]:
 def run_in(
     loop: asyncio.AbstractEventLoop, find: Callable[[], Result]
 ) -> Callable[[], Coroutine[Any, Any, Result]]:
-    """``find``, to be awaited in the event loop of another thread: it runs in ``loop``, between two
-    changes of what it reads."""
+    """``find`` for the event loop of another thread, which awaits it; it runs in ``loop``, whose
+    objects it may read."""
 
     async def find_there() -> Result:
         return find()

@@ -1,7 +1,7 @@
-"""What is odd about a valid table and still no mistake: pools without mounts, lines that set
-nothing, programs, Pythons and names that are not there.
+"""Warnings about a valid table: pools without mounts, lines that set nothing, programs, Pythons and
+host names that cannot be found.
 
-Owns these messages; each has a place, and says how to mend it. Refuses to start anything. Source:
+Each warning has its place in the table, and says how to correct it. Starts nothing. Source:
 Compose's env files, RFC 3490 (international names).
 """
 
@@ -23,16 +23,16 @@ from gateway.config.values.addresses import is_address
 from gateway.file_tasks import touching
 from gateway.supervisor.listeners.sockets import split_address
 
-# for all names together: a name server that is away must not hold up a check
+# for all names together: a name server that does not answer must not hold up a check
 RESOLVE_SECONDS = 5.0
-# asked for at a time, and at all
+# of names that are resolved at a time, and in all
 MOST_NAMES = 100
-# what only a shell understands
+# words that only a shell understands
 _OPERATORS = frozenset(("&&", "||", "|", "&", ";", ">", ">>", "<", "2>&1"))
 
 
 def find_warnings(config: Config) -> list[str]:
-    """All that can be seen without asking anybody, each a line with its place."""
+    """All warnings that need no name server, each a line with its place."""
     places = [
         (pool, f"{config.source}:{pool.where.line}:{pool.where.column}: pools.{pool.name}")
         for pool in config.pools
@@ -62,7 +62,7 @@ def find_warnings(config: Config) -> list[str]:
 
 
 def _look_at(pool: PoolSettings, directory: Path) -> Iterator[str]:
-    """Of one pool's programs: key and text."""
+    """Warnings about the programs of a pool: the key of each and its text."""
     if re.fullmatch(r"3\.[0-9.]+", pool.python) and not _has_python(pool.python):
         yield (
             f"python: Python {pool.python} is not installed here: install it, or it has to be "
@@ -89,7 +89,8 @@ def _has_python(version: str) -> bool:
 
 
 def _has_program(program: str, pool: PoolSettings, directory: Path) -> bool:
-    """Looked for as at a start: in the pool's environment, else beside this Python, and on PATH."""
+    """The program is found where a start looks for it: in the pool's environment, else beside this
+    Python, and on PATH."""
     if "/" in program:
         return os.access((pool.directory or directory) / program, os.X_OK)
     beside = (
@@ -107,7 +108,7 @@ def _is_international(host: str) -> bool:
 
 
 def find_unresolved(config: Config) -> list[str]:
-    """The names in addresses that are not found now. May take RESOLVE_SECONDS."""
+    """Warnings about host names that cannot be resolved. Takes up to RESOLVE_SECONDS."""
     asked = [
         (f"{config.source}: server.{key}", getattr(config.server, key))
         for key in ("listen", "admin")
@@ -127,7 +128,7 @@ def find_unresolved(config: Config) -> list[str]:
 
 
 def _resolve(hosts: set[str]) -> dict[str, str]:
-    """Why each is not found; "" where it is."""
+    """Why each host is not found; "" if it is."""
 
     def ask(host: str) -> str:
         try:

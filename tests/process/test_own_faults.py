@@ -458,7 +458,7 @@ def test_a_worker_whose_end_cannot_be_noted_is_replaced(caplog: pytest.LogCaptur
     generation, started = asyncio.run(run())
     assert started == [0, 1]
     assert list(generation.processes) == [2]
-    for fault in ("letting go of worker 1", "the end of worker 1", "a change of generation g1"):
+    for fault in ("releasing worker 1", "the exit of worker 1", "a change of generation g1"):
         assert f"a fault of the gateway's own: {fault}" in caplog.text
 
 

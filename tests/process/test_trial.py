@@ -37,7 +37,7 @@ def test_too_many_errors_take_a_reload_back(start: Start) -> None:
     assert last["exit_code"] == 0
     assert "10 of 4" in last["messages"][0]
     assert (
-        "5.0% are allowed (server.watch), and 0.0% were of the workers before"
+        "5.0% are allowed (server.watch), and 0.0% were those of the previous workers"
         in (last["messages"][0])
     )
     assert "the last reload is taken back: pool main: 10 of" in gateway.log_text

@@ -1,7 +1,7 @@
-"""What follows a worker's end: the records of the requests that ended with it, and the worker that
-takes its place.
+"""Handles the exit of a worker: reports it, writes the access records of the requests that ended
+with it, and starts a replacement.
 
-The records are those that the worker would have written, in the same format and to the same place.
+The records have the format and the place of those that the worker would have written.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ from gateway.supervisor.processes.process import Process, ProcessState
 from gateway.supervisor.tasks import guarded, keep_up
 from gateway.uncaught import report_own
 
-# what a client is told by nginx, since no answer came
+# what nginx answers a client if no response came
 BAD_GATEWAY = 502
-# how servers of another make end that are asked to, as subprocess and as shells have it
+# exit codes of commands that end on SIGTERM: as subprocess has it, and as shells do
 ENDED_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
 _STDOUT = 1
 
 
 async def handle_exit(generation: Generation, process: Process, *, is_stopping: bool) -> None:
-    """A worker has ended: tell what it leaves behind; replace it where its generation serves, and
-    the gateway does not stop, of which a terminal tells all processes."""
+    """A worker has ended and was reaped: report that, and replace it if its generation serves and
+    the gateway is not stopping (a terminal sends SIGINT to workers too)."""
     was, now = process.state, time.monotonic()
-    with guarded(f"letting go of worker {process.pid}"):
+    with guarded(f"releasing worker {process.pid}"):
         await process.finish()
     generation.remove(process)
     delay: float | None
     try:
         delay = report_exit(generation, process, was, now, is_stopping=is_stopping)
     except Exception as error:  # noqa: BLE001  it is replaced all the same
-        report_own(f"the end of worker {process.pid}", error)
+        report_own(f"the exit of worker {process.pid}", error)
         delay = None if is_stopping else generation.backoff.note_failure(now)
         if generation.state is GenerationState.STARTING:
-            generation.add_fault("the end of a worker: a fault of the gateway's own")
+            generation.add_fault("the exit of a worker: a fault of the gateway's own")
     generation.note_change()
     if delay is not None:
         await keep_up(partial(replace, generation, delay))
@@ -50,8 +50,8 @@ async def handle_exit(generation: Generation, process: Process, *, is_stopping: 
 def report_exit(
     generation: Generation, process: Process, was: ProcessState, now: float, *, is_stopping: bool
 ) -> float | None:
-    """What is to be said of a worker that was in that state; after how many seconds another one
-    takes its place, None where none does."""
+    """Log the exit of a worker that ``was`` in that state, as far as that is needed. The seconds
+    until a replacement starts, None for no replacement."""
     delay: float | None = None
     lost = 0
     style = generation.config.server.access_log
@@ -62,7 +62,7 @@ def report_exit(
     was_loading = was in (ProcessState.LOADING, ProcessState.TRYING) and not is_stopping
     is_left_out = was_loading and note_exit_at_mount(generation, process, now)
     if process.trial:
-        pass  # it has said what it was for
+        pass  # it was not to serve, and its result is known
     elif generation.state is GenerationState.STARTING:
         if is_left_out:
             start_again(generation)
@@ -78,7 +78,7 @@ def report_exit(
 
 
 def is_expected(process: Process, was: ProcessState) -> bool:
-    """Whether its end needs no report: it was asked to end, or whoever started it reports it."""
+    """Its exit needs no report: it was asked to end, or what started it reports it."""
     is_leaving = was in (ProcessState.RETIRING, ProcessState.DRAINING)
     is_spare = process.is_spare and was is ProcessState.LOADING
     return (
@@ -95,11 +95,11 @@ def plan_next(
     *,
     is_left_out: bool,
 ) -> float:
-    """Report that a worker has ended which was to serve, and ``is_left_out`` that the next one is
-    without its mount; how long to wait for that."""
+    """Report the exit of a worker that served or would have; ``is_left_out``: the next one does
+    not load the mount at fault. The seconds until that one starts."""
     lived = now - process.started
     is_start = was in (ProcessState.LOADING, ProcessState.LOADED)
-    # a server of another make that listens may have yet to find that it cannot serve
+    # a command that answers may still find that it cannot serve
     is_early = bool(generation.config.pool.command) and lived < YOUNG_SECONDS
     if is_start or is_early:
         generation.note_trouble(process, ended + process.last_output)
@@ -124,17 +124,17 @@ def plan_next(
 
 
 def note_early_exit(generation: Generation, process: Process, was: ProcessState) -> bool:
-    """A worker has ended at its start, or soon after; whether that is news."""
+    """A worker has ended at its start or soon after; whether the log does not have that yet."""
     if process.objection:
-        return False  # that was reported when its time was over
+        return False  # reported when its time was over
     has_served = was not in (ProcessState.LOADING, ProcessState.LOADED)
     reason = f"{process.loading} ({was.value}) {process.reason_to_fail}"
     return generation.failures.note(reason, has_served=has_served)
 
 
 def note_exit_at_mount(generation: Generation, process: Process, now: float) -> bool:
-    """A worker has ended while it was loading: the mount that it loaded is tried alone from now on;
-    whether the next worker leaves it out."""
+    """A worker has ended while it loaded a mount, which is tried alone from now on; whether the
+    next worker leaves it out."""
     name = process.trial or process.loading
     is_starting = generation.state is GenerationState.STARTING and generation.may_lack(name)
     if not name or not (generation.state is GenerationState.SERVING or is_starting):
@@ -166,7 +166,7 @@ def note_exit_at_mount(generation: Generation, process: Process, now: float) -> 
 
 
 def start_again(generation: Generation) -> None:
-    """Have a start go on without the mount that has ended a worker."""
+    """Start a worker without the mount that has ended another one."""
     try:
         generation.spawn()
     except OSError as error:
@@ -174,7 +174,8 @@ def start_again(generation: Generation) -> None:
 
 
 async def replace(generation: Generation, delay: float) -> None:
-    """Start a worker after ``delay``, when it is its turn, unless none is missing by then."""
+    """Start a worker after ``delay`` seconds, as soon as the gate admits it, if one is missing
+    then; try again, with pauses, until one could be started."""
     await asyncio.sleep(delay)
     while generation.state is GenerationState.SERVING and generation.is_short:
         try:
@@ -195,13 +196,13 @@ def _open_log(style: str) -> AccessLog:
 
 
 def record_lost(process: Process, style: str) -> int:
-    """Write the access records of what a worker left behind; how many they are. ``style`` is as an
-    AccessLog's."""
+    """Write the access records of the requests that ended with a worker; their number. ``style`` is
+    that of an AccessLog."""
     log = _open_log(style)
     now = time.monotonic()
     requests = process.in_flight.requests()
     for request in requests if log.is_on else ():
-        # the memory of a worker may hold anything, and these go into records as they are
+        # an app may have written anything into its memory, and these two are not quoted later
         request_id, client = (
             quote_json(text)[1:-1] for text in (request.request_id, request.client)
         )

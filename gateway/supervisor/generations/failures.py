@@ -1,7 +1,5 @@
-"""What a person is told of mounts: where in the table each is, and why it failed.
-
-Knows nothing of workers but what they report.
-"""
+"""Texts about mounts that fail, for the log and ``gateway status``: where in the table each is, and
+why it failed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +9,8 @@ from gateway.supervisor.processes.process import Report
 
 
 def describe_place(config: Config, mount: str) -> str:
-    """Where in the table a mount is, and its key; a worker may name one that an edit in place has
-    removed since."""
+    """The place of a mount in the table, and its key. A worker may report one that an edit in place
+    has removed since."""
     for each in config.mounts:
         if each.name == mount:
             return f"{config.source}:{each.where.line}:{each.where.column}: mounts.{mount}"
@@ -20,13 +18,13 @@ def describe_place(config: Config, mount: str) -> str:
 
 
 def describe_pool(config: Config) -> str:
-    """Where in the table the pool is, and its key."""
+    """The place of a pool in the table, and its key."""
     where = config.pool.where
     return f"{config.source}:{where.line}:{where.column}: pools.{config.pool.name}"
 
 
 def describe_failure(config: Config, failed: Report, effect: str = "") -> str:
-    """Where in the table a mount failed, why, and the app's traceback."""
+    """The place of a mount that failed, why, what that means, and the app's traceback."""
     text = f"{describe_place(config, failed['mount'])}: {failed['error']}{effect}"
     return f"{text}\n{failed['traceback']}" if failed["traceback"] else text
 
@@ -48,7 +46,7 @@ def describe_mounts(
         pool = mount.pool_name
         report = failed.get(mount.name, nothing)
         quarantine = describe_quarantine(mount.name)
-        # one whose probe fails serves: the probe only has a say before new workers take over
+        # a mount whose probe fails still serves: a probe only decides whether new workers do
         is_failed = mount.name in failed and not report.get("is_loaded")
         state = "failed" if is_failed else "quarantine" if quarantine else "serving"
         described.append(

@@ -36,7 +36,7 @@ KILL_GRACE_SECONDS = 2.0
 class GenerationState(State):
     """The life of a generation, whose table is ``GENERATION``."""
 
-    STARTING = "starting", "its workers load; none is to accept before all have loaded"
+    STARTING = "starting", "its workers load; none accepts before all have loaded"
     SERVING = "serving", "its workers accept as soon as each has loaded, and are replaced"
     STANDBY = "standby", "another one serves; its workers stay loaded for a rollback"
     ASLEEP = "asleep", "it has no workers until a request wakes its pool"
@@ -63,10 +63,10 @@ class Generation:
     """The workers of ``config``. ``start`` starts a process for a purpose, and raises OSError.
     ``may_fail`` names the mounts that may answer 503, None for any. ``on_change`` is called after
     each report and each end of a process. Processes wait for ``gate`` before they start;
-    ``is_asked`` tells whether clients wait for one.
+    ``is_asked`` is true while clients wait for one.
 
-    ``processes`` are all that have not ended, by pid, and ``workers`` those of them that are to
-    stay, of which there are to be ``size``; ``queued`` counts those that wait for the gate.
+    ``processes`` are all that have not ended, by pid, and ``workers`` those of them that stay, of
+    which there should be ``size``; ``queued`` counts those that wait for the gate.
     ``failed`` has the report of each mount that did not load, by name, ``outages`` when each is
     tried again, and ``noted`` what apps have changed for others. ``faults`` are the reasons why
     the generation cannot serve, for a person. ``trouble`` is why no worker could be started
@@ -152,7 +152,7 @@ class Generation:
 
     @property
     def workers(self) -> list[Process]:
-        """The processes that are to stay."""
+        """The processes that serve, or will."""
         return [process for process in self.processes.values() if process.state not in LEAVING]
 
     @property
@@ -215,7 +215,7 @@ class Generation:
 
     async def add(self, *, is_spare: bool = False) -> Process | None:
         """Start a worker as soon as the gate admits it, as a spare beside those that serve if
-        ``is_spare``; None where none is needed any more by then. Raises OSError."""
+        ``is_spare``; None if none is needed any more then. Raises OSError."""
         self.queued += 1
         try:
             # the first worker of each pool goes before the second of any
@@ -271,8 +271,8 @@ class Generation:
         trial: str = "",
     ) -> Process:
         """Start a worker at once: a spare beside those that serve if ``is_spare``, or a ``trial``
-        of that mount. ``left_out`` are the mounts that it is not to load, by default those that
-        are known not to load. Raises OSError."""
+        of that mount. It does not load the mounts of ``left_out``, by default those that have
+        ended workers. Raises OSError."""
         left_out = self.outages.left_out if left_out is None else left_out
         process = self._start_one(Purpose(left_out, trial))
         self.processes[process.pid] = process
@@ -355,7 +355,7 @@ class Generation:
     def note_change(self) -> None:
         """Wake those that wait in ``until``, and notify the gate and ``on_change``."""
         self._changed.set()
-        with guarded("whose turn it is to start"):
+        with guarded("the gate for starts"):
             self._gate.look()
         self._notify_observers()
 
@@ -385,11 +385,11 @@ class Generation:
         self.config = config
 
     def resize(self, size: int) -> None:
-        """There are to be so many workers; the caller starts or retires the difference."""
+        """Have ``size`` workers; the caller starts or retires the difference."""
         self.size = size
 
     def claim(self) -> None:
-        """A rollback is about to have it serve again: it is not to retire until ``release``."""
+        """A rollback is about to have it serve again: it does not retire before ``release``."""
         self.is_claimed = True
 
     def release(self) -> None:

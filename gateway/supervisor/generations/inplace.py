@@ -1,7 +1,7 @@
-"""Changing a generation in place: its workers serve another configuration without importing.
+"""Changes a generation in place: its workers serve another configuration without an import.
 
-In two steps, so that an objection of one worker changes nothing in any. Refuses to know which
-changes need no import (``gateway.config.inplace``).
+In two steps, so that nothing changes in any worker if one refuses. Which changes need no import is
+decided in ``gateway.config.compare.inplace``.
 """
 
 from gateway.config.model import Config
@@ -10,18 +10,18 @@ from gateway.supervisor.generations.failures import describe_failure
 from gateway.supervisor.generations.generation import Generation
 from gateway.supervisor.processes.process import ProcessState
 
-# for a worker that is wedged; it changes when it comes to it
+# how long a worker that does not respond is waited for; it changes when it goes on
 APPLY_SECONDS = 2.0
-# those that have loaded and answer, or may do so again
+# workers that have loaded and serve, or may serve again
 REACHABLE = frozenset(
     (ProcessState.LOADED, ProcessState.READY, ProcessState.PAUSED, ProcessState.RETIRING)
 )
 
 
 async def prepare(generation: Generation, config: Config) -> None:
-    """Have every worker make ready for ``config``. Raises AppLoadError with what speaks against it.
+    """Order every worker to make ready for ``config``. Raises AppLoadError with what they object.
 
-    A worker that ends meanwhile is no objection: the one in its place takes over what was applied.
+    A worker that ends meanwhile does not count: its replacement gets what was applied.
     """
     processes = [c for c in generation.processes.values() if c.state is ProcessState.READY]
     asked = [(process, process.prepare(config)) for process in processes]
@@ -39,7 +39,7 @@ async def prepare(generation: Generation, config: Config) -> None:
 
 
 async def apply(generation: Generation, config: Config) -> None:
-    """Serve ``config``, which was prepared or leads to other addresses only."""
+    """Serve ``config``, which was prepared, or differs in the addresses of servers alone."""
     generation.adopt(config)
     for process in generation.processes.values():
         if process.state is ProcessState.LOADING:

@@ -1,6 +1,7 @@
 """The mounts of a generation that have not loaded: why, and when each is tried again.
 
-Owns the rule; refuses to know processes. Source: RFC 9110 §10.2.3 (Retry-After).
+A pure rule, without processes. Source of the moments that clients get: RFC 9110 §10.2.3
+(Retry-After).
 """
 
 from collections.abc import Collection
@@ -9,21 +10,21 @@ from dataclasses import dataclass
 from gateway.supervisor.backoff import double
 from gateway.supervisor.processes.process import Report
 
-# after a try that failed: 1 s, 2 s, 4 s ... but no longer than this, unless the try took longer
+# the pause after a try that failed: 1 s, 2 s, 4 s ... up to this, or as long as the try took
 FIRST_TRY_SECONDS = 1.0
 MOST_TRY_SECONDS = 60.0
-# of one mount, before it is left out where no other would suffer by it: the first may be chance
+# exits at one mount before it is left out of a pool that has no other mount: one may be chance
 LEAST_EXITS = 2
 
 
 @dataclass(slots=True)
 class Outage:
-    """That of one mount; ``report`` is what a worker would say of it.
+    """The outage of one mount. ``report`` has the error, in the form of a worker's report.
 
     ``until`` is the monotonic moment of the next try, and ``took`` the seconds of the last one.
-    ``deaths`` counts the workers that ended while they loaded it; ``is_left_out``: no worker that
-    serves loads it. ``has_loaded``: one has, and those that lack it are to be replaced.
-    ``is_reported``: the log has it.
+    ``deaths`` counts the workers that ended while they loaded it. ``is_left_out``: workers that
+    serve do not load it. ``has_loaded``: a worker has loaded it, and those without it will be
+    replaced. ``is_reported``: the log has it.
     """
 
     report: Report
@@ -36,18 +37,18 @@ class Outage:
     is_reported: bool = False
 
     def note_death(self, *, is_hopeless: bool) -> None:
-        """A worker has ended while it loaded the mount; ``is_hopeless``: the next one is not to try
-        it, unless too few have ended so far."""
+        """A worker has ended while it loaded the mount, which is left out from now on if that
+        ``is_hopeless`` or has happened LEAST_EXITS times."""
         self.deaths += 1
         self.is_left_out |= is_hopeless or self.deaths >= LEAST_EXITS
 
     def note_error(self, report: Report, now: float, took: float) -> None:
-        """It has failed by an error of its own, which ends no worker."""
+        """It has raised an error, which ends no worker."""
         self.is_left_out, self.deaths = False, 0
         self.put_off(report, now, took)
 
     def leave_out(self) -> None:
-        """No worker that serves is to load it."""
+        """Workers that serve do not load it any more."""
         self.is_left_out = True
 
     def note_loaded(self) -> None:
@@ -60,11 +61,11 @@ class Outage:
         return is_news
 
     def begin(self, now: float) -> None:
-        """It is tried now, and not again before that may have ended."""
+        """It is tried now, and not again while that try may still run."""
         self.until = now + max(self.took, FIRST_TRY_SECONDS)
 
     def put_off(self, report: Report, now: float, took: float) -> None:
-        """Once more it has not loaded, after ``took`` seconds."""
+        """It has failed again, after ``took`` seconds."""
         pause = double(FIRST_TRY_SECONDS, self.tries, MOST_TRY_SECONDS)
         self.report, self.took, self.has_loaded = report, took, False
         self.until = now + max(pause, took)
@@ -72,14 +73,14 @@ class Outage:
 
 
 class Outages:
-    """Those of one generation, by mount."""
+    """All outages of one generation, by mount."""
 
     def __init__(self) -> None:
         self._outages: dict[str, Outage] = {}
 
     @property
     def left_out(self) -> dict[str, str]:
-        """What the next worker is not to load, and why not."""
+        """The mounts that the next worker does not load, with the reason of each."""
         return {
             name: outage.report["error"]
             for name, outage in self._outages.items()
@@ -88,19 +89,19 @@ class Outages:
 
     @property
     def loaded(self) -> list[str]:
-        """What has loaded somewhere, and not in all workers so far."""
+        """The mounts that have loaded in a worker, and not in all so far."""
         return [name for name, outage in self._outages.items() if outage.has_loaded]
 
     @property
     def pauses(self) -> dict[str, tuple[str, float]]:
-        """Why each mount is not there, and until when, as a monotonic moment."""
+        """For each mount why it is missing, and the monotonic moment of the next try."""
         return {
             name: (f"{o.report['error']}\n{o.report['traceback']}".strip(), o.until)
             for name, o in self._outages.items()
         }
 
     def note_error(self, report: Report, now: float, *, took: float, is_trial: bool) -> None:
-        """A worker has loaded without this mount, whose error it reports."""
+        """A worker has loaded all but this mount, and reports its error."""
         outage = self._outages.get(report["mount"])
         if outage is None:
             pause = FIRST_TRY_SECONDS
@@ -119,19 +120,18 @@ class Outages:
         return outage
 
     def note_hang(self, report: Report, until: float) -> None:
-        """A worker has been loading this mount for so long that no other is to wait for it;
-        ``until`` is when that one is ended."""
+        """A worker has been loading this mount for so long that others leave it out; ``until`` is
+        when that worker is ended."""
         self._outages.setdefault(report["mount"], Outage(report, until)).leave_out()
 
     def note_loaded(self, lacks: frozenset[str]) -> None:
-        """A worker has loaded all but these."""
+        """A worker has loaded all mounts but ``lacks``."""
         for name, outage in self._outages.items():
             if name not in lacks:
                 outage.note_loaded()
 
     def begin_due(self, now: float, trying: Collection[str]) -> str:
-        """The mount that is to be tried now, alone, and is not among those that are; "" for
-        none."""
+        """Begin the next try that is due: its mount, which is none of ``trying``; "" for none."""
         due = [
             (outage.until, name)
             for name, outage in self._outages.items()
@@ -146,6 +146,6 @@ class Outages:
         return name
 
     def end(self, name: str) -> bool:
-        """All workers have it again; whether that is news."""
+        """All workers have loaded it; whether the log has had the outage."""
         outage = self._outages.pop(name)
         return outage.is_reported or outage.is_left_out

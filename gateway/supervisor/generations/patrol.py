@@ -1,8 +1,8 @@
-"""Looks after the workers of one generation while it lives: whose event loop is silent for too
-long is ended.
+"""Watches the workers of one generation: ends one whose event loop does not turn any more, and has
+retries, recycling and scaling looked at.
 
-Reads what workers publish, and asks them nothing: one that is wedged does not answer. Knows the
-limits of the generation's configuration as it is at each look.
+Reads shared memory and asks workers nothing: one that hangs does not answer. Source: the setting
+``server.block_timeout``.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from gateway.supervisor.processes.process import (
 from gateway.supervisor.tasks import guard
 
 PATROL_SECONDS = 0.25
-# a later look is no worker's fault: the machine, or the whole container, stood still
+# a look that comes later than this is no worker's fault: the machine, or the container, was paused
 MOST_ELAPSED_SECONDS = 1.0
-# how often memory, age and requests are looked at
+# between two looks at memory, age and number of requests
 WEIGH_SECONDS = 1.0
-# those that have a loop, and no other deadline
+# states with an event loop and without another deadline
 WATCHED = frozenset((ProcessState.READY, ProcessState.PAUSED, ProcessState.RETIRING))
-# of requests in flight, in a log entry
+# of requests in flight that a log entry shows
 MOST_DESCRIBED = 10
 
 
 async def patrol(generation: Generation) -> None:
-    """Until the last worker has gone."""
+    """Watch until the generation has no process any more."""
     retry = guard(Retrier(generation).look)
     weigh = [guard(Recycler(generation).look), guard(Scaler(generation).look)]
     workers: dict[Process, Callable[[], None]] = {}
@@ -55,7 +55,7 @@ async def patrol(generation: Generation) -> None:
     ):
         await asyncio.sleep(PATROL_SECONDS)
         elapsed, looked = time.monotonic() - looked, time.monotonic()
-        # each by itself: whatever one worker may have, the others are looked after
+        # each by itself: a fault with one worker leaves the others watched
         workers = {
             process: workers.get(process) or guard(partial(look_after, process))
             for process in generation.processes.values()
@@ -69,11 +69,11 @@ async def patrol(generation: Generation) -> None:
 
 
 def end_silent(process: Process, limit: float) -> None:
-    """End a worker whose loop has been silent for ``limit`` seconds; 0 is no limit."""
+    """End a worker whose event loop has not turned for ``limit`` seconds; 0 is no limit."""
     silent = process.silent - process.excused
     if not 0 < limit <= silent or process.state not in WATCHED or process.reason:
         return
-    if is_stopped(process.pid):  # by a person or a debugger, who will let it go on
+    if is_stopped(process.pid):  # by a person or a debugger, who continue it later
         process.excuse_silence()
         return
     requests = process.in_flight.requests()
@@ -88,7 +88,7 @@ def end_silent(process: Process, limit: float) -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal or a debugger."""
+    """The process was stopped by a signal or a debugger."""
     try:
         return read_stat(pid)[0] in "Tt"
     except OSError:
@@ -96,7 +96,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def describe_requests(requests: list[InFlightRequest]) -> str:
-    """How many, and the oldest of them."""
+    """Their number, and the oldest of them."""
     described = [
         f"{r.method} {r.target} <- {r.mount} ({r.request_id})" for r in requests[:MOST_DESCRIBED]
     ]

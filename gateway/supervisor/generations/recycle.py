@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 class Recycler:
-    """Looks at the workers of one generation, each time that it is asked to."""
+    """Replaces the workers of one generation; ``look`` is called once a second."""
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
@@ -79,7 +79,7 @@ class Recycler:
                 self._is_warned = True
                 lifecycle.warning(
                     "max_memory (%d MiB) is less than a worker takes that has only loaded its apps "
-                    "(%d MiB): none is replaced for it",
+                    "(%d MiB): no worker is replaced for it",
                     *(most // MIB, process.loaded_bytes // MIB),
                 )
             return ""

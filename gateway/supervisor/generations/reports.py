@@ -1,7 +1,4 @@
-"""What workers report of themselves, and what their generation makes of it.
-
-Refuses to know how a report arrives.
-"""
+"""Handles the reports of workers: what each changes of the worker and of its generation."""
 
 import asyncio
 import time
@@ -12,18 +9,18 @@ from gateway.supervisor.generations.failures import describe_failure, describe_p
 from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.processes.process import Process, ProcessState, Report
 
-# what a worker that is not to serve has to end, whatever its apps have started
+# for a worker that will not serve to end by itself, before it is killed
 END_SECONDS = 2.0
-# of what apps have changed for others, in one generation: they decide what the texts are
+# of entries about what apps have changed for others, in one generation: apps decide their texts
 MOST_NOTED = 100
 
 
 def take_report(generation: Generation, process: Process, report: Report) -> None:
-    """Take note of what a worker says of itself."""
+    """Handle one report of a worker."""
     event = report["event"]
     if event == "loading":
         process.note_loading(report["mount"])
-        return  # nobody waits for that, and there are as many as mounts
+        return  # nobody waits for this one, and there is one for each mount
     if event == "noted":
         _note_change(generation, report)
     elif event == "loaded":
@@ -49,9 +46,9 @@ def take_report(generation: Generation, process: Process, report: Report) -> Non
 
 
 def _note_change(generation: Generation, report: Report) -> None:
-    """What an app has changed for others counts once, and not for every worker."""
+    """Log what an app has changed for others, once and not for every worker."""
     config, name = generation.config, report["mount"]
-    is_known = any(mount.name == name for mount in config.mounts)  # it may have gone meanwhile
+    is_known = any(mount.name == name for mount in config.mounts)  # a reload may have removed it
     place = (
         describe_place(config, name) if is_known else f"{config.source}: pool {config.pool.name}"
     )
@@ -82,7 +79,7 @@ def _on_loaded(generation: Generation, process: Process, report: Report) -> None
 
 
 def _has_objections(generation: Generation, process: Process, reports: list[Report]) -> bool:
-    """Whether a spare worker failed to load what others have loaded."""
+    """A spare worker failed to load what others have loaded."""
     known = generation.failed.keys() - set(generation.outages.loaded)
     new = [report for report in reports if report["mount"] not in known]
     process.refuse("\n".join(describe_failure(generation.config, report) for report in new))
@@ -98,15 +95,16 @@ def _note_outages(
     for report in failed:
         name, took = report["mount"], now - process.started
         if name in generation.outages.pauses:
-            generation.note_failed(report)  # a reason of its own, but no news for the log
+            generation.note_failed(report)  # of a retry: for the status, and not for the log
         elif process.is_spare:
-            continue  # it is not to serve, and all others have it
+            continue  # the spare will not serve, and all others have loaded it
         generation.outages.note_error(report, now, took=took, is_trial=name == trial)
     generation.outages.note_loaded(process.lacks)
 
 
 def _note_recovery(generation: Generation, process: Process) -> None:
-    """It serves where others have failed; or, where they had served too, once it goes on."""
+    """Report that the pool serves again; where others failed after they had served, only once this
+    worker has lasted."""
     if generation.failures.has_served:
         asyncio.get_running_loop().call_later(YOUNG_SECONDS, _end_failures, generation, process)
     else:
@@ -131,7 +129,7 @@ def _log_when_ready(generation: Generation) -> None:
 
 
 def _note_mounts(generation: Generation, reports: list[Report]) -> None:
-    """Each mount that did not load counts once, and not for every worker."""
+    """Report each mount that did not load, once and not for every worker."""
     for report in reports:
         name = report["mount"]
         known = generation.failed.get(name)

@@ -1,8 +1,7 @@
-"""What a generation's workers could not load is tried again, alone, in a worker that serves nobody;
-once it loads, the workers that lack it are replaced one at a time, and none leaves before another
-serves. What loads for long keeps no other mount waiting.
+"""Retries mounts that could not be loaded, and keeps slow ones from delaying others.
 
-Looks at workers as their reports have left them. Refuses to know why a mount did not load.
+A retry is a worker that loads this mount alone and serves nobody. Once one succeeds, the workers
+that lack the mount are replaced one at a time, and none leaves before its replacement serves.
 """
 
 import contextlib
@@ -16,19 +15,19 @@ from gateway.supervisor.generations.generation import Generation, GenerationStat
 from gateway.supervisor.generations.outages import FIRST_TRY_SECONDS, MOST_TRY_SECONDS
 from gateway.supervisor.processes.process import Cause, Process, ProcessState
 
-# A mount that loads for longer than this, and than this share of what its worker took before it,
-# has no other mount wait for it.
+# A mount is slow if it takes longer than this, and than this share of what its worker needed for
+# all mounts before it. Other mounts do not wait for a slow one.
 SLOW_SECONDS = 1.0
 SLOW_SHARE = 0.25
-# where others serve by then, and so many times longer: the workers that wait for it serve, too
+# While others serve, this many times longer is hung: the workers that load it are to serve too.
 HUNG_FACTOR = 10
-# workers beyond those that the table asks for, each without a further slow mount
+# workers beyond the number of the table, each of which leaves one more slow mount out
 MOST_BESIDE = 3
 MOST_TRIALS = 3
 
 
 class Retrier:
-    """Looks at the workers of one generation, each time that it is asked to."""
+    """Retries the mounts of one generation; ``look`` is called four times a second."""
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
@@ -38,7 +37,7 @@ class Retrier:
         self._beside: list[Process] = []
 
     def look(self) -> None:
-        """Begin what it is time for."""
+        """Begin what is due."""
         generation = self._generation
         if generation.state is not GenerationState.SERVING or generation.config.pool.command:
             return
@@ -52,13 +51,13 @@ class Retrier:
             self._end_outages(ready)
             self._replace_lacking(ready, now)
             self._detach_hung(ready, loading, now)
-        elif len(loading) == len(generation.workers):  # else one is about to serve
+        elif len(loading) == len(generation.workers):  # else one will serve soon
             self._start_without_slow(loading, now)
         if ready or not loading:
             self._try(now)
 
     def _publish(self) -> None:
-        """Workers tell clients when to ask again."""
+        """Send workers the moments of the next tries, for Retry-After."""
         pauses = self._generation.outages.pauses
         if pauses != self._published:
             self._published = pauses
@@ -76,7 +75,7 @@ class Retrier:
                     lifecycle.info("%s: it has loaded, and serves", place, extra={"mount": name})
 
     def _replace_lacking(self, ready: list[Process], now: float) -> None:
-        """Have workers that lack what could be had replaced."""
+        """Replace a worker that lacks a mount which has loaded elsewhere."""
         generation = self._generation
         known = generation.outages.pauses.keys() - set(generation.outages.loaded)
         missing = {process: len(process.lacks - known) for process in ready}
@@ -96,12 +95,12 @@ class Retrier:
             self._start_beside(is_spare=True)
 
     def _start_without_slow(self, loading: list[Process], now: float) -> None:
-        """Nobody serves: where a mount takes long, one begins that leaves it out."""
+        """No worker serves: if a mount is slow, start a worker without it."""
         generation = self._generation
         why = "it has not loaded so far, and others serve meanwhile"
         slow = {process.loading: why for process in loading if is_slow(process, now)}
         left_out = generation.outages.left_out | slow
-        # whoever is on its way will wait there too, unless it leaves out the same
+        # a worker that loads now will wait there too, unless it leaves out the same mounts
         is_begun = any(
             slow.keys() <= process.left_out.keys()
             for process in loading
@@ -117,8 +116,8 @@ class Retrier:
             self._start_beside(left_out=left_out)
 
     def _detach_hung(self, ready: list[Process], loading: list[Process], now: float) -> None:
-        """Nobody that serves has the mount that a worker has been loading for so long: the others
-        are not to wait for it. One goes on with it; those that do the same are started again."""
+        """Workers hang at a mount that no serving worker has. Let one go on with it as a trial, end
+        the others, and start workers without the mount."""
         generation = self._generation
         for process in loading:
             name, seconds = process.loading, now - process.loading_since
@@ -137,7 +136,7 @@ class Retrier:
                     self._spawn()
 
     def _try(self, now: float) -> None:
-        """Begin with one mount, while no other is on its way; one that hangs holds up none."""
+        """Retry one mount at a time; one that is slow does not delay the others."""
         generation = self._generation
         trials = {c.trial: c for c in generation.processes.values() if c.trial}
         is_busy = not all(is_slow(process, now) for process in trials.values())
@@ -148,20 +147,20 @@ class Retrier:
             self._spawn(left_out=others, trial=name)
 
     def _start_beside(self, **purpose: Any) -> None:
-        """One more than there are to be, for a while."""
+        """Start one worker more than the table asks for, for a while."""
         self._beside = [process for process in self._beside if process in self._generation.workers]
         self._beside += self._spawn(**purpose)
 
     def _spawn(self, **purpose: Any) -> list[Process]:
-        """Start a worker. One that cannot be started is none, and tried again, as those are that
-        serve, whose failure is reported."""
+        """Start a worker, none if that fails: it is tried again at the next look, and a failure to
+        start is reported for workers that serve."""
         with contextlib.suppress(OSError):
             return [self._generation.spawn(**purpose)]
         return []
 
 
 def is_slow(process: Process, now: float, factor: float = 1) -> bool:
-    """Whether a worker has been loading one mount for so long that others should not wait."""
+    """A worker has been loading one mount for longer than ``factor`` times what others wait for."""
     before = process.loading_since - process.started
     longest = factor * max(SLOW_SECONDS, SLOW_SHARE * before)
     return bool(process.loading) and now - process.loading_since > longest

@@ -27,7 +27,7 @@ REST_SECONDS = 60.0
 
 
 class Scaler:
-    """Looks at the workers of one generation, each time that it is asked to."""
+    """Adapts the size of one generation; ``look`` is called once a second."""
 
     def __init__(self, generation: Generation, clock: Callable[[], float] = time.monotonic) -> None:
         self._generation = generation

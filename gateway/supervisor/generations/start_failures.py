@@ -1,25 +1,25 @@
-"""Which failures to start are news: what is tried again and again and fails for one reason is
-reported once, and once more when it serves.
+"""Which failures to start are logged: what is tried again and again and fails for one reason is
+logged once, and once more when it serves.
 
 Knows failures by their reasons alone.
 """
 
 import re
 
-# what differs from one try to the next in what servers write: times, pids, ports, addresses
+# parts of messages that differ from one try to the next: times, pids, ports, addresses
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:[.,:]\d+)*")
-# of one outage, however its reasons vary
+# of reasons that are logged for one outage
 MOST_REASONS = 8
 
-# what a person is told, who would wait for the next entry
+# for a reader who would wait for the next entry
 SILENCE = "further attempts are logged only if the reason changes"
 
 
 class StartFailures:
-    """Those since a process last served; false where there are none.
+    """The failures since a process last served; false if there are none.
 
-    ``has_served``: one of them ended after it had served for a short time, so that to serve again
-    says little.
+    ``has_served``: a process failed after it had served for a short time, so that to serve again
+    proves little.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,7 @@ class StartFailures:
         return bool(self._reasons)
 
     def note(self, reason: str, *, has_served: bool = False) -> bool:
-        """Whether a failure is news, that is, for a reason which the log does not have yet, but for
-        its numbers."""
+        """Whether to log a failure: the log does not have its reason yet, apart from numbers."""
         self.has_served |= has_served
         reason = _NUMBERS.sub("#", reason)
         if reason in self._reasons or len(self._reasons) >= MOST_REASONS:
@@ -40,7 +39,7 @@ class StartFailures:
         return True
 
     def end(self) -> bool:
-        """One serves, and is expected to go on; whether that is news."""
+        """A process serves and is expected to last; whether there were failures before."""
         is_news = bool(self)
         self._reasons.clear()
         self.has_served = False

@@ -1,10 +1,9 @@
 """The admin listener: /healthz (alive) and /readyz (ready), for health checks and load balancers,
-and /status, for who looks after the gateway. On TCP anybody on this machine may ask, so /status has
-no text of an app there: exceptions and URLs can hold secrets.
+and /status, for operators. On TCP any user of this machine may read it, so there /status has no
+text of an app: exceptions and URLs can hold secrets.
 
-Answers from a thread of its own, whatever the workers and the supervisor do, but reads nothing of
-theirs there: the supervisor's event loop is asked, in which all of it changes. Knows nothing of how
-the state came. Source: RFC 9110 §7.2 and §15.5.20, RFC 9112 §3.2 (Host).
+It has a thread of its own, so that a busy supervisor delays no connection, but reads objects of the
+supervisor in that one's event loop only. Source: RFC 9110 §7.2 and §15.5.20, RFC 9112 §3.2 (Host).
 """
 
 import asyncio
@@ -28,12 +27,12 @@ from gateway.uncaught import report_asyncio, report_own
 KNOWN = ["/healthz", "/readyz", "/status"]
 # from the connection to the end of the answer
 CLIENT_SECONDS = 5.0
-# for the supervisor's event loop, which may be busy
+# for an answer of the supervisor's event loop, which may be busy
 ASK_SECONDS = 3.0
-# one more takes the place of the oldest, which has had its time to ask
+# at most; one more replaces the oldest, which has had its time to send a request
 MOST_CLIENTS = 32
 LONGEST_HEAD_BYTES = 8192
-# what strangers may read of /status beside numbers: names of the gateway's own and of the table
+# texts of /status that any user may read: names of the gateway and of the table
 _TOLD = frozenset((
     "address", "generation", "how", "loading", "mount", "place", "pool", "state", "status", "table",
     "trigger",
@@ -45,8 +44,9 @@ AdminAnswer = tuple[int, dict[str, Any]]
 
 
 class AdminServer:
-    """Serves on an open listening socket. ``status`` gives (is it ready, what to say), ``report``
-    all that is known, and ``hosts`` the names by which it may be asked beside this machine's."""
+    """Serves on an open listening socket. ``status`` gives whether the gateway is ready and the
+    object for /readyz, ``report`` the object for /status, and ``hosts`` the names that a Host field
+    may have beside addresses and localhost."""
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class AdminServer:
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
 
     def start(self) -> None:
-        """Serve in the background."""
+        """Serve in a thread."""
         self._loop = asyncio.new_event_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """End it, and wait for that, unless it could not begin so far."""
+        """End the thread, and wait for that if it has begun."""
         self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(CLIENT_SECONDS)
 
@@ -86,7 +86,7 @@ class AdminServer:
         server.close()
 
     async def _take(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """One client, one answer."""
+        """Read one request and answer it."""
         task: Any = asyncio.current_task()
         self._clients[task] = None
         if len(self._clients) > MOST_CLIENTS:
@@ -102,7 +102,7 @@ class AdminServer:
                 await writer.drain()
             writer.close()
         except (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError):
-            writer.transport.abort()  # it has hung up, is too slow, or one of too many
+            writer.transport.abort()  # the client has left, is too slow, or one of too many
         finally:
             self._clients.pop(task, None)
 
@@ -133,7 +133,7 @@ class AdminServer:
         host = find_host(fields, version)
         is_local = connection.family == socket.AF_UNIX
         if not (is_local or is_own_host(host) or host in await self._hosts()):
-            # a name that leads here all the same: a web page may have had a browser ask (DNS
+            # another name that leads here: a web page may have made a browser send this (DNS
             # rebinding), and would read the answer
             return 421, {"status": "ask by an IP address, by localhost, or by a host of the table"}
         if method not in ("GET", "HEAD"):
@@ -151,7 +151,7 @@ class AdminServer:
 
 
 def to_json(report: dict[str, Any]) -> bytes:
-    """As it is sent."""
+    """The bytes that are sent."""
     return json.dumps(report).encode() + b"\n"
 
 
@@ -165,8 +165,8 @@ def parse_request_line(line: str) -> tuple[str, str, str]:
 
 
 def find_host(fields: list[str], version: str) -> str:
-    """The host that is asked, lower-case and without a port; "" where HTTP/1.0 names none. Raises
-    MalformedRequest (RFC 9112 §3.2: one Host, no more, no less)."""
+    """The host of the Host field, lower-case and without a port; "" if HTTP/1.0 has none. Raises
+    MalformedRequest (RFC 9112 §3.2: exactly one Host)."""
     named = [field.partition(":") for field in fields]
     hosts = [value.strip(" \t") for name, _, value in named if name.lower() == "host"]
     if not hosts and version == "HTTP/1.0":
@@ -177,7 +177,7 @@ def find_host(fields: list[str], version: str) -> str:
 
 
 def is_own_host(host: str) -> bool:
-    """Whether no stranger's name server can have made it lead here: an address, or localhost."""
+    """It is an address or localhost, which no foreign name server can make lead here."""
     if host in ("", "localhost") or host.endswith(".localhost"):
         return True
     with contextlib.suppress(ValueError):
@@ -186,7 +186,7 @@ def is_own_host(host: str) -> bool:
 
 
 def tell_strangers(value: Any) -> Any:
-    """``value`` without texts that an app or a client has a say in."""
+    """``value`` without texts that an app or a client can influence."""
     if isinstance(value, dict):
         return {
             key: tell_strangers(each)

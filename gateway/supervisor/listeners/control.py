@@ -1,8 +1,7 @@
-"""The control socket: a line of JSON asks, a line of JSON answers, and the connection ends. Before
-the answer there may be lines that tell how far it has come, ``{"progress": ...}``.
+"""The control socket, both sides: a line of JSON with a command, one with the answer, and the
+connection ends. Before the answer there may be lines with ``{"progress": ...}``.
 
-Both sides of it. Refuses to know what the commands do. Only the gateway's own user can connect; the
-file's mode sees to that.
+Only the gateway's own user can connect, by the mode of the file.
 """
 
 import asyncio
@@ -26,9 +25,9 @@ Command = Callable[[Question, Notify], Awaitable[Answer]]
 
 LONGEST_QUESTION_BYTES = 64 * 1024
 QUESTION_SECONDS = 5
-# for whoever has asked to read the answer
+# for the client to read the answer
 ANSWER_SECONDS = 60
-# of a question, in the log
+# of a command that is not valid, in the log
 SHOWN_BYTES = 100
 
 
@@ -45,9 +44,9 @@ async def serve_control(
                 writer.write(answer)
                 await writer.drain()
         except (OSError, EOFError):
-            pass  # who asked has gone, said nothing, or does not read
+            pass  # the client has left, sent nothing, or does not read
         except asyncio.CancelledError:
-            pass  # the gateway ends, and that is the answer to `stop`
+            pass  # the gateway ends, which is the answer to `stop`
         finally:
             writer.close()
 
@@ -62,19 +61,19 @@ def _send_progress(writer: asyncio.StreamWriter, progress: str) -> None:
 
 
 async def _read_question(reader: asyncio.StreamReader) -> bytes:
-    """The line that asks; "" for one that is too long. Raises OSError and EOFError."""
+    """The line with the command; "" if it is too long. Raises OSError and EOFError."""
     async with asyncio.timeout(QUESTION_SECONDS):
         try:
             return await reader.readuntil(b"\n")
         except asyncio.LimitOverrunError:
-            # a close with unread input would reset the connection, and the answer be lost
+            # closing with unread input would reset the connection, and lose the answer
             while (more := await reader.read(LONGEST_QUESTION_BYTES)) and b"\n" not in more:
                 pass
             return b""
 
 
 async def _answer(line: bytes, commands: Mapping[str, Command], notify: Notify) -> bytes:
-    """The line that answers, whatever goes wrong."""
+    """The line with the answer, also if the command fails."""
     try:
         return _to_line(await _obey(line, commands, notify))
     except Exception as error:  # noqa: BLE001  whatever it is
@@ -106,11 +105,11 @@ def ask(
     patience_seconds: float | None = None,
     **more: str | list[str],
 ) -> Answer:
-    """What the gateway whose control socket is at ``path`` answers, once it has done it; nothing
-    where it ends instead. Raises GatewayError where there is none, it is silent for longer than
-    ``patience_seconds``, or it is another user's.
+    """The answer of the gateway whose control socket is at ``path``, once it has obeyed; empty if
+    it ends instead. Raises GatewayError if there is none, if it is silent for longer than
+    ``patience_seconds``, or if the socket is another user's.
 
-    ``on_progress`` gets each line that it tells meanwhile.
+    ``on_progress`` is called with each line of progress.
     """
     answer: Answer = {}
     with socket.socket(socket.AF_UNIX) as connection:
@@ -132,7 +131,8 @@ def ask(
 
 
 def _check_peer(connection: socket.socket, path: Path) -> None:
-    """The caller, root, or whoever owns the directory, and so decides what is in it."""
+    """Raises GatewayError unless the other side is the caller, root, or the owner of the directory,
+    who decides what is in it."""
     user = find_peer_user(connection)
     if user not in (os.geteuid(), 0, path.parent.stat().st_uid):
         raise GatewayError(

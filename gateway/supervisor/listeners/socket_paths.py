@@ -1,9 +1,8 @@
-"""Where the control socket and the pools' sockets lie: directories in which their owner alone can
-create names, so that nothing found there is another user's.
+"""The directories of the control socket and of the pools' sockets: their owner alone can create
+names there, so that nothing found there is another user's.
 
-Owns finding, making, checking and removing these directories. Refuses to know what listens in them.
-Source: the XDG Base Directory Specification (XDG_RUNTIME_DIR), file-hierarchy(7) (/run), open(2)
-(O_NOFOLLOW), inode(7) (the sticky bit).
+Finds, makes, checks and removes these directories. Source: the XDG Base Directory Specification
+(XDG_RUNTIME_DIR), file-hierarchy(7) (/run), open(2) (O_NOFOLLOW), inode(7) (the sticky bit).
 """
 
 import contextlib
@@ -22,8 +21,8 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_control(control: str, table: str | Path) -> Path:
-    """The path of the control socket for the setting ``server.control`` of ``table``; its directory
-    is made where that is not named. Raises ConfigError where there can be none."""
+    """The path of the control socket for the setting ``server.control`` of ``table``; without that
+    setting its directory is made. Raises ConfigError if that cannot be done."""
     if control == "auto":
         return _make_place() / _name_socket(table)
     path = Path(control.removeprefix("unix:"))
@@ -36,8 +35,8 @@ def make_control(control: str, table: str | Path) -> Path:
 
 
 def find_control(control: str, table: str | Path) -> Path:
-    """Where a command finds that socket, of another user's gateway too where root asks; where it
-    would be, if there is none."""
+    """The path at which a command finds that socket, or at which it would be. For root, that of
+    another user's gateway too."""
     if control != "auto":
         return Path(control.removeprefix("unix:"))
     paths = [place / _name_socket(table) for place in _find_places(table)]
@@ -46,7 +45,7 @@ def find_control(control: str, table: str | Path) -> Path:
 
 
 def _rank(path: Path) -> int:
-    """2 for a socket, 1 for what cannot be known, else 0."""
+    """2 for a socket, 1 for a path that cannot be examined, else 0."""
     try:
         return 2 * stat.S_ISSOCK(path.lstat().st_mode)
     except PermissionError:
@@ -64,7 +63,8 @@ def _name_socket(table: str | Path) -> str:
 
 
 def _make_place() -> Path:
-    """The first directory that can be had. Others may pass through root's, to pools of theirs."""
+    """The first directory that can be made. Root's can be passed through by others, whose pools
+    have sockets below it."""
     user = os.geteuid()
     for place in _list_shared(user):
         with contextlib.suppress(OSError):
@@ -83,8 +83,8 @@ def _make_place() -> Path:
 
 
 def _list_shared(user: int) -> list[Path]:
-    """Directories below others that strangers cannot write to. /run/gateway is made by whoever
-    starts the gateway as this user, such as systemd or an image."""
+    """Directories of the gateway below ones that strangers cannot write to. /run/gateway is made by
+    what starts the gateway as this user, such as systemd or an image."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     is_usable = user and runtime.startswith("/") and _is_own(Path(runtime), user)
     return [*([Path(runtime) / "gateway"] if is_usable else []), RUN / "gateway"]
@@ -95,7 +95,7 @@ def _name_temporary(user: int) -> Path:
 
 
 def _is_own(place: Path, user: int) -> bool:
-    """Whether it is a directory, no link to one, in which ``user`` alone can create names."""
+    """It is a directory, not a link, in which ``user`` alone can create names."""
     try:
         found = place.lstat()
     except OSError:
@@ -105,8 +105,8 @@ def _is_own(place: Path, user: int) -> bool:
 
 
 def _restrict(place: Path, mode: int) -> None:
-    """Give a directory of ours its mode. Raises ConfigError where it is another user's, or was open
-    to others, who may have left something there; OSError where it is no directory."""
+    """Give a directory of ours its mode. Raises ConfigError if it is another user's, or if others
+    could write to it and may have left something there; OSError if it is no directory."""
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         found = os.fstat(descriptor)
@@ -122,10 +122,10 @@ def _restrict(place: Path, mode: int) -> None:
 
 @contextlib.contextmanager
 def making_folder(control: Path) -> Iterator[Path]:
-    """A folder for the sockets of pools, beside the control socket, which is this gateway's by now.
-    Others may pass through it to what is theirs, and see or change nothing. It is gone at the end.
+    """A folder for the sockets of pools, beside the control socket, which this gateway has opened.
+    Others can pass through it, and list or change nothing. It is removed at the end.
 
-    Raises ConfigError where there is another user's, or a link."""
+    Raises ConfigError if another user's folder, or a link, is in its place."""
     is_usual = control.suffix == ".sock"
     folder = (
         control.with_suffix(".pools") if is_usual else control.with_name(f"{control.name}-pools")
@@ -148,14 +148,14 @@ def making_folder(control: Path) -> Iterator[Path]:
 
 
 def _find_places(table: str | Path) -> list[Path]:
-    """The directories in which a gateway may have made its socket that the caller may ask: its own,
-    and for root those of the table's owner, too."""
+    """The directories in which a gateway that the caller may command may have made its socket: the
+    caller's own, and for root those of the table's owner too."""
     caller = os.geteuid()
     places = [(place, caller) for place in _list_shared(caller)]
     users = [caller]
     if not caller:
         users += _find_owner(table)
-        # root alone decides whose that is
+        # only root decides who owns that
         places += [(RUN / "gateway", owner) for owner in _find_owner(RUN / "gateway")]
     for user in dict.fromkeys(users):
         places += [(RUN / "user" / str(user) / "gateway", user), (_name_temporary(user), user)]

@@ -1,6 +1,6 @@
 """Listening sockets: opened once, owned for the supervisor's whole life, inherited by all workers.
 
-Knows nothing of who accepts. Source: socket(7), unix(7).
+Source: socket(7), unix(7).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def split_address(address: str) -> tuple[str, int]:
 def open_listener(address: str, key: str) -> socket.socket:
     """A bound, listening socket for ``HOST:PORT``, ``[IPv6]:PORT`` or ``unix:/path``.
 
-    ``key`` is the table's key, for the message. Raises ConfigError where it cannot be had.
+    ``key`` is the table's key, for the message. Raises ConfigError if it cannot be opened.
     """
     try:
         if address.startswith("unix:"):
@@ -51,7 +51,8 @@ def open_listener(address: str, key: str) -> socket.socket:
 
 
 def open_control(path: Path) -> socket.socket:
-    """A listening socket for this user alone. Raises ConfigError, where a gateway answers too."""
+    """A listening socket for this user alone. Raises ConfigError, also if a gateway
+    answers there."""
     try:
         return _open_unix(path, 0o600)
     except OSError as error:
@@ -62,7 +63,8 @@ def open_control(path: Path) -> socket.socket:
 
 
 def open_pool_listener(path: Path, user: int) -> socket.socket:
-    """A pool's listening socket, for the front workers alone: ``user``'s, -1 for this one."""
+    """A pool's listening socket, to which only the front workers' ``user`` can connect; -1 is the
+    user of this process."""
     try:
         listener = _open_unix(path, 0o600)
         with _closing_on_error(listener):
@@ -74,13 +76,14 @@ def open_pool_listener(path: Path, user: int) -> socket.socket:
 
 
 def open_handover() -> Pair:
-    """What one end is given, one of those takes who have the other: whole messages (unix(7))."""
+    """A pair of sockets: each message that is sent on one is received whole, by one of the
+    processes that read the other (unix(7))."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def _open_unix(path: Path, mode: int) -> socket.socket:
-    # the file of a gateway that was killed is in the way; one that still answers is not ours, and
-    # where a link leads is for nobody to find out
+    # the file of a gateway that was killed is removed; not one at which somebody answers, and links
+    # are not followed
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
             path.unlink()
@@ -103,8 +106,8 @@ def _answers(path: Path) -> bool:
 
 @contextlib.contextmanager
 def removing(listener: socket.socket) -> Iterator[socket.socket]:
-    """At the end remove its file, if it has one, and close it: in this order, so that what another
-    gateway makes there, once nobody answers, is left alone."""
+    """At the end remove the file of a socket, if it has one, and close it. In this order: once it
+    is closed, another gateway may make its own file there."""
     path = find_path(listener)
     made = _mark(path)
     try:
@@ -116,7 +119,7 @@ def removing(listener: socket.socket) -> Iterator[socket.socket]:
 
 
 def _mark(path: Path | None) -> tuple[int, int]:
-    """Which file it is; numbers are used again."""
+    """What identifies a file; inode numbers are used again, so its time is part of it."""
     try:
         found = path.lstat() if path else None
     except OSError:
@@ -141,7 +144,7 @@ def _closing_on_error(listener: socket.socket):  # type: ignore[no-untyped-def]
 
 
 def raise_descriptor_limit() -> None:
-    """As many open files as the hard limit allows: each connection is one."""
+    """Allow as many open files as the hard limit does: each connection is one."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -150,7 +153,7 @@ def raise_descriptor_limit() -> None:
 
 
 def describe(listener: socket.socket) -> str:
-    """Where it can be reached, as a person types it."""
+    """The address of a listening socket, as in the table."""
     if path := find_path(listener):
         return f"unix:{path}"
     host, port = listener.getsockname()[:2]

@@ -1,6 +1,6 @@
-"""The trial of new workers: for a while after a swap their server errors are counted.
+"""The canary: counts the server errors of new workers for a while after a reload.
 
-An observer; refuses to know what follows from its verdict. Source: the setting ``server.watch``.
+Only observes; the caller acts on the verdict. Source: the setting ``server.watch``.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from gateway.supervisor.generations.generation import Generation
 from gateway.supervisor.pools.pool import Change, Means
 
 COUNT_SECONDS = 0.25
-# of fewer responses a share says nothing
+# with fewer responses a share means nothing
 LEAST_RESPONSES = 20
 
 
 class Canary:
-    """Begins with the swap that ``changes`` made, by pool; ``find`` gives the generation of a pool
-    that serves: a pool that slept has another one each time that it is woken."""
+    """Begins with the commit of ``changes``, by pool. ``find`` gives the current generation of a
+    pool, which is another one each time that the pool has been woken."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Canary:
         self._watch = watch
         self._find = find
         self._ends = time.monotonic() + watch.for_seconds
-        # of each candidate's generations, what was counted before: answers to probes are no sign
+        # with the counts so far of each new generation: answers to probes do not count
         self._candidates = {
             name: (change.old, {change.new: change.new.count()})
             for name, change in changes.items()
@@ -37,7 +37,8 @@ class Canary:
         }
 
     async def judge(self) -> str:
-        """Wait for the end, or for too many errors: why the new workers are worse, "" if not."""
+        """Wait for the end of the time, or for too many errors. Why the new workers are worse, ""
+        if they are not."""
         while self._candidates and time.monotonic() < self._ends:
             await asyncio.sleep(COUNT_SECONDS)
             for name, (old, news) in self._candidates.items():
@@ -57,11 +58,11 @@ class Canary:
         return (
             f"{failures} of {responses} responses were server errors, {share:.1%}; "
             f"{self._watch.max_error_rate:.1%} are allowed (server.watch), and {share_before:.1%} "
-            "were of the workers before"
+            "were those of the previous workers"
         )
 
 
 def _count_since(generations: dict[Generation, tuple[int, int]]) -> tuple[int, int]:
-    """Responses and failures of all of them together, beyond those of before."""
+    """Responses and failures of all generations together, beyond their earlier counts."""
     counts = [(*each.count(), *before) for each, before in generations.items()]
     return sum(r - b for r, _, b, _ in counts), sum(f - b for _, f, _, b in counts)

@@ -1,9 +1,9 @@
-"""Which pools an edit of code concerns: those whose workers have loaded the file, or own it.
+"""Which pools an edit of code affects: those whose workers have loaded the file, or that own it.
 
-A file that no worker has loaded, such as a template or a new module, is the pools' that have an app
-in its folder, the topmost below the directory from which apps are imported; where no app is there,
-it is everybody's. A command says nothing of what it has loaded: its own folder, and those that are
-no app's, are its files. Refuses to know what a reload is.
+A file that no worker has loaded, such as a template or a new module, belongs to the pools with an
+app in its folder: the topmost one below the directory from which apps are imported. If no app is
+there, it belongs to all pools. A command does not report what it has loaded: to it belong its own
+folder, and all that belong to no app.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ from gateway.supervisor.generations.generation import Generation, GenerationStat
 from gateway.supervisor.pools.pool import Pool
 from gateway.supervisor.processes.process import NORMAL_SILENCE_SECONDS, Process, ProcessState
 
-# for a worker that does not hear; one whose loop is silent is not waited for
+# how long a worker is waited for; one whose event loop does not turn is not waited for
 FIND_SECONDS = 5.0
 SILENCE_LOOK_SECONDS = 0.1
 _MODULE = re.compile(r"([A-Za-z_]\w*)[\w.]*:")
 
 
 async def find_stale(pools: Mapping[str, Pool], paths: list[Path]) -> set[str]:
-    """The names of those that have to load their code again, since ``paths`` were edited."""
+    """The names of the pools that have to load their code again after an edit of ``paths``."""
     configs = {name: pool.config for name, pool in pools.items() if pool.config is not None}
     answers = await asyncio.gather(*(_find_loaded(pools[name], paths) for name in configs))
     loaded = dict(zip(configs, answers, strict=True))
     try:
         folders = await FileTask(partial(_find_all_folders, configs)).finish()
     except UnreachableError:
-        folders = {name: set() for name in configs}  # what is nobody's is everybody's
+        folders = {name: set() for name in configs}  # no app is known: all files belong to all
     commands = {name for name, config in configs.items() if config.pool.command}
     stale = {name for name, files in loaded.items() if files is None}
     for path in paths:
@@ -46,8 +46,8 @@ async def find_stale(pools: Mapping[str, Pool], paths: list[Path]) -> set[str]:
 
 
 async def _find_loaded(pool: Pool, paths: list[Path]) -> set[Path] | None:
-    """Those of ``paths`` that the pool has loaded; None where it does not say, or has failed, so
-    that any edit may be what mends it."""
+    """Those of ``paths`` that the pool has loaded. None if it does not answer, or has failed, so
+    that any edit may be the correction."""
     generation = pool.current
     if generation is None or generation.failed:
         return None
@@ -86,7 +86,7 @@ def _find_all_folders(configs: Mapping[str, Config]) -> dict[str, set[Path]]:
 
 
 def find_folders(config: Config) -> set[Path]:
-    """The topmost folders, or single modules, of the apps of a pool, or of its command."""
+    """The topmost folders, or single modules, of a pool's apps or of its command."""
     targets = [mount.target for mount in config.mounts]
     names = {t.import_string.partition(":")[0] for t in targets if isinstance(t, AppTarget)}
     tops = {name.partition(".")[0] for name in names}

@@ -1,7 +1,7 @@
-"""Leads the front workers to the servers that pools run: each has an address of its own, which
-changes whenever one starts or ends.
+"""Publishes the addresses of pools' processes to the front workers. A command, or a worker of a
+sticky pool, has an address of its own, which changes with each start and exit.
 
-Owns no process. Refuses to know why an address has changed.
+Owns no process.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ Pauses = dict[str, tuple[str, float]]
 
 
 class Endpoints:
-    """``pools`` are those that serve, by name, and ``front`` is the one that asks the others."""
+    """``pools`` are all pools by name, and ``front`` is the name of the one that forwards to the
+    others."""
 
     def __init__(
         self,
@@ -37,12 +38,12 @@ class Endpoints:
         self._published: WeakKeyDictionary[Process, Pauses] = WeakKeyDictionary()
 
     def find_addresses(self, name: str) -> tuple[str, ...]:
-        """Where the servers of a pool are now; none where it has none that answers."""
+        """The addresses at which processes of a pool answer now."""
         pool = self._pools.get(name)
         return pool.current.addresses if pool and pool.current else ()
 
     def is_asked(self, address: str) -> bool:
-        """Whether a front worker may still send requests there."""
+        """A front worker may still send requests to that address."""
         return any(
             isinstance(mount.target, UpstreamTarget) and address in mount.target.addresses
             for generation in self._pools[self._front].generations
@@ -51,27 +52,28 @@ class Endpoints:
         )
 
     def note_change(self) -> None:
-        """See whether an address has changed, or when the next one is to be expected, and tell the
-        front workers of it."""
+        """Publish addresses if one has changed, else the moments at which missing ones are expected
+        again."""
         if self._publishing.locked():
-            return  # it does so at its end
+            return  # which looks again at its end
         if self._find_outdated():
             self._start_task(keep_up(self.publish))
         else:
             self._put_off()
 
     async def publish(self) -> None:
-        """Have all front workers, those that retire too, ask where the servers are now."""
+        """Send the present addresses to all front workers, retiring ones included. Waits until they
+        have applied them."""
         async with self._publishing:
             while outdated := self._find_outdated():
                 for generation in outdated:
                     config = redirect(generation.config, self.find_addresses)
                     await inplace.apply(generation, config)
-        self._published.clear()  # what is applied in place knows nothing of it
+        self._published.clear()  # a change in place has discarded that in the workers
         self._put_off()
 
     def _put_off(self) -> None:
-        """Have front workers say when servers that are away are started again."""
+        """Send front workers the moments at which missing servers start again, for Retry-After."""
         pauses = self._find_pauses()
         for generation in self._pools[self._front].generations:
             for process in generation.processes.values():

@@ -1,8 +1,8 @@
-"""Whose requests end workers: what was in flight at their deaths, and at other moments.
+"""Whose requests end workers: compares what was in flight at their deaths with other moments.
 
-Owns the rule; refuses to know processes, and what follows from a verdict. A death alone proves
-nothing, since requests of several mounts may be in flight, and a busy mount is in flight at every
-death. A mount is held responsible in two cases:
+A pure rule, without processes; the caller acts on the verdict. One death proves nothing, since
+requests of several mounts may be in flight, and a busy mount is in flight at every death. A mount
+is held responsible in two cases:
 
 - at ``LEAST_DEATHS`` deaths it was the only one that could be
 - it, or one of its requests, was in flight at so many of the deaths that chance would bring that
@@ -16,14 +16,14 @@ from math import comb
 
 from gateway.inflight import InFlightRequest
 
-# how long a death counts
+# a death counts for this long
 WINDOW_SECONDS = 600.0
 LEAST_DEATHS = 3
 MOST_DEATHS = 100
 CHANCE = 0.001
-# what a look counts at the next one, half a second later: about a third after ten minutes
+# weight of a look at the next one, half a second later: about a third is left after ten minutes
 DECAY = 1 - 1 / 1200
-# of requests in flight at a death, to be looked for from then on
+# of requests that were in flight at a death and are counted from then on
 MOST_REQUESTS = 200
 
 # a mount, or one request of it: its method and target
@@ -62,7 +62,7 @@ class Presence:
 
 
 class Evidence:
-    """That of one pool."""
+    """The evidence of one pool."""
 
     def __init__(self) -> None:
         self._deaths: deque[Death] = deque(maxlen=MOST_DEATHS)
@@ -70,13 +70,13 @@ class Evidence:
         self._looks = 0.0
 
     def look(self, workers: Collection[Collection[InFlightRequest]]) -> None:
-        """Take note of what is in flight in each worker that is well."""
+        """Count what is in flight in each worker that is well."""
         seen: dict[Key, int] = {}
         for requests in workers:
             for key in {key for request in requests for key in keys_of(request)}:
                 seen[key] = seen.get(key, 0) + 1
         for key in seen:
-            if not key[1]:  # a mount's: it is remembered from its first request on
+            if not key[1]:  # a mount is counted from its first request on
                 self._find(key)
         for key, presence in self._presence.items():
             presence.note(seen.get(key, 0) / len(workers))
@@ -96,15 +96,15 @@ class Evidence:
 
     def _find(self, key: Key) -> Presence:
         if key not in self._presence:
-            # a mount that was not seen so far was not in flight; of a request nothing is known
+            # a mount without looks was never in flight so far; a request was not looked for
             self._presence[key] = Presence(0.0 if key[1] else self._looks)
         return self._presence[key]
 
     def judge(self, more_seconds: Mapping[str, float]) -> Key | None:
-        """The mount that is responsible for the last death, with its request where that is what
-        tells; None where it is not certain.
+        """The mount that is responsible for the last death, with the request if that is the
+        evidence; None if it is not certain.
 
-        ``more_seconds`` are added to the window of a mount: for so long it could do nothing.
+        ``more_seconds`` extends the window of a mount: the time that it spent in quarantine.
         """
         last = self._deaths[-1]
         found = []
@@ -113,13 +113,13 @@ class Evidence:
             alone = sum(death.is_sure and death.mounts == {mount} for death in deaths)
             keys = (key for key in last.keys if key[0] == mount)
             chance, key = min((self._chance(key, deaths), key) for key in keys)
-            # any of those in flight could be the one that chance has picked
+            # chance could have picked any of those in flight
             if alone >= LEAST_DEATHS or chance * len(last.keys) < CHANCE:
                 found.append((alone, -chance, key))
         return max(found)[2] if found else None
 
     def count(self, mount: str = "", more_seconds: float = 0) -> int:
-        """How many deaths count, at which ``mount`` was in flight; "" is any."""
+        """The number of recent deaths at which ``mount`` was in flight; "" is any mount."""
         since = self._deaths[-1].moment - WINDOW_SECONDS - more_seconds
         return sum(not mount or mount in death.mounts for death in self._deaths_since(since))
 
@@ -127,7 +127,7 @@ class Evidence:
         return [death for death in self._deaths if death.moment >= moment]
 
     def _chance(self, key: Key, deaths: list[Death]) -> float:
-        """How likely it is in flight at as many deaths as it was, or more, by chance alone."""
+        """The probability that it is in flight at this many deaths, or more, by chance alone."""
         found = sum(key in death.keys for death in deaths)
         share, count = self._presence[key].share, len(deaths)
         if found < LEAST_DEATHS:

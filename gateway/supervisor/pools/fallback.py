@@ -1,7 +1,7 @@
-"""Answers at a pool's socket in its workers' stead, while there are none.
+"""The fallback responder: answers 503 on a pool's socket while the pool has no workers.
 
-Knows nothing of pools. The socket is the supervisor's and stays open, so without an answer a
-request would wait for as long as its mount lets it, and at the front for ever.
+The socket belongs to the supervisor and stays open, so without an answer a request would wait until
+its mount's timeout, and at the front for ever.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from gateway.protocol.error_page import build_error_page
 from gateway.supervisor.tasks import start
 
 STATUS = "503 Service Unavailable"
-# to take in what the client is still sending: a close with unread input would reset the connection
+# to read what the client is still sending: closing with unread input would reset the connection
 LINGER_SECONDS = 2.0
 MOST_AT_A_TIME = 100
 PAUSE_SECONDS = 1.0
 
 
 class FallbackResponder:
-    """Refuses every connection on ``listener`` between ``open`` and ``close``. Each that it accepts
-    is answered, also one that it has accepted just before ``close``."""
+    """Answers every connection on ``listener`` between ``open`` and ``close``, including those that
+    it has accepted before ``close``."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -34,18 +34,18 @@ class FallbackResponder:
         self._refusing: set[asyncio.Task[None]] = set()
 
     def open(self, cause: str, retry_seconds: float) -> None:
-        """Answer 503 from now on, with ``cause`` for a person, and how long it is until
-        ``retry_seconds`` are over: Retry-After (RFC 9110 §10.2.3)."""
+        """Answer 503 from now on, with ``cause`` as text on the page, and with the time until
+        ``retry_seconds`` from now are over as Retry-After (RFC 9110 §10.2.3)."""
         self._page = build_error_page(STATUS, cause, "")
         self._retry = time.monotonic() + retry_seconds
         if self._socket is None:
-            # a descriptor of its own: another may wait for the pool to be asked for
+            # a descriptor of its own: a sleeping pool watches the other one
             try:
                 sock = self._listener.dup()
-            except OSError as error:  # there is none: to be called again at the next change
+            except OSError as error:  # no descriptor is left; the next change tries again
                 self._note_shortage(error)
                 return
-            sock.setblocking(False)  # as it is for workers, with which it is shared
+            sock.setblocking(False)  # as workers have it, which share it
             asyncio.get_running_loop().add_reader(sock, self._accept, sock)
             self._socket = sock
 
@@ -72,8 +72,8 @@ class FallbackResponder:
             task.add_done_callback(self._refusing.discard)
 
     def _pause(self, sock: socket.socket, error: OSError) -> None:
-        """There is no descriptor for it, or no memory: it stays in the queue, and would have the
-        loop turn without a pause. As asyncio's own servers do."""
+        """No descriptor or memory is left, and the connection stays in the queue: stop accepting
+        for a while, as asyncio's servers do, else the event loop would spin."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(sock)
         loop.call_later(PAUSE_SECONDS, self._go_on, sock)

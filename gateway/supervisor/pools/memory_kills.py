@@ -1,4 +1,4 @@
-"""Whether the kernel kills processes because memory has run out.
+"""Whether the kernel has killed processes because memory had run out.
 
 Source: cgroups(7), the kernel's cgroup-v1/memory and cgroup-v2 documents (``oom_kill`` in
 ``memory.oom_control`` and ``memory.events``), proc_vmstat(5).
@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-# a large process takes a while to end
+# how long a kill is recent: a large process takes a while to end
 RECENT_SECONDS = 5.0
 _COUNT = re.compile(r"^oom_kill ([0-9]+)$", re.MULTILINE)
 
 
 class MemoryKills:
-    """Counts those of this process's own control group, or of the machine where it has none."""
+    """Counts the kills in this process's control group, or on the machine if it has none."""
 
     def __init__(self) -> None:
         self._file = find_counter()
@@ -23,14 +23,15 @@ class MemoryKills:
         self._last = float("-inf")
 
     def look(self) -> None:
-        """To be called all the time, so that an old kill is not taken for a new one."""
+        """Read the count. To be called twice a second, so that an old kill is not mistaken for a
+        new one."""
         count = self._read()
         if count > self._count:
             self._last = time.monotonic()
         self._count = count
 
     def is_recent(self) -> bool:
-        """Whether there was one a moment ago."""
+        """A process was killed within RECENT_SECONDS."""
         self.look()
         return time.monotonic() - self._last < RECENT_SECONDS
 
@@ -43,7 +44,7 @@ class MemoryKills:
 
 
 def find_counter() -> Path:
-    """The file that has the count."""
+    """The file with the count."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:

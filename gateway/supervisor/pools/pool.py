@@ -439,7 +439,7 @@ class Pool:
             self._forget(old)
             return
         self._end_oldest()
-        # a server of another make takes none
+        # a command takes none
         await old.leave(hands_over=not after.pool.command)
         self._start_task(keep_up(lambda: self._keep(old, after.server)))
 

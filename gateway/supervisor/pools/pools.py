@@ -1,6 +1,6 @@
-"""All pools of a table: a reload changes each that has to change, and all or none of them.
+"""All pools of a table. A reload changes each pool that has to change, and all of them or none.
 
-Owns the pools' sockets. Knows neither the table's text nor what asked for a change.
+Owns the pools and their sockets. Knows neither the table's text nor what asked for a change.
 """
 
 import asyncio
@@ -39,23 +39,23 @@ from gateway.supervisor.processes.start_gate import StartGate
 from gateway.supervisor.processes.worker import WorkerProcess
 from gateway.supervisor.tasks import guard, guarded, keep_up
 
-# how often it is looked at what is in flight
+# between two looks at what is in flight
 SAMPLE_SECONDS = 0.5
 UNCHANGED = "nothing has changed"
-# of sleeping pools, each in one worker beside those that serve
+# of sleeping pools that are tried at a time, each in one worker
 MOST_TRIED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class TableChange:
-    """What a reload changes of a table: ``changes`` of its pools, those that come and that go."""
+    """What a reload changes: the tables ``before`` and ``after``, and the ``changes`` by pool."""
 
     before: Config
     after: Config
     changes: dict[str, Change] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """How it is brought about, for a person."""
+        """How the change is made, as text for a person."""
         if not self.changes:
             return UNCHANGED
         parts = [
@@ -74,10 +74,10 @@ def _describe(means: Means, names: list[str]) -> str:
 
 
 class Pools:
-    """``config`` is the table that is served; ``folder`` is where the pools' sockets are made.
+    """``config`` is the table that is served. The pools' sockets are made in ``folder``.
 
-    ``start_task`` runs what goes on in the background. ``style`` is that of the workers' log; ""
-    is what the table says.
+    ``start_task`` runs work in the background. ``style`` is the style of the workers' log, "" for
+    that of the table.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Pools:
         self.is_stopping = False
 
     def note_stopping(self) -> None:
-        """Nothing is to be started, and no end of a worker is anybody's fault, from now on."""
+        """The gateway is stopping: prepare no change, and hold no mount responsible for an exit."""
         self.is_stopping = True
 
     @property
@@ -114,7 +114,7 @@ class Pools:
 
     @property
     def generations(self) -> list[Generation]:
-        """All that have not ended."""
+        """All generations that have not ended, of all pools."""
         pools = [*self._pools.values(), *self._closing]
         return [generation for pool in pools for generation in pool.generations]
 
@@ -124,19 +124,19 @@ class Pools:
         return {name: pool.current.id for name, pool in self._pools.items() if pool.current}
 
     def find_current(self, name: str) -> Generation | None:
-        """The generation of a pool that serves."""
+        """The current generation of a pool, None if it has none."""
         pool = self._pools.get(name)
         return pool.current if pool else None
 
     @property
     def failed(self) -> dict[str, Report]:
-        """What those mounts report that did not load, or whose pool has no worker, by name."""
+        """The reports of mounts that did not load, or whose pool has no worker, by name."""
         pools = self._pools.values()
         return {name: report for pool in pools for name, report in pool.failed.items()}
 
     def describe_unwell(self) -> list[str]:
-        """Of each mount that holds up no reload, since it has never been better: where and why.
-        Its probe fails, and it serves, or its pool never came to have a worker."""
+        """Place and reason of each mount that fails and does not make a reload fail: its probe
+        fails and it serves, or its pool has never had a worker."""
         effects = {"is_loaded": "; it serves", "is_alone": "; it answers 503"}
         return [
             describe_failure(self.config, report, effect)
@@ -147,11 +147,11 @@ class Pools:
 
     @property
     def is_whole(self) -> bool:
-        """Whether each mount has a pool that has come up."""
+        """Each mount has a pool that has come up."""
         return not any(report.get("is_alone") for report in self.failed.values())
 
     def serve(self, config: Config) -> None:
-        """Start all for the first time."""
+        """Start all pools for the first time."""
         self.config = config
         self._start_task(keep_up(self._watch))
         for name, own in self._cut(config).items():
@@ -162,7 +162,7 @@ class Pools:
         return cut(config, find_socket, self._endpoints.find_addresses)
 
     def _find_socket(self, name: str) -> Path:
-        # a mount's own pool is named after it, and a socket's path has to be short (unix(7))
+        # a mount's own pool has the mount's name, and a socket's path has to be short (unix(7))
         return self._folder / f"{sha256(name.encode()).hexdigest()[:12]}.sock"
 
     def _find(self, name: str) -> Pool:
@@ -183,7 +183,8 @@ class Pools:
     def _start(
         self, listener: socket.socket, pair: Pair, generation: Generation, purpose: Purpose
     ) -> Process:
-        """A process of a generation: a worker on its pool's socket, or its command."""
+        """Start a process of a generation: a worker on its pool's socket, or the pool's command.
+        Raises OSError and ConfigError."""
         config, environment = generation.config, generation.environment
         take = partial(self._take_report, generation)
         if config.pool.command:
@@ -195,7 +196,7 @@ class Pools:
             return WorkerProcess(
                 config, style, generation.id, environment, take, purpose, listener, pair
             )
-        # a worker that clients come back to has a socket of its own
+        # a worker of a sticky pool has a socket of its own, for clients that come back to it
         place = self._folder / f"worker-{next(self._own_sockets)}.sock"
         with self._listen(place) as own:
             return WorkerProcess(
@@ -215,7 +216,7 @@ class Pools:
                 look()
 
     def note_exit(self, generation: Generation, process: Process, wait_status: int) -> None:
-        """A process of a generation was reaped; ``wait_status`` as waitpid's."""
+        """A process of a generation was reaped, with ``wait_status`` as of waitpid."""
         is_out_of_memory = False
         with guarded("whether memory has run out"):
             is_out_of_memory = self._memory_kills.is_recent()
@@ -230,7 +231,8 @@ class Pools:
         take_report(generation, process, report)
 
     def _publish_quarantines(self, ends: dict[str, float]) -> None:
-        """The front workers answer for the mounts of all pools, those that are kept too."""
+        """Send the quarantines to all front workers, those on standby included: they answer for the
+        mounts of all pools."""
         for generation in self.main.generations:
             for process in generation.processes.values():
                 process.quarantine(ends)
@@ -238,12 +240,12 @@ class Pools:
     # --- changing -----------------------------------------------------------------------------
 
     async def find_stale(self, paths: list[Path]) -> set[str]:
-        """The names of the pools whose code is in ``paths``."""
+        """The names of the pools that an edit of ``paths`` affects."""
         return await find_stale(self._pools, paths)
 
     async def prepare(self, config: Config, *, anew: Callable[[str], bool]) -> TableChange:
-        """Make ready to serve ``config``, with new workers in each pool whose name is to begin
-        ``anew``. Raises AppLoadError; then nothing has changed."""
+        """Make ready to serve ``config``, with new workers in each pool for whose name ``anew`` is
+        true. Raises AppLoadError; then nothing has changed."""
         if self.is_stopping:
             raise AppLoadError("the gateway is stopping")
         wanted = self._cut(config)
@@ -257,12 +259,12 @@ class Pools:
         )
 
     async def _prepare_one(self, name: str, config: Config, *, anew: bool) -> Change:
-        """Raises ConfigError where a new pool's socket cannot be had, and AppLoadError."""
+        """Raises AppLoadError, and ConfigError if a new pool's socket cannot be opened."""
         return await self._find(name).prepare(config, anew=anew)
 
     async def try_out(self, config: Config) -> None:
-        """Load everything as a start would, serve nothing, and end it again. Raises AppLoadError
-        with what did not load, the front's first."""
+        """Load everything as a start would, serve nothing, and end all workers. Raises AppLoadError
+        with what did not load, that of the front first. For ``gateway check``."""
         self.config = config
 
         async def try_pool(name: str, own: Config) -> None:
@@ -283,14 +285,15 @@ class Pools:
         return served is not None and is_same(served, config)
 
     def adopt(self, config: Config) -> None:
-        """Take note of where things stand in the table now; it means what is served already."""
+        """Take over a table that differs from the one that is served only in its lines: places in
+        messages are those of the new one."""
         self.config = config
         for name, own in self._cut(config).items():
             if (generation := self.find_current(name)) is not None:
                 generation.adopt(own)
 
     async def prepare_undo(self, undone: TableChange) -> TableChange:
-        """Make ready to serve what was served before."""
+        """Make ready to serve what was served before ``undone``. Raises AppLoadError."""
         wanted = self._cut(undone.before)
         work = {}
         for name, own in wanted.items():
@@ -309,9 +312,9 @@ class Pools:
         failures = []
         for name, result in zip(work, results, strict=True):
             if isinstance(result, AppLoadError) and self._pools[name].has_never_answered:
-                # a reload may not make anything worse, nor is it held up by what was so before
+                # it failed before, too: that must not keep a reload from the other pools
                 self._pools[name].note_refusal(str(result))
-                lifecycle.error("%s; its mounts go on answering 503", result)
+                lifecycle.error("%s; its mounts keep answering 503", result)
             elif isinstance(result, BaseException):
                 failures.append(result)
         if failures:
@@ -324,7 +327,7 @@ class Pools:
         """Serve what was prepared. Raises AppLoadError; then nothing has changed."""
         begun: list[str] = []
         try:
-            # the front workers last: what they lead to has to be there
+            # the front workers last: what they forward to has to be there
             for name in sorted(change.changes, key=lambda name: name == MAIN):
                 own = change.changes[name]
                 if name == MAIN:
@@ -336,14 +339,14 @@ class Pools:
             await self._take_back(change, begun)
             raise
         self.config = change.after
-        # it is served, whatever goes wrong with what follows
-        with guarded("what cannot be served so far"):
+        # from here on it is served, and a fault in what follows changes nothing of that
+        with guarded("the tables of refused pools"):
             self._update_refused()
         if not change.changes:
-            return  # what a rollback would go back to is still the same
+            return  # a rollback goes back to the same as before
         with guarded("what was served before"):
             self._let_go(change)
-        with guarded("where the front workers ask"):
+        with guarded("the endpoints of front workers"):
             await self._endpoints.publish()
         with guarded("the pages that reload themselves"):
             self._note_reload(change)
@@ -352,7 +355,7 @@ class Pools:
         self._start_task(self._collect())
 
     async def _take_back(self, change: TableChange, begun: list[str]) -> None:
-        """Serve what was served before, in the pools that serve ``change`` already."""
+        """Undo ``change`` in the pools of which it was ``begun``."""
         for name in begun:
             pool, own = self._pools[name], change.changes[name]
             if own.means is Means.IN_PLACE or pool.current is own.new:
@@ -370,12 +373,13 @@ class Pools:
                 self.quarantines.forget(name)
 
     def _update_refused(self) -> None:
-        """What cannot be served so far is tried as the table says it now."""
+        """Have pools that were refused retry with what the table says now."""
         for name, own in self._cut(self.config).items():
             self._pools[name].note_refused(own)
 
     def _note_reload(self, change: TableChange) -> None:
-        """New front workers are another version of all pages by themselves."""
+        """Have pages reload themselves (``--live``); new front workers have that effect without an
+        order."""
         if not change.after.is_live:
             return
         own, serving = change.changes.get(MAIN), self.main.current
@@ -384,7 +388,7 @@ class Pools:
                 process.order("reloaded")
 
     async def _collect(self) -> None:
-        """Remove the environments that nobody uses any more."""
+        """Remove environments that no pool uses any more."""
         for pool in [*self._pools.values(), *self._closing]:
             pool.let_environments_go()
         with_variables = {"env": select_variables(())}
@@ -397,14 +401,14 @@ class Pools:
             lifecycle.info("the environment %s is not used any more: removed", name)
 
     async def drop(self, change: TableChange) -> None:
-        """Leave what was prepared."""
+        """Give up what was prepared."""
         for name, own in change.changes.items():
-            with guarded(f"leaving the change of pool {name}"):
+            with guarded(f"giving up the change of pool {name}"):
                 await self._pools[name].drop(own)
         self._end_unused(self._cut(self.config))
 
     def _end_unused(self, used: Iterable[str]) -> None:
-        """End the pools that the table does not have any more."""
+        """Close the pools that are not ``used`` any more."""
         for name in [name for name in self._pools if name not in used]:
             pool = self._pools.pop(name)
             self._closing.append(pool)
@@ -418,18 +422,18 @@ class Pools:
     # --- ending -------------------------------------------------------------------------------
 
     async def stop(self, drain_seconds: float) -> None:
-        """Let requests in flight finish and end all; the front workers first, which ask others.
-        Together they have no longer than ``drain_seconds``."""
+        """Let requests in flight finish and end all workers, first those of the front, which
+        forward to the others. Together they have ``drain_seconds``."""
         others = [pool for name, pool in self._pools.items() if name != MAIN] + self._closing
         ends = time.monotonic() + drain_seconds
         await _stop(self.main, drain_seconds)
         left = max(0.0, ends - time.monotonic())
         await asyncio.gather(*(_stop(pool, left) for pool in others))
-        with guarded("letting go of what commands have started"):
+        with guarded("the processes that commands have started"):
             self.groups.close()
 
     def close(self) -> None:
-        """Close their sockets, once all have ended."""
+        """Close all pools, after ``stop``."""
         for pool in self._pools.values():
             pool.close()
 
@@ -440,6 +444,6 @@ class Pools:
 
 
 async def _stop(pool: Pool, drain_seconds: float) -> None:
-    """One that cannot be stopped keeps no other from it; its workers end with this process."""
+    """A fault in one pool leaves the others stopping; its workers end with this process."""
     with guarded("the stop of a pool"):
         await pool.stop(drain_seconds)

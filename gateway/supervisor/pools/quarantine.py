@@ -1,8 +1,8 @@
-"""Mounts whose requests end their worker again and again: they answer 503 for a while, so that the
-other mounts keep their workers.
+"""Quarantine: a mount whose requests end workers again and again answers 503 for a while, so that
+the other mounts keep their workers.
 
-Owns who is in quarantine and for how long. Refuses to know why a mount is held responsible
-(``evidence``), and how front workers answer for it.
+Owns which mounts are in quarantine, and for how long. Why a mount is held responsible is decided in
+``evidence``.
 """
 
 import time
@@ -26,18 +26,19 @@ from gateway.supervisor.processes.process import (
 
 FIRST_QUARANTINE_SECONDS = 10.0
 MOST_QUARANTINE_SECONDS = 300.0
-# after so long without another quarantine, the next one is the first again
+# after this long without another quarantine, the next one counts as the first
 GOOD_SECONDS = WINDOW_SECONDS
-# deaths of which nobody is certain whose they are, before that is reported
+# deaths without a certain cause, before that is reported
 UNSOLVED_DEATHS = 2 * LEAST_DEATHS
 
 
 @dataclass(slots=True)
 class Quarantine:
-    """That of a mount, for which ``pool`` has the workers.
+    """The quarantine of one mount of ``pool``.
 
-    ``until`` is monotonic; ``times`` counts those in a row, and ``seconds`` adds them up.
-    ``deaths`` are the workers that it ended; the last ``ended`` with ``request``: method and path.
+    ``until`` is the monotonic moment of its end; ``times`` counts quarantines in a row, and
+    ``seconds`` is their sum. ``deaths`` counts the workers that the mount ended, the last one with
+    ``request`` (method and path), and ``ended`` says how.
     """
 
     pool: str
@@ -51,7 +52,7 @@ class Quarantine:
     is_over: bool = False
 
     def begin(self, now: float) -> float:
-        """Once more, twice as long as the last time; for how many seconds."""
+        """Begin again, for twice as long as the last time; the seconds."""
         pause = double(FIRST_QUARANTINE_SECONDS, self.times, MOST_QUARANTINE_SECONDS)
         self.until = now + pause
         self.seconds += pause
@@ -60,7 +61,7 @@ class Quarantine:
         return pause
 
     def note_deaths(self, deaths: int, request: InFlightRequest, ended: str) -> None:
-        """So many workers have ended by now, the last of them with ``request``."""
+        """This many workers have ended, the last of them with ``request``."""
         self.deaths, self.ended = deaths, ended
         self.request = f"{request.method} {request.target.partition('?')[0]}"
         self.request_id = request.request_id
@@ -70,7 +71,7 @@ class Quarantine:
         self.is_over = True
 
     def describe(self, now: float) -> dict[str, Any]:
-        """For ``gateway status``; ``for`` is how many seconds are left."""
+        """The quarantine for ``gateway status``; ``for`` is the number of seconds left."""
         return {
             "for": round(max(0.0, self.until - now), 1),
             "times": self.times,
@@ -82,7 +83,7 @@ class Quarantine:
 
 
 class Quarantines:
-    """All of a gateway, by mount. ``publish`` is called with the moments of their ends whenever one
+    """All quarantines of a gateway, by mount. ``publish`` is called with ``ends`` whenever one
     begins or ends."""
 
     def __init__(self, publish: Callable[[dict[str, float]], None]) -> None:
@@ -93,18 +94,18 @@ class Quarantines:
 
     @property
     def ends(self) -> dict[str, float]:
-        """When those end that have not; monotonic, by mount."""
+        """The monotonic moments at which present quarantines end, by mount."""
         return {name: q.until for name, q in self._quarantines.items() if not q.is_over}
 
     def describe(self, mount: str) -> dict[str, Any] | None:
-        """That of a mount, None where it is in none."""
+        """The quarantine of a mount, None if it is in none."""
         quarantine = self._quarantines.get(mount)
         if quarantine is None or quarantine.is_over:
             return None
         return quarantine.describe(time.monotonic())
 
     def look(self, generations: Collection[Generation]) -> None:
-        """Twice a second: what is in flight, and whose quarantine has ended."""
+        """Count what is in flight, and end quarantines. To be called twice a second."""
         for generation in generations:
             if generation.state is GenerationState.SERVING:
                 self._look_at(generation)
@@ -127,15 +128,15 @@ class Quarantines:
         return evidence
 
     def note_death(self, generation: Generation, process: Process) -> None:
-        """A worker has ended: hold its mounts responsible, if one is."""
+        """A worker has ended: put the mount that is responsible in quarantine, if one is."""
         cause = process.cause
         requests = find_requests(process)
         if cause is None or not requests:
             return
         holder = process.in_flight.blocking_request() if cause is Cause.BLOCKED else ""
-        # one was seen to hold the loop: all others only waited for it
+        # if one blocked the event loop, all others only waited for it
         requests = [r for r in requests if r.request_id == holder] or requests
-        evidence = self._look_at(generation)  # where all die soon there is hardly another moment
+        evidence = self._look_at(generation)  # there may be no other look if all workers die soon
         evidence.add(time.monotonic(), requests, is_sure=cause is not Cause.MEMORY)
         self._judge(evidence, generation, process, requests)
 
@@ -185,7 +186,7 @@ class Quarantines:
         )
 
     def forget(self, pool: str) -> None:
-        """Other code serves in that pool now."""
+        """Other code serves in that pool now: drop its evidence and its quarantines."""
         self._evidence.pop(pool, None)
         released = [name for name, q in self._quarantines.items() if q.pool == pool]
         for name in released:
@@ -195,12 +196,12 @@ class Quarantines:
 
 
 def is_well(process: Process) -> bool:
-    """Whether it serves, and its loop turns: what is in flight in one that hangs is no sample."""
+    """It serves, and its event loop turns: a worker that hangs is no sample."""
     is_ready = process.state is ProcessState.READY and process.exit_code is None
     return is_ready and process.silent < NORMAL_SILENCE_SECONDS
 
 
 def find_requests(process: Process) -> list[InFlightRequest]:
-    """Those in flight that run an app's code, the oldest first: nothing else ends a worker."""
+    """The requests in flight that run an app's code, oldest first: others end no worker."""
     apps = {mount.name for mount in process.applied.mounts if isinstance(mount.target, AppTarget)}
     return [request for request in process.in_flight.requests() if request.mount in apps]

@@ -1,8 +1,8 @@
-"""A pool that nobody asks for: when it falls asleep, and what wakes it.
+"""When a pool without requests falls asleep, and what wakes it.
 
-Owns no worker. A pool's socket stays open while it sleeps, so the request that wakes it is not
-refused: it waits in the kernel's queue for the first worker. Source: systemd.socket(5), which calls
-this socket activation.
+A pool's socket stays open while it sleeps: the request that wakes it is not refused, but waits in
+the kernel's queue for the first worker. Source: systemd.socket(5), which calls this socket
+activation; the setting ``idle`` of a pool.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ IDLE_LOOK_SECONDS = 1.0
 
 
 async def fall_asleep(generation: Generation) -> bool:
-    """Wait until nobody has asked for so long that its workers may end; False where the generation
-    has left by then. The setting may change meanwhile."""
+    """Wait until the generation has had no request for as long as the setting says, which may
+    change meanwhile. False if it does not serve any more."""
     asked, since = -1, time.monotonic()
     while generation.state is GenerationState.SERVING:
         await asyncio.sleep(IDLE_LOOK_SECONDS)
@@ -32,26 +32,26 @@ async def fall_asleep(generation: Generation) -> bool:
 
 
 def has_clients(listener: socket.socket) -> bool:
-    """Whether somebody has connected whom nobody has accepted yet."""
+    """A connection waits to be accepted."""
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     return bool(poll.poll(0))
 
 
 class Alarm:
-    """Calls ``ring`` once something waits at one of ``sockets``, between ``set`` and ``clear``."""
+    """Calls ``ring`` once, when one of ``sockets`` is readable between ``set`` and ``clear``."""
 
     def __init__(self, sockets: Iterable[socket.socket], ring: Callable[[], None]) -> None:
         self._descriptors = [each.fileno() for each in sockets]
         self._ring = ring
 
     def set(self) -> None:
-        """From now on."""
+        """Watch from now on."""
         for descriptor in self._descriptors:
             asyncio.get_running_loop().add_reader(descriptor, self._on_connection)
 
     def clear(self) -> None:
-        """No more; safe to call twice."""
+        """Stop watching; safe to call twice."""
         for descriptor in self._descriptors:
             asyncio.get_running_loop().remove_reader(descriptor)
 

@@ -1,7 +1,7 @@
-"""Which workers' apps may do something beside requests, such as running a scheduler: never those of
-two generations at once, and no more workers than there are to be.
+"""Which workers are active: their apps may do something beside requests, such as running a
+scheduler. Never workers of two generations at once, and no more of them than the pool's size.
 
-A pure look at the generations of one pool, at each change. Refuses to know what apps do.
+A pure rule on the generations of one pool, applied at each change.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from gateway.supervisor.processes.process import ProcessState
 
 
 def activate_workers(current: Generation | None, generations: Iterable[Generation]) -> None:
-    """Activate workers of the generation that serves, as far as all others have settled."""
+    """Activate workers of the current generation, once those of all others have settled."""
     if current is None or current.state is not GenerationState.SERVING:
         return
     active = [

@@ -1,8 +1,8 @@
-"""A server of another make as a pool's process: started where it is to listen, asked until it
-answers, and ended once nobody asks it any more.
+"""A pool's command, such as Uvicorn or Node.js, as a process: started with the address at which it
+should listen, checked until it answers, and ended once it has no requests.
 
-To its generation it is a worker whose answers the supervisor gives, since it takes no orders.
-Source: the setting ``command`` of a pool.
+A command takes no orders: to its generation it is a worker whose answers are given here. Source:
+the setting ``command`` of a pool.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from gateway.supervisor.processes.process import Process, ProcessState, Report
 from gateway.supervisor.processes.reach import count_connections, find_fault
 from gateway.supervisor.tasks import keep_up, start
 
-# between two questions whether it answers, or whether somebody is still connected
+# between two readiness checks, or two looks at its connections
 CHECK_SECONDS = 0.05
-# to read what it has written at its end: the reason is there
+# to read its last output after its exit: the reason is there
 READ_SECONDS = 2.0
 _ANSWERS = {
     "accept": "ready",
@@ -43,9 +43,9 @@ _ANSWERS = {
 class CommandProcess(Process):
     """The pool's command, on a socket in a directory of its own below ``folder``, or on a port.
 
-    ``is_asked`` tells whether a front worker may still send requests to an address. Its process
-    group is among ``groups`` while it lives. ``is_retry``: others have failed before it, so that
-    of what it writes only the end is logged, once it is to ``forward_output``.
+    ``is_asked`` is true while a front worker may send requests to an address. Its process group is
+    among ``groups`` while it lives. ``is_retry``: others have failed before it, so that its output
+    is not logged before ``forward_output``, and then only its end.
     """
 
     def __init__(
@@ -91,15 +91,15 @@ class CommandProcess(Process):
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # a signal from the terminal is the supervisor's to pass on
+            # signals from the terminal are forwarded by the supervisor
             process_group=0,
         )
         self._groups.add(self.pid, self.config.server.limits.drain_timeout_seconds)
 
     def _share(self, options: dict[str, Any], server: ServerSettings) -> None:
-        """Have its user make a socket there that the front workers' group may connect to."""
+        """Let its user make a socket to which the front workers' group may connect."""
         user, group = find_ids(server.user, server.group)
-        self._folder.chmod(0o2770)  # what is made there is the directory's group's
+        self._folder.chmod(0o2770)  # what is made there gets the directory's group
         os.chown(self._folder, options.get("user", -1), group if group >= 0 else os.getegid())
         if options.get("user") != user:
             options["umask"] = 0o007
@@ -107,7 +107,7 @@ class CommandProcess(Process):
     # --- starting -----------------------------------------------------------------------------
 
     async def _check_readiness(self) -> None:
-        """Until it answers; one that never does is ended by its generation."""
+        """Check until it answers; one that never does is ended by its generation."""
         while fault := await self._find_fault():
             self._fault = fault
             await asyncio.sleep(CHECK_SECONDS)
@@ -121,11 +121,11 @@ class CommandProcess(Process):
         return ""
 
     def expect(self, config: Config) -> None:
-        self._expected = config  # what it is asked for may have been the mistake
+        self._expected = config  # the path that is checked may have been the mistake
 
     def _forward(self, lines: bytes) -> None:
-        """What it writes goes where workers' errors go: whole lines, so that those of others are
-        not cut in two."""
+        """Write its output to stderr, as workers do: whole lines, so that lines of others are not
+        cut in two."""
         is_tried = self.is_spare and self.state is ProcessState.LOADING
         self._is_behind = self._is_retry or is_tried
         if not self._is_behind:
@@ -149,7 +149,7 @@ class CommandProcess(Process):
         else:
             last = self._lines.text.rpartition("\n")[2]
             why = f"{self.describe_end()}: {last}"
-        return why.replace(str(self._folder), "")  # which is another one's next time
+        return why.replace(str(self._folder), "")  # the next one has another folder
 
     # --- changing -----------------------------------------------------------------------------
 
@@ -171,7 +171,7 @@ class CommandProcess(Process):
             self._leaving = start(keep_up(self._end_unused))
 
     async def _end_unused(self) -> None:
-        """Not every server finishes its requests on SIGTERM, so it gets that once it has none."""
+        """Not every server finishes its requests on SIGTERM: send that once it has none."""
         seconds = self.config.server.limits.drain_timeout_seconds
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -187,14 +187,14 @@ class CommandProcess(Process):
             os.killpg(self.pid, signal.SIGKILL)
 
     def clear_up(self) -> None:
-        # none of it may be left, or be this user's
+        # the group may have ended already, or belong to another user
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)  # what it has started goes with it
+            os.killpg(self.pid, signal.SIGKILL)  # what it has started ends with it
         self._groups.remove(self.pid)
 
     async def finish(self) -> None:
-        # what it wrote is there already, and so is the end, unless a process that has left its
-        # group has the other one
+        # its output is there already, and the pipe is at its end, unless a process that has left
+        # its group has the other end open
         try:
             await asyncio.wait([self._relaying], timeout=READ_SECONDS)
         finally:
@@ -205,13 +205,13 @@ class CommandProcess(Process):
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def describe(self) -> dict[str, Any]:
-        """Requests are counted where they come from, in the front workers."""
+        """As any process, without requests: the front workers count those."""
         unknown = dict.fromkeys(("requests", "in_flight"))
         return super().describe() | unknown | {"address": self.address}
 
 
 def find_questions(config: Config) -> list[tuple[str, str, str]]:
-    """What its mounts want to be asked for: path, "" for nothing, host and scheme."""
+    """The readiness checks of its mounts: path ("" for none), host and scheme of each."""
     found = []
     for mount in config.mounts:
         target = mount.target
@@ -223,7 +223,7 @@ def find_questions(config: Config) -> list[tuple[str, str, str]]:
 
 
 def find_free_port() -> int:
-    """One of the loopback interface that nobody listens on now."""
+    """A TCP port of the loopback interface on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

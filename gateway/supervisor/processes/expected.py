@@ -1,21 +1,19 @@
-"""Which reports a worker may send when: what it has done so far and has been ordered decides, not
-the state in which its supervisor has it, which may have changed while a report was on its way.
+"""Which reports a worker may send when. That depends on its reports and orders so far, and not on
+its state here, which may have changed while a report was on its way.
 
-Owns the table. An app has the socket's descriptor, too: what its worker would never say is not
-believed. Refuses to know what reports mean.
+An app can write to the worker's control socket too: a report that the worker would not send now is
+refused.
 
 ================================  ================================================================
-``loading``, ``loaded``           until it has loaded, and ``loaded`` once: also by one that was
-                                  told to end meanwhile, or that only tries a mount
+``loading``, ``loaded``           until it has loaded, and ``loaded`` once; also by a worker that
+                                  was asked to end meanwhile, or that only tries a mount
 ``noted``                         always
-``settled``, ``drained``          once it has loaded: somebody else may have sent it SIGTERM, and
-                                  a worker without orders ends, too
-the answer to an order            once for each order, whatever has become of the worker since: one
-                                  that is to drain, or was paused again, has still obeyed before
+``settled``, ``drained``          once it has loaded, even without an order: anybody may have sent
+                                  it SIGTERM
+the answer to an order            once for each order, whatever was ordered since
 ================================  ================================================================
 
-A report may name only mounts that the worker has been given by then, those included that the table
-does not have any more.
+A report may name only mounts that the worker has had in one of its configurations.
 """
 
 from collections import Counter
@@ -26,7 +24,7 @@ from typing import Any
 from gateway.config.model import Config
 from gateway.supervisor.processes.report_lines import SHOWN
 
-# the order that each answers, by event
+# the order that each event answers
 ANSWERS = {
     "ready": "accept",
     "paused": "pause",
@@ -38,7 +36,7 @@ ANSWERS = {
 
 
 class When(Enum):
-    """When it may send what no order asks for."""
+    """When a report that answers no order may be sent."""
 
     LOADING = "until it has loaded"
     LOADED = "once it has loaded"
@@ -55,7 +53,7 @@ UNASKED = {
 
 
 class Expected:
-    """What one worker may report next, which begins with ``config``."""
+    """The reports that one worker may send next; its first configuration is ``config``."""
 
     def __init__(self, config: Config) -> None:
         self._when = When.LOADING
@@ -63,13 +61,13 @@ class Expected:
         self._mounts = {mount.name for mount in config.mounts}
 
     def note_order(self, word: str, value: object) -> None:
-        """It is given this order."""
+        """The worker gets this order."""
         self._unanswered[word] += 1
         if isinstance(value, Config):
             self._mounts.update(mount.name for mount in value.mounts)
 
     def take(self, report: dict[str, Any]) -> None:
-        """It has sent this report. Raises ValueError for one that it would not send by itself."""
+        """The worker has sent this report. Raises ValueError for one that it may not send now."""
         event = report["event"]
         if event in ANSWERS:
             if not self._unanswered[ANSWERS[event]]:
@@ -85,7 +83,7 @@ class Expected:
 
 
 def find_names(report: dict[str, Any]) -> Iterable[str]:
-    """The mounts that it names."""
+    """The mounts that a report names."""
     if "mount" in report:
         yield report["mount"]
     for each in report.get("mounts", ()):

@@ -1,9 +1,9 @@
-"""A process of its own: once its supervisor has ended, however that was, it ends the process groups
-that are left, by SIGTERM and, after a grace, by SIGKILL.
+"""The group killer, a process of its own: once its supervisor has ended, for whatever reason, it
+ends the process groups that are left, by SIGTERM and, after a grace, by SIGKILL.
 
-Runs alone, without site and anything of the gateway's, to stay small. It knows that its supervisor
-has ended by the end of its stdin. Its argument is the descriptor of a file with a line for each
-group: its number, and the grace in milliseconds; an empty line is none. Source: pipe(7), kill(2).
+Runs without ``site`` and without the gateway's modules, to stay small. The end of its stdin says
+that the supervisor has ended. Its argument is the descriptor of a file with a line for each group:
+its number, and the grace in milliseconds; an empty line is no group. Source: pipe(7), kill(2).
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 import time
 
 LOOK_SECONDS = 0.05
-# what all processes of a terminal, a session or a service may get is not meant for this one
+# signals that a terminal, a session or a service sends to all its processes: not meant for this one
 IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,7 +33,7 @@ def main(table: int) -> None:
 
 
 def is_to_stay(group: int, end: float) -> bool:
-    """Whether it is to be looked at again; it is ended where its time is over."""
+    """The group still exists, and has to be looked at again; it is killed if its time is over."""
     if time.monotonic() >= end:
         is_sent(group, signal.SIGKILL)
         return False
@@ -41,7 +41,7 @@ def is_to_stay(group: int, end: float) -> bool:
 
 
 def is_sent(group: int, number: int) -> bool:
-    """Whether there is such a group that may be sent signals."""
+    """Send a signal to a group; False if there is none that may be sent signals."""
     try:
         os.killpg(group, number)
     except OSError:  # also a process that has become another user's

@@ -1,8 +1,8 @@
-"""The process groups that are to end with this process, even where it is killed: another process
-sees to that, which is started before the first of them.
+"""The process groups of commands, which must end with the supervisor even if that is killed. A
+process of its own, the group killer, sees to that; it is started before the first group.
 
-Refuses to know what runs in a group. The list is in memory that both have, so that it holds in
-whatever moment this process ends, and whoever takes the other's place has it at once.
+The list of groups is in memory that both processes share: it is complete whenever the supervisor
+ends, and for a group killer that replaces another.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from gateway.supervisor.backoff import double
 from gateway.supervisor.processes.launch import select_variables
 
 KILLER = Path(__file__).with_name("group_killer.py")
-# of a group in the list, so that each is written in one piece
+# of a line of the list, so that each is written in one piece
 LINE_BYTES = 32
-# before another is started in the place of one that was ended
+# the pause before a group killer that has ended is replaced
 FIRST_PAUSE_SECONDS = 0.1
 MOST_PAUSE_SECONDS = 60.0
-# for it to see that nothing is left to be done
+# for the group killer to end by itself
 CLOSE_SECONDS = 5.0
 
 
 class Groups:
-    """Those of one supervisor. ``keep_watch`` comes before ``add``; what is not there any more has
-    to be removed before its leader is reaped, since its number may be another's then."""
+    """The groups of one supervisor. Call ``keep_watch`` before ``add``, and ``remove`` before the
+    group's leader is reaped: after that its number may be another group's."""
 
     def __init__(self) -> None:
         self._places: list[int] = []  # the group at each place of the list, 0 for none
@@ -38,7 +38,7 @@ class Groups:
         self._is_closed = False
 
     def keep_watch(self) -> None:
-        """Have the process that ends them run. Raises OSError."""
+        """Start the group killer unless it runs. Raises OSError."""
         if self._process is not None:
             return
         if self._list < 0:
@@ -55,7 +55,8 @@ class Groups:
         )
 
     def add(self, group: int, grace_seconds: float) -> None:
-        """End it where this process ends: by SIGTERM, and after ``grace_seconds`` by SIGKILL."""
+        """Have this group ended when the supervisor ends: by SIGTERM, and after ``grace_seconds``
+        by SIGKILL."""
         if 0 not in self._places:
             self._places.append(0)
         place = self._places.index(0)
@@ -63,7 +64,7 @@ class Groups:
         self._write(place, f"{group} {grace_seconds * 1000:.0f}")
 
     def remove(self, group: int) -> None:
-        """It has ended, or is about to; safe to call twice."""
+        """The group has ended, or is about to; safe to call twice."""
         if group in self._places:
             place = self._places.index(group)
             self._places[place] = 0
@@ -74,14 +75,14 @@ class Groups:
         os.pwrite(self._list, text.encode(), place * LINE_BYTES)
 
     def note_reaped(self, pid: int) -> None:
-        """A process has ended that is none of the pools': perhaps the one that watches."""
+        """A process of no pool was reaped; if it was the group killer, start another."""
         if self._process is None or self._process.pid != pid or self._is_closed:
             return
         self._let_go(self._process)
         pause = double(FIRST_PAUSE_SECONDS, self._ends, MOST_PAUSE_SECONDS)
         self._ends += 1
         lifecycle.warning(
-            "process %d, which ends commands where the gateway is killed, has ended; it is started "
+            "process %d, which ends commands if the gateway is killed, has ended; it is started "
             "again",
             pid,
         )
@@ -89,7 +90,7 @@ class Groups:
 
     def _watch_again(self) -> None:
         if not any(self._places) or self._is_closed:
-            return  # it is started before the next group is
+            return  # the next ``keep_watch`` starts it
         try:
             self.keep_watch()
         except OSError:
@@ -101,7 +102,7 @@ class Groups:
             process.stdin.close()
 
     def close(self) -> None:
-        """End what is left of them, and the process that does it. Waits for that, not for long."""
+        """End the groups that are left, and the group killer. Waits CLOSE_SECONDS at most."""
         self._is_closed = True
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()

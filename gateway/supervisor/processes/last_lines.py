@@ -1,7 +1,4 @@
-"""What a process writes to a pipe: its last lines are kept, to say why it has ended.
-
-Refuses to know what they mean, and where the rest goes.
-"""
+"""The last lines that a process has written to a pipe, kept as the reason of its exit."""
 
 import asyncio
 from collections import deque
@@ -15,7 +12,7 @@ MOST_LINES, MOST_LINE_BYTES = 10, 500
 
 
 class LastLines:
-    """Those of ``pipe``; ``pass_on`` gets all that is written, whole lines at a time."""
+    """The last lines of ``pipe``. ``pass_on`` gets all that is written, in whole lines."""
 
     def __init__(
         self,
@@ -29,11 +26,11 @@ class LastLines:
 
     @property
     def text(self) -> str:
-        """Each on a line of its own, with a line end before it."""
+        """The lines, each with a line end before it."""
         return "".join(f"\n{line}" for line in self._lines)
 
     async def read(self) -> None:
-        """Until nobody has the other end any more."""
+        """Read until no process has the other end open."""
         reader = asyncio.StreamReader()
         transport: Any
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -55,6 +52,6 @@ class LastLines:
     def _take(self, lines: bytes) -> None:
         for line in lines.splitlines()[-(self._lines.maxlen or 0) :]:
             self._lines.append(line[:MOST_LINE_BYTES].decode(errors="replace"))
-        # what is not read any more keeps its writer waiting for ever
+        # a fault must not end the reading: the process would wait for room in the pipe for ever
         with guarded("the lines that a process has written"):
             self._pass_on(lines)

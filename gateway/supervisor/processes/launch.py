@@ -1,6 +1,6 @@
-"""How a pool's worker process is started: interpreter, user, environment and place.
+"""How a pool's process is started: command line, user, variables and directory.
 
-Refuses to know what it does then. Source: the settings of a pool.
+Source: the settings of a pool.
 """
 
 import grp
@@ -23,10 +23,10 @@ from gateway.states import VARIABLE
 from gateway.worker import boot
 
 BOOT = Path(boot.__file__)
-# not as a pool's own PATH has them
+# looked up now, and not on a pool's own PATH
 NICE = shutil.which("nice") or "/usr/bin/nice"
 SETPRIV = shutil.which("setpriv")
-# where programs, files and texts are, and how Python runs, and what tests set; none is a secret
+# what every process gets: where things are, how Python runs, what tests set; none is a secret
 EVERYONES = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR"),
     *("LD_LIBRARY_PATH", "PYTHON*", VARIABLE),
@@ -38,18 +38,18 @@ OF_INSTALLERS = (
     *(f"{name}_proxy" for name in ("http", "https", "all", "no")),
     "PYENV_ROOT",
 )
-# but what one user has put there may not be another's
+# but not for builds as another user, who could not use these directories
 OF_CACHES = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_CACHE_DIR")
-# another Python would find the gateway's packages by them, or not start at all
+# not for another Python, which would find the gateway's packages by them, or not start at all
 OF_OWN_PYTHON = ("PYTHONPATH", "PYTHONHOME")
 
 
 def _give_way(pool: PoolSettings, *, is_elsewhere: bool) -> list[str]:
-    """What a command line begins with: a process may not be slowed down from outside where it is
-    another user's, unless by one that may do more than start it as that.
+    """The beginning of a command line that lowers the priority of the process: from outside, only a
+    privileged process may do that to another user's.
 
-    Where the program ``is_elsewhere``, and may be on a file system that hangs, it is for ``nice``
-    to wait for it: whoever starts a process waits until its program is found (vfork(2))."""
+    ``is_elsewhere``: the program may be on a file system that hangs. Then ``nice`` waits for it,
+    and not the supervisor, which waits until a program is found (vfork(2))."""
     return [NICE, "-n", str(pool.nice)] if pool.nice or is_elsewhere else []
 
 
@@ -57,8 +57,8 @@ def build_command(
     pool: PoolSettings, environment: Environment | None, arguments: Sequence[str]
 ) -> list[str]:
     """The command line of a worker with ``arguments``. Without an environment it runs in the
-    gateway's own Python, with all that is installed there; but threads see nothing of what only
-    the gateway needs."""
+    gateway's own Python, with all packages there; in a pool of native threads, without those that
+    only the gateway needs."""
     threads = ["--threads", str(pool.threads)] if pool.concurrency == "threads" else []
     give_way = _give_way(pool, is_elsewhere=environment is not None)
     if environment is None and not threads:
@@ -76,7 +76,7 @@ def build_server(
     ``socket`` or ``port``. Raises OSError."""
     options = build_surroundings(config.pool, environment)
     if environment is None:
-        # where there is no other one, "python" is the gateway's own, as for workers
+        # if there is no other Python on PATH, "python" is the gateway's own, as for workers
         path = options["env"].get("PATH", os.defpath)
         options["env"]["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
     words = [
@@ -92,7 +92,8 @@ def build_server(
 
 
 def _is_there(program: str, path: str, directory: Path) -> bool:
-    """What is put before it would say so in words of its own. One that does not answer may be."""
+    """The program exists, or its file system does not answer. Checked here, since ``nice`` would
+    report it in its own words."""
 
     def look() -> bool:
         place = directory / program if "/" in program else shutil.which(program, path=path)
@@ -102,8 +103,8 @@ def _is_there(program: str, path: str, directory: Path) -> bool:
 
 
 def _end_with_supervisor() -> list[str]:
-    """What has the kernel end a server whose supervisor was killed and could not: PR_SET_PDEATHSIG
-    (prctl(2)), set where its user is set already, which would undo it."""
+    """The part of a command line that has the kernel end a command whose supervisor was killed:
+    PR_SET_PDEATHSIG (prctl(2)), set after the change of user, which would reset it."""
     return [SETPRIV, "--pdeathsig", "TERM", "--"] if SETPRIV else []
 
 
@@ -113,7 +114,7 @@ def build_surroundings(pool: PoolSettings, environment: Environment | None) -> d
         if path:
             check_answers(path)
     options: dict[str, Any] = {"env": build_environment(pool, environment), "cwd": pool.directory}
-    # who is not root is what the table asks for already
+    # without root, this process already has the user that the table asks for
     user, group = find_ids(pool.user, pool.group) if os.geteuid() == 0 else (-1, -1)
     if group >= 0:
         options |= {"group": group, "extra_groups": []}
@@ -136,15 +137,15 @@ def build_installation(pool: PoolSettings) -> dict[str, Any]:
 
 
 def check_answers(path: Path | str) -> None:
-    """Raises OSError where there is none, or where it is on a file system that does not answer:
-    whoever starts a process waits until it has entered its directory."""
+    """Raises OSError if the path does not exist, or its file system does not answer: the supervisor
+    waits until a process that it starts has entered its directory."""
     if run_once((os.stat, str(path)), partial(os.stat, path)).wait_briefly(None) is None:
         raise TimeoutError(f"{path} does not answer: is the file system that it is on reachable?")
 
 
 def find_ids(user: str, group: str) -> tuple[int, int]:
-    """Their numbers, as chown(2) takes them: -1 for one that is not named; the group is the user's
-    own then. Raises KeyError."""
+    """The numbers of a user and a group, as for chown(2): -1 for "". Without a group it is the
+    user's own. Raises KeyError."""
     entry = pwd.getpwnam(user) if user else None
     if group:
         return entry.pw_uid if entry else -1, grp.getgrnam(group).gr_gid
@@ -152,13 +153,13 @@ def find_ids(user: str, group: str) -> tuple[int, int]:
 
 
 def build_environment(pool: PoolSettings, environment: Environment | None) -> dict[str, str]:
-    """Few of the gateway's own variables, those of the file, and those of the table, the last
-    win."""
+    """The variables of a pool's processes: few of the gateway's own, then those of ``env_file``,
+    then those of ``env``; later ones win."""
     variables = select_variables(pool.pass_env)
     if environment is not None:
         for name in OF_OWN_PYTHON:
             variables.pop(name, None)
-        # as activating it does: an app may start programs that lie there
+        # as its activation does: an app may start programs of it
         programs = Path(environment.python).parent
         variables["PATH"] = f"{programs}:{variables.get('PATH', os.defpath)}"
         venv = programs.parent / "pyvenv.cfg"
@@ -171,13 +172,13 @@ def build_environment(pool: PoolSettings, environment: Environment | None) -> di
 
 
 def select_variables(wanted: tuple[str, ...]) -> dict[str, str]:
-    """Of the gateway's own those that every process gets, and those that are ``wanted``. All others
-    may be secrets of other pools."""
+    """Of the gateway's own variables those that every process gets, and those that are ``wanted``.
+    All others may be secrets of other pools."""
     return {name: value for name, value in os.environ.items() if is_named(name, EVERYONES + wanted)}
 
 
 def check_users(config: Config) -> None:
-    """Raises ConfigError where this process may not start workers as the table asks."""
+    """Raises ConfigError if this process may not start workers as the users of the table."""
     server = config.server
     asked = [(" server", server.user, server.group)]
     for pool in config.pools:

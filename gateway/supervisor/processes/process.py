@@ -1,7 +1,7 @@
 """A process of a pool as its supervisor sees it: its states, the orders that it gets, what it
 reports, and its end.
 
-What runs in it is a worker (``worker``) or a server of another make (``command``). Others read its
+What runs in it is a worker (``worker``) or the command of a pool (``command``). Others read its
 attributes, and change them by its methods only.
 """
 
@@ -248,8 +248,8 @@ class Process:
         self.applied = self._applying.popleft()
 
     def expect(self, config: Config) -> None:
-        """It is still loading, and is to serve ``config`` once it has loaded. For a server of
-        another make, whose readiness checks may change by that."""
+        """It is still loading, and will serve ``config`` once it has loaded. For a command, whose
+        readiness checks may change by that."""
 
     def accept(self) -> None:
         """Order it to accept connections, for the first time or again; it answers that it is
@@ -283,8 +283,7 @@ class Process:
         self.accepts = False
 
     def activate(self) -> None:
-        """Let its apps begin what they do beside requests; a server of another make decides by
-        itself."""
+        """Let its apps begin what they do beside requests; a command decides by itself."""
 
     def note_settled(self) -> None:
         """Its apps do nothing beside requests any more."""
@@ -355,7 +354,7 @@ class Process:
 
     def forward_output(self) -> None:
         """Log what it writes from now on: it serves, unlike those before it, whose output was
-        held back. For a server of another make."""
+        held back. For a command."""
 
     def note_silence(self, elapsed: float) -> None:
         """Note whether its event loop has turned since the last call, ``elapsed`` seconds ago."""

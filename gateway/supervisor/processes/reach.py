@@ -1,7 +1,7 @@
-"""A server that listens by itself: whether it answers, and who is still connected to it.
+"""Readiness checks of a command, and the number of its connections.
 
-Refuses to know who started it. Addresses are ``unix:/path`` or ``http://127.0.0.1:PORT``. Source:
-proc_net(5), proc_pid_net(5) for the tables of sockets; RFC 9112 §4 (status lines).
+Addresses are ``unix:/path`` or ``http://127.0.0.1:PORT``. Source: proc_net(5), proc_pid_net(5) for
+the tables of sockets; RFC 9112 §4 (status lines).
 """
 
 import asyncio
@@ -21,8 +21,8 @@ _TCP_ESTABLISHED = "01"
 async def find_fault(
     address: str, path: str, host: str = "localhost", scheme: str = "https"
 ) -> str:
-    """Why the server is not well: it takes no connection, or does not answer 2xx or 3xx for
-    ``path``, "" for any. "" where it is."""
+    """Why the server is not ready: it accepts no connection, or does not answer 2xx or 3xx for
+    ``path`` ("": a connection is enough). "" if it is ready."""
     try:
         async with asyncio.timeout(CHECK_ANSWER_SECONDS):
             status = await _ask(
@@ -51,7 +51,7 @@ async def _ask(address: str, request: bytes) -> str:
             return ""
         line = b""
         writer.write(request)
-        with contextlib.suppress(ValueError):  # a line that has no end
+        with contextlib.suppress(ValueError):  # a line without an end
             line = await reader.readline()
         found = _STATUS.match(line)
         return found[1].decode() if found else ""
@@ -60,14 +60,14 @@ async def _ask(address: str, request: bytes) -> str:
 
 
 def count_connections(address: str) -> int:
-    """How many there are to the server, those that it has not accepted yet included."""
+    """The number of connections to the server, including those that it has not accepted yet."""
     if address.startswith("unix:"):
         ending = f" {address.removeprefix('unix:')}"
         lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
         return sum(line.endswith(ending) and line.split()[5] in _UNIX_CONNECTED for line in lines)
     port = f":{int(address.rpartition(':')[2]):04X}"
     count = 0
-    for name in ("tcp", "tcp6"):  # one that listens on any address has IPv4 clients in the latter
+    for name in ("tcp", "tcp6"):  # a server that listens on all addresses has IPv4 clients in tcp6
         table = Path(f"/proc/net/{name}")
         for line in table.read_text().splitlines()[1:] if table.exists() else ():
             fields = line.split()

@@ -1,13 +1,12 @@
-"""What a worker may write on its control socket: JSON objects, one a line.
+"""The form of the reports that a worker writes on its control socket: JSON objects, one a line.
 
-Owns their shape, so that whoever takes a report need not doubt it: an app has the socket's
-descriptor, too. Refuses to know what they mean.
+Checked here, so that other modules can rely on it: an app can write to the socket too.
 """
 
 import json
 from typing import Any
 
-# what each event has beside its name, and of which type; a mount's report is a dictionary of texts
+# the fields of each event, with their types; the report of a mount is a dictionary of texts
 _FIELDS: dict[str, dict[str, type]] = {
     "loading": {"mount": str},
     "noted": {"mount": str, "text": str},
@@ -22,7 +21,7 @@ SHOWN = 100
 
 
 def read_report(line: bytes) -> dict[str, Any]:
-    """Raises ValueError for what is no report, with the beginning of it."""
+    """The report of a line. Raises ValueError for anything else, with its beginning."""
     try:
         report = json.loads(line)
     except (ValueError, RecursionError) as error:

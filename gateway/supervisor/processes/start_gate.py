@@ -1,8 +1,7 @@
-"""How many processes load their apps, or build environments, at a time: as many as there are cores,
-the most urgent first.
+"""The gate for starts: as many processes load their apps, or build environments, at a time as there
+are cores, the most urgent first.
 
-Owns the order of those that wait. Knows processes by their ids alone, and neither pools nor what is
-loaded. Source: proc_pid_stat(5), proc_tid_children(5).
+Knows processes by their ids alone. Source: proc_pid_stat(5), proc_tid_children(5).
 """
 
 import asyncio
@@ -20,21 +19,21 @@ from gateway.supervisor.processes.process import read_stat
 from gateway.supervisor.tasks import keep_up, start
 
 GATE_LOOK_SECONDS = 0.1
-# One that does not use the processor for so long waits for something else (a database, a lock, a
-# download) and keeps nobody from loading. It counts again as soon as it goes on.
+# A process that does not use the processor for this long waits for something else (a database, a
+# lock, a download), and is not counted until it goes on.
 IDLE_SECONDS = 0.5
 IDLE_SHARE = 0.1
-# one app that loops for ever at its import may not hold up all others on a single core
+# so that an import that never ends does not hold up all others on a single core
 LEAST_LOADS = 2
-# of those that came later; then it is the turn of one that is no build: pools that are woken again
-# and again keep no reload from its end
+# of later waiters; then it is this one's turn, unless it is a build: pools that are woken again and
+# again must not hold up a reload
 MOST_OVERTAKEN = 8
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Urgency(IntEnum):
-    """The most urgent first: clients wait for it; it serves nobody yet; it is to be built, which
-    may take minutes. What is less urgent is not counted, and so never waited for."""
+    """The most urgent first: clients wait for it; it serves nobody yet; a build, which may take
+    minutes. Loads that are less urgent are not counted, and so never waited for."""
 
     AWAITED = 0
     START = 1
@@ -43,8 +42,8 @@ class Urgency(IntEnum):
 
 @dataclass(eq=False, slots=True)
 class Load:
-    """A process that may load or build now. ``pid`` is 0 until it has been started; ``is_over``
-    tells whether it has loaded, or has ended."""
+    """A process that may load or build now. ``pid`` is 0 until it has been started; ``is_over`` is
+    true once it has loaded or ended."""
 
     urgency: Urgency
     pid: int = 0
@@ -54,18 +53,18 @@ class Load:
     _ticks: int = 0
 
     def note_started(self, pid: int, is_over: Callable[[], bool] | None = None) -> None:
-        """It has this process id; ``is_over`` as above, None for one that is to be given to
-        ``StartGate.leave``."""
+        """The process has started; ``is_over`` as above, None if ``StartGate.leave`` is called for
+        it."""
         self.pid, self.is_over = pid, is_over or self.is_over
 
     def note_activity(self) -> None:
-        """See whether it has used the processor since the last look but one."""
+        """Note whether the process has used the processor since the last measurement."""
         now = time.monotonic()
         if not self.pid or now - self._looked < IDLE_SECONDS:
             return
         ticks, is_running = measure(self.pid)
         used = (ticks - self._ticks) / TICKS_PER_SECOND / (now - self._looked)
-        # one that would run, and has to wait for the others, is not idle
+        # a process that could run and waits for a core is not idle
         self.is_idle = used < IDLE_SHARE and not is_running
         self._looked, self._ticks = now, ticks
 
@@ -89,7 +88,7 @@ class _Waiter:
 
 
 class StartGate:
-    """Lets in ``limit`` loads of an urgency, those that are more urgent counted, at a time."""
+    """Admits ``limit`` loads at a time, of the same urgency or more urgent ones; 0: one a core."""
 
     def __init__(self, limit: int = 0) -> None:
         self._limit = limit or max(LEAST_LOADS, usable_cores())
@@ -99,9 +98,9 @@ class StartGate:
         self._looking: asyncio.Task[None] | None = None
 
     async def enter(self, find_urgency: Callable[[], Urgency], rank: int = 0) -> Load:
-        """Wait until one more may load. The urgency is looked at again and again; among equals the
-        lowest ``rank`` is first, and then who came first. To be given to ``leave``, unless it gets
-        an ``is_over``."""
+        """Wait until one more may load. The urgency may change meanwhile; among equals the lowest
+        ``rank`` is first, then the one that came first. The caller calls ``leave`` with the load,
+        unless it gives it an ``is_over``."""
         future = asyncio.get_running_loop().create_future()
         waiter = _Waiter(find_urgency, rank, next(self._numbers), future)
         self._waiting.append(waiter)
@@ -118,14 +117,14 @@ class StartGate:
             raise
 
     def leave(self, load: Load) -> None:
-        """It has loaded or ended; safe to call twice."""
+        """The load has ended; safe to call twice."""
         if load in self._loads:
             self._loads.remove(load)
             self.look()
 
     @asynccontextmanager
     async def turn_to_build(self, pid: int) -> AsyncIterator[None]:
-        """A build by that process, for as long as the block lasts."""
+        """Admit a build by that process, for the time of the block."""
         load = await self.enter(lambda: Urgency.BUILD)
         load.note_started(pid)
         try:
@@ -134,7 +133,7 @@ class StartGate:
             self.leave(load)
 
     def look(self) -> None:
-        """Let in whoever may go on."""
+        """Admit the waiters that may go on."""
         if not self._waiting:
             return
         self._loads = [load for load in self._loads if not load.is_over()]
@@ -163,10 +162,10 @@ class StartGate:
 
 
 def measure(pid: int) -> tuple[int, bool]:
-    """The processor time, in ticks, that a process and its living descendants have used, with what
-    they have waited for; and whether one of them runs, would run, or waits for a disk."""
+    """The processor time, in ticks, of a process and its living descendants, including children
+    that they have waited for; and whether one of them runs, could run, or waits for a disk."""
     ticks, is_running, pids = 0, False, [pid]
-    for each in pids:  # which grows meanwhile
+    for each in pids:  # the list grows meanwhile
         process = Path(f"/proc/{each}")
         try:
             fields = read_stat(each)

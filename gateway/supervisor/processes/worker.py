@@ -1,7 +1,7 @@
-"""A worker process as its supervisor sees it: started with its configuration on stdin, spoken with
-by lines on a socket.
+"""A worker process as its supervisor sees it: it gets its configuration on stdin, and exchanges
+orders and reports, one a line, on a socket.
 
-Knows nothing of the table. A worker is a fresh interpreter, never a fork of the supervisor.
+A worker is a fresh interpreter, never a fork of the supervisor.
 """
 
 import asyncio
@@ -28,16 +28,17 @@ from gateway.supervisor.processes.process import Process, ProcessState, Purpose,
 from gateway.supervisor.processes.report_lines import read_report
 from gateway.supervisor.tasks import start
 
-# of what a trial wrote before its end: a crash in C writes the stack of each thread
+# of the output of a trial before its exit: a crash in C writes the stack of each thread
 MOST_LINES = 50
-# for apps to end what they do beside requests: longer than the worker gives them
+# for apps to end what they do beside requests; longer than the worker itself gives them
 SETTLE_SECONDS = 2 * CALLBACK_SECONDS
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class WorkerProcess(Process):
-    """A worker on ``listener``, which is its own where it has a ``place`` in the file system;
-    ``style`` is its log's, and by ``handover`` it gives connections to others."""
+    """A worker that accepts on ``listener``: a socket of its own if it has a ``place`` in the file
+    system, else the pool's. ``style`` is the style of its log. It hands connections over on
+    ``handover``."""
 
     def __init__(
         self,
@@ -67,17 +68,17 @@ class WorkerProcess(Process):
                     config.pool, environment, (style, generation, *map(str, descriptors))
                 ),
                 stdin=order,
-                # who writes no access records gets no descriptor of theirs, so no app forges them
+                # without access records it gets no descriptor for them: an app could forge some
                 stdout=2 if config.server.access_log == "off" or purpose.trial else None,
                 stderr=subprocess.PIPE if purpose.trial else None,
                 pass_fds=descriptors,
-                # an app that signals its group means what it has started; but only who is in the
-                # terminal's own group may read there
+                # a group of its own: an app may signal its group, and means what it has started;
+                # but in dev mode it has to be in the terminal's group, to read there
                 process_group=None if config.is_dev else 0,
                 **build_surroundings(config.pool, environment),
             )
         self._writer: asyncio.StreamWriter | None = None
-        # what a trial writes is news where it fails for the first time, and not each time
+        # the output of a trial is reported with its first failure, and not each time
         self._lines = LastLines(self._process.stderr, len, MOST_LINES)
         self._relaying = start(self._lines.read()) if purpose.trial else None
         self._listening = start(self._listen())
@@ -90,11 +91,11 @@ class WorkerProcess(Process):
                 report = read_report(line)
                 self._expected.take(report)
                 self.receive(report)
-        except ValueError as error:  # readline's, too, for a line that is too long
+        except ValueError as error:  # of readline, too, for a line that is too long
             lifecycle.error("worker %d sent an invalid report, and is ended: %s", self.pid, error)
             self.kill()
         except OSError:
-            pass  # it died with a report on its way; its exit says the rest
+            pass  # it ended with a report on its way; its exit is handled elsewhere
         finally:
             writer.close()
 
@@ -122,7 +123,7 @@ class WorkerProcess(Process):
         self._expect_settled()
 
     def _expect_settled(self) -> None:
-        """One that is wedged does not say so: others may serve in its place all the same."""
+        """Take it for settled after a while: a worker that hangs does not report that."""
         if self.is_active:
             loop = asyncio.get_running_loop()
             loop.call_later(SETTLE_SECONDS, self._give_up_on, self._activations)
@@ -136,7 +137,7 @@ class WorkerProcess(Process):
         return self._lines.text
 
     async def finish(self) -> None:
-        # what it had sent is there already; the end is not where a child of its own has the socket
+        # its reports are there already; the socket is not at its end if a child of it has that open
         tasks = [task for task in (self._listening, self._relaying) if task is not None]
         try:
             await asyncio.wait(tasks, timeout=0.2)
@@ -154,16 +155,16 @@ class _Pickler(pickle.Pickler):
 
 
 def to_bytes(value: object) -> bytes:
-    """Pickled so that any Python that a worker may run can read it."""
+    """``value`` pickled for any Python that a worker may run on."""
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=4).dump(value)
     return buffer.getvalue()
 
 
 def pickled(config: Config, left_out: Mapping[str, str] = NOTHING) -> BinaryIO:
-    """The configuration, and the mounts that are not to be loaded with the reason of each, in an
-    open file at its beginning: a worker's stdin. In memory, since secrets are in it, and a full
-    disk is no reason not to replace a worker."""
+    """A worker's stdin: an open file, at its beginning, with the configuration and the mounts that
+    it does not load, with the reason of each. In memory, since it has secrets, and a full disk must
+    not keep a worker from being replaced."""
     order = open(os.memfd_create("gateway-config"), "w+b")  # noqa: SIM115
     order.write(to_bytes(config) + to_bytes(dict(left_out)))
     order.seek(0)

@@ -1,6 +1,5 @@
-"""Which saves below the table's directory are edits of app code; dev mode reloads on them.
-
-Refuses to know what a reload is. Source: watchfiles, which has the kernel tell (inotify(7)).
+"""Watches app code below the table's directory; dev mode reloads on an edit. Source: watchfiles,
+which uses inotify(7).
 """
 
 import asyncio
@@ -18,13 +17,13 @@ from gateway.logs import lifecycle
 from gateway.supervisor.backoff import Backoff
 from gateway.supervisor.tasks import keep_up
 
-# what apps read as they start; not their data, which they may write there
+# files that apps read at their start; not data, which apps may write there
 CODE_SUFFIXES = frozenset((".py", ".html", ".jinja", ".jinja2", ".j2", ".toml", ".ini", ".cfg"))
-# made by tools, large, and never written by hand; so are all that begin with a dot
+# folders that tools make, and that are large; all that begin with a dot are left out too
 FOREIGN = frozenset(("__pycache__", "node_modules", "site-packages"))
-# saves that follow each other so soon are one edit
+# saves within this time are one edit
 STEP_MILLISECONDS = 100
-# how often it is looked whether the directory is still the same
+# between two looks whether the directory is still the same one
 LOOK_MILLISECONDS = 1000
 
 
@@ -46,7 +45,7 @@ async def watch_code(
             async for paths in _find_changes(directory, is_wanted):
                 forget_bytecode(paths)
                 await keep_up(partial(on_change, paths))
-        except (OSError, RuntimeError) as error:  # the kernel's limits, or the directory has gone
+        except (OSError, RuntimeError) as error:  # a limit of the kernel, or the directory is gone
             delay = backoff.note_death(began, time.monotonic(), has_served=False)
             lifecycle.error(
                 "dev mode: code is not watched: %s: save the table, or use `gateway reload`; "
@@ -59,8 +58,8 @@ async def watch_code(
 async def _find_changes(
     directory: Path, is_wanted: Callable[[object, str], bool]
 ) -> AsyncIterator[list[Path]]:
-    """The files of each edit. Raises OSError and RuntimeError where it cannot be known any more."""
-    from watchfiles import awatch  # an extra, there where dev mode is
+    """The files of each edit. Raises OSError and RuntimeError if they cannot be watched."""
+    from watchfiles import awatch  # an extra, which dev mode needs
 
     watched = directory.stat()
     async for changes in awatch(
@@ -73,12 +72,12 @@ async def _find_changes(
     ):
         if changes:
             yield sorted(Path(path) for _, path in changes)
-        if not os.path.samestat(directory.stat(), watched):  # of which the kernel says nothing
+        if not os.path.samestat(directory.stat(), watched):  # which the kernel does not report
             raise FileNotFoundError(f"{directory} is another directory now")
 
 
 def is_code(path: Path, config: Config) -> bool:
-    """Whether a save of ``path`` can change what the apps of ``config`` do."""
+    """A save of ``path`` can change what the apps of ``config`` do."""
     if path.suffix not in CODE_SUFFIXES:
         return False
     folders = path.relative_to(config.directory).parts[:-1]
@@ -92,8 +91,8 @@ def is_code(path: Path, config: Config) -> bool:
 
 
 def forget_bytecode(paths: list[Path]) -> None:
-    """Python takes bytecode for that of a source of the same size and second (PEP 552): two quick
-    saves would be one to it."""
+    """Remove the bytecode of these files: Python uses it for any source of the same size and second
+    (PEP 552), so it would miss the later of two quick saves."""
     for path in paths:
         with contextlib.suppress(OSError):
             Path(cache_from_source(str(path))).unlink()

@@ -1,8 +1,7 @@
-"""Whether a file was saved, told by looking at it.
+"""Watches files for saves, by looking at them.
 
-Looks at the path itself, not at an open file or through notifications: editors put a new file in
-its place, and notifications do not come through every bind mount. Refuses to know what the file
-says. Source: stat(2).
+Looks at paths, and does not use open files or notifications: editors replace a file by a new one,
+and notifications do not pass every bind mount. Source: stat(2).
 """
 
 import asyncio
@@ -17,18 +16,18 @@ from gateway.file_tasks import FileTask, UnreachableError, naming, run_once, tou
 from gateway.supervisor.tasks import keep_up
 
 FILE_LOOK_SECONDS = 0.5
-# a save is over once nothing has changed for so long: some editors write in several steps
+# a save is over once nothing has changed for this long: some editors write in several steps
 SETTLED_SECONDS = 0.3
-# a save is noticed by then, if the file's own time is that of the save
+# a file's time is the time of the save if it is no older than this when the save is noticed
 RECENT_SAVE_SECONDS = 10.0
-# folders that do not answer, and are waited for by a thread each
+# of folders that do not answer, each of which keeps a thread waiting
 MOST_AWAY = 4
 
 Mark = tuple[int, int, int, int]
 
 
 def look(path: str) -> Mark | None:
-    """What tells one save of a file from another; None where there is none to be read."""
+    """The mark of a file, which differs after each save; None if it cannot be read."""
     try:
         found = Path(path).stat()
     except OSError:
@@ -37,7 +36,7 @@ def look(path: str) -> Mark | None:
 
 
 async def look_aside(path: str) -> Mark | None:
-    """``look``, for event loops; None also where nothing answers."""
+    """``look``, for event loops; None also if the file system does not answer."""
     try:
         return await run_once(path, naming(path, partial(look, path))).finish()
     except UnreachableError:
@@ -45,10 +44,10 @@ async def look_aside(path: str) -> Mark | None:
 
 
 async def watch_file(path: str, on_save: Callable[[float], Coroutine[Any, Any, object]]) -> None:
-    """Call ``on_save`` with the time (Unix) at which each save was made, and wait for its end. What
-    fails is tried again: a save from that time on would not be seen by one that begins anew.
+    """Call ``on_save`` with the Unix time of each save, and wait for its end. If it fails it is
+    called again: a new watch would miss saves in between.
 
-    A file that has gone is no save; the one that takes its place is.
+    A file that was removed is no save; the one that replaces it is.
     """
     seen = await look_aside(path)
     while True:
@@ -61,13 +60,13 @@ async def watch_file(path: str, on_save: Callable[[float], Coroutine[Any, Any, o
             continue
         seen = found
         now, saved = time.time(), found[0] / 1e9
-        # a file that was moved here keeps the time of its own making
+        # a file that was moved here has an older time
         saved = saved if 0 <= now - saved < RECENT_SAVE_SECONDS else now
         await keep_up(partial(on_save, saved))
 
 
 async def settle(path: str, found: Mark) -> Mark | None:
-    """Wait until the file stays as it is; None where it went away meanwhile."""
+    """Wait until the file stays as it is; None if it is removed meanwhile."""
     while True:
         await asyncio.sleep(SETTLED_SECONDS)
         again = await look_aside(path)
@@ -79,8 +78,8 @@ async def settle(path: str, found: Mark) -> Mark | None:
 async def watch_files(
     find_paths: Callable[[], Iterable[str]], on_save: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
-    """Call ``on_save`` whenever one of the files was saved that ``find_paths`` gives at each look,
-    and wait for its end. One that has gone is no save; the one that takes its place is."""
+    """Call ``on_save`` whenever a file of ``find_paths``, which is called at each look, was saved,
+    and wait for its end. A file that was removed is no save; the one that replaces it is."""
     sight = Sight()
     look_at_all = lambda: sight.look(find_paths())  # noqa: E731
     seen = await keep_up(look_at_all)
@@ -101,14 +100,14 @@ async def _look_later(sight: "Sight", found: dict[str, Mark]) -> dict[str, Mark]
 
 
 class Sight:
-    """Looks at many files in a thread that nobody has to wait for. A folder in which one does not
-    answer is left out until it does, so that the others are still seen."""
+    """Looks at many files in a thread. A folder on a file system that does not answer is left out
+    until it does, and the others are still watched."""
 
     def __init__(self) -> None:
         self._away: dict[str, FileTask[None]] = {}
 
     async def look(self, paths: Iterable[str]) -> dict[str, Mark]:
-        """The marks of those that are there."""
+        """The marks of the files that can be read, by path."""
         self._away = {path: each for path, each in self._away.items() if not each.is_done}
         found: dict[str, Mark] = {}
         left = list(paths)
