@@ -1,19 +1,19 @@
-# The verbs of this project; CI runs the same ones. Nothing has to be installed first but
-# Python 3.11 or newer, and Docker for the stack.
+# The targets of this project, which CI uses, too. Requires only Python 3.11 or newer, and Docker for
+# the stack.
 
 VENV := .venv
 BIN := $(VENV)/bin
-# What apps may have, beside what the gateway has: never in the environment that is tested and served.
+# Packages of apps for `make ecosystem`, apart from the environment that is tested.
 ECOSYSTEM := $(VENV)/ecosystem
 PYTHON2 := python2.7
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-# Wheels with known hashes only: no compiler, and nothing but what was locked.
+# Only wheels with locked hashes: needs no compiler.
 INSTALL_LOCKED := $(PIP) install --only-binary :all: --require-hashes --requirement
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewest \
 	--python-version 3.11 --generate-hashes --only-binary :all: \
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
-# what `make check` looks for hard words in
+# files whose words `make check` checks
 PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs/air-gapped.md docs/architecture.md docs/decisions docs/glossary.md docs/libraries.md docs/operations.md docs/performance.md
 
 PYTEST := $(BIN)/python -m pytest
@@ -27,32 +27,32 @@ PARALLEL ?= -n $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 1))) --dist lo
 help:
 	@echo 'make up      the stack in Docker on http://localhost:8080/ (without Docker: make run)'
 	@echo 'make down    stop the stack; the data volume stays'
-	@echo 'make run     the gateway alone on http://127.0.0.1:8080/ (PORT=8081: there), without Docker and nginx'
-	@echo 'make dev     the same for writing apps: a save is served, error pages show tracebacks'
-	@echo '            (LIVE=1: pages reload in the browser)'
-	@echo 'make quick   the unit tests: pure, in seconds'
-	@echo 'make test    all tests: units, gateways in processes, and the stack where a Docker engine answers'
+	@echo 'make run     the gateway alone on http://127.0.0.1:8080/ (or PORT=8081), without Docker and nginx'
+	@echo 'make dev     the same for development: reloads on each save, error pages with tracebacks'
+	@echo '            (LIVE=1: pages in the browser reload, too)'
+	@echo 'make quick   the unit tests, in seconds'
+	@echo 'make test    all tests: units, gateways in processes, and the stack if Docker is available'
 	@echo 'make test-image  units and processes in the shipped image, with its Python'
-	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load: nothing is lost; then POSTs that'
-	@echo '             nobody reads, 10,000 of each size and framing (POSTS=500: 500), and the requests after them;'
-	@echo '             then 1,000 operations at random against a model (OPERATIONS=100 POOLS=4 SEED=1: those),'
-	@echo '             and 200 starts with a random fault each (FAULTS=20: 20)'
-	@echo 'make fuzz    random requests and answers against the parsers, SECONDS=600 each'
+	@echo 'make proof   50 reloads, 20 recycles and 20 rollbacks under full load lose no request; then POSTs that'
+	@echo '             no app reads, 10,000 of each size and framing (or POSTS=500), and the requests after them;'
+	@echo '             then 1,000 random operations against a model (or OPERATIONS=100 POOLS=4 SEED=1),'
+	@echo '             and 200 starts with a random fault each (or FAULTS=20)'
+	@echo 'make fuzz    random requests and responses against the parsers, SECONDS=600 each'
 	@echo 'make ecosystem  the libraries of docs/libraries.md, with real PostgreSQL and Redis'
 	@echo 'make autobahn   the Autobahn test suite for WebSockets, which needs a Python 2.7: PYTHON2=/path'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
-	@echo '             (ROWS=proxied,browser SERVERS=ours,granian ROUNDS=1 SECONDS=2: those, and writes nothing)'
+	@echo '             (a selection, without writing: ROWS=proxied,browser SERVERS=ours,granian ROUNDS=1 SECONDS=2)'
 	@echo 'make check   format, lint, types, import layers, words'
-	@echo 'make format  corrects what a tool can correct'
+	@echo 'make format  format, and fix what lint can fix'
 	@echo 'make docs    the reference of the table, its schema, and the pictures of states, made from the code'
-	@echo 'make lock    resolves the lock files again, with the newest versions that fit'
+	@echo 'make lock    update the lock files to the newest compatible versions'
 	@echo 'make clean   remove the virtual environment and all caches'
 
 up:
 	@if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then \
 		deploy/up; \
 	else \
-		echo "No Docker engine with Compose answers: running the gateway alone, as make run does."; \
+		echo "Docker with Compose is not available: running the gateway alone, as make run does."; \
 		$(MAKE) --no-print-directory run; \
 	fi
 
@@ -99,7 +99,7 @@ ecosystem: $(ECOSYSTEM)/stamp
 	.ci/apt postgresql redis-server
 	$(ECOSYSTEM)/bin/python -m pytest --override-ini pythonpath="tests/support tests/ecosystem" tests/ecosystem
 
-# The suite's program has never left Python 2; nothing else here needs that.
+# The test suite needs Python 2; nothing else here does.
 autobahn: $(VENV)/dev.stamp $(VENV)/autobahn/stamp
 	AUTOBAHN="env PYTHONPATH=$(VENV)/autobahn $(PYTHON2) -m autobahntestsuite.wstest" \
 		$(BIN)/python -m pytest --override-ini pythonpath="tests/support tests/websockets" tests/websockets

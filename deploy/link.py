@@ -1,8 +1,8 @@
 """Makes the package importable, and its command runnable, in the environment that runs this file.
 
-``python deploy/link.py DIRECTORY``: the sources in DIRECTORY are used where they are, so nothing
-is built or fetched and an edit is seen at once. Knows nothing of what the package needs; the lock
-file does. Source: Python's ``site`` module (path configuration files).
+``python deploy/link.py DIRECTORY``: the sources in DIRECTORY are used in place, so nothing is built
+or downloaded, and edits take effect at once. Requirements are installed from the lock file. Source:
+Python's ``site`` module (path configuration files).
 """
 
 import sys

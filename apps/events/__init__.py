@@ -1,4 +1,4 @@
-"""A live page fed by server-sent events: the pages, and what is told each second.
+"""A live page fed by server-sent events: the pages, and an event each second.
 
 Plain WSGI (PEP 3333); the stream is a generator. Knows nothing of who reads it: one ``Feed`` per
 worker process does the waiting. Source: HTML Living Standard, "Server-sent events".
@@ -27,7 +27,7 @@ def app(environ, start_response):
     is_head = environ["REQUEST_METHOD"] == "HEAD"
     if path == "/stream" and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
         headers = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")]
-        headers.append(("X-Accel-Buffering", "no"))  # nginx hands on each event as it comes
+        headers.append(("X-Accel-Buffering", "no"))  # nginx forwards each event at once
         start_response("200 OK", headers)
         # A gateway that stops says so; the browser comes back by itself after "retry".
         is_draining = environ.get("gateway.is_draining", lambda: False)
@@ -67,7 +67,7 @@ def event(name, value):
 
 
 def level(second):
-    """A made-up tide between 0 and 100; made from the clock, so every worker tells the same one."""
+    """A made-up tide between 0 and 100; made from the clock, so it is the same in every worker."""
     turn = 2 * math.pi * second
     return round(
         50 + 24 * math.sin(turn / 61) + 15 * math.sin(turn / 23) + 5 * math.sin(turn / 7), 1
@@ -75,7 +75,7 @@ def level(second):
 
 
 class Meter:
-    """The share of one core that this process used since it was last asked, in percent."""
+    """The share of one core that this process used since the last call, in percent."""
 
     def __init__(self):
         self._wall, self._cpu = time.monotonic(), time.process_time()

@@ -76,7 +76,7 @@ def static_url():
 
 
 # Django would put the prefix of the first request before a plain "static/" and keep it for all;
-# asked for anew each time, it is that of the present request.
+# read each time, it is that of the current request.
 STATIC_URL = lazy(static_url, str)()
 SESSION_COOKIE_NAME = "polls_session"
 CSRF_COOKIE_NAME = "polls_csrf"

@@ -1,4 +1,4 @@
-"""A WebSocket that says again what it is told, and the page to try it: plain ASGI.
+"""A WebSocket that echoes messages, and a page to try it: plain ASGI.
 
 Uvicorn runs it, as a pool's command. Knows the gateway only by ``X-Forwarded-Prefix``, which tells
 where it is mounted. Source: the ASGI specification, version 3, "HTTP & WebSocket".

@@ -68,7 +68,7 @@ def break_off(lab: Lab, method: str) -> Answer:
 def test_a_request_that_ends_its_worker_is_passed_on_once(broken: Lab, method: str):
     answer = break_off(broken, method)
     assert answer.status == 502
-    assert "was passed on, but no answer came back" in answer.text
+    assert "was forwarded, but there was no response" in answer.text
     assert "<!--#" not in answer.text
 
 

@@ -82,7 +82,7 @@ def test_nginx_is_there_while_the_gateway_loads_and_what_is_asked_meanwhile_is_a
     # on a busy machine the mount may have been left out already
     assert answer.status in (200, 503)
     assert (up.returncode, health(site, "gateway")) == (0, "healthy")
-    assert f"The gateway answers on http://localhost:{site.address[1]}/" in out.splitlines()
+    assert f"The gateway serves http://localhost:{site.address[1]}/" in out.splitlines()
     wait_for(site, "/", lambda answer: answer.content == b"served")
 
 
