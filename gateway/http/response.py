@@ -127,23 +127,8 @@ class Response:
         """Send what the app returned, to its end. Raises AppError, ClientDisconnected and whatever
         the iterable raises. May switch greenlets."""
         if type(result) is list:
-            # the shortest way, for most responses
-            if len(result) == 1 and (head := self._simple_head) and type(result[0]) is bytes:
-                data: bytes = result[0]
-                request, length, remaining = self._request, len(data), self.remaining
-                if (
-                    (remaining == length or remaining < 0)
-                    and length <= COPY_BYTES
-                    and request.takes_simple_head
-                ):
-                    if remaining < 0:
-                        head += b"Content-Length: %d\r\n" % length
-                    if not self.persistent:
-                        head += b"Connection: close\r\n"
-                    self.head_sent = True
-                    self.remaining = 0
-                    self._sink.send(head + self._date_line + data)
-                    return
+            if len(result) == 1 and self._send_whole(result[0], True):
+                return
         elif isinstance(result, FileWrapper) and not self.head_sent and self._send_file(result):
             return
         elif isinstance(result, Takeover):
@@ -151,6 +136,8 @@ class Response:
             return
         pieces = _iterate(result)
         for data in pieces:
+            if self._send_whole(data, False):
+                continue
             if not isinstance(data, bytes):
                 raise AppError(describe_result(result, data))
             # PEP 3333 "Handling the Content-Length Header"
@@ -159,6 +146,25 @@ class Response:
             if self._is_chunked:
                 self._send_chunks(pieces)
         self.finish()
+
+    def _send_whole(self, data: bytes, is_only: bool) -> bool:
+        """The shortest way, for most responses: the head and, in one piece, the whole body, which
+        is as long as its Content-Length says or the only piece. False where it is not that."""
+        head = self._simple_head
+        if not head or type(data) is not bytes or not self._request.takes_simple_head:
+            return False
+        length, remaining = len(data), self.remaining
+        if length > COPY_BYTES or (length != remaining and not (is_only and remaining < 0)):
+            return False
+        if remaining < 0:
+            head += b"Content-Length: %d\r\n" % length
+        if not self.persistent:
+            head += b"Connection: close\r\n"
+        self.head_sent = True
+        self._simple_head = b""
+        self.remaining = 0
+        self._sink.send(head + self._date_line + data)
+        return True
 
     def _send_chunks(self, pieces: Iterator[bytes]) -> None:
         """The rest of a body whose first chunk has gone out, each piece as the app gives it."""

@@ -34,23 +34,27 @@ def read_head(key: tuple[str, Fields]) -> CheckedHead:
     Raises AppError for what may not be sent, and TypeError or ValueError for what is no pair.
     """
     status, headers = key
-    length, has_date = -1, False
+    length, has_date, is_personal = -1, False, False
     text, code, has_body = _check_status(status)
     for pair in headers:
-        name, value = pair
-        lower = name.lower() if isinstance(name, str) else ""
-        if lower == "content-length" and isinstance(value, str):
-            if length >= 0 or not DIGITS.fullmatch(value):
-                raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
-            length = int(value)
-            continue  # the head is given its own
-        has_date |= lower == "date"
-        text += known_lines.get(pair) or check_field(name, value)
+        line = known_lines.get(pair)
+        if line is None:
+            name, value = pair
+            lower = _check_name(name)
+            if lower == "content-length" and isinstance(value, str):
+                if length >= 0 or not DIGITS.fullmatch(value):
+                    raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
+                length = int(value)
+                continue  # the head is given its own
+            has_date |= lower == "date"
+            is_personal |= lower == "set-cookie"
+            line = _check_value(name, lower, value)
+        text += line
     simple = b""
     if has_body and not has_date:
         simple = (text + (f"Content-Length: {length}\r\n" if length >= 0 else "")).encode("latin-1")
     known = text, code, length, simple, has_body, has_date
-    if len(text) <= _LONGEST_KNOWN_HEAD and "\r\nset-cookie:" not in text.lower():
+    if len(text) <= _LONGEST_KNOWN_HEAD and not is_personal:
         if len(known_heads) >= CACHE_ENTRIES:
             known_heads.clear()
         known_heads[key] = known
@@ -73,11 +77,22 @@ def _check_status(status: str) -> tuple[str, int, bool]:
 
 def check_field(name: str, value: str) -> str:
     """The line of a field that an app may send. Raises AppError for one it may not."""
+    return _check_value(name, _check_name(name), value)
+
+
+@lru_cache(CACHE_ENTRIES)
+def _check_name(name: str) -> str:
+    """The name in lower case."""
     if not isinstance(name, str) or not TOKEN.fullmatch(name):
         raise AppError(describe_name(name))
     lower = name.lower()
     if lower in HOP_BY_HOP:  # which PEP 3333 forbids to an app
         raise AppError(f"{name} is the server's to send, not an app's (PEP 3333): leave it out")
+    return lower
+
+
+def _check_value(name: str, lower: str, value: str) -> str:
+    """The line. ``lower`` is the name, which was checked, in lower case."""
     if not isinstance(value, str) or INVALID_IN_VALUE.search(value):
         raise AppError(describe_value(name, value))
     line = f"{name}: {value}\r\n"
