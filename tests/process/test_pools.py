@@ -456,14 +456,16 @@ def test_a_pool_whose_environment_has_been_mended_serves_after_a_reload(
         for worker in generation["workers"]
     ]
     os.kill(worker, signal.SIGSTOP)
-    with again.connect() as client:
-        client.sendall(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    with again.connect() as first, again.connect() as second:
+        for client in (first, second):  # one on the connection that is kept, one on another
+            client.sendall(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         again.ask("/b")  # the front worker has asked, and the supervisor has had its turn
         for _ in range(3):
             again.control("status")
         os.kill(worker, signal.SIGCONT)
-        with client.makefile("rb") as answer:
-            assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+        for client in (first, second):
+            with client.makefile("rb") as answer:
+                assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
 
 
 def test_a_reload_shows_what_is_built(start: Start) -> None:
