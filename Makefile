@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
 # files whose words `make check` checks
-PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs/air-gapped.md docs/architecture.md docs/decisions docs/glossary.md docs/libraries.md docs/operations.md docs/performance.md
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs/air-gapped.md docs/architecture.md docs/decisions docs/glossary.md docs/libraries.md docs/operations.md docs/performance.md gateway/states.py gateway/supervisor
 
 PYTEST := $(BIN)/python -m pytest
 # One process more than there are processors, since tests wait too; the tests of a file stay in one,
@@ -119,6 +119,7 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/states/writes.py gateway/supervisor
 	$(BIN)/python tests/prose/check.py $(PROSE)
 
 format: $(VENV)/dev.stamp
@@ -127,7 +128,7 @@ format: $(VENV)/dev.stamp
 
 docs: $(VENV)/dev.stamp
 	PYTHONPATH=tests/support $(BIN)/python tests/unit/test_config_schema.py
-	PYTHONPATH=. $(BIN)/python tests/docs/machines.py
+	PYTHONPATH=. $(BIN)/python tests/states/machines.py
 
 lock: $(VENV)/run.stamp
 	$(PIP) install uv

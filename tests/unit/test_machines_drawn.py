@@ -8,7 +8,7 @@ import pytest
 
 from gateway.states import Machine
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "states"))
 from machines import BEGIN, END, MACHINES, PAGE, draw, write_into
 
 

@@ -29,8 +29,9 @@ DEADLINE_SECONDS = 20.0
 
 
 @pytest.fixture(autouse=True)
-def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+def strict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(states, "IS_STRICT", True)
+    monkeypatch.chdir(tmp_path)  # environments are looked for beside the table
 
 
 def find_edges(machine: Machine[Any]) -> set[tuple[Any, Any]]:
