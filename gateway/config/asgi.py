@@ -1,6 +1,6 @@
-"""``asgi:`` of a mount: the pool that runs Uvicorn, and the mount that leads there.
+"""``asgi:`` of a mount: the pool that runs Uvicorn, and the mount that forwards to it.
 
-Refuses to start anything. Source: Uvicorn's command line; the ASGI specification (``root_path``).
+Starts nothing. Source: Uvicorn's command line; the ASGI specification (``root_path``).
 """
 
 import shlex
@@ -10,13 +10,13 @@ from importlib.util import find_spec
 from gateway.config.model import AsgiTarget, PoolSettings, UpstreamTarget
 
 PROGRAM = "uvicorn"
-# Its socket is the gateway's alone, so whoever connects there is believed. A path is stripped on
-# the way and put together again by Uvicorn, which is what ASGI's root_path asks for.
+# Only the gateway can open its socket, so every peer is trusted. The prefix is stripped on the way,
+# and Uvicorn puts the path together again, as ASGI's root_path requires.
 _OPTIONS = "--uds {socket} --no-access-log --no-server-header --proxy-headers"
 
 
 def lead_to_pool(target: AsgiTarget) -> UpstreamTarget:
-    """The mount's target; its pool is still to be named."""
+    """The mount's target, still without the name of its pool."""
     return UpstreamTarget(addresses=(), cookie_path=target.cookie_path, health=target.health)
 
 
@@ -31,14 +31,14 @@ def build_asgi_pool(target: AsgiTarget, pool: PoolSettings, prefix: str) -> Pool
 
 
 def find_asgi_fault(pool: PoolSettings) -> str:
-    """Why ``pool`` cannot run an ASGI app; "" where it can, as far as that is known now."""
+    """Why ``pool`` cannot run an ASGI app; "" if it can, as far as can be checked now."""
     if pool.command:
         return f'the pool runs a command of its own: mount it with "upstream: pool:{pool.name}"'
     limits = pool.limits
     if pool.concurrency != "greenlets" or pool.idle_seconds or limits.max_requests:
-        return "concurrency, idle and max_requests do not count for Uvicorn: remove them there"
+        return "concurrency, idle and max_requests have no effect on Uvicorn: remove them there"
     if pool.workers.max:
-        return "Uvicorn has as many processes as workers.min says: leave out max there"
+        return "Uvicorn always has workers.min processes: leave out max there"
     if pool.venv:
         is_there = (pool.venv / "bin" / PROGRAM).exists()
         return "" if is_there else f"Uvicorn is not installed in {pool.venv}: add it there"

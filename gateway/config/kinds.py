@@ -31,8 +31,8 @@ class Kind:
     pattern: str = ""
     form: str = ""
     shape: Literal["single", "list", "one or more", "mapping", "section"] = "single"
-    is_number: bool = False  # a YAML number is welcome, not text alone
-    is_free_text: bool = False  # anything goes, so YAML's own idea of it must be the same
+    is_number: bool = False  # a YAML number is accepted, as well as text
+    is_free_text: bool = False  # any text is valid, so it must not mean something else in YAML
     least: float = float("-inf")
     most: float = float("inf")
     show: Callable[[Any], str] = str
@@ -84,8 +84,8 @@ KINDS = {
         name="duration",
         expected='a duration such as "30s", "5m" or "1m30s"',
         parse=_alone(units.parse_duration),
-        form="A number and `ms`, `s`, `m`, `h` or `d`, also together: `250ms`, `30s`, `1m30s`, "
-        "`1.5h`. Only `0` needs no unit.",
+        form="A number with `ms`, `s`, `m`, `h` or `d`, or several of them: `250ms`, `30s`, "
+        "`1m30s`, `1.5h`. Only `0` needs no unit.",
         pattern=units.DURATION_PATTERN,
         least=0.001,
         most=3650 * 86_400.0,
@@ -154,8 +154,8 @@ KINDS = {
         name="list of networks",
         expected='an address, a CIDR such as "172.16.0.0/12", or "unix:www-data"',
         parse=_alone(addresses.parse_network),
-        form="Each an address, a CIDR such as `172.16.0.0/12`, `unix:www-data` or `unix:33`, which "
-        "is every process of that user that connects over a Unix socket, or `unix:`, of any user.",
+        form="Each is an address, a CIDR such as `172.16.0.0/12`, `unix:www-data` or `unix:33` "
+        "(every process of that user that connects over a Unix socket), or `unix:` (of any user).",
         pattern=addresses.NETWORK_PATTERN,
         shape="list",
     ),
@@ -164,7 +164,7 @@ KINDS = {
         expected='an app such as "notes.wsgi:app" or "notes.wsgi:create_app()"',
         parse=_alone(importstring.parse_import_string),
         form="`module:callable`, or `module:factory()`, which is called once, without arguments. "
-        "The module lies beside the table or is installed.",
+        "The module is beside the table, or installed.",
         pattern=importstring.IMPORT_STRING_PATTERN,
     ),
     "environment": Kind(
@@ -179,7 +179,7 @@ KINDS = {
         name="list of variables",
         expected='a variable such as DATABASE_URL, or the beginning of several such as "PG*"',
         parse=_alone(processes.parse_variable),
-        form="Each a name, or the beginning of several names and `*`.",
+        form="Each is a name, or the beginning of several names followed by `*`.",
         pattern=processes.VARIABLE_PATTERN,
         shape="list",
     ),
@@ -193,8 +193,8 @@ KINDS = {
         name="address or list of addresses",
         expected='a server such as "http://reports:3000" or "unix:/run/reports.sock"',
         parse=_alone(upstreams.parse_upstream),
-        form="Each `http://HOST:PORT`, port 80 if none is given, or `unix:/path/of/a.sock`. Or "
-        "one `pool:NAME`.",
+        form="Each is `http://HOST:PORT`, with port 80 by default, or `unix:/path/of/a.sock`. Or a "
+        "single `pool:NAME`.",
         pattern=upstreams.UPSTREAM_PATTERN,
         shape="one or more",
     ),
@@ -234,14 +234,15 @@ KINDS = {
         name="directory",
         expected="a directory, relative to the table's own",
         parse=paths.parse_directory,
-        form="It must exist. It may not hold the table itself, and so publish the apps' code.",
+        form="It must exist. It must not contain the table itself: that would publish the apps' "
+        "code.",
         is_free_text=True,
     ),
     "place": Kind(
         name="path",
         expected='a path such as "var/environments", relative to the table\'s own directory',
         parse=paths.parse_place,
-        form="It is made where it does not exist.",
+        form="It is created if it does not exist.",
         is_free_text=True,
     ),
     "folder": Kind(
@@ -298,7 +299,7 @@ KINDS = {
         name="path or URL",
         expected='a path such as "/new", or an http(s) URL',
         parse=_alone(paths.parse_location),
-        form="Percent-encoded where a URL has to be, without a query.",
+        form="Percent-encoded as in a URL, without a query.",
         pattern=paths.LOCATION_PATTERN,
     ),
 }

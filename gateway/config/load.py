@@ -1,6 +1,6 @@
-"""A table's file to a Config: the I/O in front of the parser.
+"""A table's file to a Config: the I/O before the parser.
 
-Refuses to know what a table says. Source: YAML 1.2 §5.2 (UTF-8 in files).
+Does not know what a table contains. Source: YAML 1.2 §5.2 (UTF-8 in files).
 """
 
 import os
@@ -18,14 +18,16 @@ from gateway.file_tasks import FileTask, UnreachableError, touching
 T = TypeVar("T")
 
 MOST_BYTES = 16 * 1024 * 1024  # 10,000 full mounts are 1 MiB
-MOST_READS = 16  # at a time: each that waits in vain keeps a thread and what it has read
+MOST_READS = (
+    16  # at a time: one that waits for a file that never answers keeps a thread and its memory
+)
 
 _reads: list[FileTask[Any]] = []
 
 
 def read_in_time(read: Callable[[], T], most_seconds: float | None = None) -> T:
-    """What ``read`` makes of a table, in a thread of its own. Raises ConfigError, too, where a file
-    that it looks at does not answer within ``most_seconds``, None for as long as for any."""
+    """What ``read`` returns, run in its own thread. Raises ConfigError, also if a file that it
+    needs does not answer within ``most_seconds``; None is the usual time."""
     task = _begin(read)
     try:
         return task.wait(most_seconds)
@@ -34,7 +36,7 @@ def read_in_time(read: Callable[[], T], most_seconds: float | None = None) -> T:
 
 
 def read_table(path: Path, most_seconds: float | None = None) -> Config:
-    """``read_config`` for a command: with the environment of this process, and in time."""
+    """``read_config`` for a command: with this process's environment, and a time limit."""
     return read_in_time(lambda: read_config(path, os.environ), most_seconds)
 
 
@@ -67,15 +69,15 @@ def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
     except (OSError, ValueError) as exc:
         refuse_whole(source, _why_unreadable(exc), exc)
     if len(content) > MOST_BYTES:
-        refuse_whole(source, "larger than 16 MiB: this is no table")
-    # Not resolve(): it would follow a linked table away from the folder it is put in.
+        refuse_whole(source, "larger than 16 MiB: this is not a table")
+    # Not resolve(): that would follow a link away from the directory where the table is.
     directory = Path(os.path.abspath(path)).parent  # noqa: PTH100
     return parse_config(_decoded(content, source), source, directory, environ)
 
 
 def _read(path: str | Path, source: str) -> bytes:
     if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  a path may hold NUL here
-        refuse_whole(source, "a pipe: name a file with -c FILE")  # it would wait without end
+        refuse_whole(source, "a pipe: name a file with -c FILE")  # reading it could wait for ever
     with open(path, "rb") as file:
         return file.read(MOST_BYTES + 1)
 
@@ -86,7 +88,7 @@ def _why_unreadable(exc: Exception) -> str:
     if isinstance(exc, IsADirectoryError):
         return "a directory: name the table in it with -c FILE"
     if isinstance(exc, PermissionError):
-        # by name alone: in a container the path is another
+        # by name only: in a container, the path differs
         folder = Path(os.path.abspath(str(exc.filename))).parent.name  # noqa: PTH100
         return f'user {os.geteuid()} may not read it: try "chmod -R a+rX {folder}"'
     reason = getattr(exc, "strerror", None) or "not a path"

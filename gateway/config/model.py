@@ -1,7 +1,8 @@
-"""The table as frozen values. Owns what can be said in it; knows neither YAML nor how it is run.
+"""The table as frozen values: every key, with its default and description. Knows neither YAML nor
+how a table is served.
 
-The values travel pickled to workers that may run another Python: no slots, which some versions
-cannot have and others pickle in a way of their own.
+The values are pickled for workers that may run another Python. So they have no slots: dataclasses
+of older versions lack them, and newer ones pickle them differently.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ MAIN = "main"  # the pool of the front workers
 
 
 def as_path(text: str) -> Path:
-    """A path that was pickled: Python 3.13 gives the class a name that no other version knows."""
+    """Unpickle a path: Python 3.13 pickles its class by a name that no other version has."""
     return Path(text)
 
 
@@ -37,7 +38,7 @@ def _cookie_path() -> Any:
 
 @dataclass(frozen=True)
 class Where:
-    """A place in the table, both counted from 1."""
+    """A place in the table, counted from 1."""
 
     line: int
     column: int
@@ -45,7 +46,7 @@ class Where:
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """``probe:`` of a mount: what to ask an app for, and what it has to answer."""
+    """``probe:`` of a mount: the request to make to an app, and the response that it must give."""
 
     path: str = field(
         metadata={
@@ -173,8 +174,8 @@ class UpstreamTarget:
     """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``.
 
     ``pool`` is the one whose servers have these addresses, "" where the table has them; in the
-    table itself such a mount's only address is ``pool:NAME``. ``is_own``: they are workers of the
-    gateway's own, which run apps and are told what the front workers have decided.
+    table itself such a mount's only address is ``pool:NAME``. ``is_own``: they are
+    workers of the gateway, which run apps and get statements from the front workers.
     """
 
     addresses: tuple[str, ...] = field(
@@ -252,8 +253,8 @@ class UpstreamTarget:
 
 @dataclass(frozen=True)
 class AsgiTarget:
-    """``module:callable`` or ``module:factory()``, under Uvicorn. No mount of a Config has one: it
-    has become a pool with a command, and an UpstreamTarget that leads there."""
+    """``module:callable`` or ``module:factory()``, under Uvicorn. No mount of a Config has one:
+    the parser makes it a pool with a command, and an UpstreamTarget that points to that pool."""
 
     import_string: str = field(
         metadata={
@@ -291,8 +292,9 @@ class Mount:
 
     ``name`` is the normalised key; ``host`` is lower-case ASCII or None for any; ``prefix`` is ""
     for ``/``, else a decoded path that begins with a slash and does not end with one.
-    ``pool_admission`` is for front workers: what all mounts of the ``pool`` share; and so is
-    ``takes_in_all``: content of any length is taken in, since what it is bound for is scarce.
+    Front workers alone use ``pool``, ``pool_admission``, which all mounts of that pool share, and
+    ``takes_in_all``: content of any length is taken in, since the threads or the places behind the
+    mount are limited.
     """
 
     name: str
@@ -443,7 +445,7 @@ class ServerSettings:
     )
     limits: Limits = field(default_factory=Limits)
     pool_limits: PoolLimits = field(default_factory=PoolLimits)
-    # whether front workers alone can connect, so that what they state is believed
+    # whether only front workers can connect, so that their statements are trusted
     is_behind_front: bool = field(default=False, metadata={"applies": "new workers"})
 
 
@@ -464,8 +466,8 @@ class Workers:
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """One of ``pools:``: workers of their own for the mounts that name it. ``name`` is its key, or
-    the mount's for an own one."""
+    """One of ``pools:``: separate workers for the mounts that name it. ``name`` is its key, or the
+    mount's for ``pool: own``."""
 
     name: str = field(metadata={"applies": "new workers"})
     where: Where = field(default=Where(line=1, column=1), compare=False)
@@ -545,11 +547,11 @@ class PoolSettings:
         reads="file",
         applies="new workers",
     )
-    # what the file says: all workers from one reading of the table get the same
+    # what the file contained when the table was read, so that all workers get the same
     env_file_variables: tuple[tuple[str, str], ...] = field(
         default=(), metadata={"key": "env_file", "applies": "new workers"}, repr=False
     )
-    # the numbers of its lines that set nothing and are no comments
+    # the numbers of its lines that are neither variables nor comments
     env_file_strays: tuple[int, ...] = field(default=(), compare=False)
     pass_env: tuple[str, ...] = setting(
         (),
@@ -604,8 +606,8 @@ class Config:
 
     ``directory`` is its own, absolute; apps are imported from there.
 
-    ``is_dev`` and ``is_live`` come from the command line alone: what a table says is for strangers
-    too. ``unused_pools`` are those of the table that no mount names.
+    ``is_dev`` and ``is_live`` come from the command line alone: a table is used in production, too.
+    ``unused_pools`` are those that no mount names.
     """
 
     source: str
@@ -614,7 +616,7 @@ class Config:
     mounts: tuple[Mount, ...]
     pools: tuple[PoolSettings, ...] = ()
     pool: PoolSettings = PoolSettings(name=MAIN)
-    # what else the table is made from: the files of secrets and of pools' variables
+    # the other files that were read: secrets, and variables of pools
     files: tuple[str, ...] = field(default=(), compare=False)
     is_dev: bool = False
     is_live: bool = False

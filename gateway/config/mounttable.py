@@ -1,7 +1,7 @@
 """``mounts:``, read and checked as a whole.
 
-Owns what mounts may not do together; refuses to know how they are served. Source: the settings of
-each kind of mount.
+Owns the rules for mounts together; does not know how they are served. Source: the settings of each
+kind of mount.
 """
 
 from dataclasses import dataclass
@@ -43,8 +43,8 @@ class _Read:
 def parse_mounts(
     reader: Reader, node: Node, defaults: dict[str, Any], pools: dict[str, PoolSettings]
 ) -> tuple[tuple[Mount, ...], tuple[PoolSettings, ...]]:
-    """The mounts that could be read, and those of ``pools`` that they use. ``defaults`` are by
-    field name."""
+    """The mounts that could be read, and the ``pools`` that they use. ``defaults`` are by field
+    name."""
     pairs = reader.pairs(
         node, "mounts", 'a mapping such as "/notes: notes.wsgi:app", a space after the colon'
     )
@@ -59,7 +59,9 @@ def parse_mounts(
             read.append(one)
     _check_environment(reader, read)
     _check_modules(reader, read, pools)
-    if len(read) == len(pairs or {}):  # else one that could not be read might be where they lead
+    if len(read) == len(
+        pairs or {}
+    ):  # otherwise, a mount that could not be read may be the destination
         _check_loops(reader, read)
     return assign_pools(reader, [(one.pair, one.mount, one.asgi) for one in read], pools)
 
@@ -75,7 +77,7 @@ def _parse_key(reader: Reader, key: Scalar, first_of: dict[MountKey, Scalar]) ->
     first = first_of.setdefault(parsed, key)
     if first is not key:
         place = f"line {first.line}, column {first.column}"
-        message = f"{quote(parsed.name)} is mounted already, in {place}: remove one of them"
+        message = f"{quote(parsed.name)} is already mounted, in {place}: remove one of them"
         reader.problems.add(key, path, message)
     return parsed
 
@@ -125,7 +127,7 @@ def _parse_short(reader: Reader, node: Node, path: str) -> dict[str, Any]:
 
 
 def _kind_of(reader: Reader, pair: Entry, pairs: Entries) -> str:
-    """The key that tells the kind, or "" and a problem noted."""
+    """The key that says of which kind the mount is; "" with a problem recorded."""
     given = [key for key in pairs if key in TARGETS]
     path = join("mounts", pair.key.text)
     if not given:
@@ -144,7 +146,7 @@ _ADVICE = {
 
 
 def _check_environment(reader: Reader, read: list[_Read]) -> None:
-    """The mounts of a pool share processes, and so one environment."""
+    """The mounts of a pool share processes, and so the variables of one environment."""
     first_of: dict[tuple[str, str], _Read] = {}
     values: dict[tuple[str, str], str] = {}
     for one in read:
@@ -157,14 +159,14 @@ def _check_environment(reader: Reader, read: list[_Read]) -> None:
                 path = join("mounts", f"{one.pair.key.text}.env.{name}")
                 place = _variable_place(first, name)
                 message = (
-                    f'"{first.mount.name}" gives it another value in line {place.line}, column '
+                    f'"{first.mount.name}" sets it to another value in line {place.line}, column '
                     f"{place.column}: {_ADVICE.get(name, _RENAME)}"
                 )
                 reader.problems.add(_variable_place(one, name), path, message)
 
 
 def _check_modules(reader: Reader, read: list[_Read], pools: dict[str, PoolSettings]) -> None:
-    """Whether each app's module is there; a Python that is not the gateway's may have others."""
+    """Check that each app's module exists, unless another Python runs it, which may have others."""
     for one in read:
         target = one.asgi or one.mount.target
         if not isinstance(target, AppTarget | AsgiTarget):

@@ -1,7 +1,7 @@
-"""The table: text to a frozen, validated Config, with every problem at once.
+"""The table: text to a frozen, validated Config, or every problem at once.
 
-Refuses to import apps or to open sockets; of the file system it asks only whether what the table
-names is there. Source: the settings made from the model.
+Imports no apps and opens no sockets; of the file system it only checks that what the table names
+exists. Source: the settings made from the model.
 """
 
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ def _parse_server(reader: Reader, sections: Entries) -> ServerSettings:
 
 
 def describe_clash(server: ServerSettings) -> str:
-    """Why its two listeners could not both be opened; "" if they can."""
+    """Why its two listeners cannot both be opened; "" if they can."""
     if not do_addresses_clash(server.listen, server.admin):
         return ""
     both = f'"{server.listen}" for requests and "{server.admin}" for admin'
@@ -87,7 +87,7 @@ def describe_clash(server: ServerSettings) -> str:
 
 
 def _check_server(reader: Reader, pairs: Entries, server: ServerSettings) -> None:
-    """What each value alone cannot show."""
+    """Check values against each other."""
     limits = server.limits
 
     def problem(keys: tuple[str, ...], message: str) -> None:
@@ -102,7 +102,7 @@ def _check_server(reader: Reader, pairs: Entries, server: ServerSettings) -> Non
         problem(("proxy_protocol",), message)
     for key in ("block_warn", "block_timeout"):
         if 0 < getattr(limits, f"{key}_seconds") < LEAST_SILENCE_SECONDS:
-            message = f"a busy loop may be silent for {LEAST_SILENCE_SECONDS:g} s by itself"
+            message = f"a busy event loop may be blocked for {LEAST_SILENCE_SECONDS:g} s by itself"
             problem((key,), f"{message}: raise it, or 0 for never")
     check_memory(reader, pairs, "server", server.pool_limits)
     if limits.max_request_line_bytes > limits.max_head_bytes:

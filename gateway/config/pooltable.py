@@ -29,7 +29,7 @@ from gateway.limits import Admission, PoolLimits
 # beside MAIN, what a mount's ``pool:`` may say that names no pool of the table
 OWN = "own"
 PREFIX = "pool:"
-# what only the gateway's own workers can do
+# settings that only the gateway's own workers have
 _OF_WORKERS = ("concurrency", "threads", "idle", "max_requests")
 
 
@@ -39,7 +39,7 @@ def parse_pools(reader: Reader, pairs: Entries) -> dict[str, PoolSettings]:
     for name, pair in pairs.items():
         path = join("pools", name)
         if name == MAIN:
-            message = 'the front workers are no pool of the table: set them under "server:"'
+            message = 'the front workers are not a pool of the table: set them under "server:"'
             reader.problems.add(pair.key, path, message)
         elif name == OWN or not re.fullmatch(POOL_NAME_PATTERN, name):
             expected = KINDS["pool name"].expected.partition(",")[0]
@@ -53,7 +53,7 @@ def parse_pools(reader: Reader, pairs: Entries) -> dict[str, PoolSettings]:
         limits = PoolLimits(**take(values, POOL_LIMITS))
         admission = Admission(**take(values, ADMISSION))
         if "command" in own:
-            values.setdefault("command", "{socket}")  # one that is wrong is one all the same
+            values.setdefault("command", "{socket}")  # an invalid command is a command, too
         pools[name] = PoolSettings(
             name=name, where=where, limits=limits, admission=admission, **values
         )
@@ -65,7 +65,7 @@ def parse_pools(reader: Reader, pairs: Entries) -> dict[str, PoolSettings]:
 def _read_env_file(
     reader: Reader, pair: Entry, path: str, values: dict[str, Any]
 ) -> dict[str, Any]:
-    """What it says, for the pool whose settings are ``values``."""
+    """The variables in the file, for a pool with these ``values``."""
     most, directory = env_file.MOST_BYTES, reader.interpolator.directory
     try:
         with reader.touching(pair.value, path):
@@ -83,15 +83,15 @@ def _read_env_file(
 
 
 def _check_together(reader: Reader, own: Entries, path: str, pool: PoolSettings) -> None:
-    """Note what does not count beside another setting."""
+    """Record settings that have no effect beside others."""
     wrong = {}
     if "venv" in own:
         for key in ("python", "requirements"):
             wrong[key] = f'a pool has either "venv" or "{key}": remove one of them'
     if pool.concurrency != "threads":
-        wrong["threads"] = 'only counts with "concurrency: threads": add that or remove this'
+        wrong["threads"] = 'has no effect without "concurrency: threads": add that, or remove this'
     if pool.command:
-        wrong |= dict.fromkeys(_OF_WORKERS, "does not count for a command: remove it")
+        wrong |= dict.fromkeys(_OF_WORKERS, "has no effect on a command: remove it")
     if pool.sticky != "off" and pool.idle_seconds:
         message = "workers that stop when idle forget their sessions"
         wrong["idle"] = f'{message}: remove this, or "sticky"'
@@ -99,17 +99,17 @@ def _check_together(reader: Reader, own: Entries, path: str, pool: PoolSettings)
     if 0 < most < pool.workers.min:
         wrong["workers"] = "max is less than min: raise it, or leave it out"
     elif most and pool.command:
-        wrong["workers"] = "a command has as many processes as min says: leave out max"
+        wrong["workers"] = "a command always has min processes: leave out max"
     for key, message in wrong.items():
         if key in own:
             reader.problems.add(own[key].key, join(path, key), message)
 
 
 def check_memory(reader: Reader, pairs: Entries, path: str, limits: PoolLimits) -> None:
-    """Note a hard limit that leaves no room for the soft one."""
+    """Record a hard limit that is not above the soft one."""
     if 0 < limits.max_memory_hard_bytes <= limits.max_memory_bytes:
         key = "max_memory_hard" if "max_memory_hard" in pairs else "max_memory"
-        message = "a worker would be killed before max_memory has it replaced"
+        message = "a worker would be killed before max_memory replaces it"
         hint = "raise it, or lower max_memory"
         reader.problems.add(pairs[key].value, join(path, key), f"{message}: {hint}")
 
@@ -119,7 +119,7 @@ def assign_pools(
     read: list[tuple[Entry, Mount, AsgiTarget | None]],
     pools: dict[str, PoolSettings],
 ) -> tuple[tuple[Mount, ...], tuple[PoolSettings, ...]]:
-    """The mounts, each with the name of its pool, and the pools that are used; those with an
+    """The mounts, each with the name of its pool, and the pools in use. Mounts with an
     ``AsgiTarget`` get a pool that runs it."""
     mounts = []
     used: dict[str, PoolSettings] = {}
@@ -153,7 +153,7 @@ def assign_pools(
 def _find_asgi_mounts(
     reader: Reader, read: list[tuple[Entry, Mount, AsgiTarget | None]]
 ) -> dict[str, str]:
-    """By the name of a pool of the table, the mount whose ASGI app it runs."""
+    """The mount whose ASGI app a pool of the table runs, by the pool's name."""
     found: dict[str, str] = {}
     for pair, mount, asgi in read:
         if asgi is not None and asgi.pool != OWN:
@@ -166,7 +166,7 @@ def _find_asgi_mounts(
 def _assign_asgi(
     reader: Reader, pair: Entry, mount: Mount, asgi: AsgiTarget, pools: dict[str, PoolSettings]
 ) -> dict[str, PoolSettings]:
-    """The pool that runs it, by name; none where there is a problem."""
+    """The pool that runs it, by name; none if there is a problem."""
     own = PoolSettings(name=mount.name, where=mount.where)
     pool = own if asgi.pool == OWN else pools.get(asgi.pool)
     if pool is None:
@@ -198,7 +198,7 @@ def _find_name(target: UpstreamTarget) -> str:
 def _find_fault(
     name: str, pools: dict[str, PoolSettings], asgi_mounts: dict[str, str], *, is_app: bool
 ) -> str:
-    """Why a mount cannot be of this pool; "" where it can."""
+    """Why a mount cannot use this pool; "" if it can."""
     if name not in pools:
         near = did_you_mean(name, [*pools, MAIN, OWN] if is_app else pools)
         hint = near or 'add it under "pools:"'
@@ -206,9 +206,9 @@ def _find_fault(
     if name in asgi_mounts:
         return _taken(asgi_mounts[name])
     if is_app and pools[name].command:
-        return f'the pool runs a command and no apps: mount it with "upstream: {PREFIX}{name}"'
+        return f'the pool runs a command, not apps: mount it with "upstream: {PREFIX}{name}"'
     if not is_app and not pools[name].command:
-        return f'the pool runs no command: mount its apps with "app:" and "pool: {name}"'
+        return f'the pool does not run a command: mount its apps with "app:" and "pool: {name}"'
     return ""
 
 

@@ -1,6 +1,6 @@
 """Nodes to values: the one walk that every section of the table shares.
 
-Owns the checks that hold for any mapping and any value; refuses to know which keys there are.
+Owns the checks that apply to any mapping and any value; does not know which keys there are.
 Source: the settings it is given.
 """
 
@@ -28,7 +28,7 @@ from gateway.file_tasks import touching
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key and its value, each with its place."""
+    """A key and its value, as nodes."""
 
     key: Scalar
     value: Node
@@ -39,13 +39,14 @@ Entries = dict[str, Entry]
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads values and notes what is wrong with them; what could not be read is left out."""
+    """Reads values and records problems; what cannot be read is left out."""
 
     problems: Problems
     interpolator: Interpolator
 
     def pairs(self, node: Node, path: str, expected: str) -> Entries | None:
-        """A mapping's keys and values; nothing there is an empty mapping, None is a problem."""
+        """A mapping's keys and values, none for an empty value; None for anything else, with a
+        problem recorded."""
         if isinstance(node, Mapping):
             return self.unique_pairs(node, path)
         if nodes.describe_node(node) == "nothing":
@@ -54,24 +55,26 @@ class Reader:
         return None
 
     def unique_pairs(self, node: Mapping, path: str) -> Entries:
-        """A mapping's keys and values; a key given twice is a problem, its first value counts."""
+        """A mapping's keys and values. A duplicate key is a problem, and its first value counts."""
         found: Entries = {}
         for key, value in zip(node.items[::2], node.items[1::2], strict=True):
             if not isinstance(key, Scalar):
                 self.problems.add(key, path, f"expected a key, got {nodes.describe_node(key)}")
             elif key.text == "<<" and key.is_plain:
                 self.problems.add(
-                    key, path, 'merge keys are not read: put what mounts share under "defaults:"'
+                    key,
+                    path,
+                    'merge keys are not supported: put what mounts share under "defaults:"',
                 )
             elif first := found.get(key.text):
-                again = f"given twice: first in line {first.key.line}, column {first.key.column}"
+                again = f"duplicate key: first in line {first.key.line}, column {first.key.column}"
                 self.problems.add(key, join(path, key.text), again)
             else:
                 found[key.text] = Entry(key, value)
         return found
 
     def settings(self, pairs: Entries, path: str, known: Settings) -> dict[str, Any]:
-        """The fields that ``pairs`` fill, by the field's name. Keys not ``known`` are problems."""
+        """The values in ``pairs``, by field name. Keys that are not ``known`` are problems."""
         values: dict[str, Any] = {}
         for name, pair in pairs.items():
             setting = known.get(name)
@@ -84,9 +87,9 @@ class Reader:
         return values
 
     def unknown_key(self, key: Scalar, path: str, known: ReadOnlyMapping[str, object]) -> None:
-        """Note a key that is none here."""
+        """Record an unknown or misplaced key as a problem."""
         if places := places_of(key.text):
-            message = f"no key here: it belongs {' or '.join(places)}"
+            message = f"not a key here: it belongs {' or '.join(places)}"
         else:
             stem = key.text.removesuffix("_seconds").removesuffix("_bytes")
             near = did_you_mean(stem, known)
@@ -94,7 +97,7 @@ class Reader:
         self.problems.add(key, join(path, key.text), message)
 
     def setting(self, node: Node, path: str, setting: Setting) -> Any | None:
-        """The value of one setting, or None and a problem noted."""
+        """The value of one setting; None for one that cannot be read, with a problem recorded."""
         kind = setting.kind
         if kind.shape == "list":
             return self._list(node, path, kind)
@@ -124,7 +127,7 @@ class Reader:
         return owner(**values)
 
     def single(self, node: Node, path: str, kind: Kind) -> Any | None:
-        """A scalar's value, or None and a problem noted."""
+        """A scalar's value; None for one that cannot be read, with a problem recorded."""
         if not isinstance(node, Scalar) or nodes.describe_node(node) == "nothing":
             self.problems.add(node, path, f"expected {kind.expected}, got {_got(node)}")
             return None
@@ -144,11 +147,11 @@ class Reader:
         return None
 
     def touching(self, place: Positioned, path: str) -> touching:
-        """``with reader.touching(…):`` a file is looked at that the value at ``place`` names."""
+        """``with reader.touching(…):`` around access to a file that the value at ``place`` is."""
         return touching(partial(self.problems.locate, place, path))
 
     def complain(self, node: Scalar, path: str, kind: Kind, bad: BadValueError) -> None:
-        """Note what is wrong with a value that was read before."""
+        """Record a problem with a value that was read before."""
         text = self.interpolator.expand(node.text)
         self.problems.add(node, path, _told(bad, kind, node, text))
 

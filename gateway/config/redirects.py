@@ -1,14 +1,14 @@
 """Redirects that lead back to themselves.
 
-Refuses to know how a request is dispatched but for the rule: host before path, longest prefix on
-segment boundaries. Source: RFC 9110 §15.4 (a client should detect cyclical redirections).
+Of dispatch it knows only the rule: host before path, longest prefix on segment boundaries. Source:
+RFC 9110 §15.4 (a client should detect cyclical redirections).
 """
 
 from collections.abc import Iterable, Iterator
 
 from gateway.config.model import Mount, RedirectTarget
 
-MOST_HOPS = 20  # where browsers give up
+MOST_HOPS = 20  # browsers give up then
 
 _Table = dict[tuple[str | None, str], Mount]
 

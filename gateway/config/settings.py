@@ -1,6 +1,6 @@
-"""Every key of the table, made from the model's fields: parser, schema and reference ask here.
+"""Every key of the table, made from the model's fields, for the parser, schema and reference.
 
-Owns no key, default or text itself but the three sections' names. Source: ``gateway.limits`` and
+Owns only the names of the four sections. Source: ``gateway.limits`` and
 ``gateway.config.model``.
 """
 
@@ -21,16 +21,16 @@ from gateway.limits import Admission, Limits, MountLimits, PoolLimits
 TargetClass = type[Target] | type[AsgiTarget]
 
 SECTIONS = {
-    "server": "How the gateway listens, and what it allows a client.",
-    "defaults": "Settings for every mount that does not say otherwise.",
+    "server": "How the gateway listens, and its limits for clients.",
+    "defaults": "Settings for every mount that does not set them itself.",
     "mounts": "Which app, directory, redirect or other server answers which host and path.",
-    "pools": "Workers of their own for the apps that need them.",
+    "pools": "Separate workers for the apps that need them.",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One key: the dataclass field that it fills, how it is read, and why it is as it is."""
+    """One key: the dataclass field that it fills, how it is read, and its description ``why``."""
 
     key: str
     field: str
@@ -41,12 +41,12 @@ class Setting:
 
     @property
     def within(self) -> "Settings":
-        """The keys of one that is a mapping of settings; none of any other."""
+        """The keys of a mapping of settings; none for any other kind."""
         return settings_of(self.kind.owner) if self.kind.owner else {}
 
     @property
     def shown_default(self) -> str:
-        """The default as the table would say it; "" for none."""
+        """The default as the table writes it; "" for none."""
         return self.kind.show(self.default) if isinstance(self.default, str | int | float) else ""
 
 
@@ -54,7 +54,7 @@ Settings = dict[str, Setting]
 
 
 def settings_of(owner: type) -> Settings:
-    """The keys that a dataclass's fields make, in their order."""
+    """The keys that a dataclass's fields make, in order."""
     found = (_setting(field) for field in fields(owner) if "why" in field.metadata)
     return {setting.key: setting for setting in found}
 
@@ -149,7 +149,7 @@ ADMISSION = settings_of(Admission)
 SERVER = settings_of(ServerSettings) | LIMITS | POOL_LIMITS
 POOL = settings_of(PoolSettings) | POOL_LIMITS | ADMISSION
 
-# By the key that tells a mount's kind, the first field of its class.
+# By the key that says of which kind a mount is: that of the first field of its class.
 TARGETS: dict[str, TargetClass] = {
     next(iter(settings_of(c))): c for c in (*get_args(Target), AsgiTarget)
 }
@@ -163,13 +163,13 @@ DEFAULTS = {key: setting for key, setting in EVERY_MOUNT.items() if setting.defa
 
 
 def take(values: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """The values of ``settings``, by field; they are taken out."""
+    """Take the values of ``settings`` out of ``values``: by field."""
     fields = {setting.field for setting in settings.values()}
     return {field: values.pop(field) for field in fields & values.keys()}
 
 
 def places_of(key: str) -> list[str]:
-    """Where in the table a key is right, in words."""
+    """Where in the table a key is valid, in words."""
     places = []
     if key in SECTIONS:
         places.append("at the top of the table, not indented")

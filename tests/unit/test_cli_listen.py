@@ -116,5 +116,5 @@ def test_a_peer_that_can_be_none_is_refused(
 ) -> None:
     assert serve("--trust", "nginx") == 2
     expected = 'an address, a CIDR such as "172.16.0.0/12", or "unix:www-data"'
-    message = f'--trust: expected {expected}, got "nginx": names are not looked up\n'
+    message = f'--trust: expected {expected}, got "nginx": names are not resolved\n'
     assert capsys.readouterr() == ("", message)

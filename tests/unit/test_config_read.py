@@ -41,7 +41,7 @@ def test_file_larger_than_any_table_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "mounts.yaml"
     with path.open("wb") as file:
         file.truncate(MOST_BYTES + 1)
-    assert problems(path) == [f"{path}: larger than 16 MiB: this is no table"]
+    assert problems(path) == [f"{path}: larger than 16 MiB: this is not a table"]
 
 
 def test_messages_name_the_file_as_it_was_given(
@@ -77,7 +77,7 @@ def test_only_the_first_of_very_many_problems_are_listed(tmp_path: Path) -> None
     lines = refused.value.problems
     assert len(lines) == MOST_LISTED + 1
     assert lines[0].startswith("mounts.yaml:2:7: mounts./0: ")
-    assert lines[-1] == "mounts.yaml: and 7 more, mend these first"
+    assert lines[-1] == "mounts.yaml: and 7 more, fix these first"
 
 
 def test_problems_come_in_the_order_of_their_places(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Which edits of the table running workers can take over without importing anything.
 
-A pure function of two Configs; refuses to know how it is done. Source: the mark ``applies`` of each
+A pure function of two Configs; does not know how it is done. Source: the mark ``applies`` of each
 setting (``limits.setting``).
 """
 
@@ -16,7 +16,7 @@ APPLIES = "new workers"
 
 
 def find_reasons(old: Config, new: Config) -> list[str]:
-    """Why workers of ``old`` cannot serve ``new``, each as a person reads it; none where they can.
+    """Why workers of ``old`` cannot serve ``new``, as messages; none if they can.
 
     A callable that they have loaded may serve at another path, a factory's one product at one only.
     """

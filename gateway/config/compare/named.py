@@ -1,6 +1,6 @@
-"""Names of mounts and pools, and the table that serves what they name anew and nothing else.
+"""A reload of some mounts and pools by name: which pools, and the table that results.
 
-Pure functions of Configs; refuses to know how it is done.
+Pure functions of Configs; does not know how a reload is done.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from gateway.errors import ConfigError
 
 
 def find_pools(config: Config, names: Iterable[str]) -> set[str]:
-    """The pools that run what ``names`` name: mounts by their keys, or pools. Raises
+    """The pools that these ``names`` mean: those of mounts by their keys, or pools. Raises
     ConfigError."""
     mounts = {mount.name: mount.pool_name for mount in config.mounts}
     pools = {pool.name: pool.name for pool in config.pools} | {MAIN: MAIN}
@@ -23,7 +23,7 @@ def find_pools(config: Config, names: Iterable[str]) -> set[str]:
         pool = known.get(name) or mounts.get(_as_key(name))
         if pool is None:
             hint = did_you_mean(name, known) or "`gateway routes` lists the mounts"
-            problems.append(f"no mount or pool that is served is named {quote(name)}: {hint}")
+            problems.append(f"no mount or pool that is served has the name {quote(name)}: {hint}")
         else:
             found.add(pool)
     if problems:

@@ -1,6 +1,6 @@
 """What changes between two tables: mounts, settings, and which mount answers which URL.
 
-A pure function of two Configs; refuses to know which of them runs.
+A pure function of two Configs; does not know which of them is served.
 """
 
 from collections.abc import Collection, Iterable
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """A setting by its key, and its values, as the table says them; what may be a secret is
+    """A setting by its key, and its values as the table writes them. What may be a secret is
     hidden."""
 
     key: str
@@ -69,7 +69,7 @@ class SettingChange:
 
 
 def is_same(old: Config, new: Config) -> bool:
-    """Whether they mean the same, in whatever order and at whatever place it stands."""
+    """Whether they mean the same, in whatever order and at whatever lines."""
     return _in_order(old) == _in_order(new)
 
 
@@ -80,7 +80,7 @@ def _in_order(config: Config) -> Config:
 
 
 def build_plan(old: Config, new: Config) -> Plan:
-    """What ``new`` changes of ``old``."""
+    """What changes from ``old`` to ``new``."""
     before = {mount.name: mount for mount in old.mounts}
     after = {mount.name: mount for mount in new.mounts}
     pools = {pool.name: pool for pool in old.pools}
@@ -112,7 +112,7 @@ def _names(
 
 
 def find_starts(old: Config, new: Config) -> Iterable[tuple[str, tuple[str, ...]]]:
-    """Each pool that gets new workers, and why."""
+    """Each pool that needs new workers, and why."""
     before, after = (cut(config, _nowhere, lambda _: ()) for config in (old, new))
     for name, own in after.items():
         reasons = find_reasons(before[name], own) if name in before else ["the pool is new"]
@@ -125,7 +125,7 @@ def _nowhere(_: str) -> str:
 
 
 def compare_mounts(old: Mount, new: Mount) -> Iterable[SettingChange]:
-    """Where a mount stands in the file is no setting."""
+    """The settings of a mount that differ. Its place in the file is not one."""
     if type(old.target) is not type(new.target):
         yield SettingChange("target", _show_target(old), _show_target(new))
     else:
@@ -134,8 +134,8 @@ def compare_mounts(old: Mount, new: Mount) -> Iterable[SettingChange]:
 
 
 def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[SettingChange]:
-    """The settings that differ in two dataclasses of one type, those within them too; ``path`` is
-    where they stand."""
+    """The settings that differ in two dataclasses of one type, nested ones too; ``path`` is the key
+    of the dataclass."""
     settings = {setting.field: setting for setting in settings_of(type(old)).values()}
     for field in fields(old):
         one, other = getattr(old, field.name), getattr(new, field.name)
@@ -146,7 +146,7 @@ def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[SettingChange
         if is_dataclass(one) and is_dataclass(other):
             yield from compare_fields(one, other, f"{key}." if setting else key)
         elif isinstance(one, dict):
-            # the values of environment variables are often secrets: their names alone are told
+            # the values of environment variables are often secrets: only their names are shown
             names = sorted(
                 name for name in one.keys() | other.keys() if one.get(name) != other.get(name)
             )
@@ -154,7 +154,7 @@ def compare_fields(old: Any, new: Any, path: str = "") -> Iterable[SettingChange
         elif setting:
             yield SettingChange(key, _show(setting, one), _show(setting, other))
         elif key != path:
-            yield SettingChange(key, "", "")  # of the same file, another content
+            yield SettingChange(key, "", "")  # the same file with other content
 
 
 def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str, str, str]]:
@@ -180,7 +180,7 @@ def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str
 def _above(
     moves: dict[HostPrefix, tuple[str, str]], host: str, prefix: str
 ) -> tuple[str, str] | None:
-    """What happens at the next place above."""
+    """The owners at the nearest place above."""
     while prefix:
         prefix = prefix.rpartition("/")[0]
         if (host, prefix) in moves:
@@ -208,7 +208,7 @@ def _show_target(mount: Mount) -> str:
 
 
 def _show(setting: Setting, value: Any) -> str:
-    """As the table says it."""
+    """As the table writes it."""
     if value is None or value == "":
         return "none"
     if isinstance(value, tuple):

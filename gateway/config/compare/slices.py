@@ -1,9 +1,10 @@
 """The table, cut into what each pool's workers need of it.
 
-A pure function of a Config; refuses to know processes. The front workers have every mount: those of
-other pools as upstream mounts on the pools' sockets. How many requests are run at a time, and how
-many wait, is theirs to see to: no request waits in two places. They take content in, too, before a
-pool's threads get it.
+A pure function of a Config; does not know processes. The front workers have every mount, those of
+other pools as upstream mounts on the pools' sockets. Which settings of a mount belong to the front
+workers, and which to the pool's, is marked on the fields (``limits.setting``). So the front workers
+alone limit how many requests run and wait: no request waits twice. They also take content in before
+a pool's threads get it.
 """
 
 from collections.abc import Callable
@@ -21,8 +22,8 @@ FindAddresses = Callable[[str], tuple[str, ...]]
 def cut(
     config: Config, find_socket: Callable[[str], str], find_addresses: FindAddresses
 ) -> dict[str, Config]:
-    """What each pool is to serve, by its name. ``find_socket`` gives the path of its socket, or
-    ``find_addresses`` those of the servers that it runs."""
+    """The Config of each pool, by its name. ``find_socket`` returns the path of a pool's socket,
+    ``find_addresses`` the addresses of the servers that it runs."""
     slices = {
         pool.name: replace(
             config,
@@ -31,7 +32,7 @@ def cut(
             mounts=tuple(_as_seen_in_pool(m) for m in config.mounts if m.pool_name == pool.name),
             pools=(),
             unused_pools=(),
-            files=(),  # whose secrets they have is not every worker's to know
+            files=(),  # no worker needs to know whose secrets are where
             pool=replace(
                 _complete(pool, config.server), admission=_without(pool.admission, "front")
             ),
@@ -49,8 +50,8 @@ def cut(
 
 
 def redirect(config: Config, find_addresses: FindAddresses) -> Config:
-    """What the front workers are to serve, with the servers of pools where they are now; the same
-    object where nothing changes."""
+    """The front workers' Config, with the current addresses of pools' servers; the same object if
+    nothing changes."""
     mounts = tuple(
         replace(mount, target=replace(mount.target, addresses=find_addresses(mount.target.pool)))
         if isinstance(mount.target, UpstreamTarget) and mount.target.pool
@@ -61,7 +62,7 @@ def redirect(config: Config, find_addresses: FindAddresses) -> Config:
 
 
 def _server_of(server: ServerSettings, pool: PoolSettings, socket_path: str) -> ServerSettings:
-    """The front workers are believed in all that they state of a request, and write its record."""
+    """Front workers are trusted in all that they state about a request, and write its record."""
     return replace(
         server,
         listen=f"unix:{socket_path}",
@@ -82,15 +83,15 @@ def _with_room(limits: Limits) -> Limits:
 
 
 def _complete(pool: PoolSettings, server: ServerSettings) -> PoolSettings:
-    """With the workers' common user where it names none, and their group where it names neither;
-    the front workers with the variables that the server passes on."""
+    """The pool with the server's user if it has none, the server's group if it has neither, and for
+    front workers the variables that the server passes on."""
     group = pool.group if pool.user or pool.group else server.group
     pass_env = server.pass_env if pool.name == MAIN else pool.pass_env
     return replace(pool, user=pool.user or server.user, group=group, pass_env=pass_env)
 
 
 def _without(limits: Limits_, where: str) -> Limits_:
-    """What is left for others of what only those of ``where`` apply: see ``limits.setting``."""
+    """``limits`` as others see them: the defaults for what only those of ``where`` apply."""
     defaults = type(limits)()
     names = fields_marked(type(limits), "where", where)
     return replace(limits, **{name: getattr(defaults, name) for name in names})
@@ -120,11 +121,11 @@ def _as_seen_in_front(
         sticky = pool.sticky if mount.target.sticky == "off" else mount.target.sticky
         target = replace(mount.target, sticky=sticky)
         return replace(mount, target=target)
-    # its workers keep a connection for longer; and none is open any more when they fall asleep
+    # its workers keep connections open longer, and all are closed before the workers stop for idle
     seconds = config.server.limits.keep_alive_seconds / 2
     if pool.idle_seconds:
         seconds = min(seconds, pool.idle_seconds / 2)
-    # its workers have an address each where clients come back to one: see ``redirect``
+    # sticky workers have an address each: see ``redirect``
     is_sticky = pool.sticky != "off"
     target = UpstreamTarget(
         addresses=() if is_sticky else (f"unix:{find_socket(name)}",),

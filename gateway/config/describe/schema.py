@@ -1,7 +1,7 @@
 """The JSON Schema of the table, so that an editor completes and underlines it.
 
 Owns no key: all come from the model's fields. An editor cannot follow ``${…}`` or look for files,
-so a value with an interpolation is let through and ``gateway check`` has the last word. Source:
+so it accepts any value with an interpolation, and ``gateway check`` decides. Source:
 JSON Schema draft-07, the newest that the YAML language server knows whole.
 """
 

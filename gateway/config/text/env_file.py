@@ -1,6 +1,6 @@
 """``env_file:`` of a pool: the file's text to variables.
 
-Refuses to know what they are for. Source: Compose's env files.
+Does not know what they are for. Source: Compose's env files.
 """
 
 import re
@@ -12,8 +12,8 @@ _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
 def parse_env_file(text: str) -> Variables:
-    """Names and values, one a line; empty lines and those that begin with ``#`` are none. Quotes
-    around a value are taken away; what is no variable is left out."""
+    """Names and values, one on each line. Quotes around a value are removed. Empty lines, comments
+    that begin with ``#``, and lines that are not variables are left out."""
     found = {}
     for line in text.splitlines():
         if match := _LINE.fullmatch(line.strip()):
@@ -27,6 +27,6 @@ def parse_env_file(text: str) -> Variables:
 
 
 def find_stray_lines(text: str) -> tuple[int, ...]:
-    """The numbers, from 1, of the lines of such a file that are left out and no comments."""
+    """The numbers, from 1, of lines that are left out and are not comments."""
     lines = enumerate((line.strip() for line in text.splitlines()), 1)
     return tuple(n for n, line in lines if line and line[0] != "#" and not _LINE.fullmatch(line))

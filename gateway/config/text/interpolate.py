@@ -1,7 +1,7 @@
 """``${…}`` in a value: variables of the environment and secret files.
 
-Runs on text that YAML has already parsed, so a value can never become structure, and knows
-nothing of what the text is for. Source: Compose's interpolation syntax; ``${file:…}`` is ours.
+Runs on text that YAML has already parsed, so a value can never become structure. Does not know what
+the text is for. Source: Compose's interpolation syntax; ``${file:…}`` is ours.
 """
 
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from gateway.config.text.problems import quote
 from gateway.config.text.secret_files import read_file
 
-MOST_DEPTH = 8  # defaults inside defaults; people write two
+MOST_DEPTH = 8  # defaults inside defaults; two are usual
 MOST_SECRET_BYTES = 64 * 1024  # a key or a certificate chain; the kernel's own bound is 128 KiB
 
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-?])(.*))?", re.DOTALL)
@@ -24,7 +24,7 @@ class InterpolationError(Exception):
 
 @dataclass(slots=True)
 class Text:
-    """A value after interpolation. ``is_secret`` when a part of it came from a file."""
+    """A value after interpolation. ``is_secret``: a part of it came from a file."""
 
     value: str
     is_secret: bool = False
@@ -32,7 +32,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Interpolator:
-    """Expands with ``environ``; relative files are sought in ``directory``. ``files`` are those
+    """Expands with ``environ``. Relative files are relative to ``directory``. ``files`` are those
     that were read."""
 
     environ: Mapping[str, str]

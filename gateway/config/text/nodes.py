@@ -1,6 +1,6 @@
 """YAML text to nodes with their places. Owns every message about YAML itself.
 
-Refuses to know what a table means: a scalar stays text, no tag is obeyed and nothing is
+Does not know what a table means: a scalar stays text, tags are refused, and nothing is
 constructed. Source: YAML 1.1 as PyYAML parses it. The nodes are built from the parser's events,
 since PyYAML's own composer overruns the C stack on deep nesting.
 """
@@ -19,14 +19,14 @@ except ImportError:  # a PyYAML built without libyaml reads the same, ten times 
 MOST_DEPTH = 20  # a table needs five levels
 MOST_NODES = 1_000_000  # aliases expanded; 10,000 full mounts are about 150,000
 
-# What YAML 1.1 §5.1 does not allow in a stream, and U+0085, U+2028 and U+2029, which would count
-# as line breaks where no editor shows one.
+# What YAML 1.1 §5.1 does not allow in a stream, and U+0085, U+2028 and U+2029, which YAML counts as
+# line breaks and editors do not show.
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(slots=True, eq=False)
 class Scalar:
-    """``text`` as YAML gives it; ``is_plain`` when it stood without quotes."""
+    """``text`` as YAML reads it. ``is_plain``: it was written without quotes."""
 
     line: int
     column: int
@@ -47,7 +47,7 @@ class Sequence:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """Keys and values in turn, as they stood: nothing is merged and no key is lost."""
+    """Keys and values alternately, as written: nothing is merged, and no key is lost."""
 
     line: int
     column: int
@@ -59,7 +59,7 @@ Node = Scalar | Sequence | Mapping
 
 
 class YamlError(Exception):
-    """The text is no YAML that a table may be, at a place counted from 1."""
+    """The text is not YAML that a table may use, at a place counted from 1."""
 
     def __init__(self, line: int, column: int, message: str) -> None:
         super().__init__(message)
@@ -68,12 +68,12 @@ class YamlError(Exception):
 
 
 def parse_yaml(text: str) -> Mapping:
-    """The one document in ``text``, which has to be a mapping. Raises YamlError."""
+    """The one document in ``text``, which must be a mapping. Raises YamlError."""
     text = text.removeprefix("\ufeff")
     if found := _NOT_TEXT.search(text):
         line, column = _place(text, found.start())
         code = f"U+{ord(found[0]):04X}"
-        raise YamlError(line, column, f"the character {code} cannot be part of a table: remove it")
+        raise YamlError(line, column, f"the character {code} is not allowed in a table: remove it")
     try:
         root = _NodeBuilder().build(yaml.parse(text, Loader=_Loader))
     except yaml.MarkedYAMLError as exc:
@@ -87,7 +87,7 @@ def parse_yaml(text: str) -> Mapping:
 
 
 def describe_node(node: Node) -> str:
-    """What stands there, for a message; a scalar's text is not shown."""
+    """What the node is, for a message; a scalar's text is not shown."""
     if isinstance(node, Mapping):
         return "a mapping"
     if isinstance(node, Sequence):
@@ -105,9 +105,9 @@ def find_key(node: Node, key: str) -> "tuple[Scalar, Node] | None":
 
 
 def yaml_surprise(node: Scalar) -> str:
-    """What YAML 1.1 makes of a plain scalar that is not text to it ("" for none).
+    """What YAML 1.1 reads a plain scalar as, if not as text; "" for text.
 
-    An ordinary decimal whole number is none: every reader takes it for the same digits.
+    An ordinary decimal whole number counts as text: every reader sees the same digits.
     """
     if not node.is_plain or re.fullmatch(r"-?(0|[1-9][0-9]*)", node.text):
         return ""
@@ -155,7 +155,7 @@ class _NodeBuilder:
             return self._aliased(event)
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise _error(event, f'tags are not read: remove "{tag}"')
+            raise _error(event, f'tags are not supported: remove "{tag}"')
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
         node: Node
         if isinstance(event, yaml.ScalarEvent):
@@ -198,7 +198,7 @@ def _place(text: str, index: int) -> tuple[int, int]:
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
-# Words of PyYAML's two parsers, and what a person most often did there.
+# Phrases of PyYAML's two parsers, and the usual mistake behind them.
 _INDENTATION = "this does not continue what stands above: check the indentation and the quotes"
 _BRACKETS = (
     'a "," or a closing bracket is missing; inside brackets, a value with "${…}" needs quotes'
@@ -211,7 +211,7 @@ _MENDINGS = (
     ("did not find expected key", _INDENTATION),
     ("expected <block end>", _INDENTATION),
     ("did not find expected '-' indicator", _INDENTATION),
-    ("sequence entries are not allowed", 'a "- " too many: put it on a line of its own'),
+    ("sequence entries are not allowed", 'a "- " too many: put it on its own line'),
     ("expected ',' or", _BRACKETS),
     ("node content", "a value is missing, or a bracket is not closed"),
     ("unexpected end of stream", "the quote that opens here is not closed"),
@@ -221,7 +221,7 @@ _MENDINGS = (
 
 def _translated(exc: yaml.MarkedYAMLError, text: str) -> YamlError:
     problem = exc.problem or "it cannot be read"
-    # Where a text ends too early, the place to mend is where it began.
+    # If the text ends too early, the mistake is where the value began.
     mark = exc.context_mark if "end of stream" in problem else exc.problem_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     if "cannot start any token" in problem:

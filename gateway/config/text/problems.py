@@ -1,4 +1,4 @@
-"""What is wrong with a table, gathered and told. Owns the form of every message about it.
+"""The problems of a table, collected. Owns the form of every message about them.
 
 Knows neither YAML nor the model. Source: the compilers' ``file:line:column: message``.
 """
@@ -8,13 +8,13 @@ from typing import NoReturn, Protocol
 
 from gateway.errors import ConfigError
 
-MOST_LISTED = 50  # beyond a screenful or two, the first ones are mended first anyway
-MOST_QUOTED = 60  # characters of a value or a key that are repeated in a message
-MOST_HINT = 200  # a longer hint repeats a long value, and helps nobody
+MOST_LISTED = 50  # nobody fixes more than a screenful or two at a time
+MOST_QUOTED = 60  # characters of a value or a key that a message shows
+MOST_HINT = 200  # a longer hint only repeats a long value
 
 
 class Positioned(Protocol):
-    """Anything with a place in the table, both counted from 1."""
+    """Anything with a place in the table, counted from 1."""
 
     @property
     def line(self) -> int: ...
@@ -25,8 +25,8 @@ class Positioned(Protocol):
 class BadValueError(Exception):
     """A text is not what its kind of value expects.
 
-    ``hint`` says how to mend it, and may quote the text; ``expected`` replaces the kind's own
-    words and never quotes it, since the text can be a secret.
+    ``hint`` says how to fix it, and may quote the text. ``expected`` replaces the kind's own words,
+    and never quotes the text, which can be a secret.
     """
 
     def __init__(self, hint: str = "", *, expected: str = "") -> None:
@@ -36,19 +36,19 @@ class BadValueError(Exception):
 
 
 class Problems:
-    """Every problem of one table, so that one look mends them all."""
+    """All problems of one table, so that all can be fixed at once."""
 
     def __init__(self, source: str) -> None:
         self._source = printable(source)
         self._found: list[tuple[int, int, str]] = []
 
     def add(self, place: Positioned, path: str, message: str) -> None:
-        """Note ``message`` about the key ``path`` ("" for the whole table)."""
+        """Record ``message`` about the key ``path`` ("" for the whole table)."""
         key = f"{shorten(path, 2 * MOST_QUOTED)}: " if path else ""
         self._found.append((place.line, place.column, key + printable(message)))
 
     def locate(self, place: Positioned, path: str) -> str:
-        """A value's place, as messages name it."""
+        """A value's place, as messages show it."""
         return f"{self._source}:{place.line}:{place.column}: {shorten(path, 2 * MOST_QUOTED)}"
 
     def raise_any(self) -> None:
@@ -62,12 +62,12 @@ class Problems:
         lines = [f"{self._source}:{line}:{column}: {text}" for line, column, text in found]
         if len(lines) > MOST_LISTED:
             more = len(lines) - MOST_LISTED
-            lines[MOST_LISTED:] = [f"{self._source}: and {more} more, mend these first"]
+            lines[MOST_LISTED:] = [f"{self._source}: and {more} more, fix these first"]
         return ConfigError(lines)
 
 
 def refuse_whole(source: str, message: str, cause: Exception | None = None) -> NoReturn:
-    """Raises ConfigError for a table that has no place to point at."""
+    """Raises ConfigError for a table as a whole."""
     raise ConfigError([f"{printable(source)}: {message}"]) from cause
 
 
@@ -90,7 +90,7 @@ def quote(text: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``did you mean "…"?`` when one known word is close, else ""."""
-    from difflib import get_close_matches  # only a wrong table pays for the import
+    from difflib import get_close_matches  # imported only for an invalid table
 
     close = get_close_matches(word[:MOST_QUOTED], known, n=1, cutoff=0.6)
     return f'did you mean "{close[0]}"?' if close else ""

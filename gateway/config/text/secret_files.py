@@ -1,9 +1,9 @@
 """Files that a table takes values from: secrets, and variables of pools. They are read with the
-gateway's rights only where nobody else decides which file that is.
+gateway's rights only if nobody else decides which file that is.
 
-A gateway that runs as root starts apps as other users. Where one of these could put a link to
-another file in the place of its secret, that file would be read by root and given to its app.
-Refuses to know what is in a file. Source: path_resolution(7), the sticky bit of inode(7), what
+A gateway that runs as root starts apps as other users. If one of these could replace its secret
+with a link to another file, root would read that file and give it to the app. Does not know what is
+in a file. Source: path_resolution(7), the sticky bit of inode(7), what
 sshd(8) asks of paths.
 """
 
@@ -17,20 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-# as the kernel: more are a loop
+# as in the kernel: more are a loop
 MOST_LINKS = 40
-# several users, whose rights are those of nobody in particular
+# several users: read with the rights of none of them
 OTHERS = -1
 NOBODY = 65_534
-# of a user's, who may have put there what never ends
+# a user may have put a file there that never ends
 READ_SECONDS = 5.0
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def read_file(path: Path, most_bytes: int, table_directory: Path) -> bytes:
-    """Its first ``most_bytes``. Who can change the directory of the table decides what the gateway
-    does anyway, and so counts as the gateway's user. Raises OSError, also for what is no regular
-    file."""
+    """The first ``most_bytes`` of the file. Whoever can change the table's directory controls the
+    gateway anyway, and counts as its user. Raises OSError, also for what is not a regular file."""
     stranger = None
     if os.geteuid() == 0:
         stranger = find_stranger(path, {0, table_directory.stat().st_uid})
@@ -41,7 +40,7 @@ def read_file(path: Path, most_bytes: int, table_directory: Path) -> bytes:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Raises OSError, also for what is no regular file: who opens a pipe waits for its writer."""
+    """Raises OSError, also for what is not a regular file: a pipe would wait for its writer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         _check_regular(path, os.fstat(descriptor))

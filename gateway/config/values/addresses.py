@@ -123,10 +123,10 @@ def _refuse_host_bits(text: str) -> None:
 
 def _network_hint(text: str) -> str:
     if text == "*":
-        return 'write "0.0.0.0/0" and "::/0" to believe everybody'
+        return 'write "0.0.0.0/0" and "::/0" to trust everybody'
     if re.fullmatch(r"[0-9.]+:[0-9]+|\[.*\](:[0-9]+)?", text):
         return "leave out the port and the brackets"
-    return "names are not looked up" if is_host_name(text.lower()) else ""
+    return "names are not resolved" if is_host_name(text.lower()) else ""
 
 
 def do_addresses_clash(one: str, other: str) -> bool:

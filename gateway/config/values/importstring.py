@@ -1,6 +1,6 @@
-"""``module:callable``: its syntax, and whether the module's file is there.
+"""``module:callable``: its syntax, and whether the module's file exists.
 
-Refuses to import anything: an app's own code must not run in the process that reads the table.
+Imports nothing: an app's code must not run in the process that reads the table.
 Source: PEP 3333's callables, Python's import system (PEP 420, PEP 451).
 """
 
@@ -18,7 +18,7 @@ _SUFFIXES = all_suffixes()
 
 
 def parse_import_string(text: str) -> str:
-    """``text`` itself, when it is one. Raises BadValueError."""
+    """``text`` itself, if it is an import string. Raises BadValueError."""
     module, colon, target = text.partition(":")
     callable_name = target.removesuffix("()")
     is_file = module.endswith(".py")
@@ -80,12 +80,12 @@ def _name_hint(module: str, callable_name: str) -> str:
     if "-" in part:
         return f'a name in Python has no dash: rename "{part}" to "{part.replace("-", "_")}"'
     if iskeyword(part):
-        return f'"{part}" is a word of Python\'s own'
+        return f'"{part}" is a Python keyword'
     return f'"{part}" is not a name in Python' if part else "a dot too many"
 
 
 def check_module(import_string: str, directory: Path) -> None:
-    """Raises BadValueError when the module's file is missing, as far as a look can tell."""
+    """Raises BadValueError if the module's file is certainly missing."""
     parts = import_string.partition(":")[0].split(".")
     folder = directory
     for number, part in enumerate(parts, start=1):
@@ -115,7 +115,7 @@ def _is_there(folder: Path, name: str) -> bool:
 
 def _is_installed(top: str) -> bool:
     try:
-        # Of a name without dots this asks the finders and imports nothing.
+        # For a name without dots, this asks the finders and imports nothing.
         spec = find_spec(top)
     except ValueError:  # loaded, by something that left no spec
         return True

@@ -1,6 +1,6 @@
 """A mount's key: text to host and prefix.
 
-Knows nothing of what is mounted. Source: RFC 3986 §3.3 (paths) and §5.2.4 (dot segments),
+Does not know what is mounted. Source: RFC 3986 §3.3 (paths) and §5.2.4 (dot segments),
 RFC 1123 §2.1 (host names), RFC 3490 (international names).
 """
 
@@ -24,7 +24,7 @@ class MountKey:
 
     @property
     def name(self) -> str:
-        """The key as it is best written."""
+        """The key in its normal form."""
         return (self.host or "") + self.prefix if self.prefix else f"{self.host or ''}/"
 
 
@@ -47,7 +47,9 @@ def _parse_host(host: str) -> str:
         try:
             name = name.encode("idna").decode()
         except UnicodeError:
-            raise BadValueError("the host is no international name: write it as xn--…") from None
+            raise BadValueError(
+                "the host is not a valid international name: write it as xn--…"
+            ) from None
     if is_host_name(name):
         return name
     if "*" in name:

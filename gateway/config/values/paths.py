@@ -1,6 +1,6 @@
-"""Where files lie and where redirects point.
+"""Paths of files, and where redirects point.
 
-Refuses to look into a directory. Source: RFC 3986 §2.1 (percent-encoding) and §3, RFC 9110
+Reads no file. Source: RFC 3986 §2.1 (percent-encoding) and §3, RFC 9110
 §10.2.2 (Location).
 """
 
@@ -33,9 +33,9 @@ def parse_file_name(text: str) -> str:
 
 
 def parse_probe(text: str) -> str:
-    """A path and perhaps a query, as it stands in a request. Raises BadValueError."""
+    """A path, with or without a query, as in a request. Raises BadValueError."""
     if re.search(r"[^\x21-\x7e]|#|%(?![0-9A-Fa-f]{2})", text):
-        raise BadValueError("percent-encode what no URL can hold as it is")
+        raise BadValueError("percent-encode the characters that a URL cannot contain")
     if not text.startswith("/"):
         raise BadValueError(f'write "/{text}"' if text and ":" not in text else "")
     return text
@@ -87,7 +87,7 @@ def parse_file(text: str, table_directory: Path) -> Path:
 
 
 def parse_venv(text: str, table_directory: Path) -> Path:
-    """Absolute. Raises BadValueError unless an interpreter lies in it."""
+    """Absolute. Raises BadValueError unless it has an interpreter."""
     found = _absolute(text, table_directory)
     if not (found / "bin" / "python").exists():
         raise BadValueError("there is no bin/python in it: make it with python -m venv")
@@ -126,7 +126,7 @@ def parse_location(text: str) -> str:
     if "?" in text or "#" in text:
         raise BadValueError("leave out the query: the request's own is kept")
     if re.search(r"[\x00-\x20\x7f\"<>\\^`{|}]|%(?![0-9A-Fa-f]{2})", text):
-        raise BadValueError("percent-encode what no URL can hold as it is")
+        raise BadValueError("percent-encode the characters that a URL cannot contain")
     if re.search(r"/\.\.?(/|$)", text):
         raise BadValueError('leave out "." and ".." segments')
     if re.fullmatch(r"/(?!/).*", text) or (re.match("https?://", text) and _has_host(text)):
@@ -135,7 +135,7 @@ def parse_location(text: str) -> str:
 
 
 def _has_host(url: str) -> bool:
-    """Whether it is a host and perhaps a port, and nothing else, that stands before the path."""
+    """Whether what precedes the path is a host, with or without a port, and nothing else."""
     found = _AUTHORITY.match(url)
     if found is None or int(found["port"] or 0) > 65_535:
         return False

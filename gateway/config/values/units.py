@@ -1,6 +1,6 @@
-"""Durations, sizes, counts, percentages and truth: text to values and back.
+"""Durations, sizes, counts, percentages and booleans: text to values and back.
 
-Knows nothing of tables. Source: durations as Go and Docker Compose write them, sizes as
+Does not know tables. Source: durations as Go and Docker Compose write them, sizes as
 IEC 80000-13 does (KiB is 1024, kB is 1000).
 """
 
@@ -38,7 +38,7 @@ _NEAR_UNITS = {
 }
 
 
-# other words for it: YAML 1.1's, and people's
+# other words for true and false: YAML 1.1's, and usual ones
 _NEAR_TRUE = ("true", "yes", "y", "on", "1", "enabled")
 _NEAR_FALSE = ("false", "no", "n", "off", "0", "disabled")
 

@@ -1,6 +1,6 @@
-"""Other servers: where they are asked, and for which host.
+"""Other servers: their addresses, and the Host that they get.
 
-Refuses to resolve names or to open anything. Source: RFC 3986 §3.2 (authority), RFC 9110 §4.2.1
+Resolves no names and opens no connections. Source: RFC 3986 §3.2 (authority), RFC 9110 §4.2.1
 (http URLs), unix(7).
 """
 
@@ -43,7 +43,7 @@ def _with_port(authority: str) -> str:
 
 def _scheme_hint(text: str) -> str:
     if text.lower().startswith("https://"):
-        return "servers are asked without TLS: write http://, and keep it inside a network of yours"
+        return "the gateway does not speak TLS to servers: write http://, and use a private network"
     if text.startswith("/"):
         return f'write "unix:{text}"'
     if not _ANY_SCHEME.match(text) and re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?", text):
