@@ -1,7 +1,4 @@
-"""What an app did that PEP 3333 does not allow, and the line to write instead.
-
-Owns these texts; they are made where a request has failed already. Refuses to know who shows them.
-"""
+"""Messages for violations of PEP 3333 by apps, each with advice on what to write instead."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ WHOLE_LENGTH = "count bytes, as len(body) does, or leave Content-Length out: the
 
 
 def describe_piece(piece: object) -> str:
-    """Of what should have been a part of the body."""
+    """For a part of the body that is not bytes."""
     name = type(piece).__name__
     text = f"the app gave {name} instead of bytes"
     if isinstance(piece, str):
@@ -32,7 +29,7 @@ def describe_piece(piece: object) -> str:
 
 
 def describe_result(result: Any, piece: object) -> str:
-    """Of what the app returned, whose first piece is ``piece``."""
+    """For a result of an app whose first part is ``piece``."""
     result = getattr(result, "held", result)
     if isinstance(result, str):
         return "the app returned str, not a list of bytes: return [text.encode()]"
@@ -44,7 +41,7 @@ def describe_result(result: Any, piece: object) -> str:
 
 
 def describe_no_result(result: Any) -> str:
-    """Of what the app returned, which cannot be iterated."""
+    """For a result of an app that is not iterable."""
     result = getattr(result, "held", result)
     if result is None:
         return 'the app returned None: end it with "return [body]", where body is bytes'
@@ -59,7 +56,7 @@ def describe_no_result(result: Any) -> str:
 
 
 def describe_status(status: object) -> str:
-    """Of a status that is none."""
+    """For an invalid status."""
     if isinstance(status, int):
         return f"the status is a number, {int(status)}: write {_quote_status(int(status))}"
     if isinstance(status, (bytes, bytearray)):
@@ -76,7 +73,7 @@ def _quote_status(code: int) -> str:
 
 
 def describe_headers(headers: object) -> str:
-    """Of headers that are not pairs."""
+    """For headers that are not pairs."""
     if isinstance(headers, dict):
         return "headers are a dict, not a list of (str, str): write list(headers.items())"
     text = f"headers are not a list of (str, str): {headers!r:.200}"
@@ -84,21 +81,21 @@ def describe_headers(headers: object) -> str:
 
 
 def describe_name(name: object) -> str:
-    """Of a name that no field has (RFC 9110 §5.1)."""
+    """For an invalid field name (RFC 9110 §5.1)."""
     if not isinstance(name, str):
         return f"header name is {type(name).__name__}, {name!r:.80}: write it as str"
-    return f"header name is no token: {name!r:.80}; it has letters, digits and dashes alone"
+    return f"header name is not a token: {name!r:.80}; use letters, digits and hyphens"
 
 
 def describe_value(name: str, value: object) -> str:
-    """Of a value that may not be sent."""
+    """For an invalid field value."""
     if isinstance(value, int):
         return f'{name} has the number {value!r:.80} as its value: write "{value!s:.80}"'
     if isinstance(value, (bytes, bytearray)):
         return f"{name} has bytes as its value: write value.decode()"
     if not isinstance(value, str):
         return f"{name} has {type(value).__name__} as its value: write it as str"
-    text = f"{name} has no latin-1 string without line breaks and NUL: {value!r:.80}"
+    text = f"the value of {name} is not a latin-1 string without line breaks and NUL: {value!r:.80}"
     if any(character in value for character in "\r\n\0"):
-        return f"{text}; take them out"
+        return f"{text}; remove them"
     return f"{text}; percent-encode it with urllib.parse.quote()"

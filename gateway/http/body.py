@@ -1,8 +1,8 @@
-"""``wsgi.input``: the content of one request, taken in before the app is called, or streamed.
+"""``wsgi.input``: the content of one request, buffered before the app is called, or streamed.
 
-Owns what becomes of content that an app has not read when it answers. Refuses to know the socket
-and the response: it asks a source for bytes. Source: RFC 9112 §6 and §7 (lengths and chunks), §9.3
-(content is read to its end before a connection is used again), PEP 3333 "Input and Error Streams".
+Owns what happens to content that an app has not read when it responds. Knows neither the socket nor
+the response: it reads from a source. Source: RFC 9112 §6 and §7 (lengths and chunks), §9.3 (content
+is read to its end before a connection is reused), PEP 3333 "Input and Error Streams".
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from gateway.protocol.chunks import ChunkDecoder, LargeTrailersError
 from gateway.protocol.framing import CHUNKED
 
 READ_BYTES = 64 * 1024
-# what is still to come behind an early answer is read up to this, to keep the connection
+# maximum remaining content that is read after an early response, to keep the connection
 DRAIN_BYTES = 256 * 1024
-# what nobody wants is read and dropped up to this before the answer, which is then never lost: as
-# much as max_body lets through by default
+# maximum unread content that is read and dropped before the response, so that the client does not
+# lose it; the default of max_body
 DROP_BYTES = 16 * 1024 * 1024
-# how fast content has to come, on average, while nobody but the gateway reads it (Apache's
-# mod_reqtimeout asks for as much): else a byte now and then would hold it for hours
+# minimum average rate while only the gateway reads (as Apache's mod_reqtimeout): otherwise a slow
+# client could occupy it for hours
 MIN_BYTES_PER_SECOND = 500
 _Received = TypeVar("_Received", bytes, int)
 
 
 class Source(Protocol):
-    """Where content comes from; both calls may switch greenlets."""
+    """The source of the content; both methods may switch greenlets."""
 
     def receive(self, size: int) -> bytes:
-        """At most ``size`` bytes, at least one; b"" once the client has sent its last.
+        """One to ``size`` bytes; b"" if the client has closed.
 
         Raises RequestTimeout and ClientDisconnected."""
 
     def receive_into(self, buffer: memoryview) -> int:
-        """As ``receive``, into ``buffer``; returns how many."""
+        """As ``receive``, into ``buffer``; returns the number of bytes."""
 
 
 class Content(io.RawIOBase):
     """The bytes of one request's content, each exactly once.
 
-    ``is_complete`` turns true once the last byte was received; ``received_bytes`` counts content.
-    ``before_first_read`` is called once, before bytes are asked for (100-continue),
-    ``on_complete`` once, after the last. What was refused once stays refused, as ``fault``: an app
-    that goes on reading gets the same error again, and never bytes from behind it.
+    ``is_complete`` is true once the last byte is received; ``received_bytes`` counts content.
+    ``before_first_read`` is called once, before the first read (100-continue), ``on_complete`` once
+    after the last. Content that was refused once stays refused: an app that continues to read gets
+    ``fault`` again.
 
-    With a ``store``, what the app does not read is kept there for it. ``is_lost`` is whether what
-    is still to come will never be read. ``announced_bytes`` is the length; of chunks, whose length
-    nobody knows beforehand (``has_length``), of those that have begun.
+    With a ``store``, content that the gateway reads is kept there for the app. ``is_lost``: the
+    rest will not be read. ``announced_bytes`` is the length; for chunks, whose total is unknown
+    (not ``has_length``), the sum of those that have begun.
     """
 
     has_length = True
@@ -72,7 +72,7 @@ class Content(io.RawIOBase):
         self.store: Store | None = None
         self.is_complete = self.is_lost = False
         self.received_bytes = self.announced_bytes = 0
-        # since when the gateway reads for itself, and how much had come by then
+        # when the gateway started to read for itself, and how much had been received before
         self._taking_since = 0.0
         self._taken_from = 0
 
@@ -80,8 +80,8 @@ class Content(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
-        """Raises RequestTimeout and ClientDisconnected; of chunks MalformedRequest,
-        ContentTooLarge and HeaderFieldsTooLarge too."""
+        """Raises RequestTimeout and ClientDisconnected; for chunks also MalformedRequest,
+        ContentTooLarge and HeaderFieldsTooLarge."""
         view = memoryview(buffer)
         store = self.store
         if store is not None:
@@ -110,15 +110,15 @@ class Content(io.RawIOBase):
 
     @property
     def is_worth_draining(self) -> bool:
-        """Whether what is left is known to be little, and its client sends it.
+        """Whether the rest is known to be small, and the client sends it.
 
-        RFC 9110 §10.1.1: one that waits for a 100 may never send it, or may send it all.
+        RFC 9110 §10.1.1: a client that waits for a 100 may send all of it or nothing.
         """
         return self.has_length and self.fault is None and self._is_little(DRAIN_BYTES)
 
     @property
     def is_worth_dropping(self) -> bool:
-        """The same, where the answer waits for it."""
+        """As ``is_worth_draining``, while the response waits."""
         return self._is_little(DROP_BYTES)
 
     def _is_little(self, most: int) -> bool:
@@ -126,9 +126,9 @@ class Content(io.RawIOBase):
         return left <= most and self._before_first_read is None
 
     def take_in(self, store: Store) -> BinaryIO:
-        """Read all of it into ``store``, from which the file that is returned reads.
+        """Read all content into ``store``; returns a file that reads from it.
 
-        Raises as ``readinto``, and SpoolFullError. May switch greenlets.
+        Raises SpoolFullError and what ``readinto`` raises. May switch greenlets.
         """
         self.store = store
         self._keep(store)
@@ -144,9 +144,8 @@ class Content(io.RawIOBase):
             self._taking_since = 0.0
 
     def settle(self) -> bool:
-        """Before the head of an answer whose app may still read: whether the connection may go on
-        behind it. Where there is a store, the client is first read to its end. May switch
-        greenlets."""
+        """Call it before the head of a response whose app may still read: whether the connection
+        can be kept after it. With a store, the rest is read into it first. May switch greenlets."""
         if self.is_complete:
             return True
         if self.store is None:
@@ -160,11 +159,11 @@ class Content(io.RawIOBase):
         return self.is_complete
 
     def drop(self) -> bool:
-        """Before the head of an answer behind which nobody reads: read and drop what is still to
-        come, within bounds; whether that was all. May switch greenlets."""
+        """Call it before the head of a response whose app no longer reads: read and drop the rest,
+        within bounds; whether that was all. May switch greenlets."""
         if self.is_complete:
             return True
-        # content above its bound is the one fault behind which its end can be found
+        # only content that is too large has a known end in spite of its fault
         is_readable = self.fault is None or type(self.fault) is ContentTooLarge
         if self.is_lost or not is_readable or not self.is_worth_dropping:
             self.is_lost = True
@@ -189,8 +188,8 @@ class Content(io.RawIOBase):
             self._taking_since = 0.0
 
     def drain(self) -> bool:
-        """Behind the answer: read and drop what is still to come, as far as that was promised;
-        whether the connection may go on. May switch greenlets."""
+        """Call it after the response: read and drop the rest, within bounds; whether the connection
+        can be kept. May switch greenlets."""
         if self.is_complete:
             return True
         if self.is_lost or not self.is_worth_draining:
@@ -206,14 +205,14 @@ class Content(io.RawIOBase):
         return memoryview(bytearray(READ_BYTES))
 
     def is_too_slow(self, now: float, grace_seconds: float) -> bool:
-        """Whether less has come than the least rate asks for, ``grace_seconds`` later."""
+        """Whether the average rate is below the minimum, not counting ``grace_seconds``."""
         if not self._taking_since:
             return False
         taken = self.received_bytes - self._taken_from
         return now - self._taking_since > grace_seconds + taken / MIN_BYTES_PER_SECOND
 
     def release(self) -> None:
-        """The request has ended: nothing is kept for its app any more."""
+        """Free the store: the request has ended."""
         if self.store is not None:
             self.store.release()
 
@@ -224,7 +223,7 @@ class Content(io.RawIOBase):
 
 
 class LengthContent(Content):
-    """Content of a length known beforehand (RFC 9112 §6.2)."""
+    """Content with a Content-Length (RFC 9112 §6.2)."""
 
     def __init__(
         self, source: Source, length: int, before_first_read: Callable[[], None] | None
@@ -242,7 +241,7 @@ class LengthContent(Content):
 
 
 class ChunkedContent(Content):
-    """Content in chunks (RFC 9112 §7.1)."""
+    """Chunked content (RFC 9112 §7.1)."""
 
     has_length = False
 
@@ -258,14 +257,14 @@ class ChunkedContent(Content):
         super()._drop(most)
 
     def take_rest(self) -> bytes:
-        """What came behind the last chunk, once: the beginning of the next request."""
+        """The bytes after the last chunk, the beginning of the next request; call it once."""
         return self._chunks.take_rest()
 
     def _read_some(self, view: memoryview) -> int:
         chunks = self._chunks
         while (piece := self._take(len(view))) is None and chunks.left_bytes < len(view):
             chunks.feed(_expect(self._source.receive(READ_BYTES)))
-        if piece is None:  # whatever comes is content
+        if piece is None:  # all that is received is content
             size = _expect(self._source.receive_into(view))
             chunks.left_bytes -= size
             self.received_bytes += size
@@ -299,8 +298,8 @@ def _expect(received: _Received) -> _Received:
 def open_content(
     source: Source, length: int, max_bytes: int, before_first_read: Callable[[], None] | None
 ) -> Content:
-    """The content of a request whose head says ``length`` bytes, or CHUNKED. It is refused from the
-    start, as its ``fault``, where the length alone tells that it is more than ``max_bytes``."""
+    """The content of a request with this ``length`` in bytes, or CHUNKED. If the length exceeds
+    ``max_bytes``, it has a ``fault`` from the start."""
     if length == CHUNKED:
         return ChunkedContent(source, max_bytes, before_first_read)
     content = LengthContent(source, length, before_first_read)

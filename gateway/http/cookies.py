@@ -1,8 +1,7 @@
-"""Cookies of one app kept below its prefix, out of the sight of others on the same host.
+"""Limits cookies of an app to its prefix, so that other apps on the same host do not get them.
 
-Owns which cookies that changes, and how. Refuses to know who sets them. Source: RFC 6265 §5.2 (how
-browsers read Set-Cookie) and §5.1.4 (which paths a cookie goes to); RFC 6265bis §4.1.3 (names with
-a meaning); nginx's ``proxy_cookie_path``.
+Source: RFC 6265 §5.2 (how browsers parse Set-Cookie) and §5.1.4 (paths); RFC 6265bis §4.1.3 (name
+prefixes); nginx's ``proxy_cookie_path``.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from urllib.parse import quote
 
 from gateway.wsgi import Fields
 
-# An attribute begins behind a semicolon, in quotes or not, and its name has any case. Some clients
-# take quotes off a Path; for all others one in quotes does not count.
+# An attribute follows a semicolon, even within quotes; its name is case-insensitive. Some clients
+# remove quotes around a Path; others ignore a quoted Path.
 _WHOLE_HOST = re.compile(r'(;[ \t]*path[ \t]*=[ \t]*"?)/("?[ \t]*)(?=;|$)', re.IGNORECASE)
 _HOST_PREFIX = "__host-"
-# RFC 3986 §3.3, but for the semicolon, which ends an attribute
+# RFC 3986 §3.3, without the semicolon, which ends an attribute
 _PATH = "/:@!$&'()*+,="
 
 
 def scope_cookies(fields: Fields, script_name: str) -> Fields:
-    """``fields`` with the cookies that are for the whole host scoped to ``script_name``, as in the
-    environ. All else of a cookie stays, and so does one with another Path or without one, which
-    is kept for the directory of the request (§5.1.4)."""
+    """``fields`` with ``Path=/`` of cookies changed to ``script_name``, which is as in the environ.
+    Cookies with another Path are unchanged, and so are those without one, which browsers limit to
+    the directory of the request (§5.1.4)."""
     if not script_name or ";" in script_name:
         return fields
     return tuple(
@@ -33,7 +32,7 @@ def scope_cookies(fields: Fields, script_name: str) -> Fields:
 
 
 def scope_cookie(cookie: str, script_name: str) -> str:
-    """The same for the value of one Set-Cookie."""
+    """As ``scope_cookies``, for the value of one Set-Cookie field."""
     if is_of_the_host(cookie):
         return cookie
     path = encode_path(script_name)
@@ -41,9 +40,9 @@ def scope_cookie(cookie: str, script_name: str) -> str:
 
 
 def keep_first(cookies: str) -> str:
-    """A Cookie field with the first of each name alone: where an app below a prefix and one at the
-    root have a cookie of one name, browsers send both, the longer Path first (§5.4), and some
-    frameworks would take the last."""
+    """A Cookie field with only the first cookie of each name. If an app below a prefix and one at
+    the root have cookies of the same name, browsers send both, the longer Path first (§5.4), and
+    some frameworks use the last one."""
     if "; " not in cookies:
         return cookies
     pairs = cookies.split("; ")
@@ -55,10 +54,10 @@ def keep_first(cookies: str) -> str:
 
 
 def is_of_the_host(cookie: str) -> bool:
-    """Whether browsers take it with ``Path=/`` alone, by its name."""
+    """Whether its name has the prefix ``__Host-``, which requires ``Path=/``."""
     return cookie.lstrip(" \t")[: len(_HOST_PREFIX)].lower() == _HOST_PREFIX
 
 
 def encode_path(script_name: str) -> str:
-    """As browsers write it in a URL, where a cookie's Path is compared with it."""
+    """``script_name`` percent-encoded as browsers do in URLs, which a cookie's Path must match."""
     return quote(script_name.encode("latin-1"), safe=_PATH)

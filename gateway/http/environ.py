@@ -1,6 +1,6 @@
-"""Request head to WSGI environ (PEP 3333 "environ Variables").
+"""Builds the WSGI environ from a request head (PEP 3333 "environ Variables").
 
-Refuses to know sockets and which mount answers.
+Knows neither sockets nor mounts.
 """
 
 import sys
@@ -39,10 +39,10 @@ class EmptyContent:
 
 
 def name_server(address: Any, machine: str) -> tuple[str, str]:
-    """SERVER_NAME and SERVER_PORT of a listener's ``address``: of ``machine``'s name where that
-    stands for all addresses. Neither may be empty (PEP 3333 "environ Variables")."""
+    """SERVER_NAME and SERVER_PORT of a listener's ``address``; the name of the ``machine`` for a
+    wildcard address. Neither may be empty (PEP 3333 "environ Variables")."""
     if not isinstance(address, tuple):
-        return "localhost", "80"  # of a Unix socket
+        return "localhost", "80"  # a Unix socket
     host, port = address[:2]
     return machine if host in ("0.0.0.0", "::") else host, str(port)
 
@@ -50,14 +50,14 @@ def name_server(address: Any, machine: str) -> tuple[str, str]:
 def build_base_environ(
     server_name: str, server_port: str, mounts: MountInfo, generation: str = ""
 ) -> Environ:
-    """What all requests of a listener share; a request copies it.
+    """The part of the environ that all requests of a listener share; each request copies it.
 
-    ``mounts`` becomes ``gateway.mounts``: (name, kind, whether it loaded) of each mount.
-    ``gateway.is_draining()`` tells a stream that it should end; ``gateway.generation`` names the
-    start of the workers that this one belongs to.
+    ``mounts`` becomes ``gateway.mounts``: (name, kind, whether it has loaded) of each mount.
+    ``gateway.is_draining()`` is true when streams should end; ``gateway.generation`` is the name of
+    the worker's generation.
     """
     return {
-        # PEP 3333, required; the empty ones are set for each request
+        # required by PEP 3333; empty values are set for each request
         "REQUEST_METHOD": "",
         "SCRIPT_NAME": "",
         "PATH_INFO": "",
@@ -69,11 +69,11 @@ def build_base_environ(
         "wsgi.url_scheme": "http",
         "wsgi.input": EmptyContent(),
         "wsgi.errors": sys.stderr,
-        # requests run as greenlets: another may run whenever this one waits
+        # requests run as greenlets: another one may run whenever this one waits
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        # optional by PEP 3333, or agreed among servers
+        # optional in PEP 3333, or common among servers
         "wsgi.file_wrapper": FileWrapper,
         "wsgi.input_terminated": True,
         "wsgi.early_hints": None,
@@ -91,7 +91,7 @@ def build_base_environ(
 
 
 def build_environ(base: Environ, head: RequestHead, peer_host: str, peer_port: str) -> Environ:
-    """The environ of one request, still without SCRIPT_NAME, PATH_INFO and content."""
+    """The environ of one request, without SCRIPT_NAME, PATH_INFO and content."""
     environ = base.copy()
     environ["REQUEST_METHOD"] = head.method
     environ["QUERY_STRING"] = head.query

@@ -1,7 +1,7 @@
-"""Which hop to believe: client address, scheme, host, port and prefix from trusted proxies.
+"""Client address, scheme, host, port and prefix from trusted proxies.
 
-Refuses to know sockets and mounts. What an untrusted peer says never gets here: the parser drops
-it. Source: the practice of nginx and Traefik.
+Knows neither sockets nor mounts. The parser drops forwarding fields of untrusted peers. Source: the
+practice of nginx and Traefik.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ _HOP = re.compile(
     re.ASCII,
 )
 _MAX_HOP = 64  # an IPv6 address with IPv4 tail, brackets and a port
-# clients, of which each has an address; at most some 4 MiB
+# one for each client address; some 4 MiB at most
 MAX_HOPS = 16384
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,128}", re.ASCII)
 _PREFIX = re.compile(r"(?:/[^/\s?#\\]+)*/?", re.ASCII)
-# prefixes are in what is remembered (``http.statement``, ``upstream.request``); a client may choose
-# them
+# prefixes are parts of keys of caches (``http.statement``, ``upstream.request``), and clients may
+# choose them
 _MAX_PREFIX = 256
 
 
 class Hops(Memory[tuple[str, bool]]):
-    """Hops as they are told, to the address of each, "" if it tells none, and whether it is
-    trusted."""
+    """Hops as sent to their address ("" for none), and whether they are trusted."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
         super().__init__(MAX_HOPS, _MAX_HOP)
@@ -49,7 +48,7 @@ class Hops(Memory[tuple[str, bool]]):
 
 
 class Peers(Hops):
-    """The same of peers, which may be UNIX_PEER with a user: no forwarded hop can."""
+    """As ``Hops``, for peers, which may also be UNIX_PEER with a user id."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network | str]) -> None:
         networks = tuple(networks)
@@ -63,10 +62,10 @@ class Peers(Hops):
 
 
 class TrustedProxies:
-    """The peers whose word counts. ``networks`` holds networks and, for Unix sockets, ``unix:UID``
-    for each user whose processes are believed, or ``unix:`` for all users.
+    """The trusted peers. ``networks`` holds networks and, for Unix sockets, ``unix:UID`` for each
+    trusted user, or ``unix:`` for all users.
 
-    ``peers`` tells of a peer, an address as text or ``unix:UID``, whether it is one of them.
+    ``peers`` maps a peer, an address as text or ``unix:UID``, to whether it is trusted.
     """
 
     add_date = False
@@ -77,12 +76,12 @@ class TrustedProxies:
         self._hops = Hops(networks)
 
     def build_parser(self, limits: Limits) -> HeadParser:
-        """One that reads what any peer sends."""
+        """A parser for requests of any peer."""
         return HeadParser(limits)
 
     def client(self, hops: str) -> str:
-        """The client of an X-Forwarded-For list: from the right, the first that is no trusted
-        proxy, or the leftmost. "" where the rightmost is no address."""
+        """The client of an X-Forwarded-For list: from the right, the first address that is not a
+        trusted proxy, or the leftmost one. "" if the rightmost entry is not an address."""
         if "," not in hops:
             return self._hops[hops][0]
         client = ""
@@ -96,9 +95,8 @@ class TrustedProxies:
         return client
 
     def apply(self, head: RequestHead, environ: Environ) -> str:
-        """Take what a trusted peer says of its client, and its id of the request if that can be
-        logged, into ``head`` and ``environ``. Returns "": which mount answers is not a proxy's to
-        say.
+        """Apply the fields of a trusted peer to ``head`` and ``environ``: its client, and its
+        request id if that can be logged. Returns "": a proxy does not choose the mount.
 
         Raises MalformedRequest for an invalid forwarded host.
         """
@@ -136,9 +134,9 @@ class TrustedProxies:
 
 
 def parse_hop(hop: str) -> IPv4Address | IPv6Address | None:
-    """An address from a forwarding list, with or without port; None if it is none.
+    """The address of an entry in a forwarding list, with or without port; None if it has none.
 
-    An IPv4-mapped IPv6 address is the IPv4 one, as a dual-stack listener reports it.
+    IPv4-mapped IPv6 addresses become IPv4, as dual-stack listeners report them.
     """
     found = _HOP.fullmatch(hop)
     if found is None or len(hop) > _MAX_HOP:
@@ -151,5 +149,5 @@ def parse_hop(hop: str) -> IPv4Address | IPv6Address | None:
 
 
 def _last(value: str) -> str:
-    # each hop appends; the last entry is the one our own peer vouches for
+    # each hop appends an entry; the last one is that of our own peer
     return value.rpartition(",")[2].strip(" \t")

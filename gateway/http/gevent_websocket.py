@@ -1,8 +1,7 @@
-"""``environ["wsgi.websocket"]``, as gevent-websocket's server gives it to apps, where that package
-is installed: its own object, on a connection that the app takes over by using it.
+"""``environ["wsgi.websocket"]`` for apps that use gevent-websocket, if that package is installed:
+an object of its class; the app takes over the connection when it first uses it.
 
-Refuses to know how a connection is taken over. Source: RFC 6455 §4.2.2 (the server's handshake) and
-the handler of gevent-websocket 0.10.
+Source: RFC 6455 §4.2.2 (the server's handshake) and the handler of gevent-websocket 0.10.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ _VERSIONS = ("13", "8", "7")
 
 
 def open_websocket(environ: Environ, connected: Any) -> OfferedWebSocket | None:
-    """The object, put into ``environ``; None where the client asks for something else, or the
-    package is missing. ``connected`` is first used when the app uses the object."""
+    """Put the object into ``environ``. None if the request is not a WebSocket handshake, or the
+    package is not installed. ``connected`` is not used before the app uses the object."""
     key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()
     version = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
     is_one = environ["REQUEST_METHOD"] == "GET" and environ["HTTP_UPGRADE"].lower() == "websocket"
@@ -55,7 +54,7 @@ def _find_class() -> Any:
         return None
 
     class Quiet(base):  # type: ignore[misc]
-        """One that nobody has used says nothing when it goes."""
+        """Logs nothing when it is deleted unused."""
 
         __slots__ = ()
 
@@ -66,15 +65,15 @@ def _find_class() -> Any:
 
 
 class OfferedWebSocket:
-    """``websocket`` and its ``stream``, which its own ``close`` takes away from it."""
+    """``websocket`` and its ``stream``, which ``websocket.close()`` removes from it."""
 
     def __init__(self, websocket: Any, stream: Stream) -> None:
         self._websocket = websocket
         self._stream = stream
 
     def say_goodbye(self) -> None:
-        """Close what the app has left open, and the connection, as gevent-websocket's server does;
-        where it was never used, nothing. May block."""
+        """Close the WebSocket, if the app has left it open, and the connection, as the server of
+        gevent-websocket does; nothing if it was never used. May block."""
         if self._stream.is_open:
             if self._websocket.stream is not None:
                 self._websocket.close()
@@ -82,7 +81,7 @@ class OfferedWebSocket:
 
 
 class Stream:
-    """What the object reads from and writes to; the first use sends the handshake."""
+    """The object's stream, as in gevent-websocket; the first use sends the handshake."""
 
     def __init__(self, connected: Any, key: bytes) -> None:
         self._connected = connected
@@ -96,11 +95,11 @@ class Stream:
         return self._file is not None
 
     def end(self) -> None:
-        """Nothing more is read or written: the client need not wait for it."""
+        """Close the stream and the connection."""
         self._has_ended = True
         with suppress(OSError):
-            self._connected.shutdown(SHUT_RDWR)  # another one that still reads sees the end
-        with suppress(RuntimeError):  # within another greenlet's read, which closes it then
+            self._connected.shutdown(SHUT_RDWR)  # ends a read of another greenlet
+        with suppress(RuntimeError):  # while another greenlet reads, which then closes it
             self._file.close()
         self._connected.close()
 
@@ -128,7 +127,7 @@ class Stream:
             )
 
 
-# what such an object asks its server for
+# the attributes of the handler that the object uses
 _HANDLER = SimpleNamespace(
     logger=logging.getLogger("geventwebsocket"), server=SimpleNamespace(application=None)
 )

@@ -1,8 +1,8 @@
-"""Idle connections of a worker that no longer serves, handed over to one that does.
+"""Passes idle connections of a worker that no longer serves to one that does.
 
-Owns what crosses between the two: the socket, and what has been learnt from its connection. Neither
-knows the other. They share a pair of Unix sockets that is the supervisor's, so nothing is lost that
-is on its way when a worker dies. Refuses to know when. Source: unix(7), SCM_RIGHTS.
+Owns the messages between the two: the socket, and the state of its connection. The workers share a
+pair of Unix sockets that the supervisor owns, so messages in transit are not lost when a worker
+crashes. Source: unix(7), SCM_RIGHTS.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from gevent import get_hub
 
 from gateway.http.wire.stream import READ
 
-# at one wake-up; the other workers' turn comes in between
+# messages read in one iteration of the loop; other workers read in between
 TAKEN_PER_TURN = 8
 _DESCRIPTOR_BYTES = array("i").itemsize
-# a whole message; a longer head stays where it is
+# of a message; connections with a longer partial head are not passed on
 _MOST_BYTES = 128 * 1024
 
 
 class Known(NamedTuple):
-    """What a worker has learnt of a connection: its peer; whether a PROXY header has been read, and
-    was one that names nobody; the part of a head that has come.
+    """The state of a connection: its peer; whether a PROXY header has been read, and whether it
+    names no client; the received part of a head.
 
-    Whether the peer is trusted is not: the receiver's table may say otherwise."""
+    Not whether the peer is trusted, since the receiver's table may differ."""
 
     peer: str
     peer_port: str
@@ -40,8 +40,8 @@ class Known(NamedTuple):
 
 
 class Handover:
-    """One worker's side. ``giving`` and ``taking`` are descriptors of the two ends, which it closes
-    with the process; ``take(descriptor, known)`` is called in the hub with what others give."""
+    """A worker's side. ``giving`` and ``taking`` are descriptors of the two ends, which stay open
+    until the process exits; ``take(descriptor, known)`` is called in the hub for each one."""
 
     def __init__(self, giving: int, taking: int) -> None:
         self._giving = _open(giving)
@@ -50,7 +50,7 @@ class Handover:
         self.take: Callable[[int, Known], object] = _refuse
 
     def watch(self, wanted: bool) -> None:
-        """Take what others give, or leave it to the others."""
+        """Start or stop receiving connections."""
         if wanted is not self._watcher.active:
             if wanted:
                 self._watcher.start(self._on_given)
@@ -61,16 +61,16 @@ class Handover:
         self.take_some()
 
     def take_some(self) -> bool:
-        """One turn's worth; whether there may be more."""
+        """Receive up to TAKEN_PER_TURN connections; whether there may be more."""
         for _ in range(TAKEN_PER_TURN):
             try:
                 message, rights, _, _ = self._taking.recvmsg(
                     _MOST_BYTES, CMSG_LEN(_DESCRIPTOR_BYTES), MSG_CMSG_CLOEXEC
                 )
             except OSError:
-                return False  # another was faster
+                return False  # another worker was faster
             if not message:
-                self.watch(False)  # nobody has the other end
+                self.watch(False)  # the other end is closed
                 return False
             for _, _, raw in rights:
                 head, _, data = message.partition(b"\n")
@@ -80,7 +80,7 @@ class Handover:
         return True
 
     def give(self, descriptor: int, known: Known) -> bool:
-        """Whether it is on its way. Raises BlockingIOError where there is no room just now."""
+        """Whether it was sent. Raises BlockingIOError if the socket's buffer is full."""
         *head, data = known
         message = json.dumps(head).encode() + b"\n" + data
         if len(message) > _MOST_BYTES:
@@ -91,7 +91,7 @@ class Handover:
         except BlockingIOError:
             raise
         except OSError:
-            return False  # too many are on their way (unix(7): ETOOMANYREFS)
+            return False  # too many in transit (unix(7): ETOOMANYREFS)
         return True
 
 

@@ -1,7 +1,6 @@
-"""Asking an app whether it is well, before any client can: a request of the gateway's own.
+"""Readiness probes: requests of the gateway to an app before clients can reach it.
 
-Takes the way of every other request, from a connection through dispatch to the app. Refuses to know
-who wants to know.
+They are handled like any other request, from the connection through dispatch to the app.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from gateway.protocol.names import UNIX_PEER
 from gateway.protocol.probe_request import advise, build_probe_request
 
 
-class Probed(Protocol):
-    """A mount, as far as it concerns its probe."""
+class ProbedMount(Protocol):
+    """The attributes of a mount that its probe needs."""
 
     @property
     def host(self) -> str | None: ...
@@ -33,8 +32,9 @@ class Probed(Protocol):
     def limits(self) -> MountLimits: ...
 
 
-class Probe(Protocol):
-    """What to ask for; ``status`` 0 is any 2xx or 3xx, ``within_seconds`` 0 the mount's timeout."""
+class ProbeSettings(Protocol):
+    """The settings of a probe; ``status`` 0 is any 2xx or 3xx, ``within_seconds`` 0 the mount's
+    timeout."""
 
     @property
     def path(self) -> str: ...
@@ -50,15 +50,15 @@ class Probe(Protocol):
     def scheme(self) -> str: ...
 
 
-def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
-    """Why the mount is not well; "" where it is. May switch greenlets."""
+def ask_probe(service: Service, mount: ProbedMount, probe: ProbeSettings) -> str:
+    """Why the probe failed, "" if it succeeded. May switch greenlets."""
     target = quote(mount.prefix) + probe.path
     client_side, server_side = _socket.socketpair()
     server_side.setblocking(False)
     host = probe.host if probe.host != "auto" else mount.host or "localhost"
     connection = Connection(speak_for(service, probe.scheme), server_side, UNIX_PEER, "")
     seconds = probe.within_seconds or mount.limits.timeout_seconds
-    # a watcher, not a callback: what it brings about runs in the same turn of the loop
+    # a watcher, not a callback: its effects run in the same iteration of the loop
     beginning: Any = get_hub().loop.timer(0)
     beginning.start(connection.begin)
     with beginning, gevent_socket.socket(fileno=client_side.detach()) as client:
@@ -79,7 +79,7 @@ def ask_probe(service: Service, mount: Probed, probe: Probe) -> str:
 
 
 def speak_for(service: Service, scheme: str) -> Service:
-    """``service`` for clients of this scheme: it remembers no heads of others, nor they its."""
+    """A copy of ``service`` for requests with this scheme, with caches of its own."""
     mounts = service.base_environ["gateway.mounts"]
     other = service.adjusted(service.table, service.limits, mounts)
     other.base_environ["wsgi.url_scheme"] = scheme
@@ -87,7 +87,7 @@ def speak_for(service: Service, scheme: str) -> Service:
 
 
 def read_all(client: gevent_socket.socket, text: bytes) -> tuple[bytes, bool]:
-    """The first bytes of an answer, once all of it has come, and whether ``text`` is in it."""
+    """The first bytes of a response, after its end, and whether it contains ``text``."""
     head = tail = b""
     found = not text
     with contextlib.suppress(OSError):

@@ -1,7 +1,6 @@
-"""Status and headers of an app to the lines of a head: what may be sent, checked once, remembered.
+"""Checks the status and headers of an app and builds the lines of a response head, with a cache.
 
-Refuses to know requests and bodies. Source: PEP 3333 "The start_response() Callable"; RFC 9110 §5,
-§15.
+Source: PEP 3333 "The start_response() Callable"; RFC 9110 §5, §15.
 """
 
 import re
@@ -15,23 +14,22 @@ from gateway.protocol.names import CACHE_ENTRIES
 from gateway.wsgi import Fields
 
 _STATUS = re.compile(r"[1-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?", re.ASCII)
-# lines; code; Content-Length, or -1; all these as bytes where there is a body and no Date, else
-# b""; whether there is a body; whether there is a Date
+# lines; code; Content-Length, or -1; all lines as bytes if there is a body and no Date, else b"";
+# whether there is a body; whether there is a Date
 CheckedHead = tuple[str, int, int, bytes, bool, bool]
-# what was checked once: (name, value) to its line, and a status with its headers to all that is
-# known of a head; bounded
+# bounded caches: (name, value) to its line, and status and headers to the checked head
 known_lines: dict[tuple[str, str], str] = {}
 known_heads: dict[tuple[str, Fields], CheckedHead] = {}
 _LONGEST_KNOWN_HEAD = 512
 _LONGEST_KNOWN_LINE = 128
-# two have a meaning beside their line; a cookie is somebody's
+# two are used besides their line; cookies are private
 _NEVER_KNOWN = frozenset(("content-length", "date", "set-cookie"))
 
 
 def read_head(key: tuple[str, Fields]) -> CheckedHead:
-    """Check a status and its headers; remembered within a bound.
+    """Check a status and its headers, with a bounded cache.
 
-    Raises AppError for what may not be sent, and TypeError or ValueError for what is no pair.
+    Raises AppError for what must not be sent, and TypeError or ValueError for what is not a pair.
     """
     status, headers = key
     length, has_date, is_personal = -1, False, False
@@ -43,9 +41,9 @@ def read_head(key: tuple[str, Fields]) -> CheckedHead:
             lower = _check_name(name)
             if lower == "content-length" and isinstance(value, str):
                 if length >= 0 or not DIGITS.fullmatch(value):
-                    raise AppError(f"Content-Length is repeated or no number: {value!r:.80}")
+                    raise AppError(f"Content-Length is repeated or not a number: {value!r:.80}")
                 length = int(value)
-                continue  # the head is given its own
+                continue  # the head gets its own
             has_date |= lower == "date"
             is_personal |= lower == "set-cookie"
             line = _check_value(name, lower, value)
@@ -67,7 +65,7 @@ def not_headers(headers: object) -> AppError:
 
 @lru_cache(CACHE_ENTRIES)
 def _check_status(status: str) -> tuple[str, int, bool]:
-    """The line of a status, its code, and whether such a response has a body."""
+    """The status line, the code, and whether such a response has a body."""
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise AppError(describe_status(status))
     line = f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n"
@@ -76,7 +74,7 @@ def _check_status(status: str) -> tuple[str, int, bool]:
 
 
 def check_field(name: str, value: str) -> str:
-    """The line of a field that an app may send. Raises AppError for one it may not."""
+    """The field line. Raises AppError for a field that an app must not send."""
     return _check_value(name, _check_name(name), value)
 
 
@@ -86,8 +84,8 @@ def _check_name(name: str) -> str:
     if not isinstance(name, str) or not TOKEN.fullmatch(name):
         raise AppError(describe_name(name))
     lower = name.lower()
-    if lower in HOP_BY_HOP:  # which PEP 3333 forbids to an app
-        raise AppError(f"{name} is the server's to send, not an app's (PEP 3333): leave it out")
+    if lower in HOP_BY_HOP:  # forbidden for apps by PEP 3333
+        raise AppError(f"{name} must be sent by the server, not by an app (PEP 3333): remove it")
     return lower
 
 

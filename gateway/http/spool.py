@@ -1,7 +1,7 @@
-"""Content that waits for its reader: in memory while it is short, else in a temporary file.
+"""Buffers content for its reader: small content in memory, larger content in a temporary file.
 
-Owns the bound on what one worker keeps in such files at a time. Refuses to know whose content it
-is. The files have no name (open(2), O_TMPFILE), so nothing of them outlives the worker.
+Owns the bound on all such files of a worker. The files have no name (open(2), O_TMPFILE), so none
+remain after the worker.
 """
 
 from __future__ import annotations
@@ -10,46 +10,46 @@ import os
 import tempfile
 from typing import BinaryIO
 
-# of one request; what is longer goes to a file. Most forms and API calls are shorter.
+# of one request; larger content goes to a file. Most forms and API calls are smaller.
 MEMORY_BYTES = 64 * 1024
 
 
 class SpoolFullError(Exception):
-    """Content cannot be kept at the moment: the files are at their bound, or cannot be written."""
+    """Content cannot be buffered: the files have reached their bound, or cannot be written."""
 
 
 class Spool:
-    """What the temporary files of one worker hold together, in bytes, below ``max_bytes``. They are
-    in the directory for temporary files (``TMPDIR``, else ``/tmp``)."""
+    """The total size of the temporary files of a worker, at most ``max_bytes``. They are in the
+    directory for temporary files (``TMPDIR``, else ``/tmp``)."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.used_bytes = 0
 
     def take(self, size: int) -> None:
-        """Room for ``size`` bytes more. Raises SpoolFullError."""
+        """Reserve ``size`` bytes. Raises SpoolFullError."""
         if self.used_bytes + size > self.max_bytes:
             raise SpoolFullError(f"request content in temporary files is at {self.max_bytes} bytes")
         self.used_bytes += size
 
     def give_back(self, size: int) -> None:
-        """That room is free again."""
+        """Free ``size`` reserved bytes."""
         self.used_bytes -= size
 
 
 class Store:
-    """Bytes kept in order, each read once. To be released, even while somebody may still read."""
+    """A first-in, first-out buffer of bytes. Release it, even if somebody may still read."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._memory = bytearray()  # behind what the file has
+        self._memory = bytearray()  # follows the content of the file
         self._file: BinaryIO | None = None
         self._written = self._read = 0  # of the file
         self.is_released = False
 
     def write(self, data: memoryview) -> None:
-        """Keep ``data`` too. Raises SpoolFullError where no more of it should come; this much is
-        kept all the same, in memory."""
+        """Append ``data``. Raises SpoolFullError if no more should be appended; ``data`` is kept
+        nevertheless, in memory."""
         self._memory += data
         if self._file is not None or len(self._memory) > MEMORY_BYTES:
             self._spool.take(len(self._memory))
@@ -69,7 +69,7 @@ class Store:
         self._memory.clear()
 
     def readinto(self, buffer: memoryview) -> int:
-        """What was written and not yet read, as far as it fits; 0 for nothing."""
+        """Read up to the size of ``buffer``; returns the number of bytes, 0 if it is empty."""
         if self._file is not None and self._read < self._written:
             room = buffer[: self._written - self._read]
             size = os.preadv(self._file.fileno(), [room], self._read)
@@ -82,11 +82,11 @@ class Store:
 
     @property
     def in_memory(self) -> bytes | None:
-        """All of it, where there is no file."""
+        """The complete content; None if there is a file."""
         return bytes(self._memory) if self._file is None else None
 
     def release(self) -> None:
-        """Keep nothing any more; safe to call twice."""
+        """Free memory and file; may be called twice."""
         self.is_released = True
         self._spool.give_back(self._written)
         if self._file is not None:

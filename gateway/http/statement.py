@@ -1,14 +1,14 @@
-"""What a front worker states of a request to the pool that runs its mount, written and read.
+"""Statements: how a front worker forwards a request to the pool that runs its mount.
 
 Between a front worker and a pool's worker, and nowhere else, a head has three lines: the request
-line to the byte, ``Gateway-Statement`` with the mount and the names of what is stated, and
+line as received, ``Gateway-Statement`` with the mount and the names of the values, and
 ``Gateway-Request`` with the values. The names are keys of the environ; the front worker has checked
-every value, so the pool's worker takes them as they are. Names come again with every request of a
-browser, so both sides remember them. Plain heads are read beside these, such as those of probes.
+the values, so the pool's worker uses them unchanged. The names of a browser's requests repeat, so
+both sides cache them. Plain heads, such as those of probes, are accepted, too.
 
-Whoever can connect to a pool's socket is believed: it belongs to the user of the front workers, and
-nobody else may open it (``supervisor/listeners/sockets.py``). From anybody else the parser drops
-both fields. Refuses to know sockets and mounts.
+All who can connect to a pool's socket are trusted: it belongs to the user of the front workers, and
+only that user may open it (``supervisor/listeners/sockets.py``). From other peers the parser drops
+both fields.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from gateway.protocol.names import CACHE_ENTRIES
 from gateway.protocol.request import HeadParser, RequestHead, decide_target
 from gateway.wsgi import Environ
 
-# what the front worker has found of the client, beside the fields
+# what the front worker has found out about the client, in addition to the fields
 _FOUND = ("REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT", "wsgi.url_scheme")
 _STATED = frozenset((*_FOUND, "gateway.request_id"))
 _STATEMENT, _REQUEST = "Gateway-Statement: ", "Gateway-Request: "
-# no value has it (RFC 9110 §5.5), and no key
-_JOINT = "\0"
+# occurs in no value (RFC 9110 §5.5), and in no key
+_SEPARATOR = "\0"
 _LONGEST_NAMES = 1024
 
 
 class _Layouts(Memory[tuple[str, Callable[[Environ], Any]]]):
-    """The keys of an environ, joined, to those that are stated, and what gets their values."""
+    """The joined keys of an environ to those that are forwarded, and a function that gets their
+    values."""
 
     def __missing__(self, joined: str) -> tuple[str, Callable[[Environ], Any]]:
         keys = [
             key
-            for key in joined.split(_JOINT)
+            for key in joined.split(_SEPARATOR)
             if key in _STATED or (is_field(key) and key not in HOP_KEYS)
         ]
         layout = " ".join(keys), itemgetter(*keys)
@@ -54,17 +55,17 @@ _layouts = _Layouts(CACHE_ENTRIES, _LONGEST_NAMES)
 
 
 def write_statement(environ: Environ, mount: str, prefix: str, added: dict[str, str]) -> str:
-    """The lines behind the request line, with the empty one. ``mount`` is a name, quoted;
-    ``prefix`` what a proxy has put before SCRIPT_NAME; ``added`` are fields of this hop."""
-    names, get_values = _layouts[_JOINT.join(environ)]
-    values = _JOINT.join((prefix, *get_values(environ), *added.values()))
+    """The lines after the request line, with the empty one. ``mount`` is a percent-encoded name;
+    ``prefix`` that of a proxy before SCRIPT_NAME; ``added`` are fields of this hop."""
+    names, get_values = _layouts[_SEPARATOR.join(environ)]
+    values = _SEPARATOR.join((prefix, *get_values(environ), *added.values()))
     if added:
         names = " ".join((names, *added))
     return f"{_STATEMENT}{mount} SCRIPT_NAME {names}\r\n{_REQUEST}{values}\r\n\r\n"
 
 
 class _Statements(Memory[tuple[str, list[str]]]):
-    """Lines to the mount that they name, and the keys."""
+    """Lines to their mount and keys."""
 
     def __missing__(self, line: str) -> tuple[str, list[str]]:
         mount, *keys = line[len(_STATEMENT) :].split(" ")
@@ -74,7 +75,7 @@ class _Statements(Memory[tuple[str, list[str]]]):
 
 
 class StatementParser(HeadParser):
-    """Reads what front workers state, and beside that plain heads."""
+    """Parses statements of front workers, and plain heads."""
 
     _statements = _Statements(CACHE_ENTRIES, _LONGEST_NAMES)
 
@@ -87,10 +88,10 @@ class StatementParser(HeadParser):
         head = self._read_request_line(line)
         head.line = raw[: len(line)]
         if not head.path:
-            head.fields = {}  # the Host that counts is stated
+            head.fields = {}  # the statement has the Host
             decide_target(head)
         head.mount, keys = self._statements[statement]
-        values = request[len(_REQUEST) :].split(_JOINT)
+        values = request[len(_REQUEST) :].split(_SEPARATOR)
         fields = head.fields = dict(zip(keys, values))
         if len(values) != len(keys) or len(fields) != len(keys):
             raise MalformedRequest("a statement whose names and values do not match")
@@ -104,24 +105,24 @@ class StatementParser(HeadParser):
 
 
 class _Everybody(dict[str, tuple[str, bool]]):
-    """Who can connect is trusted, whoever it is."""
+    """Trusts every peer."""
 
     def __missing__(self, peer: str) -> tuple[str, bool]:
         return "", True
 
 
 class FrontWorkers:
-    """To a pool's worker what ``TrustedProxies`` is to others: whose word counts. They add the
-    Date field to what is answered."""
+    """The trusted peers of a pool's worker, as ``TrustedProxies`` of front workers. They add the
+    Date field to responses."""
 
     peers = _Everybody()
     add_date = True
 
     def build_parser(self, limits: Limits) -> HeadParser:
-        """One that reads what these peers send."""
+        """A parser for requests of front workers."""
         return StatementParser(limits)
 
     def apply(self, head: RequestHead, environ: Environ) -> str:
-        """The name of the mount, "" where none is stated, as by a probe of the worker's own. What
-        else is stated is in ``environ`` already, among the fields."""
+        """The name of the mount, "" without a statement, as for the worker's own probes. The values
+        are in ``environ`` already, as fields of the head."""
         return head.mount

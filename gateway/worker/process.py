@@ -453,7 +453,7 @@ def build_service(
         access_log=access_log,
         in_flight=in_flight,
         tell_fault=describe_fault if config.is_dev else tell_nothing,
-        # what is asked after a save meets the new code
+        # so that requests after a save are answered by the new code
         keeps_connections=not config.is_dev,
     )
 

@@ -75,18 +75,18 @@ MISTAKES = {
     HEADERS % "[('A', b'b')]": "A has bytes as its value: write value.decode()",
     HEADERS % "[('A', None)]": "A has NoneType as its value: write it as str",
     HEADERS % "[('A', 'b\\n')]": (
-        "A has no latin-1 string without line breaks and NUL: 'b\\n'; take them out"
+        "the value of A is not a latin-1 string without line breaks and NUL: 'b\\n'; remove them"
     ),
     HEADERS % "[('A', '\\u20ac')]": (
-        "A has no latin-1 string without line breaks and NUL: '\u20ac'; "
+        "the value of A is not a latin-1 string without line breaks and NUL: '\u20ac'; "
         "percent-encode it with urllib.parse.quote()"
     ),
     HEADERS % "[(b'A', 'b')]": "header name is bytes, b'A': write it as str",
     HEADERS % "[('Content Type', 'b')]": (
-        "header name is no token: 'Content Type'; it has letters, digits and dashes alone"
+        "header name is not a token: 'Content Type'; use letters, digits and hyphens"
     ),
     HEADERS % "[('Connection', 'close')]": (
-        "Connection is the server's to send, not an app's (PEP 3333): leave it out"
+        "Connection must be sent by the server, not by an app (PEP 3333): remove it"
     ),
     HEADERS % "[('Content-Length', '2')]": (
         f"the body has 1 bytes, its Content-Length says 2: {LENGTH}"

@@ -85,7 +85,7 @@ def test_the_page_of_a_gateway_that_is_away_asks_again_where_that_is_safe(distur
     shown, sent = lab.fetch("/echo"), lab.fetch("/echo", "POST", content=b"x")
     assert '<meta http-equiv="refresh" content="5">' in shown.text
     assert "http-equiv" not in sent.text
-    assert "was not passed on" in sent.text
+    assert "was not forwarded" in sent.text
     for answer in (shown, sent):
         assert answer.status in (502, 504)
         assert answer["Retry-After"] == "5"
