@@ -109,8 +109,8 @@ def key_of(field: Field[Any]) -> str:
     return key or _stem(field)
 
 
-# By the classes whose fields bear them: what each mark may say. See ``limits.setting``. Targets of
-# other kinds than apps are made anew at each edit, by the front workers.
+# The values that each mark may have, by the classes of the fields. See ``limits.setting``. Targets
+# other than apps are built again at each edit, by the front workers.
 Marks = dict[str, tuple[str, ...]]
 
 _APPLIES: Marks = {"applies": ("in place", "new workers", "restart")}

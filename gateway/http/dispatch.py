@@ -1,9 +1,8 @@
-"""Host and path to mount, and the SCRIPT_NAME/PATH_INFO split.
+"""Finds the mount for a host and a path, and splits SCRIPT_NAME from PATH_INFO.
 
-A path has one meaning here and at whoever is asked next: its segments, each as the client encoded
-it. They are decoded to find the mount, and passed on as they are. Refuses to know how apps were
-loaded. Source: PEP 3333 (environ variables), RFC 3986 §3.3, §5.2.4 and §6.2.2 (dot segments,
-percent-encoding).
+A path means the same here and at the next hop: its segments, each as the client encoded it. They
+are decoded to find the mount, and forwarded unchanged. Source: PEP 3333 (environ variables), RFC
+3986 §3.3, §5.2.4 and §6.2.2 (dot segments, percent-encoding).
 """
 
 from __future__ import annotations

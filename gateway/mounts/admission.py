@@ -202,7 +202,7 @@ class _Held:
 
 
 class _HeldSized(_Held):
-    """One that tells how many pieces there are: the length of a single one is the content's."""
+    """With a length: if there is a single piece, the server sends its length as Content-Length."""
 
     def __len__(self) -> int:
         return len(self.held)  # type: ignore[arg-type]

@@ -1,9 +1,8 @@
-"""What stands between the server and a mount's app: layers around it, each once and in one order.
+"""The middleware around a mount's app: layers in a fixed order, each at most once.
 
-Owns that order, and that a mount whose settings change is wrapped anew from its bare app. Refuses
-to know what the layers do. What has to outlive an edit of the table (requests that are counted,
-queues) is kept by ``Chain``, never by a wrapper. A mount that needs no layer is called as it is, so
-that its requests pay for none. Source: PEP 3333, "Middleware: Components that Play Both Sides".
+Owns that order. A mount whose settings change is wrapped again from its bare app. State that
+survives edits of the table (counted requests, queues) is kept by ``Chain``, not by a wrapper. A
+mount that needs no layer has none. Source: PEP 3333, "Middleware: Components that Play Both Sides".
 """
 
 from __future__ import annotations

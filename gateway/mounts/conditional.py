@@ -64,7 +64,7 @@ def parse_http_date(value: str) -> int | None:
 
 
 def failed_precondition(environ: Environ, etag: str, modified: int) -> int | None:
-    """304 or 412 where a GET or HEAD is to be answered so, None where it is to be carried out.
+    """304 or 412 if that is the response to a GET or HEAD, None if it must be carried out.
 
     ``etag`` is the strong tag, quotes included, ``modified`` the Last-Modified in epoch seconds.
     The order is that of RFC 9110 §13.2.2.
@@ -95,11 +95,11 @@ def _names(value: str, etag: str, *, weak: bool) -> bool:
 
 
 def parse_range(environ: Environ, etag: str, last_modified: str, size: int) -> range | None:
-    """The bytes of the representation that a GET asks for; an empty range is to be refused (416).
+    """The bytes of the representation that a GET asks for; an empty range must be refused (416).
 
-    None where all of them are to be sent: no Range, a failed If-Range, a value that is not the
-    grammar or another unit, and several ranges, which RFC 9110 §14.2 lets a server ignore: they
-    cost more than they carry, and have been a way to wear servers out (§17.15).
+    None for all of them: no Range, a failed If-Range, an invalid value or another unit, and several
+    ranges, which a server may ignore (RFC 9110 §14.2): they have been used for denial of service
+    (§17.15).
     """
     value = environ.get("HTTP_RANGE")
     # An empty file has no first byte to name in Content-Range; its whole is the better answer.

@@ -88,7 +88,7 @@ def open_below(root: bytes, path: bytes) -> OpenFile:
     descriptor = os.open(root + path, _OPEN_FLAGS)
     try:
         status = os.fstat(descriptor)
-        # What was opened is looked at, not what the name may mean by then.
+        # Check the opened file, not its name, which may refer to another file now.
         if not (_real_path(descriptor, root + path) + b"/").startswith(root + b"/"):
             raise FileNotFoundError(errno.ENOENT, "outside the directory")
         if S_ISDIR(status.st_mode):

@@ -1,9 +1,9 @@
-"""What an app's import leaves behind in its process, which other apps share: undone, or reported.
+"""Process-wide changes by importing an app, which affect other apps: undone, or reported.
 
-Owns which things these are, in one table. Undone is what would cost others an answer or a log line
-and what no app needs afterwards; reported and left is what the app itself would miss, such as the
-time zone that Django sets. In a pool of one app only that is undone which the gateway itself needs.
-Refuses to know how apps are loaded and who is told. Linux alone (/proc).
+Owns the table of these changes. Undone is what would break responses or logs of others, and what no
+app needs afterwards; reported and kept is what the app itself needs, such as the time zone that
+Django sets. In a pool of one app, only changes that break the gateway are undone. Linux only
+(/proc).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _change(name: str, show: Callable[[Any], str] = lambda _: "") -> Callable[[A
 
 
 def _read_umask() -> int:
-    status = Path("/proc/self/status").read_text()  # os.umask() tells it by changing it
+    status = Path("/proc/self/status").read_text()  # os.umask() would change it
     return int(status.partition("\nUmask:")[2].split()[0], 8)
 
 

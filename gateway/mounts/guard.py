@@ -1,8 +1,7 @@
-"""What apps change for their whole process while they serve: undone, or reported with the mount.
+"""Process-wide changes that apps make while they serve: undone, or reported with the mount.
 
-Owns when: once the requests that were in flight as it was seen have ended, since one of them may
-put it back, but not much later. Looks once a second, so that no request pays for it. Refuses to
-know what the things are, and who is told.
+Owns the time: once the requests that were in flight when the change was seen have ended, since one
+of them may revert it, but not much later. Checks once a second, so that requests do not pay for it.
 """
 
 from __future__ import annotations

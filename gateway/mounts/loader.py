@@ -46,7 +46,7 @@ FACTORY_NAMES = ("create_app", "make_app")
 
 
 class Unavailable:
-    """Stands for an app that has not loaded: 503. ``cause`` is shown; strangers are told none."""
+    """Replaces an app that has not loaded: 503. ``cause`` is shown on the page, "" for none."""
 
     def __init__(self, cause: str = "") -> None:
         self._cause = cause
@@ -229,11 +229,11 @@ def _explain(import_string: str, module_name: str, error: BaseException, pool: P
     if isinstance(error, SystemExit):
         return f"{import_string}: the app called sys.exit({error.code!r}) while it was loaded"
     try:
-        told = cut_middle(str(error).strip().partition("\n")[0], MOST_CHARACTERS)
-    except Exception:  # noqa: BLE001  what an exception tells of itself is the app's own code
-        told = "it does not tell why"
+        message = cut_middle(str(error).strip().partition("\n")[0], MOST_CHARACTERS)
+    except Exception:  # noqa: BLE001  its __str__ is the app's own code
+        message = "the exception has no message"
     name = type(error).__name__
-    explained = f"{import_string}: {name}: {told}" if told else f"{import_string}: {name}"
+    explained = f"{import_string}: {name}: {message}" if message else f"{import_string}: {name}"
     hint = _guess_meant(import_string, module_name, error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         hint = advise_package(error.name, pool)

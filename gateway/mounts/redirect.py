@@ -91,7 +91,7 @@ def quote_path(path: str) -> str:
 
 
 def _raw_path_info(environ: Environ) -> str:
-    """PATH_INFO as the client encoded it, where the server says that, else encoded anew."""
+    """PATH_INFO as the client encoded it, if the server provides that, else encoded again."""
     path_info: str = environ.get("PATH_INFO", "")
     if not path_info.startswith("/"):
         return ""

@@ -123,8 +123,8 @@ class ThreadPool:
         return True
 
     def lose(self, call: object) -> bool:
-        """Count the thread of ``call`` as none, until ``regain``; whether that was to be done, and
-        could be."""
+        """Do not count the thread of ``call`` until ``regain``; whether that was necessary and
+        possible."""
         if call in self._replaced or self._lost >= self._most:
             return False
         self._lost += 1

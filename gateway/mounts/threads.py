@@ -65,7 +65,7 @@ def end_in_child() -> None:
 
 
 class _Says(Enum):
-    """What the thread tells the greenlet, which answers the first three."""
+    """Messages of the thread to the greenlet, which replies to the first three."""
 
     CALL = "call this function"
     PIECE = "the app yielded this"

@@ -110,7 +110,7 @@ def test_plan_tells_what_an_edit_would_change(run: Run, gateway: Running, tmp_pa
     (tmp_path / "broken.py").write_text("")
     other.write_text(table + "  /broken/x: good:app\n")
     expected = "+ /broken/x\n> /broken/x/* moves from /broken to /broken/x\n"
-    expected += "= in place: no code is loaded anew\n"
+    expected += "= in place: no code is loaded again\n"
     assert run("plan", str(other)) == (10, expected, "")
     assert gateway.control("plan", file=str(other)) == {
         "exit_code": 10,

@@ -172,7 +172,7 @@ def test_a_key_that_changes_the_response_takes_two_files(
         assert read_fields(gateway, target)[field] == ["one"], target
     plan, how = edit(gateway, package, make_mounts(tmp_path, f"{name}: two"))
     changes = [f"~ {target}: {name} one -> two" for target in SERVERS]
-    assert plan == [*changes, "= in place: no code is loaded anew"]
+    assert plan == [*changes, "= in place: no code is loaded again"]
     assert how == "in place"
     for target in SERVERS:
         assert read_fields(gateway, target)[field] == ["two"], target

@@ -211,7 +211,7 @@ def test_a_syntax_error_shows_its_line(write: Write, tmp_path: Path) -> None:
         ("sys.exit(3)", "the app called sys.exit(3) while it was loaded"),
         ("sys.exit()", "the app called sys.exit(None) while it was loaded"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ("raise Unprintable", "Unprintable: it does not tell why"),
+        ("raise Unprintable", "Unprintable: the exception has no message"),
         ("raise RecursionError('deep')", "RecursionError: deep"),
     ],
 )

@@ -29,7 +29,7 @@ from gateway.config.settings import EVERY_MOUNT, POOL, SERVER, settings_of
 from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.limits import Limits, MountLimits, PoolLimits
 
-IN_PLACE = "= in place: no code is loaded anew"
+IN_PLACE = "= in place: no code is loaded again"
 WATCH, WORKERS = settings_of(Watch), settings_of(Workers)
 APP = AppTarget(import_string="app:app")
 

@@ -13,7 +13,7 @@ from gateway.config.compare.slices import cut
 from gateway.config.model import MAIN, Config, Mount
 from gateway.config.settings import Setting, settings_of
 
-IN_PLACE = "in place: no code is loaded anew"
+IN_PLACE = "in place: no code is loaded again"
 
 HostPrefix = tuple[str, str]  # host ("" for any) and prefix ("" for the root)
 
@@ -26,7 +26,7 @@ class Plan:
     ``moved`` has each place whose owner changes though somebody owned it before and after: place,
     old owner and new one. ``reasons`` are why new workers start, by pool; without any the edit is
     served in place. ``restarts`` are the settings that only a restart of the gateway changes;
-    there are no ``reasons`` then, since all workers start anew.
+    there are no ``reasons`` then, since all workers are restarted.
     """
 
     added: tuple[str, ...]

@@ -28,8 +28,9 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def read_file(path: Path, most_bytes: int, table_directory: Path) -> bytes:
-    """The first ``most_bytes`` of the file. Whoever can change the table's directory controls the
-    gateway anyway, and counts as its user. Raises OSError, also for what is not a regular file."""
+    """The first ``most_bytes`` of the file. A user who can change the table's directory
+    controls the gateway anyway, and counts as its user. Raises OSError, also if it is not a regular
+    file."""
     stranger = None
     if os.geteuid() == 0:
         stranger = find_stranger(path, {0, table_directory.stat().st_uid})

@@ -87,7 +87,7 @@ class GreenletPool:
                 job = queue.popleft()
                 try:
                     now = job.run(me, now)
-                except BaseException as error:  # noqa: BLE001  the jobs behind it are to be run
+                except BaseException as error:  # noqa: BLE001  the other jobs must run
                     now = job.abandon(error)
             if len(parked) >= self._max_parked:
                 return

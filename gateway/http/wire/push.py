@@ -68,7 +68,7 @@ class Pusher:
 
     def _push(self, tcp_socket: Any) -> None:
         if tcp_socket in self._held:  # or the other thread has done it
-            # in this order: what is held back from here on is held anew
+            # in this order: later data is held back again
             self._held.discard(tcp_socket)
             with suppress(OSError):  # it may have been closed, which pushes too
                 # tcp(7): also where it was set before
