@@ -44,10 +44,10 @@ class Backoff:
         delay = backoff_seconds(rounds, 0.0 if has_loaded else lived)
         return self._delay(min(delay, SERVED_BACKOFF_SECONDS) if has_served else delay, now)
 
-    def note_failure(self, now: float, lived: float = 0.0) -> float:
-        """The pause after a start that failed, or work that failed after ``lived`` seconds."""
+    def note_failure(self, now: float) -> float:
+        """The pause after a start or other work that failed."""
         self.rounds += 1
-        return self._delay(backoff_seconds(self.rounds, lived), now)
+        return self._delay(backoff_seconds(self.rounds), now)
 
     def reset(self) -> None:
         """All is well: the next failure counts as the first."""

@@ -18,6 +18,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 # a parked greenlet that has run nothing for so long ends, within as long again: what apps keep for
 # each thread, such as database connections, goes with it
 UNUSED_SECONDS = 10.0
+# greenlets that are kept
+MAX_PARKED = 256
 # a parked greenlet that is called by this answers whether it is unused
 _TELL = object()
 
@@ -28,12 +30,11 @@ class GreenletPool:
     Where that raises, ``job.abandon(error)`` is called, which returns the same and may not wait.
 
     One greenlet runs them one after the other; where a job waits, another greenlet takes the next.
-    Each run begins in a fresh, empty ``contextvars`` context. At most ``max_parked`` greenlets are
+    Each run begins in a fresh, empty ``contextvars`` context. At most MAX_PARKED greenlets are
     kept, the last parked is used first, and those unused end; more run when more wait.
     """
 
-    def __init__(self, max_parked: int = 256) -> None:
-        self._max_parked = max_parked
+    def __init__(self) -> None:
         self._parked: list[greenlet] = []  # in the order of their parking
         self._swept = monotonic()
         self._queue: deque[Any] = deque()
@@ -89,7 +90,7 @@ class GreenletPool:
                     now = job.run(me, now)
                 except BaseException as error:  # noqa: BLE001  the other jobs must run
                     now = job.abandon(error)
-            if len(parked) >= self._max_parked:
+            if len(parked) >= MAX_PARKED:
                 return
             parked.append(me)
             called_by = None
