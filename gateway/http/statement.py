@@ -65,10 +65,10 @@ def write_statement(environ: Environ, mount: str, prefix: str, added: dict[str, 
 
 
 class _Statements(Memory[tuple[str, list[str]]]):
-    """Lines to their mount and keys."""
+    """Lines, each with its CR, to their mount and keys."""
 
     def __missing__(self, line: str) -> tuple[str, list[str]]:
-        mount, *keys = line[len(_STATEMENT) :].split(" ")
+        mount, *keys = line[len(_STATEMENT) : -1].split(" ")
         statement = unquote(mount), keys
         self.keep(line, statement)
         return statement
@@ -81,17 +81,18 @@ class StatementParser(HeadParser):
 
     def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
         """See ``HeadParser``."""
-        lines = raw[:-4].decode("latin-1").split("\r\n")
-        if len(lines) != 3 or not lines[1].startswith(_STATEMENT):
+        # one character is found much faster than two
+        lines = raw.decode("latin-1").split("\n")
+        if len(lines) != 5 or not lines[1].startswith(_STATEMENT):
             return super().parse(raw, trusts_peer)
-        line, statement, request = lines
+        line = lines[0][:-1]
         head = self._read_request_line(line)
         head.line = raw[: len(line)]
         if not head.path:
             head.fields = {}  # the statement has the Host
             decide_target(head)
-        head.mount, keys = self._statements[statement]
-        values = request[len(_REQUEST) :].split(_SEPARATOR)
+        head.mount, keys = self._statements[lines[1]]
+        values = lines[2][len(_REQUEST) : -1].split(_SEPARATOR)
         fields = head.fields = dict(zip(keys, values))
         if len(values) != len(keys) or len(fields) != len(keys):
             raise MalformedRequest("a statement whose names and values do not match")

@@ -13,8 +13,8 @@ from gateway.protocol.framing import HOP_BY_HOP
 from gateway.protocol.memory import Memory
 
 DROPPED = ""
-# what front workers send to pools (``http.statement``), and nobody as fields: dropped from all
-# peers, trusted proxies included
+# the names of lines that front workers send to pools (``http.statement``); dropped as fields from
+# all peers, trusted proxies included
 _STATEMENT_KEYS = ("HTTP_GATEWAY_STATEMENT", "HTTP_GATEWAY_REQUEST")
 # CGI names of the fields of one hop (RFC 9110 §7.6.1; RFC 7540 §3.2.1; Expect is answered here)
 HOP_KEYS = frozenset((

@@ -1,4 +1,4 @@
-"""Where a server behind a mount listens: connecting, connections kept for reuse, up or down.
+"""The address of a server behind a mount: connecting, idle connections, up or down.
 
 Refuses to know HTTP and the other addresses. Source: RFC 9112 §9.3 and §9.5 (persistence), unix(7).
 """
@@ -17,26 +17,27 @@ import gevent
 from gateway.http.wire.stream import WRITE, wait_for
 from gateway.upstream.link import Link
 
-# idle connections to one address that one worker keeps
+# idle connections to one address, per worker
 MAX_IDLE = 128
 # how many requests one connection is used for, as nginx does: where a server has several processes
 # on one socket, a new one would get none while the others' connections are kept busy
 MAX_USES = 1000
-# how long an address that could not be connected to comes after the others
+# how long an address to which connecting failed comes after the others
 PASSIVE_DOWN_SECONDS = 5.0
-# how long the addresses of a name are remembered; containers change theirs
+# how long the addresses of a name are cached; those of containers change
 RESOLVED_SECONDS = 1.0
-# a Unix socket whose queue is full refuses at once: when to try again
+# pause before another attempt, when the queue of a Unix socket is full
 FULL_QUEUE_SECONDS = 0.01
 
 Endpoint = tuple[int, Any]  # address family, and what connect() takes
 
 
 class Address:
-    """``http://HOST:PORT`` or ``unix:/path``. ``authority`` is its Host, where none is to be kept.
+    """``http://HOST:PORT`` or ``unix:/path``. ``authority`` is the Host field for requests that
+    have none.
 
-    ``in_flight`` counts requests, ``down_until`` is monotonic, ``is_healthy`` what a check found.
-    ``is_own``: workers of the gateway's own listen there.
+    ``in_flight`` counts requests, ``down_until`` is a monotonic time, ``is_healthy`` the result of
+    the health check. With ``is_own``, workers of a pool of this gateway listen there.
     """
 
     def __init__(self, text: str, *, max_idle: int = MAX_IDLE, is_own: bool = False) -> None:
@@ -67,10 +68,10 @@ class Address:
         self._resolved_until = float("inf")
 
     def take(self, must_live: bool) -> Link | None:
-        """The idle connection that was used last, None where there is none; never one on which
-        something has come, and with ``must_live`` one that the server has not closed either, as far
-        as the kernel knows. Workers of the gateway's own are not looked at: they send nothing
-        unasked, and that one has closed shows when it is written to."""
+        """The idle connection that was used last, or None. Never one with unread input; with
+        ``must_live`` also none that the server has closed, as far as the kernel knows. Connections
+        to pools are not checked: nothing is sent there without a request, and if one is closed,
+        sending fails."""
         while self._idle:
             link = self._idle.pop()
             if link.is_closed:
@@ -83,7 +84,7 @@ class Address:
         return None
 
     def give_back(self, link: Link) -> None:
-        """Keep ``link``, whose last answer is complete, for another request."""
+        """Keep ``link``, whose last response is complete, for another request."""
         link.uses += 1
         is_worn = link.uses >= MAX_USES
         if is_worn or not link.is_reusable or len(self._idle) >= self._max_idle:
@@ -93,7 +94,7 @@ class Address:
         self._idle.append(link)
 
     def close_idle(self, parked_before: float) -> bool:
-        """Close what has been idle since before then; whether others are left."""
+        """Close connections that have been idle since before then. Returns whether any are left."""
         kept = []
         for link in self._idle:
             if link.parked < parked_before:
@@ -104,14 +105,14 @@ class Address:
         return bool(kept)
 
     def close(self) -> None:
-        """Keep no connection any more, from now on."""
+        """Keep no idle connections from now on."""
         self._max_idle = 0
         self.close_idle(float("inf"))
 
     def connect(self, timeout_seconds: float) -> Link:
-        """A new connection. Raises OSError, TimeoutError among them. May switch greenlets.
+        """A new connection. Raises OSError, including TimeoutError. May switch greenlets.
 
-        One that fails has the address come after the others for a while.
+        After a failure the address comes after the others for a while.
         """
         try:
             with gevent.Timeout(timeout_seconds, TimeoutError("no connection in time")):
@@ -145,7 +146,7 @@ class Address:
 
 
 def _look_up(name: str, port: int) -> list[Endpoint] | OSError:
-    """In a native thread, where an exception would be reported as nobody's."""
+    """Runs in a native thread; errors are returned, since the thread would report exceptions."""
     try:
         found = _socket.getaddrinfo(name, port, 0, _socket.SOCK_STREAM)
     except OSError as error:

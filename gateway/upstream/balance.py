@@ -1,5 +1,5 @@
-"""Which of several addresses is asked: of those that are up the client's own, where clients have
-one, else the one with the fewest requests.
+"""Chooses the address for a request: the client's own with sticky clients, if it is up, otherwise
+the one with the fewest requests in flight.
 
 Refuses to know HTTP and how an address is found to be down.
 """
@@ -13,7 +13,7 @@ from gateway.wsgi import Environ
 
 
 class Balance:
-    """The addresses of one mount, as one worker sees them."""
+    """The addresses of one mount, in one worker."""
 
     def __init__(self, addresses: Iterable[Address], sticky: Sticky | None = None) -> None:
         self.addresses = tuple(addresses)
@@ -21,10 +21,10 @@ class Balance:
         self._turn = 0
 
     def choose(self, tried: list[Address], environ: Environ) -> Address | None:
-        """The next to be asked, none of ``tried``; None where no other is left.
+        """The next address that is not in ``tried``, or None if there is no other.
 
-        One that could not be connected to lately comes after the others, one that failed its health
-        checks never.
+        An address to which connecting has failed recently comes after the others. One that fails
+        its health check is never chosen.
         """
         count = len(self.addresses)
         if count == 1:
@@ -46,7 +46,7 @@ class Balance:
     def _find_own(
         self, sticky: Sticky, tried: list[Address], environ: Environ, now: float
     ) -> Address | None:
-        """The client's own address, while it is up."""
+        """The client's own address, if it is up."""
         up = (a for a in self.addresses if a.is_healthy and a.down_until <= now)
         return sticky.choose(environ, [address for address in up if address not in tried])
 

@@ -1,4 +1,4 @@
-"""The content of an answer, out of the bytes that come, piece by piece.
+"""The content of a response, decoded piece by piece.
 
 Refuses to know sockets. Source: RFC 9112 §6.3, §7.1 (chunks) and §8 (incomplete messages).
 """
@@ -11,9 +11,9 @@ from gateway.protocol.framing import CHUNKED, UNTIL_CLOSE
 from gateway.protocol.response import InvalidResponseError
 
 
-class Content:
-    """``take`` gives what is content of the bytes that came; ``is_complete`` turns true with the
-    last, and ``has_surplus`` where something came behind it, which belongs to no answer."""
+class ResponseContent:
+    """``take`` decodes received bytes. ``is_complete`` becomes true with the last byte of content,
+    ``has_surplus`` when bytes follow it, which belong to no response."""
 
     is_complete = False
     has_surplus = False
@@ -23,19 +23,19 @@ class Content:
         """Raises InvalidResponseError."""
 
     def end(self) -> None:
-        """The server has closed. Raises InvalidResponseError where that is too early."""
+        """The server has closed. Raises InvalidResponseError if the content is incomplete."""
         raise InvalidResponseError("closed in the middle of its answer")
 
 
-class LengthContent(Content):
-    """Content of a length known beforehand."""
+class ResponseContentOfLength(ResponseContent):
+    """With a Content-Length."""
 
     def __init__(self, length: int) -> None:
         self._remaining = length
         self.is_complete = not length
 
     def take(self, data: bytes) -> bytes:
-        """See ``Content``."""
+        """See ``ResponseContent``."""
         piece = data[: self._remaining]
         self._remaining -= len(piece)
         self.is_complete = not self._remaining
@@ -43,26 +43,26 @@ class LengthContent(Content):
         return piece
 
 
-class ContentUntilClose(Content):
-    """Content whose end is the end of the connection."""
+class ResponseContentUntilClose(ResponseContent):
+    """Ends with the connection."""
 
     def take(self, data: bytes) -> bytes:
-        """See ``Content``."""
+        """See ``ResponseContent``."""
         return data
 
     def end(self) -> None:
-        """See ``Content``."""
+        """See ``ResponseContent``."""
 
 
-class ChunkedContent(Content):
-    """Content in chunks."""
+class ChunkedResponseContent(ResponseContent):
+    """In chunks."""
 
     def __init__(self) -> None:
-        # Tomcat's old connectors and embedded servers pad the size; nginx and browsers read that
+        # old connectors of Tomcat and embedded servers pad the size; nginx and browsers accept it
         self._chunks = ChunkDecoder(allows_padding=True)
 
     def take(self, data: bytes) -> bytes:
-        """See ``Content``. What came together leaves together."""
+        """See ``ResponseContent``. Chunks received together are returned together."""
         chunks = self._chunks
         if len(data) < chunks.left_bytes:  # the middle of a large chunk
             chunks.left_bytes -= len(data)
@@ -80,8 +80,8 @@ class ChunkedContent(Content):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def open_answer(length: int) -> Content:
-    """The content of an answer whose head says ``length``."""
+def open_response_content(length: int) -> ResponseContent:
+    """``length`` is that of the response head."""
     if length == CHUNKED:
-        return ChunkedContent()
-    return ContentUntilClose() if length == UNTIL_CLOSE else LengthContent(length)
+        return ChunkedResponseContent()
+    return ResponseContentUntilClose() if length == UNTIL_CLOSE else ResponseContentOfLength(length)

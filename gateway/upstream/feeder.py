@@ -1,7 +1,7 @@
-"""The content of a request on its way to the server, in a greenlet beside the one that reads the
-answer: a server may answer before it has all, or stream in both directions.
+"""Sends the content of a request, in a greenlet of its own while another reads the response: a
+server may respond before it has all of the content, or stream in both directions.
 
-Refuses to know heads and answers. Source: RFC 9112 §7.1 (chunks), §9.6 (an early answer).
+Refuses to know heads and responses. Source: RFC 9112 §7.1 (chunks), §9.6 (early responses).
 """
 
 from typing import Any
@@ -15,15 +15,16 @@ from gateway.upstream.link import READ_BYTES, Link
 
 
 class _Held(BaseException):
-    """Ends a wait for the client's bytes, which another greenlet is to read."""
+    """Ends a wait for input from the client, which another greenlet will read instead."""
 
 
 class Feeder:
-    """Sends ``begun``, then what is left of ``content``, to ``link``. ``is_complete`` turns true
-    once the kernel has all of it. A fault of the client's is raised by whoever reads ``link``."""
+    """Sends ``begun``, then the rest of ``content``, to ``link``. ``is_complete`` becomes true when
+    the kernel has accepted all of it. Errors of the client are raised in the greenlet that reads
+    from ``link``."""
 
     def __init__(self, link: Link, begun: bytes, content: Any, length: int) -> None:
-        """``length`` is of what is left in bytes, or CHUNKED."""
+        """``length`` is the number of bytes left, or CHUNKED."""
         self._link = link
         self._begun = begun
         self._content = content
@@ -47,8 +48,8 @@ class Feeder:
         except GreenletExit:
             pass
         except ConnectionError:
-            pass  # the server reads no more; its answer tells why, or that there is none
-        except BaseException as error:  # noqa: BLE001  the client's: it belongs to the request
+            pass  # the server reads no more; its response, or the lack of one, is reported
+        except BaseException as error:  # noqa: BLE001  the client's, so for the request
             self._link.interrupt(error)
 
     def _send_chunks(self) -> None:
@@ -77,7 +78,7 @@ class Feeder:
                 self._is_reading = False
 
     def _park(self, instead: Any) -> None:
-        """Let ``instead`` run while this is held."""
+        """Let ``instead`` run while sending is on hold."""
         self._is_parked = self._is_held
         while self._is_held:
             instead.switch()
@@ -86,24 +87,24 @@ class Feeder:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether there is more to send, and somebody who takes it."""
+        """Whether there is more to send and the server still accepts it."""
         return not self.is_complete and not self._greenlet.dead
 
     def hold(self) -> None:
-        """Read nothing until ``go_on``; what has been read is still sent."""
+        """Read nothing from the client until ``go_on``. What was read is still sent."""
         self._is_held = True
         if self._is_reading:
             self._holder = getcurrent()
             self._greenlet.throw(_Held)
 
     def go_on(self) -> None:
-        """Read again what there is to read."""
+        """Continue after ``hold``."""
         self._is_held = False
         if self._is_parked:
             self._start = self._hub.loop.run_callback(self._greenlet.switch)
 
     def stop(self) -> None:
-        """Send no more; at once. Not from the feeder's own greenlet."""
+        """Stop immediately. Not to be called in the feeder's own greenlet."""
         self._start.stop()
         if not self._greenlet.dead:
             self._greenlet.parent = getcurrent()

@@ -1,6 +1,6 @@
-"""Whether the addresses of a mount are well: each is asked for a path, again and again.
+"""Health checks: each address of a mount is asked for a path at regular intervals.
 
-Refuses to know requests of clients. Every worker asks for itself.
+Refuses to know requests of clients. Every worker makes its own checks.
 """
 
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from gateway.logs import lifecycle
 from gateway.protocol.probe_request import advise, build_probe_request
 from gateway.protocol.response import InvalidResponseError
 from gateway.upstream.address import Address
-from gateway.upstream.hop import Hop, NoAnswerError
+from gateway.upstream.hop import Hop, NoResponseError
 
-# one failure may be chance; a second one in a row is not
+# failures in a row before an address is left out
 MISSES = 2
 MAX_SECONDS = 5.0
 
@@ -27,7 +27,8 @@ def watch_health(
     scheme: str,
     interval_seconds: float,
 ) -> list[Any]:
-    """Keep ``is_healthy`` of each address true to what it answers; ``host`` is "" for its own."""
+    """Start a greenlet per address that keeps its ``is_healthy`` up to date. ``host`` is the Host
+    field, "" for the address's own."""
     return [
         gevent.spawn(
             _watch, name, address, (path, host or address.authority, scheme), interval_seconds
@@ -53,16 +54,16 @@ def _watch(
 
 
 def ask(address: Address, path: str, host: str, scheme: str, timeout_seconds: float) -> str:
-    """Why the address is not well; "" where it is. May switch greenlets."""
+    """Why the address is not healthy, "" if it is. May switch greenlets."""
     try:
         with gevent.Timeout(timeout_seconds, TimeoutError("no answer in time")):
             hop = Hop(address, address.connect(timeout_seconds))
             try:
                 hop.link.offer(build_probe_request(path, host, "gateway-health", scheme))
-                status = hop.read_answer("GET", None).status
+                status = hop.read_response("GET", None).status
             finally:
                 hop.abandon()  # RFC 9112 §9.6: nothing follows a request that says close
-    except (OSError, InvalidResponseError, NoAnswerError) as error:
+    except (OSError, InvalidResponseError, NoResponseError) as error:
         return f"{path} failed: {error}"
     if status[0] in "23":
         return ""

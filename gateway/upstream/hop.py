@@ -1,43 +1,44 @@
-"""One request on one connection to a server: sent, answered, and the connection kept or closed.
+"""One request on one connection to a server: sends it, reads the response, and keeps or closes the
+connection.
 
-Refuses to know which address that is and what is done when it fails. Source: RFC 9110 §15.2
+Refuses to know how the address was chosen and what happens after a failure. Source: RFC 9110 §15.2
 (interim responses), RFC 9112 §9.3 (persistence).
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateway.http.body import Content as Taken
+from gateway.http.body import Content as RequestContent
 from gateway.protocol.fields import Field
 from gateway.protocol.framing import CHUNKED
 from gateway.protocol.response import InvalidResponseError, ResponseHead, parse_response_head
 from gateway.upstream.address import Address
-from gateway.upstream.content import Content, open_answer
+from gateway.upstream.content import ResponseContent, open_response_content
 from gateway.upstream.feeder import Feeder
 from gateway.upstream.link import Link
 from gateway.wsgi import HEAD_NOW
 
 MAX_HEAD_BYTES = 64 * 1024
-# before a final answer; each is a byte that moves, so the mount's timeout would never pass
+# before the final response; each is progress, so the mount's timeout would never expire
 MAX_INTERIM = 32
 
 
-class NoAnswerError(Exception):
-    """The server closed the connection before a byte of its answer."""
+class NoResponseError(Exception):
+    """The server closed the connection before the first byte of a response."""
 
     def __init__(self) -> None:
         super().__init__("closed without an answer")
 
 
-class NotSentError(NoAnswerError):
-    """The server had closed a connection that was kept: nothing of the request has left."""
+class NotSentError(NoResponseError):
+    """The server had closed the idle connection before. Nothing of the request was sent."""
 
 
 class Hop:
-    """From the sending to the end of the answer, or to ``end``, which has to be called.
+    """Lasts until ``end``, which has to be called.
 
-    ``received`` is what came of the content together with the head; ``is_answered`` turns true with
-    the last byte of it.
+    ``received`` is the content that was received together with the head. ``is_received`` becomes
+    true when the response is complete.
     """
 
     __slots__ = (
@@ -46,7 +47,7 @@ class Hop:
         "_is_ended",
         "_is_persistent",
         "address",
-        "is_answered",
+        "is_received",
         "link",
         "received",
     )
@@ -55,14 +56,14 @@ class Hop:
         self.address = address
         self.link = link
         self.received = b""
-        self.is_answered = self._is_persistent = self._is_ended = False
+        self.is_received = self._is_persistent = self._is_ended = False
         self._feeder: Feeder | None = None
-        self._content: Content
+        self._content: ResponseContent
         address.in_flight += 1
 
     def send(self, head: bytes, first: bytes, length: int, source: Any) -> None:
-        """Send ``head``, ``first`` of the content, which has ``length``, and the rest of it as
-        ``source`` gives it, while the answer is read. Raises NotSentError."""
+        """Send ``head`` and ``first``, the beginning of content with ``length``. The rest is sent
+        from ``source`` while the response is read. Raises NotSentError."""
         link = self.link
         unsent = link.offer(head + first if first else head)
         if link.has_lost and link.parked:
@@ -73,15 +74,15 @@ class Hop:
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether all that was sent can be sent again."""
+        """Whether everything that was sent can be sent again."""
         return self._feeder is None
 
-    def read_answer(
+    def read_response(
         self, method: str, hint: Callable[[list[Field]], object] | None
     ) -> ResponseHead:
-        """The head of the answer; ``hint`` gets the fields of each 103 before it.
+        """The head of the response. ``hint`` gets the fields of each 103 before it.
 
-        Raises NoAnswerError and InvalidResponseError. May switch greenlets.
+        Raises NoResponseError and InvalidResponseError. May switch greenlets.
         """
         for _ in range(MAX_INTERIM + 1):
             answer = parse_response_head(self._read_head(), method)
@@ -90,21 +91,21 @@ class Hop:
             if answer.code == 103 and hint is not None:
                 hint(answer.fields)
         else:
-            raise InvalidResponseError(f"more than {MAX_INTERIM} interim answers (1xx)")
+            raise InvalidResponseError(f"more than {MAX_INTERIM} interim responses (1xx)")
         self._is_persistent = answer.persistent
         if len(self.received) == answer.length:  # the usual case, all in one piece
-            self.is_answered = True
+            self.is_received = True
         elif answer.code != 101:
-            self._content = open_answer(answer.length)
+            self._content = open_response_content(answer.length)
             self.received = self._take(self.received)
         return answer
 
     def take_rest(self, source: Any) -> None:
-        """The answer begins before the server has all of the content, ``source``: what the client
-        still sends is taken in first, where it may be. Else it would be lost behind the answer's
-        head: nginx passes nothing on any more. May switch greenlets."""
+        """The response begins before the server has all of the content, ``source``. If possible,
+        read the rest from the client first: behind the head of a response nginx forwards no more
+        content, so it would be lost. May switch greenlets."""
         content, feeder = getattr(source, "raw", None), self._feeder
-        if feeder is None or not isinstance(content, Taken) or content.store is None:
+        if feeder is None or not isinstance(content, RequestContent) or content.store is None:
             return
         if feeder.is_at_work:
             feeder.hold()
@@ -116,7 +117,7 @@ class Hop:
     def _read_head(self) -> bytes:
         data = self.received or self.link.receive()
         if not data:
-            raise NoAnswerError
+            raise NoResponseError
         while (end := data.find(b"\r\n\r\n") + 4) < 4:
             if len(data) > MAX_HEAD_BYTES:
                 raise InvalidResponseError(f"more than {MAX_HEAD_BYTES} bytes of head")
@@ -129,15 +130,15 @@ class Hop:
 
     def _take(self, data: bytes) -> bytes:
         piece = self._content.take(data)
-        self.is_answered = self._content.is_complete
+        self.is_received = self._content.is_complete
         if self._content.has_surplus:
-            self._is_persistent = False  # whose answer would that be?
+            self._is_persistent = False  # it could be taken for the next response
         return piece
 
     def pieces(self) -> Iterator[bytes]:
-        """The content, as it comes. Raises InvalidResponseError. May switch greenlets."""
+        """The content as it is received. Raises InvalidResponseError. May switch greenlets."""
         yield self.received or HEAD_NOW
-        while not self.is_answered:
+        while not self.is_received:
             data = self.link.receive()
             if not data:
                 if self.link.was_reset:  # RFC 9112 §8: an error of the connection is not an end
@@ -145,13 +146,13 @@ class Hop:
                         "the connection was reset in the middle of its answer"
                     )
                 self._content.end()
-                self.is_answered = True
+                self.is_received = True
             elif piece := self._take(data):
                 yield piece
 
     def end(self) -> None:
-        """Keep the connection where both sides are done with it, else close it; safe to call
-        twice."""
+        """Keep the connection if request and response are complete, otherwise close it. May be
+        called twice."""
         if self._is_ended:
             return
         self._is_ended = True
@@ -160,12 +161,12 @@ class Hop:
         if feeder is not None:
             self._is_persistent &= feeder.is_complete
             feeder.stop()
-        if self._is_persistent and self.is_answered:
+        if self._is_persistent and self.is_received:
             self.address.give_back(self.link)
         else:
             self.link.close()
 
     def abandon(self) -> None:
-        """Close the connection, however complete its answer; safe to call twice."""
+        """Close the connection in any case. May be called twice."""
         self._is_persistent = False
         self.end()

@@ -1,7 +1,7 @@
-"""One connection to a server behind a mount: bytes out, bytes in, without holding others up.
+"""One connection to a server behind a mount: sends and receives bytes without blocking others.
 
-Refuses to know HTTP and who is to be asked. The watcher for input stays on from one request to the
-next, so that a connection which the server closes while nobody uses it is known at once.
+Refuses to know HTTP and addresses. The watcher for input stays active from one request to the next:
+it costs no system call per request, and it reports when the server closes an idle connection.
 """
 
 from collections import deque
@@ -18,21 +18,22 @@ from greenlet import getcurrent, greenlet
 from gateway.http.wire.stream import READ, WRITE, wait_for
 
 READ_BYTES = 64 * 1024
-# how much all connections of a process hold together of what nobody has taken yet: so a server is
-# done with most answers, however slowly their clients read. nginx would hold 1 GiB of each.
+# received bytes that have not been taken yet, of all connections of a process together: servers
+# finish most responses however slowly clients read. nginx would buffer 1 GiB of each.
 AHEAD_BYTES = 64 * 1024 * 1024
-# what each piece takes beside its bytes
+# overhead of each piece
 PIECE_BYTES = 128
 # of FIONREAD, a C int
 _NONE = bytes(4)
 
 
 class Link:
-    """A connected, non-blocking socket. One greenlet reads, and one, perhaps another, writes.
+    """A connected, non-blocking socket. One greenlet reads and one writes, perhaps the same.
 
-    What comes while nobody reads is kept, up to as much as is left then for all others together.
-    ``is_idle`` is whether no request uses it: input is then nothing that was asked for, and closes
-    it. ``parked`` is the monotonic time at which it became idle, ``uses`` how often.
+    Bytes received while nobody reads are kept, up to what the other connections leave of
+    AHEAD_BYTES. With ``is_idle`` no request uses the connection, and any input closes it.
+    ``parked`` is the monotonic time at which it last became idle, 0 before; ``uses`` is how often
+    it did. ``has_lost`` is whether something could not be sent.
     """
 
     __slots__ = (
@@ -65,7 +66,7 @@ class Link:
         self._held_bytes = 0
         self._reader: Any = None
         self._fault: BaseException | None = None
-        self.has_lost = False  # something of what was to be sent
+        self.has_lost = False
         self.has_ended = self.was_reset = False
         self.is_closed = False
         self.is_idle = False
@@ -112,9 +113,9 @@ class Link:
                 self._watcher.stop()
 
     def receive(self) -> bytes:
-        """What has come, at least one byte; b"" once the server has sent its last.
+        """Received bytes, at least one; b"" after the server has closed.
 
-        Raises what ``interrupt`` was given. May switch greenlets.
+        Raises the error given to ``interrupt``. May switch greenlets.
         """
         if self._received:
             data = self._received.popleft()
@@ -137,17 +138,17 @@ class Link:
 
     @property
     def is_reusable(self) -> bool:
-        """Whether nothing speaks against another request."""
+        """Whether the connection can be used for another request."""
         return not (self.has_ended or self._received or self._fault or self.has_lost)
 
     def park(self) -> None:
-        """No request uses it from now on. What comes now, or its end, closes it."""
+        """The connection becomes idle: input, or its end, closes it from now on."""
         self.is_idle = True
         self.parked = monotonic()
         self._watch(True)  # reading ahead may have ended that
 
     def interrupt(self, fault: BaseException) -> None:
-        """Have the one who reads, now or the next time, get ``fault`` instead of input."""
+        """Raise ``fault`` in the greenlet that reads, now or at its next ``receive``."""
         self._fault = fault
         self._hub.loop.run_callback(self._raise_fault)
 
@@ -156,8 +157,8 @@ class Link:
             self._reader.throw(self._fault)
 
     def offer(self, data: bytes) -> bytes:
-        """Send what the kernel takes at once, and return the rest. Where the server has left,
-        ``has_lost`` turns true; it may have answered before."""
+        """Send what the kernel accepts immediately, and return the rest. If the server has closed,
+        ``has_lost`` becomes true; there may be a response nevertheless."""
         try:
             return data[self._socket.send(data) :]
         except BlockingIOError:
@@ -179,19 +180,19 @@ class Link:
                 raise ConnectionError(error.strerror) from error
 
     def end(self) -> None:
-        """Send no more; still read (a half-close)."""
+        """Close the sending side only (half-close)."""
         try:
             self._socket.shutdown(SHUT_WR)
         except OSError:
             self.has_ended = True
 
     def has_bytes(self) -> bool:
-        """Whether something has come since it was last looked at."""
-        # a read that only looks would raise an exception where there is nothing, at most requests
+        """Whether there is unread input in the kernel."""
+        # MSG_PEEK would raise an exception whenever there is none, so for most requests
         return ioctl(self._socket.fileno(), FIONREAD, _NONE) != _NONE
 
     def has_input(self) -> bool:
-        """Whether something has come, or the server has closed, since it was last looked at."""
+        """Whether there is unread input in the kernel, or the server has closed."""
         try:
             self._socket.recv(1, MSG_PEEK)
         except BlockingIOError:
@@ -201,7 +202,7 @@ class Link:
         return True
 
     def release(self) -> None:
-        """Leave the socket to its owner; safe to call twice. Nobody may be waiting for it."""
+        """Leave the socket to its owner. May be called twice, but not while a greenlet waits."""
         if not self.is_closed:
             self.is_closed = True
             self._hold(-self._held_bytes)
@@ -210,6 +211,6 @@ class Link:
             self._watcher.close()
 
     def close(self) -> None:
-        """Close the socket; safe to call twice. Nobody may be waiting for it."""
+        """Close the socket. May be called twice, but not while a greenlet waits."""
         self.release()
         self._socket.close()

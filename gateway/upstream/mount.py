@@ -1,8 +1,8 @@
-"""A mount whose requests another HTTP/1.1 server answers: a WSGI app that sends them there.
+"""A mount that forwards its requests to another HTTP/1.1 server, as a WSGI app.
 
-Owns which address is asked, what is asked again, and how a failure is told; nothing but the
-addresses of the table is ever asked. Refuses to know bytes. Source: RFC 9110 §9.2.2 (what may be
-sent again), §15.6 (502, 503, 504) and §7.8 (Upgrade).
+Owns which requests are sent again and how failures are reported. Only addresses of the table are
+ever contacted. Refuses to know bytes. Source: RFC 9110 §9.2.2 (what may be sent again), §15.6 (502,
+503, 504) and §7.8 (Upgrade).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ from gateway.protocol.framing import split_list
 from gateway.protocol.response import InvalidResponseError, ResponseHead
 from gateway.upstream.address import Address
 from gateway.upstream.balance import Balance
-from gateway.upstream.hop import Hop, NoAnswerError, NotSentError
+from gateway.upstream.hop import Hop, NoResponseError, NotSentError
 from gateway.upstream.link import READ_BYTES
 from gateway.upstream.request import Rules, UpstreamRequest, read_request
 from gateway.upstream.rewrite import Rewriter
@@ -28,18 +28,18 @@ from gateway.upstream.sticky import Sticky
 from gateway.upstream.tunnel import Tunnel
 from gateway.wsgi import Environ, StartResponse
 
-# how often it is looked whether clients have left and connections have been idle for too long
+# interval of the check for clients that have left and for connections idle for too long
 SWEEP_SECONDS = 0.5
-# where nobody knows when an address is there again
+# Retry-After when it is unknown when an address will be available
 RETRY_SECONDS = 5
 
 
 class Upstream:
-    """WSGI app: each request goes to one of ``addresses``, and its answer back to the client.
+    """WSGI app that forwards each request to one of ``addresses``, and the response to the client.
 
-    ``rewriter`` changes the fields of an answer, None where they stay as they are; ``sticky`` has
-    clients come back to one address; ``checks`` run until the app is closed. Without ``repeats``
-    no request is sent twice: where nobody but a server that dies closes an idle connection.
+    ``rewriter`` changes fields of responses, if it is not None; ``sticky`` sends clients to the
+    same address again; ``checks`` run until the app is closed. Without ``repeats`` no request is
+    sent a second time: for servers that close idle connections only when they crash.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class Upstream:
         self._until = 0.0
 
     def put_off(self, cause: str, until: float) -> None:
-        """No address is there before ``until``, a monotonic moment; the log has the cause."""
+        """No address is available before ``until``, a monotonic time. The cause is logged
+        already."""
         self._until = until
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -87,12 +88,12 @@ class Upstream:
             if self._sticky is not None:
                 fields = fields + self._sticky.mark(environ, hop.address)
             start_response(answer.status, fields)
-            if not hop.is_answered:
+            if not hop.is_received:
                 hop.take_rest(environ["wsgi.input"])
         except BaseException as error:  # noqa: BLE001  raised again, perhaps as another
             self._end(hop)
             raise self._explain(environ, hop, error) from None
-        if hop.is_answered:
+        if hop.is_received:
             self._end(hop)
             return [hop.received]
         return _Relay(self._relay(environ, hop), lambda: self._end(hop))
@@ -100,7 +101,7 @@ class Upstream:
     # --- to the server ------------------------------------------------------------------------
 
     def _ask(self, environ: Environ, request: UpstreamRequest) -> tuple[Hop, ResponseHead]:
-        """The answer's head, and the hop that has the rest of it, which is to be ended."""
+        """The head of the response, and the hop that reads the rest. The caller has to end it."""
         first: bytes | None = None
         is_fresh = False
         while True:
@@ -109,10 +110,10 @@ class Upstream:
                 if first is None:
                     first = _read_first(environ, request)
                 hop.send(request.head, first, request.length, environ["wsgi.input"])
-                return hop, hop.read_answer(request.method, environ["wsgi.early_hints"])
-            except NoAnswerError as error:
+                return hop, hop.read_response(request.method, environ["wsgi.early_hints"])
+            except NoResponseError as error:
                 self._end(hop)
-                # a new connection was not closed for being idle: the request may end servers
+                # a new connection was not closed for being idle: the request may crash servers
                 may_repeat = self._repeats and hop.link.parked and request.is_idempotent
                 if not (isinstance(error, NotSentError) or (may_repeat and hop.is_repeatable)):
                     raise self._explain(environ, hop, error) from None
@@ -122,7 +123,7 @@ class Upstream:
                 raise self._explain(environ, hop, error) from None
 
     def _begin(self, environ: Environ, request: UpstreamRequest, *, is_fresh: bool) -> Hop:
-        """A connection to an address that can be had. Raises RequestEnded where there is none."""
+        """A connection to an available address. Raises RequestEnded if there is none."""
         must_live = not (self._repeats and request.is_idempotent) or request.length != 0
         tried: list[Address] = []
         failure: OSError | None = None
@@ -154,7 +155,7 @@ class Upstream:
         hop.end()
 
     def _sweep(self) -> None:
-        """End what nobody waits for any more."""
+        """End requests whose clients have left, and close connections idle for too long."""
         for hop, has_left in tuple(self._clients.items()):
             if has_left():
                 hop.link.interrupt(ClientDisconnected("the client left"))
@@ -170,7 +171,7 @@ class Upstream:
             self._sweeper = None
 
     def close(self) -> None:
-        """Keep no connection and check no more; requests in flight go on to their end."""
+        """Close idle connections and stop health checks. Requests in flight are completed."""
         gevent.killall(self._checks)
         for address in self._balance.addresses:
             address.close()
@@ -197,9 +198,9 @@ class Upstream:
         return Tunnel(hop, answer)
 
     def _explain(self, environ: Environ, hop: Hop, error: BaseException) -> BaseException:
-        """What is to be raised for ``error``; the log is told where it is the server's."""
+        """The exception to raise for ``error``, which is logged if it is the server's."""
         where = hop.address.text
-        if isinstance(error, NoAnswerError | InvalidResponseError):
+        if isinstance(error, NoResponseError | InvalidResponseError):
             return self._fail(environ, where, "502 Bad Gateway", error)
         if isinstance(error, RequestEnded):
             self._report(environ, f"upstream {where}: {error}")
@@ -219,7 +220,7 @@ class Upstream:
 
 
 class _Relay:
-    """The content of an answer on its way; ``close`` as PEP 3333 has it."""
+    """The content of a response that is still being received, with PEP 3333's ``close``."""
 
     def __init__(self, pieces: Iterator[bytes], close: Callable[[], None]) -> None:
         self._pieces = pieces
@@ -230,9 +231,9 @@ class _Relay:
 
 
 def _read_first(environ: Environ, request: UpstreamRequest) -> bytes:
-    """What can be sent together with the head: content that is small and known to be coming.
+    """The beginning of the content, to be sent together with the head, if it is small.
 
-    More of it, or content whose client waits for a 100, is not waited for.
+    b"" for large content, and for clients that wait for a 100.
     """
     if 0 < request.length <= READ_BYTES and "HTTP_EXPECT" not in environ:
         return environ["wsgi.input"].read1(request.length)  # type: ignore[no-any-return]

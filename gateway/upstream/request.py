@@ -1,8 +1,8 @@
-"""The head of a request to a server behind a mount, from its environ.
+"""The head of a request to a server behind a mount, built from its environ.
 
-Owns what crosses: the path, every end-to-end field, and what is reported of the client. Refuses to
-know sockets. Source: RFC 9110 §7.6.1 (hop-by-hop fields), §7.8 (Upgrade), §9.2.2 (idempotent
-methods), RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
+Owns what is forwarded: the path, every end-to-end field, and what is reported of the client.
+Refuses to know sockets. Source: RFC 9110 §7.6.1 (hop-by-hop fields), §7.8 (Upgrade), §9.2.2
+(idempotent methods), RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
 """
 
 from collections.abc import Collection
@@ -23,28 +23,28 @@ from gateway.wsgi import RAW_PATH_INFO, Environ
 IDEMPOTENT = frozenset(
     ("DELETE", "GET", "HEAD", "OPTIONS", "PROPFIND", "PUT", "QUERY", "REPORT", "SEARCH", "TRACE")
 )
-# fields of one hop, and what is written anew in each head
+# fields of one hop, and those that each head has of its own
 _NOT_PASSED_ON = HOP_KEYS | {
     "CONTENT_LENGTH", "HTTP_HOST", "HTTP_VIA", "HTTP_X_FORWARDED_FOR",
     "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT", "HTTP_X_FORWARDED_PREFIX",
     "HTTP_X_FORWARDED_PROTO", "HTTP_X_REQUEST_ID",
 }  # fmt: skip
-# what a client's Connection cannot take away on the way to a pool
+# cannot be removed by a client's Connection on the way to a pool
 _NEVER_DROPPED = frozenset((
     "CONTENT_LENGTH", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID",
 ))  # fmt: skip
 # deprecated by RFC 9113 §3.1, and a way around the rules of every hop on it
 _NEVER_UPGRADED_TO = "h2c"
-# RFC 9110 §7.6.3: how this hop is called, and how often before a request is taken to go in circles
+# RFC 9110 §7.6.3: the name of this hop, and how often a request may have it
 _VIA = "1.1 gateway"
 _MOST_HOPS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rules:
-    """How requests of one mount are written. ``prefix`` is the mount's own, as in SCRIPT_NAME;
-    ``host`` replaces the client's where it is not "", ``authority`` stands in for a missing one.
-    ``own_mount`` is its name, quoted, where the server is a worker of the gateway's, else ""."""
+    """How requests of one mount are written. ``prefix`` is the mount's, as in SCRIPT_NAME;
+    ``host`` replaces the client's Host unless it is "", ``authority`` is used if there is no Host.
+    ``own_mount`` is the mount's name, quoted, if it runs in a pool, otherwise ""."""
 
     prefix: str
     strips_prefix: bool
@@ -54,7 +54,7 @@ class Rules:
 
 
 class _FieldNames(Memory[str]):
-    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is not passed on or no field."""
+    """``HTTP_ACCEPT`` to "Accept: ", DROPPED for what is not forwarded."""
 
     def __missing__(self, key: str) -> str:
         name = DROPPED
@@ -68,9 +68,9 @@ _names = _FieldNames(MAX_NAMES, LONGEST_NAME)
 
 
 class UpstreamRequest:
-    """``length`` is that of the content in bytes, or CHUNKED; ``upgrade`` what the client wants to
-    speak instead of HTTP, "" for nothing else. ``is_circular`` is whether it has come through here
-    too often. ``head`` is all of it, with the empty line."""
+    """``length`` is that of the content in bytes, or CHUNKED; ``upgrade`` is the protocol that the
+    client asks for, or "". ``is_circular`` is whether the request has passed through here too
+    often. ``head`` is the complete head, with its empty line."""
 
     __slots__ = ("head", "is_circular", "is_idempotent", "length", "method", "upgrade")
 
@@ -93,7 +93,7 @@ class UpstreamRequest:
         self.head = self._write(environ, rules, options).encode("latin-1")
 
     def _write(self, environ: Environ, rules: Rules, options: Collection[str]) -> str:
-        """The head, without the fields that ``options`` of the client's Connection name."""
+        """The head, without the fields named by ``options`` of the client's Connection."""
         names = _names
         lines = [f"{name}{environ[key]}\r\n" for key in environ if (name := names[key])]
         if options:
@@ -108,7 +108,7 @@ class UpstreamRequest:
         return f"{self._write_way(environ, rules)}{''.join(lines)}{framing}\r\n"
 
     def _write_way(self, environ: Environ, rules: Rules) -> str:
-        """Request line, and what is reported of the client and the way to here."""
+        """The request line, and the fields that report the client and the hops so far."""
         via: str = environ.get("HTTP_VIA", "")
         self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
         client: str = environ["REMOTE_ADDR"]
@@ -123,8 +123,8 @@ class UpstreamRequest:
 
 
 class PoolRequest(UpstreamRequest):
-    """One to a worker of the gateway's own: the request line to the byte, and as a statement what
-    the client and proxies have sent and what this worker has found."""
+    """A request to a worker of a pool: the request line as received, and a statement with the
+    fields and what this worker has found."""
 
     __slots__ = ()
 
@@ -155,7 +155,7 @@ def _is_named(key: str, options: Collection[str]) -> bool:
 
 
 def _wanted_protocol(environ: Environ, length: int) -> str:
-    """RFC 9110 §7.8: what is not taken up is ignored."""
+    """RFC 9110 §7.8: an upgrade may be ignored."""
     wanted: str = environ.get("HTTP_UPGRADE", "")
     is_refused = length or environ["SERVER_PROTOCOL"] != "HTTP/1.1"
     if is_refused or _NEVER_UPGRADED_TO in wanted.lower():
@@ -164,7 +164,7 @@ def _wanted_protocol(environ: Environ, length: int) -> str:
 
 
 def _write_place(environ: Environ, rules: Rules) -> str:
-    """Host, and what only a hop knows of it. All replace what the client sent itself."""
+    """Host and X-Forwarded-*, which replace those of the client."""
     prefix: str = environ["SCRIPT_NAME"]
     if not rules.strips_prefix:
         prefix = prefix.removesuffix(rules.prefix)  # what a proxy before us has stripped
@@ -184,7 +184,7 @@ def _build_place(rules: Rules, asked: str, scheme: str, port: str, prefix: str) 
 
 
 def _port(host: str, scheme: str) -> str:
-    """The port that the client has asked."""
+    """The port of the client's Host, or the default one."""
     _, colon, port = host.rpartition(":")
     if colon and port.isdigit():
         return port
@@ -192,9 +192,9 @@ def _port(host: str, scheme: str) -> str:
 
 
 def build_target(environ: Environ, rules: Rules) -> str:
-    """Path and query for the server. The path is the one that was dispatched: what the client
-    encoded stays so, as an encoded slash would be another path's separator, and of dot segments
-    none is left that could lead out of the mount there."""
+    """Path and query for the server. The path is the dispatched one: percent-encoding is kept, as
+    a decoded slash would be a separator, and dot segments, which could lead out of the mount, are
+    resolved."""
     target: str = environ[RAW_PATH_INFO]
     if not rules.strips_prefix:
         target = quote(rules.prefix.encode("latin-1"), safe=PATH_SAFE) + target

@@ -1,6 +1,6 @@
-"""Where an answer leads, told as the client has to ask for it: behind the mount's prefix.
+"""URLs in the fields of a response, rewritten so that they lead through the mount's prefix.
 
-Refuses to know how the server was asked. Source: RFC 9110 §10.2.2 (Location) and §8.7
+Refuses to know the request to the server. Source: RFC 9110 §10.2.2 (Location) and §8.7
 (Content-Location), RFC 6265 §4.1.2.4 (a cookie's Path), nginx's ``proxy_redirect``.
 """
 
@@ -19,15 +19,15 @@ _COOKIE_PATH = re.compile(r"(;[ \t]*path[ \t]*=[ \t]*)(/[^;]*)", re.IGNORECASE)
 
 
 class Rewriter:
-    """Maps URLs at one of ``authorities``, the server's own names, to the host that the client
-    asked, and absolute paths below the prefix where ``adds_prefix``."""
+    """Maps URLs at one of ``authorities``, the server's names, to the host of the client's request,
+    and absolute paths to paths below the prefix if ``adds_prefix``."""
 
     def __init__(self, authorities: Iterable[str], *, adds_prefix: bool) -> None:
         self._authorities = frozenset(authority.lower() for authority in authorities)
         self._adds_prefix = adds_prefix
 
     def rewrite(self, fields: list[Field], environ: Environ) -> list[Field]:
-        """``fields`` with those changed that lead somewhere."""
+        """``fields``, with URLs and paths rewritten."""
         return [(name, self._rewritten(name.lower(), value, environ)) for name, value in fields]
 
     def _rewritten(self, name: str, value: str, environ: Environ) -> str:
@@ -60,7 +60,7 @@ class Rewriter:
         return below.removesuffix("/") or "/" if path == "/" else below
 
     def _path(self, path: str, environ: Environ) -> str:
-        """Below the prefix, where the server has not put it already."""
+        """With the prefix, unless the server has added it already."""
         prefix = quote(environ["SCRIPT_NAME"].encode("latin-1"), safe=PATH_SAFE)
         if not self._adds_prefix or not prefix or path == prefix:
             return path

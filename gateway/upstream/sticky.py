@@ -1,8 +1,8 @@
-"""Which of several addresses a client is sent to again: the one that its cookie names, or the one
-that its own address leads to.
+"""Sends a client to the same address again: to the one that its cookie names, or to the one chosen
+by a hash of the client's own address.
 
-Refuses to know how an address is reached. Source: RFC 6265 (cookies), and rendezvous hashing: where
-an address comes or goes, only the clients of that one are sent elsewhere.
+Refuses to know how an address is reached. Source: RFC 6265 (cookies); rendezvous hashing, by which
+only the clients of an address that is added or removed move.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ class Sticky:
         self._uses_cookie = by == "cookie"
 
     def choose(self, environ: Environ, addresses: Iterable[Address]) -> Address | None:
-        """The client's own of ``addresses``, which can be asked; None where any will do."""
+        """The client's own among the available ``addresses``; None if any will do."""
         if self._uses_cookie:
             wanted = _read_cookie(environ.get("HTTP_COOKIE", ""))
             return next((a for a in addresses if wanted and _name(a) == wanted), None)
@@ -32,7 +32,7 @@ class Sticky:
         return max(addresses, key=lambda a: _weigh(client, a.text), default=None)
 
     def mark(self, environ: Environ, address: Address) -> list[Field]:
-        """The fields that have a client come back to ``address``; none where it would anyway."""
+        """The fields that make a client come back to ``address``, if it would not anyway."""
         name = _name(address)
         if not self._uses_cookie or _read_cookie(environ.get("HTTP_COOKIE", "")) == name:
             return []
@@ -49,7 +49,7 @@ def _read_cookie(cookies: str) -> str:
 
 
 def _name(address: Address) -> str:
-    """What stands for an address, and does not disclose it."""
+    """A name for an address that does not disclose it."""
     return blake2b(address.text.encode(), digest_size=8).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""A connection that has become something else than HTTP: bytes both ways until both sides end.
+"""A connection after a 101: forwards bytes in both directions until both sides have closed.
 
 Refuses to know what they mean. Source: RFC 9110 §7.8 and §15.2.2, RFC 6455 (WebSocket).
 """
@@ -16,7 +16,7 @@ from gateway.wsgi import Takeover
 
 
 class Tunnel(Takeover):
-    """Runs in two greenlets: the request's own brings what the server sends, another the rest."""
+    """Runs in two greenlets: the request's own forwards to the client, another to the server."""
 
     def __init__(self, hop: Hop, answer: ResponseHead) -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in answer.fields)
@@ -30,7 +30,7 @@ class Tunnel(Takeover):
         self.close = hop.end
 
     def run(self, connection: Any) -> None:
-        """See ``Takeover``. One side's end is passed on to the other, which may still send."""
+        """See ``Takeover``. When one side closes, the other is half-closed and may still send."""
         client, begun = connection.hand_over()
         self._client = Link(client)
         server = self._hop.link

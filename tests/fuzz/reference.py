@@ -56,6 +56,7 @@ class Head:
     content_length: int
     persistent: bool
     expects_continue: bool
+    mount: str = ""  # which only front workers state
 
     @property
     def takes_simple_head(self) -> bool:

@@ -13,17 +13,22 @@ from gateway.http.body import ChunkedContent
 from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
+from gateway.http.statement import FrontWorkers
 from gateway.limits import Limits, MountLimits
 from gateway.protocol.chunks import MAX_CHUNK_LINE, MAX_TRAILER_BYTES
+from gateway.protocol.fields import HOP_KEYS
 from gateway.protocol.memory import Memory
 from gateway.protocol.request import HeadParser, RequestHead
 from gateway.protocol.response import InvalidResponseError, ResponseHead, parse_response_head
-from gateway.upstream.content import ChunkedContent as ChunkedAnswer
+from gateway.upstream.content import ChunkedResponseContent as ChunkedAnswer
+from gateway.upstream.request import PoolRequest, Rules
 
 MAX_LINE, MAX_FIELDS, MAX_CONTENT = 200, 12, 1000
 LIMITS = Limits(max_request_line_bytes=MAX_LINE, max_fields=MAX_FIELDS)
 # one for all inputs, as for all connections of a worker: none may change what the next one means
 PARSER = HeadParser(LIMITS)
+POOL_PARSER = FrontWorkers().build_parser(LIMITS)
+RULES = Rules(prefix="", strips_prefix=False, host="", authority="", own_mount="/")
 PROXIES = TrustedProxies([ip_network("10.0.0.0/8")])
 BASE = build_base_environ("localhost", "80", ())
 KEYS = ("/", "/a", "/a/b", "/c/d/e", "b.example/a", "b.example/f", "[::1]/")
@@ -135,6 +140,20 @@ def _build_environ(found: RequestHead, trusts_peer: bool) -> None:
             value.encode("latin-1")
             assert not set(value) & set("\r\n\0"), f"{key} has {value!r}"
     assert environ["wsgi.url_scheme"] in ("http", "https")
+    _cross_hop(environ)
+
+
+def _cross_hop(environ: dict[str, Any]) -> None:
+    """A pool's worker finds what the front worker has found, but for the fields of one hop."""
+    stated = POOL_PARSER.parse(PoolRequest(environ, RULES).head, True)
+    assert stated.mount == "/"
+    assert stated.content_length == int(environ.get("CONTENT_LENGTH", 0))
+    for key, value in stated.fields.items():
+        assert value == environ[key] or key == "HTTP_CONNECTION", key
+    options = {name.strip(" \t").lower() for name in environ.get("HTTP_CONNECTION", "").split(",")}
+    for key in environ.keys() - BASE.keys() - stated.fields.keys():
+        name = key.removeprefix("HTTP_").replace("_", "-").lower()
+        assert key in HOP_KEYS or name in options, f"{key} is lost"
 
 
 def answer(data: bytes) -> None:

@@ -6,7 +6,7 @@ from raw_requests import Invalid, Valid, load_invalid, load_valid
 from gateway.errors import MalformedMessage
 from gateway.protocol.chunks import MAX_CHUNK_LINE, ChunkDecoder
 from gateway.protocol.response import InvalidResponseError
-from gateway.upstream.content import ChunkedContent
+from gateway.upstream.content import ChunkedResponseContent
 
 VALID = {
     name: case
@@ -28,7 +28,7 @@ def chunks_of(case: Valid | Invalid) -> bytes:
 
 def read(raw: bytes, size: int) -> bytes:
     """The content of an answer that comes in pieces of ``size`` bytes."""
-    content, answer = b"", ChunkedContent()
+    content, answer = b"", ChunkedResponseContent()
     for start in range(0, len(raw), size):
         assert not answer.is_complete
         content += answer.take(raw[start : start + size])
@@ -87,7 +87,7 @@ def test_the_log_shows_the_line_that_is_refused() -> None:
 @pytest.mark.parametrize("behind", [b"", b"H", b"\r\n", b"HTTP/1.1 200 OK\r\n\r\n"])
 @pytest.mark.parametrize("trailers", [b"", b"A: b\r\n"])
 def test_what_comes_together_with_the_end_is_surplus(behind: bytes, trailers: bytes) -> None:
-    answer = ChunkedContent()
+    answer = ChunkedResponseContent()
     assert answer.take(b"5\r\nhello\r\n0\r\n" + trailers) == b"hello"
     assert not answer.is_complete
     assert answer.take(b"\r\n" + behind) == b""
@@ -96,7 +96,7 @@ def test_what_comes_together_with_the_end_is_surplus(behind: bytes, trailers: by
 
 
 def test_the_rest_of_a_large_chunk_is_not_copied() -> None:
-    answer = ChunkedContent()
+    answer = ChunkedResponseContent()
     assert answer.take(b"fffff\r\n") == b""
     piece = bytes(1000)
     assert answer.take(piece) is piece
