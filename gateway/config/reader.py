@@ -143,7 +143,7 @@ class Reader:
         except InterpolationError as exc:
             self.problems.add(node, path, str(exc))
         except BadValueError as bad:
-            self.problems.add(node, path, _told(bad, kind, node, text))
+            self.problems.add(node, path, _describe_bad_value(bad, kind, node, text))
         return None
 
     def touching(self, place: Positioned, path: str) -> touching:
@@ -153,7 +153,7 @@ class Reader:
     def complain(self, node: Scalar, path: str, kind: Kind, bad: BadValueError) -> None:
         """Record a problem with a value that was read before."""
         text = self.interpolator.expand(node.text)
-        self.problems.add(node, path, _told(bad, kind, node, text))
+        self.problems.add(node, path, _describe_bad_value(bad, kind, node, text))
 
     def _checked(self, text: str, kind: Kind) -> Any:
         if "\0" in text:
@@ -209,7 +209,7 @@ def join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _told(bad: BadValueError, kind: Kind, node: Scalar, text: Text) -> str:
+def _describe_bad_value(bad: BadValueError, kind: Kind, node: Scalar, text: Text) -> str:
     """The message, without the value of a secret."""
     expected = f"expected {bad.expected or kind.expected}"
     if text.is_secret:

@@ -32,7 +32,7 @@ class ProbedMount(Protocol):
     def limits(self) -> MountLimits: ...
 
 
-class ProbeSettings(Protocol):
+class ProbeRequest(Protocol):
     """The settings of a probe; ``status`` 0 is any 2xx or 3xx, ``within_seconds`` 0 the mount's
     timeout."""
 
@@ -50,7 +50,7 @@ class ProbeSettings(Protocol):
     def scheme(self) -> str: ...
 
 
-def ask_probe(service: Service, mount: ProbedMount, probe: ProbeSettings) -> str:
+def ask_probe(service: Service, mount: ProbedMount, probe: ProbeRequest) -> str:
     """Why the probe failed, "" if it succeeded. May switch greenlets."""
     target = quote(mount.prefix) + probe.path
     client_side, server_side = _socket.socketpair()

@@ -139,7 +139,7 @@ def work(
     send(control, {"event": "loading", "mount": ""})
     faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
     # gevent may defer closing what an app has closed to the next iteration of the loop
-    wait_for(gevent.spawn(gevent.sleep, 0))
+    wait_for_result(gevent.spawn(gevent.sleep, 0))
     reopen(find_closed())
     orders: SimpleQueue[str] = SimpleQueue()
     stopping = gevent.signal_handler(signal.SIGTERM, orders.put, STOP)
@@ -150,17 +150,17 @@ def work(
     service.base_environ["wsgi.errors"] = OutletStream(errors, 2)
     report_hub(gevent.get_hub(), partial(find_request, service.connections))
     gevent.spawn(keep_watch, build_guard(config, service, stopping.watcher, note))
-    report += wait_for(gevent.spawn(ask_probes, config.mounts, service))
+    report += wait_for_result(gevent.spawn(ask_probes, config.mounts, service))
     access_log.flush()  # records of probes: the server, which flushes, may never start
     Watchdog(service, errors).start()
     detach_at_fork(service, is_patched=not THREADS)
     gevent.spawn(take_orders, control, orders)
     lifecycle.own.move(lifecycle.STANDBY)
     send(control, {"event": "loaded", "mounts": report})
-    code: int = wait_for(
+    code: int = wait_for_result(
         gevent.spawn(Worker(config, service, chain, listener, control, handover).run, orders)
     )
-    wait_for(gevent.spawn(end_apps, errors.crash_descriptor))
+    wait_for_result(gevent.spawn(end_apps, errors.crash_descriptor))
     finish(access_log.outlet, errors)
     in_flight.beat(in_flight.heartbeat)  # publish what was dropped last
     return code
@@ -217,7 +217,7 @@ def keep_watch(guard: Guard) -> None:
         gevent.sleep(seconds)
 
 
-def wait_for(running: Any) -> Any:
+def wait_for_result(running: Any) -> Any:
     """Wait for the result of a greenlet, in spite of what apps have left running in the current
     one when they were imported: a ``gevent.Timeout`` that is raised here must not end the worker.
     """
