@@ -122,3 +122,22 @@ class ClientDisconnected(GatewayError, OSError):
 
     An ``OSError``, since apps that stream expect one from a failed write.
     """
+
+
+class RequestEnded(BaseException):
+    """A request that may not go on, answered with ``status``. Like ``gevent.Timeout`` no Exception,
+    so that an app's ``except Exception`` lets it through while its ``finally`` runs."""
+
+    def __init__(self, fault: str, status: str, detail: str, *fields: tuple[str, str]) -> None:
+        super().__init__(fault)
+        self.status = status
+        self.detail = detail
+        self.fields = fields
+
+
+class ClientLeft(RequestEnded, GeneratorExit):
+    """The client of a stream has left. A generator that waits gets it where it waits, as it gets
+    GeneratorExit from ``close()`` where it yields."""
+
+    def __init__(self) -> None:
+        super().__init__("the client left", "", "")

@@ -1,20 +1,16 @@
-"""How long each thing that a connection waits for may take, and what ends it then. In the hub.
+"""Which deadline of a connection has passed: a function of its state and of time.
 
-Refuses to know the walk: what ends a request is thrown into its greenlet. Source: RFC 9110 §15.5.9
-(408), §15.6.5 (504); RFC 9112 §9.6 (the end of a connection).
+Source: RFC 9110 §15.5.9 (408), §15.6.5 (504); RFC 9112 §9.6 (the end of a connection).
 """
 
 from __future__ import annotations
 
-from socket import SHUT_WR
-from time import monotonic
-from typing import Any
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
 
-from gateway.errors import ClientDisconnected, RequestTimeout
-from gateway.http.exchange import ClientLeft, Exchange, RequestEnded
-from gateway.http.incoming import Incoming
-from gateway.http.service import Service
-from gateway.http.wire.stream import IDLE, State
+from gateway.errors import ClientDisconnected, ClientLeft, RequestEnded, RequestTimeout
+from gateway.http.states import HEAD, IDLE, LINGERING, READING, RUNNING, WRITING, State
 from gateway.limits import Limits
 
 LINGER_SECONDS = 2.0
@@ -22,110 +18,65 @@ LINGER_SECONDS = 2.0
 LEFT_SECONDS = 0.5
 
 
-class Deadlines(Incoming):
-    """Keeps the request that is being answered, and ends what has waited too long."""
+class Passed(Enum):
+    """A deadline that has passed; its ``value`` is what the access record says of it."""
 
-    __slots__ = ("_exchange", "_slot")
+    KEEP_ALIVE = "no request came in time"
+    LINGER = "the client did not close in time"
+    HEAD = "the head was not complete in time"
+    CONTENT = "no content came in time"
+    RATE = "the content came too slowly"
+    SEND = "the client left its response unread"
+    LEFT = "the client left"
+    TIMEOUT = "no byte moved for {:g} s"
 
-    def __init__(self, service: Service, client_socket: Any, peer: str, peer_port: str) -> None:
-        Incoming.__init__(self, service, client_socket, peer, peer_port)
-        self._exchange: Exchange | None = None
-        self._slot = service.in_flight.take()
 
-    def sweep(self, now: float, limits: Limits) -> None:
-        """End what has waited too long. The walk pays for no timer of its own."""
-        state, waited = self.state, now - self.since
-        if state is IDLE:
-            if waited > limits.keep_alive_seconds:
-                self.close()
-        elif state is State.HEAD:
-            if waited > limits.head_timeout_seconds:
-                self._refuse(RequestTimeout("the head was not complete in time"), self._buffer)
-        elif state is State.LINGERING:
-            if waited > LINGER_SECONDS:
-                self.close()
-        elif self._exchange is not None:
-            self._watch_while_running()
-            self._sweep_exchange(self._exchange, now, waited, limits)
+class Progress(NamedTuple):
+    """What the request in flight has done since the last look. ``timeout`` is its mount's, in
+    seconds, 0 for none; ``has_moved`` is whether bytes have, either way; ``is_slow`` whether its
+    content comes below the least rate. ``has_left()`` is whether it is a stream whose client has
+    closed: that costs a system call."""
 
-    def _sweep_exchange(
-        self, exchange: Exchange, now: float, waited: float, limits: Limits
-    ) -> None:
-        ending: BaseException | None = None
-        if self.state is State.READING:
-            content = exchange.content
-            if waited > limits.body_timeout_seconds:
-                ending = RequestTimeout("no content came in time")
-            elif content is not None and content.is_too_slow(now, limits.body_timeout_seconds):
-                ending = RequestTimeout("the content came too slowly")
-        elif self.state is State.WRITING:
-            if waited > limits.send_timeout_seconds:
-                ending = ClientDisconnected("the client left its response unread")
-        else:
-            content = exchange.content
-            moved = self.sent_bytes + (content.received_bytes if content else 0)
-            if moved != exchange.moved:
-                exchange.moved = moved
-                self.since = now
-            elif self._is_left(exchange, waited):
-                exchange.has_ended = True
-                ending = ClientLeft()
-            elif exchange.timeout and waited > exchange.timeout:
-                fault = f"no byte moved for {exchange.timeout:g} s"
-                detail = "The app took too long to answer."
-                ending = RequestEnded(fault, "504 Gateway Timeout", detail)
-        if ending is not None:
-            # from now: what the app's finally blocks do gets as long again
-            self.since = now
-            exchange.greenlet.throw(ending)
+    timeout: float = 0.0
+    has_moved: bool = False
+    is_slow: bool = False
+    has_left: Callable[[], bool] = bool
 
-    def _is_left(self, exchange: Exchange, waited: float) -> bool:
-        """Whether a stream is quiet while its client has closed. A client that only sends no more
-        may still read (RFC 9112 §9.6): one that is sent something gets it."""
-        return (
-            waited > LEFT_SECONDS
-            and exchange.head_sent
-            and not exchange.has_ended
-            and not exchange.is_complete
-            and (self.has_ended or self.has_hung_up())
-        )
 
-    def cut_overdue(self, latest: float) -> bool:
-        """Cut a request in flight that began before ``latest`` (monotonic); whether it did."""
-        is_overdue = self._exchange is not None and self._exchange.started < latest
-        if is_overdue:
-            self.cut()
-        return is_overdue
+def find_passed(
+    state: State, waited: float, limits: Limits, progress: Progress | None
+) -> Passed | None:
+    """The deadline that has passed for a connection that is in ``state`` for ``waited`` seconds;
+    ``progress`` is None while no request is being answered."""
+    passed = None
+    if state is IDLE:
+        passed = Passed.KEEP_ALIVE if waited > limits.keep_alive_seconds else None
+    elif state is HEAD:
+        passed = Passed.HEAD if waited > limits.head_timeout_seconds else None
+    elif state is LINGERING:
+        passed = Passed.LINGER if waited > LINGER_SECONDS else None
+    elif progress is None:
+        pass
+    elif state is READING:
+        slow = Passed.RATE if progress.is_slow else None
+        passed = Passed.CONTENT if waited > limits.body_timeout_seconds else slow
+    elif state is WRITING:
+        passed = Passed.SEND if waited > limits.send_timeout_seconds else None
+    elif state is RUNNING and not progress.has_moved:
+        if waited > LEFT_SECONDS and progress.has_left():
+            passed = Passed.LEFT
+        elif progress.timeout and waited > progress.timeout:
+            passed = Passed.TIMEOUT
+    return passed
 
-    def cut(self) -> None:
-        """End a request in flight: the gateway stops and has waited for it long enough."""
-        if self._exchange is not None:
-            detail = "The gateway is being restarted."
-            fault = "cut: drain_timeout has passed"
-            ending = RequestEnded(fault, "503 Service Unavailable", detail)
-            if self._exchange.content is not None:
-                self._exchange.content.is_lost = True  # there is no time to read it
-            self._exchange.greenlet.throw(ending)
 
-    def _linger(self) -> None:
-        """Let the client read the last response before the close: a close with unread input would
-        reset the connection and destroy it (RFC 9112 §9.6)."""
-        try:
-            self._socket.shutdown(SHUT_WR)
-        except OSError:
-            self.close()
-            return
-        self.state = State.LINGERING
-        self.since = monotonic()
-        self._buffer = b""
-        self._watch(True)
-
-    def close(self) -> None:
-        """Give the socket back; safe to call twice."""
-        if self.state is State.CLOSED:
-            return
-        self._shut()
-        self._service.connections.discard(self)
-        self._service.in_flight.give_back(self._slot)
-        if self._service.on_close is not None:
-            self._service.on_close()
+def build_ending(passed: Passed, timeout: float) -> BaseException:
+    """What ends a request in flight whose deadline has passed."""
+    if passed is Passed.LEFT:
+        return ClientLeft()
+    if passed is Passed.SEND:
+        return ClientDisconnected(passed.value)
+    if passed is Passed.TIMEOUT:
+        fault = passed.value.format(timeout)
+        return RequestEnded(fault, "504 Gateway Timeout", "The app took too long to answer.")
+    return RequestTimeout(passed.value)

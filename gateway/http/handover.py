@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from gevent import get_hub
 
-from gateway.http.wire.stream import READ
+from gateway.http.wire.wire import READ
 
 # messages read in one iteration of the loop; other workers read in between
 TAKEN_PER_TURN = 8

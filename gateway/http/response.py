@@ -1,6 +1,6 @@
 """The ``start_response`` contract and the framing of what an app answers.
 
-Refuses to know the socket (it gives bytes to a sink) and the request's content. Source: PEP 3333
+Refuses to know the request's content. Source: PEP 3333
 "The start_response() Callable" and following; RFC 9110 §6.4, §15; RFC 9112 §6, §7.
 """
 
@@ -21,7 +21,7 @@ from gateway.http.advice import (
     describe_result,
 )
 from gateway.http.response_head import CheckedHead, check_field, known_heads, not_headers, read_head
-from gateway.http.wire.sink import Sink
+from gateway.http.wire.wire import Wire
 from gateway.protocol.names import CACHE_ENTRIES
 from gateway.protocol.request import RequestHead
 from gateway.wsgi import HEAD_NOW, ExcInfo, Fields, FileWrapper, Takeover, Write
@@ -58,10 +58,10 @@ class Response:
         *("_simple_head", "_sink", "code", "head_sent", "persistent", "remaining"),
     )
 
-    def __init__(self, sink: Sink, request: RequestHead, persistent: bool, date_line: str) -> None:
+    def __init__(self, sink: Wire, request: RequestHead, persistent: bool, date_line: str) -> None:
         self.begin(sink, request, persistent, date_line.encode("latin-1"))
 
-    def begin(self, sink: Sink, request: RequestHead, persistent: bool, date_line: bytes) -> None:
+    def begin(self, sink: Wire, request: RequestHead, persistent: bool, date_line: bytes) -> None:
         """What ``__init__`` does, which Python cannot call without a detour through C."""
         self._sink = sink
         self._request = request
@@ -201,12 +201,25 @@ class Response:
 
     def take_over(self, taker: Takeover) -> None:
         """Send a 101 and leave the connection to ``taker``; afterwards it cannot be used again."""
+        self._be_taken_by(taker)
         self.code = 101
         self.head_sent = self._has_body = True
         self.remaining = 0
         self.persistent = False
         self._sink.send(taker.head)
         taker.run(self._sink)
+
+    def leave_to(self, taker: Takeover) -> None:
+        """The app has the connection: what goes out is what it writes, and until it has written a
+        status, the status is that of an answer which was none."""
+        self._be_taken_by(taker)
+        self.code = 502
+        self.head_sent = self._has_body = True
+        self.remaining = -1
+        self.persistent = False
+
+    def _be_taken_by(self, taker: Takeover) -> None:
+        """For subclasses."""
 
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
         """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), where the client can read it."""

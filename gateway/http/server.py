@@ -17,10 +17,10 @@ from gateway.http.connection import Connection
 from gateway.http.dispatch import MountTable
 from gateway.http.environ import MountInfo
 from gateway.http.handover import Handover, Known
-from gateway.http.proxied import ProxiedConnection
 from gateway.http.service import Service
+from gateway.http.states import BETWEEN_REQUESTS, IDLE, IN_FLIGHT
 from gateway.http.wire.push import Pusher
-from gateway.http.wire.stream import READ, State
+from gateway.http.wire.wire import READ
 from gateway.limits import Limits
 from gateway.peers import find_peer_user
 from gateway.protocol.names import UNIX_PEER
@@ -35,8 +35,6 @@ IDLE_GRACE_SECONDS = 0.5
 UNSHARED_GRACE_SECONDS = 3.0
 # how long a pause waits for room for what it hands over, at most
 HANDOVER_SECONDS = 1.0
-BETWEEN_REQUESTS = frozenset((State.IDLE, State.HEAD))
-IN_FLIGHT = frozenset((State.RUNNING, State.READING, State.WRITING))
 
 
 def find_sweep_seconds(service: Service) -> float:
@@ -72,7 +70,7 @@ class Server:
         is_shared: bool = True,
         handover: Handover | None = None,
     ) -> None:
-        self._connection = ProxiedConnection if proxy_protocol else Connection
+        self._awaits_header = proxy_protocol
         self._listener = listener
         self._service = service
         self._kind = (listener.family, listener.type, listener.proto)
@@ -160,9 +158,10 @@ class Server:
             client.setblocking(False)
             if self._is_unix:
                 peer = f"{UNIX_PEER}{find_peer_user(client)}"
-                connection = self._connection(service, client, peer, "")
+                port = ""
             else:
-                connection = self._connection(service, client, address[0], str(address[1]))
+                peer, port = address[0], str(address[1])
+            connection = Connection(service, client, peer, port, self._awaits_header)
             self._begin(connection)
         return True
 
@@ -177,7 +176,8 @@ class Server:
         more of the gateway's."""
         client = _socket.socket(*self._kind, descriptor)
         client.setblocking(False)
-        connection = self._connection(self._service, client, known.peer, known.peer_port)
+        peer, port = known.peer, known.peer_port
+        connection = Connection(self._service, client, peer, port, self._awaits_header)
         connection.resume(known)
         self._begin(connection)
 
@@ -297,7 +297,7 @@ class Server:
         while service.connections and time.monotonic() - began < timeout_seconds:
             if time.monotonic() - began >= IDLE_GRACE_SECONDS:
                 for connection in tuple(service.connections):
-                    if connection.state is State.IDLE and not connection.has_input():
+                    if connection.state is IDLE and not connection.wire.has_input():
                         connection.close()
             gevent.sleep(0.02)
         cut = [c for c in service.connections if c.state in IN_FLIGHT]

@@ -18,6 +18,7 @@ from gateway.access_log import AccessLog
 from gateway.http.dispatch import MountTable
 from gateway.http.environ import MountInfo
 from gateway.http.forwarded import TrustedProxies
+from gateway.http.head_reader import HeadReader
 from gateway.http.spool import Spool
 from gateway.http.statement import FrontWorkers
 from gateway.http.wire.greenlets import GreenletPool
@@ -78,7 +79,7 @@ class Service:
         self.tell_fault = tell_fault
         self.keeps_connections = keeps_connections
         self.end_page: Callable[[str], bytes] = end_no_page
-        self.parser = self.proxies.build_parser(limits)
+        self.reader = HeadReader(limits, self.proxies.build_parser(limits).parse)
         self.greenlets = GreenletPool()
         self.submit = self.greenlets.submit
         self.spool = Spool(limits.max_spooled_bytes)
@@ -100,7 +101,7 @@ class Service:
         self.table = table
         self.limits = limits
         self.spool.max_bytes = limits.max_spooled_bytes
-        self.parser = self.proxies.build_parser(limits)
+        self.reader = HeadReader(limits, self.proxies.build_parser(limits).parse)
         self.base_environ = self.base_environ | {"gateway.mounts": mounts}
 
     def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> Service:

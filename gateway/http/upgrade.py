@@ -23,9 +23,9 @@ from gevent.lock import RLock
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from gateway.errors import AppError, ClientDisconnected
-from gateway.http.exchange import Exchange
 from gateway.http.gevent_websocket import OfferedWebSocket, open_websocket
-from gateway.http.wire.stream import READ, WRITE, wait_for
+from gateway.http.response import Response
+from gateway.http.wire.wire import READ, WRITE, Wire, wait_for
 from gateway.protocol.framing import split_list
 from gateway.protocol.request import RequestHead
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Takeover, Write, WSGIApp
@@ -121,10 +121,10 @@ class Upgradable:
     gets is what the app writes to its socket. The connection is closed when the app is done.
     """
 
-    def __init__(self, app: WSGIApp, connection: Any, exchange: Exchange) -> None:
+    def __init__(self, app: WSGIApp, wire: Wire, response: Response) -> None:
         self._app = app
-        self._connection = connection
-        self._exchange = exchange
+        self._wire = wire
+        self._response = response
         self._tunnel: AppTunnel | None = None
         self._socket: OfferedSocket
         self._start: StartResponse
@@ -158,10 +158,10 @@ class Upgradable:
         """The descriptor of the app's end. In the hub's thread; does not switch greenlets."""
         if self._is_over or self._tunnel is not None:
             raise OSError(errno.EBADF, "the request has ended")
-        if self._exchange.head_sent:
+        if self._response.head_sent:
             raise RuntimeError("the response has begun: its connection cannot be taken over")
         ours, theirs = _socket.socketpair()
-        self._tunnel = AppTunnel(self._connection, self._exchange, ours)
+        self._tunnel = AppTunnel(self._wire, self._response, ours)
         return theirs.detach()
 
     @property
@@ -184,7 +184,7 @@ class Upgradable:
             self._close_socket()
             if isinstance(error, _ENDS):
                 error = None
-            if error is None and not tunnel.has_sent and not self._connection.has_ended:
+            if error is None and not tunnel.has_sent and not self._wire.has_ended:
                 error = AppError("the app took the connection over and sent nothing")
         if error is not None:
             raise error
@@ -232,18 +232,18 @@ class AppTunnel(Takeover):
     """Between a client's connection and ``ours``, whose other end the app has: two greenlets, each
     for one way. One side's end is passed on to the other, which may still send."""
 
-    def __init__(self, connection: Any, exchange: Exchange, ours: Any) -> None:
+    def __init__(self, wire: Wire, response: Response, ours: Any) -> None:
         ours.setblocking(False)
-        self._connection = connection
-        self._exchange = exchange
+        self._wire = wire
+        self._response = response
         self._ours = ours
-        self._client, begun = connection.hand_over()
+        self._client, begun = wire.hand_over()
         # a descriptor of its own: the connection may be closed while this is waited for
         self._reading = _socket.socket(fileno=os.dup(self._client.fileno()))
         self._start = b""  # of what the app has sent
         self._waiting: Any = None
         self._hub: Any = get_hub()
-        exchange.leave_to(self)
+        response.leave_to(self)
         self._to_client = greenlet(self._run_to_client, self._hub)
         self._to_app = greenlet(self._run_to_app, self._hub)
         run_callback = self._hub.loop.run_callback
@@ -261,10 +261,10 @@ class AppTunnel(Takeover):
         try:
             while data := _receive(self._ours):
                 self._note_status(data)
-                self._connection.send(data)
+                self._wire.send(data)
             _shut(self._client, SHUT_WR)
         except ClientDisconnected:
-            self._connection.has_ended = True
+            self._wire.has_ended = True
             _shut(self._ours, SHUT_RDWR)
         except (OSError, GreenletExit):
             pass
@@ -275,7 +275,7 @@ class AppTunnel(Takeover):
             self._start += data[:_STATUS_BYTES]
             found = _STATUS.match(self._start)
             if found is not None:
-                self._exchange.code = int(found[1])
+                self._response.code = int(found[1])
 
     def _run_to_app(self, begun: bytes) -> None:
         with suppress(GreenletExit):
@@ -285,7 +285,7 @@ class AppTunnel(Takeover):
                 if not _send(self._ours, data):
                     return  # the app reads no more
                 data = self._receive_from_client()
-            self._connection.has_ended = True
+            self._wire.has_ended = True
             _shut(self._ours, SHUT_WR)
 
     def _receive_from_client(self) -> bytes:

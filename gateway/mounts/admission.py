@@ -15,8 +15,7 @@ from gevent import get_hub
 from greenlet import getcurrent
 
 from gateway.config.model import Mount
-from gateway.errors import ClientDisconnected
-from gateway.http.exchange import RequestEnded
+from gateway.errors import ClientDisconnected, RequestEnded
 from gateway.limits import Admission
 from gateway.wsgi import Environ, FileWrapper, StartResponse, Takeover, WSGIApp
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from math import ceil
 from time import monotonic
 
-from gateway.http.exchange import RequestEnded
+from gateway.errors import RequestEnded
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 

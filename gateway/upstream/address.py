@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import gevent
 
-from gateway.http.wire.stream import WRITE, wait_for
+from gateway.http.wire.wire import WRITE, wait_for
 from gateway.upstream.link import Link
 
 # idle connections to one address, per worker

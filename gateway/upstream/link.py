@@ -15,7 +15,7 @@ from typing import Any
 from gevent import get_hub
 from greenlet import getcurrent, greenlet
 
-from gateway.http.wire.stream import READ, WRITE, wait_for
+from gateway.http.wire.wire import READ, WRITE, wait_for
 
 READ_BYTES = 64 * 1024
 # received bytes that have not been taken yet, of all connections of a process together: servers

@@ -13,8 +13,7 @@ from typing import Any
 import gevent
 from gevent import get_hub
 
-from gateway.errors import ClientDisconnected
-from gateway.http.exchange import RequestEnded
+from gateway.errors import ClientDisconnected, RequestEnded
 from gateway.logs import faults
 from gateway.protocol.framing import split_list
 from gateway.protocol.response import InvalidResponseError, ResponseHead

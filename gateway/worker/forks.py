@@ -16,9 +16,9 @@ from gevent import get_hub, monkey
 from gevent._hub_local import set_hub
 from greenlet import getcurrent, greenlet
 
-from gateway.http.connection import Connection
 from gateway.http.exchange import Exchange
 from gateway.http.service import Service
+from gateway.http.wire.wire import Wire
 from gateway.mounts.threads import end_in_child
 
 # gevent's may defer the close to its event loop, which does not run in the child
@@ -62,9 +62,11 @@ def _leave_requests(service: Service) -> None:
     service.access_log.is_on = False
     service.in_flight.memory = bytearray(len(service.in_flight.memory))  # a private copy
     for connection in service.connections:
-        connection.__class__ = _NoConnection
+        connection.wire.__class__ = _NoWire
+        if connection.exchange is not None:
+            connection.exchange.__class__ = _NoExchange
         # a client sees the end of a response only once all copies of the socket are closed
-        _close(connection._socket.detach())
+        _close(connection.wire.detach())
 
 
 def _leave_loop() -> None:
@@ -89,7 +91,7 @@ def _end(back: greenlet) -> None:
         os._exit(0)
 
 
-class _NoConnection(Connection):
+class _NoWire(Wire):
     """A connection in a forked child: the app that forked has returned, so the child exits."""
 
     __slots__ = ()
@@ -99,9 +101,15 @@ class _NoConnection(Connection):
 
     send_part = send_pieces = send_file = send
 
-    def _answer_fault(self, _: Exchange, error: BaseException) -> str:
+
+class _NoExchange(Exchange):
+    """The same of a request."""
+
+    __slots__ = ()
+
+    def _answer_fault(self, error: BaseException) -> str:
         code = error.code if isinstance(error, SystemExit) else 1
         os._exit(code if isinstance(code, int) else int(code is not None))
 
-    def _end(self, *_: Any) -> float:
+    def end(self, *_: Any) -> float:
         os._exit(0)

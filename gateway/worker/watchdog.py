@@ -15,7 +15,6 @@ from types import FrameType
 from gevent import monkey
 
 from gateway.debugger import find_breakpoint
-from gateway.http.connection import Connection
 from gateway.http.exchange import Exchange
 from gateway.http.service import Service
 from gateway.logs import prepare_entries
@@ -24,7 +23,6 @@ from gateway.outlet import Outlet
 # a check that is later than this factor is not the loop's fault: the whole machine was paused
 MOST_LATE = 2.0
 LOOK_SECONDS = (0.05, 0.5)
-_TARGET = 200
 
 
 class Watchdog:
@@ -67,7 +65,8 @@ class Watchdog:
 
     def _report(self, silent: float) -> None:
         frame = sys._current_frames().get(self._watched)
-        stack, exchange, line = find_blocking_request(frame)
+        stack, exchange = find_blocking_request(frame)
+        line = exchange.describe() if exchange is not None else ""
         place = find_breakpoint(frame)
         extra, what = {}, "it is not blocked by a request"
         if exchange is not None and exchange.mount is not None:
@@ -88,17 +87,15 @@ class Watchdog:
         self._outlet.put(self._make_entry(message, **extra))
 
 
-def find_blocking_request(frame: FrameType | None) -> tuple[str, Exchange | None, str]:
-    """The stack that ends with ``frame``, as text, from the app of a request on; that request, and
-    its method and target. Without a request: the complete stack, None and ""."""
+def find_blocking_request(frame: FrameType | None) -> tuple[str, Exchange | None]:
+    """The stack that ends with ``frame``, as text, from the app of a request on, and that request.
+    Without a request: the complete stack and None."""
     frames = []
     exchange: Exchange | None = None
-    line = ""
     while frame is not None and exchange is None:
-        if frame.f_code is Connection.run.__code__:
-            exchange, head = (frame.f_locals.get(name) for name in ("response", "head"))
-            line = f"{head.method} {head.target[:_TARGET]}" if head else ""
+        if frame.f_code is Exchange.run.__code__:
+            exchange = frame.f_locals["self"]
         else:
             frames.append((frame, frame.f_lineno))
         frame = frame.f_back
-    return "".join(traceback.StackSummary.extract(reversed(frames)).format()), exchange, line
+    return "".join(traceback.StackSummary.extract(reversed(frames)).format()), exchange

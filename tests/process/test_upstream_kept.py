@@ -158,7 +158,7 @@ def test_connection_of_a_tunnel_that_was_cut_within_its_head_is_not_used_again(
         client = gateway.connect()
         client.send(UPGRADE)
         wait_until(lambda: server.connections, "the server is asked")
-        gateway.connection._socket.shutdown(socket.SHUT_WR)  # so that sending the 101 fails
+        gateway.connection.wire._socket.shutdown(socket.SHUT_WR)  # so that sending the 101 fails
         may_switch.set()
         wait_until(session.has_ended.is_set, "the server hears of it")
         expect_next_is_answered_elsewhere(gateway, server)

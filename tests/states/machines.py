@@ -7,6 +7,7 @@ and the states that may follow.
 from pathlib import Path
 from typing import Any
 
+from gateway.http.states import CONNECTION
 from gateway.states import Machine
 from gateway.supervisor.generations.generation import GENERATION
 from gateway.supervisor.pools.pool import POOL
@@ -18,6 +19,7 @@ MACHINES: dict[str, Machine[Any]] = {
     "A pool": POOL,
     "A generation": GENERATION,
     "A worker": PROCESS,
+    "A client connection": CONNECTION,
 }
 
 

@@ -29,8 +29,10 @@ from gateway.http.environ import build_base_environ
 from gateway.http.forwarded import TrustedProxies
 from gateway.http.server import Server
 from gateway.http.service import Service
+from gateway.http.states import CONNECTION, State
 from gateway.inflight import InFlight
 from gateway.limits import Limits, MountLimits
+from gateway.states import IllegalTransitionError
 from gateway.wsgi import WSGIApp
 
 WAIT_SECONDS = 5.0
@@ -43,6 +45,18 @@ _FIELD_LINE = re.compile(
 )
 _CHUNK_LINE = re.compile(rb"[0-9a-f]{1,16}")
 _DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
+
+
+# transitions of connections that their table does not have
+_illegal: list[str] = []
+
+
+def _refuse(old: State, new: State, name: str) -> None:
+    _illegal.append(f"{old} -> {new}")
+    raise IllegalTransitionError(_illegal[-1])
+
+
+CONNECTION.refuse = _refuse  # type: ignore[method-assign]
 
 
 def wait_until(condition: Callable[[], object], what: str = "") -> None:
@@ -361,12 +375,14 @@ class Gateway:
             parked = self.service.greenlets._parked
             wait_until(lambda: set(_live_greenlets()) <= set(parked), "no greenlet runs any more")
             assert not self._hub_errors
+            assert not _illegal
         finally:
             self.server.drain(0)
             self.server._turn_end.stop()
             self._end_parked()
             self.listener.close()
             self._log.close()
+            _illegal.clear()
             del get_hub().handle_error
             gc.collect()  # ResourceWarning is an error, and belongs to this test
             gc.unfreeze()

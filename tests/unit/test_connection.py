@@ -12,12 +12,11 @@ import readers
 from gevent.event import Event
 from harness import GET, PEER, Client, Cut, Gateway, TcpListener, wait_until
 
-from gateway.errors import ClientDisconnected
+from gateway.errors import ClientDisconnected, RequestEnded
 from gateway.http.body import DRAIN_BYTES
+from gateway.http.connection import READ_AHEAD_BYTES
 from gateway.http.deadlines import LINGER_SECONDS
-from gateway.http.exchange import RequestEnded
-from gateway.http.incoming import READ_AHEAD_BYTES
-from gateway.http.wire.stream import State
+from gateway.http.states import State
 from gateway.limits import Limits, MountLimits
 
 HOST = b"Host: a.example\r\n"
@@ -170,9 +169,9 @@ def test_what_is_read_ahead_is_bounded(serve: Any) -> None:
     count = 1000
     padded = get("/2")[:-2] + b"X: " + b"x" * 1000 + b"\r\n\r\n"
     sender = gevent.spawn(client.send, padded * count)
-    wait_until(lambda: len(gateway.connection._buffer) > READ_AHEAD_BYTES)
+    wait_until(lambda: len(gateway.connection.wire.unread) > READ_AHEAD_BYTES)
     gevent.sleep(0.01)
-    assert len(gateway.connection._buffer) < READ_AHEAD_BYTES * 3
+    assert len(gateway.connection.wire.unread) < READ_AHEAD_BYTES * 3
     assert not sender.dead
     app.go_on.set()
     assert client.read_answer().content == b"done"

@@ -15,11 +15,10 @@ from harness import GET, Client, Gateway, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.errors import ClientDisconnected
+from gateway.errors import ClientDisconnected, RequestEnded
 from gateway.http.body import DROP_BYTES, MIN_BYTES_PER_SECOND
-from gateway.http.exchange import RequestEnded
 from gateway.http.spool import MEMORY_BYTES, Spool, SpoolFullError, Store
-from gateway.http.wire.stream import State
+from gateway.http.states import State
 from gateway.limits import Limits, MountLimits
 from gateway.mounts.redirect import Redirect
 from gateway.mounts.static import StaticDirectory
@@ -211,7 +210,7 @@ def test_content_that_trickles_while_it_is_taken_in_is_408(
     size = 5 * MIN_BYTES_PER_SECOND
     client.send(post(b"x" * 10_000)[: len(post(b"x" * 10_000)) - 10_000 + size])
     wait_until(lambda: gateway.connection.state is State.READING)
-    content = gateway.connection._exchange.content
+    content = gateway.connection.exchange.content
     wait_until(lambda: content.received_bytes == size, "that much has come")
     gateway.connection.since += seconds  # as if the last byte had come then
     gateway.pass_time(seconds)

@@ -9,7 +9,7 @@ from greenlet import greenlet
 from harness import GET
 
 from gateway.http.connection import Connection
-from gateway.http.wire.stream import Stream
+from gateway.http.wire.wire import Wire
 from gateway.mounts.threadpool import ThreadPool
 from gateway.mounts.threads import InThreads
 
@@ -61,7 +61,7 @@ def test_an_app_is_not_handed_the_connection_of_its_client(
     gateway = serve(InThreads(app, threads) if in_threads else app)
     assert gateway.connect().ask(*sends).status == 200
     assert len(kinds) > 5
-    assert not {kind for kind in kinds if issubclass(kind, Stream)}
+    assert not {kind for kind in kinds if issubclass(kind, (Connection, Wire))}
 
 
 def test_a_way_to_the_connection_would_be_found(serve: Any) -> None:

@@ -15,7 +15,7 @@ from harness import GET, Cut
 from gateway.errors import AppError
 from gateway.http import response_head as app_head
 from gateway.http.response import COPY_BYTES, Response
-from gateway.http.wire.stream import State
+from gateway.http.states import State
 from gateway.protocol.error_page import build_error_page
 from gateway.protocol.request import RequestHead
 from gateway.wsgi import FileWrapper

@@ -12,7 +12,7 @@ from gevent.event import Event
 from harness import GET, Client, Cut, Gateway, Listener, wait_until
 
 from gateway.http.server import ACCEPTS_PER_TURN
-from gateway.http.wire.stream import State
+from gateway.http.states import State
 from gateway.limits import Limits, MountLimits
 
 SLOW = b"GET /slow HTTP/1.1\r\nHost: a.example\r\n\r\n"

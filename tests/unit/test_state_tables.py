@@ -17,6 +17,7 @@ from one_mount import CONFIG
 from gateway import states
 from gateway.config.model import Config, PoolSettings
 from gateway.errors import AppLoadError
+from gateway.http.states import CONNECTION
 from gateway.states import IllegalTransitionError, Machine
 from gateway.supervisor.generations.generation import GENERATION, Generation, GenerationState
 from gateway.supervisor.pools import sleep
@@ -24,7 +25,7 @@ from gateway.supervisor.pools.pool import POOL, Pool, PoolState
 from gateway.supervisor.processes.process import PROCESS, ProcessState
 from gateway.supervisor.processes.start_gate import StartGate
 
-MACHINES: list[Machine[Any]] = [PROCESS, GENERATION, POOL]
+MACHINES: list[Machine[Any]] = [PROCESS, GENERATION, POOL, CONNECTION]
 DEADLINE_SECONDS = 20.0
 
 

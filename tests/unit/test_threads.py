@@ -215,7 +215,7 @@ def test_a_response_is_streamed_out_of_the_thread(serve: Any, threads: ThreadPoo
     gateway = serve(InThreads(app, threads))
     client = gateway.connect()
     client.send(GET)
-    wait_until(lambda: gateway.connection.sent_bytes > 0, "the first piece has gone out")
+    wait_until(lambda: gateway.connection.wire.sent_bytes > 0, "the first piece has gone out")
     assert not go_on.is_set()
     go_on.set()
     found = client.read_answer()
@@ -273,7 +273,7 @@ def test_content_is_read_from_the_thread(serve: Any, threads: ThreadPool) -> Non
     content = bytes(range(256)) * 4000
     request = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     client.send(request % len(content))
-    wait_until(lambda: gateway.connection.sent_bytes > 0, "100 Continue")
+    wait_until(lambda: gateway.connection.wire.sent_bytes > 0, "100 Continue")
     sender = gevent.spawn(client.send, content)
     found = client.read_answer()
     sender.get()

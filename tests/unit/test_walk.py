@@ -18,7 +18,7 @@ from harness import GET, Client, Gateway, wait_until
 from scripted import Peer, scripted
 from test_threads import CountedPool
 
-from gateway.http.wire.stream import RUNNING
+from gateway.http.states import RUNNING
 from gateway.inflight import InFlight, InFlightReader
 from gateway.limits import Limits, MountLimits
 from gateway.mounts.threads import InThreads
@@ -156,7 +156,7 @@ class Injector:
     def note(self, event: str, switch: tuple[Any, Any]) -> None:
         """See ``greenlet.settrace``."""
         origin, target = switch
-        exchanges = [c._exchange for c in self._gateway.service.connections]
+        exchanges = [c.exchange for c in self._gateway.service.connections]
         runners = [e.greenlet for e in exchanges if e is not None]
         if target is not get_hub() or origin not in runners:
             return
@@ -343,7 +343,7 @@ def test_a_sweep_that_fails_for_one_connection_goes_on_for_the_others(serve: Any
     for connection in gateway.service.connections:
         connection.since -= 1e6
     [broken, *_] = gateway.service.connections
-    broken.state, broken._exchange = RUNNING, object()
+    broken.state, broken.exchange = RUNNING, object()
     get_hub().loop.run_callback(gateway.server._sweep)
     for client in clients:
         client.expect_end()

@@ -1,22 +1,21 @@
 """The bytes of one client connection: reads and writes that wait without holding others up.
 
-Refuses to know HTTP. A call that must wait hands its greenlet to the hub; the state says for what,
-and the sweep of the server ends what waits too long by throwing into the greenlet.
+Refuses to know HTTP. A call that must wait hands its greenlet to the hub and tells the owner of the
+wire, who ends what waits too long by throwing into the greenlet.
 """
 
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum
 from fcntl import ioctl
 from select import POLLRDHUP
-from socket import MSG_MORE, SO_LINGER, SOL_SOCKET
+from socket import MSG_MORE, SHUT_WR, SO_LINGER, SOL_SOCKET
 from struct import pack
 from termios import FIONREAD
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from gevent import get_hub
 from gevent.monkey import get_original
@@ -26,6 +25,9 @@ from gateway.errors import AppError, ClientDisconnected
 from gateway.http.wire.push import BURST_SECONDS, Pusher
 
 READ, WRITE = 1, 2
+# of one read while nobody asks for content: most heads, with content that is short; what is longer
+# is read in bigger pieces, once somebody asks for it
+HEAD_READ_BYTES = 16 * 1024
 # gevent's own looks by way of the loop
 _get_poll = get_original("select", "poll")
 # of FIONREAD, a C int
@@ -36,87 +38,89 @@ FAIR_BYTES = 1024 * 1024
 FAIR_SECONDS = 0.01
 
 
-class State(Enum):
-    """What a connection waits for, and so which deadline counts."""
+class Owner(Protocol):
+    """Whose wire it is. ``since`` is the monotonic time since which it has waited for what it waits
+    for, or has not waited."""
 
-    IDLE = "idle"  # the first byte of a request
-    HEAD = "head"  # the rest of a head
-    RUNNING = "running"  # the app
-    READING = "reading"  # content, for the app
-    WRITING = "writing"  # the client to read its response
-    LINGERING = "lingering"  # the client to read the last response and close
-    CLOSED = "closed"
+    since: float
+
+    def take_input(self, data: bytes) -> None:
+        """What has come while the wire was watched; b"" once the client will send no more. In the
+        hub."""
+
+    def begin_wait(self, events: int) -> None:
+        """A greenlet waits for READ or WRITE from now on."""
+
+    def end_wait(self, events: int) -> None:
+        """It does no more."""
 
 
-# class attribute look-ups on the hot path
-IDLE, RUNNING = State.IDLE, State.RUNNING
+class Wire:
+    """A non-blocking socket, and what has been read from it and is not used yet: ``unread``.
 
-
-class Stream:
-    """A non-blocking socket, its watcher for input, and what is known of its moment.
-
-    ``since`` is the monotonic time of the last change of ``state``; ``sent_bytes`` counts what the
-    kernel has taken since the request began. Without a ``pusher`` every piece is sent by itself.
+    ``sent_bytes`` counts what the kernel has taken since its owner has set it to 0; ``has_ended``
+    is whether the client will send no more. Without a ``pusher`` every piece is sent by itself.
     """
 
     __slots__ = (
-        "_buffer",
-        "_burst_ends",
-        "_is_watching",
-        "_pusher",
-        "_socket",
-        "_waiting",
-        "_watcher",
-        "sent_bytes",
-        "since",
-        "state",
+        *("_burst_ends", "_owner", "_pusher", "_socket", "_waiting", "_watcher"),
+        *("has_ended", "is_watching", "sent_bytes", "unread"),
     )
 
-    def __init__(self, client_socket: Any, pusher: Pusher | None) -> None:
+    def __init__(self, client_socket: Any, pusher: Pusher | None, owner: Owner) -> None:
         self._socket = client_socket
         self._pusher = pusher
+        self._owner: Owner | None = owner  # until the wire is closed
         self._burst_ends = 0.0
-        self._buffer = b""
+        self.unread = b""
         self.sent_bytes = 0
-        self.state = IDLE
-        self.since = monotonic()
-        self._is_watching = False
+        self.has_ended = self.is_watching = False
         self._watcher: Any = None
         # watcher and greenlet of each that waits: a request's own, and what it has started
         self._waiting: tuple[tuple[Any, Any], ...] = ()
 
-    @abstractmethod
-    def _on_readable(self) -> None:
-        """Take what has arrived. In the hub, while input is watched for."""
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()  # type: ignore[no-any-return]
 
-    def _watch(self, wanted: bool) -> None:
-        """Have input reported, or not. A connection that is never waited for has no watcher."""
-        if wanted is not self._is_watching:
-            self._is_watching = wanted
+    def watch(self, wanted: bool) -> None:
+        """Have input reported, or not. A wire that is never waited for has no watcher."""
+        if wanted is not self.is_watching:
+            self.is_watching = wanted
             if not wanted:
                 self._watcher.stop()
                 return
             if self._watcher is None:
                 self._watcher = get_hub().loop.io(self._socket.fileno(), READ)
-            self._watcher.start(self._on_readable)
+            self._watcher.start(self.on_readable)
+
+    def on_readable(self) -> None:
+        """Give the owner what has arrived, if anything has. In the hub."""
+        try:
+            data = self._socket.recv(HEAD_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._owner.take_input(data)  # type: ignore[union-attr]
 
     def receive(self, size: int) -> bytes:
         """See ``body.Source``."""
-        if self._buffer:
-            data, self._buffer = self._buffer[:size], self._buffer[size:]
+        if self.unread:
+            data, self.unread = self.unread[:size], self.unread[size:]
             return data
         self._be_fair()
         while True:
             try:
                 return self._socket.recv(size)  # type: ignore[no-any-return]
             except BlockingIOError:
-                self._wait(READ, State.READING)
+                self._wait(READ)
             except OSError as error:
                 raise _left(error) from error
 
     def receive_into(self, buffer: memoryview) -> int:
         """See ``body.Source``."""
-        if self._buffer:
+        if self.unread:
             data = self.receive(len(buffer))
             size = len(data)
             buffer[:size] = data
@@ -130,18 +134,18 @@ class Stream:
             try:
                 return self._socket.recv_into(buffer)  # type: ignore[no-any-return]
             except BlockingIOError:
-                self._wait(READ, State.READING)
+                self._wait(READ)
             except OSError as error:
                 raise _left(error) from error
 
     def hand_over(self) -> tuple[Any, bytes]:
         """The socket, for somebody who reads from it instead, and what has been read already."""
-        self._watch(False)
-        data, self._buffer = self._buffer, b""
+        self.watch(False)
+        data, self.unread = self.unread, b""
         return self._socket, data
 
     def send(self, data: bytes, /) -> None:
-        """See ``sink.Sink``."""
+        """Send ``data`` now. All that send may switch greenlets; they raise ClientDisconnected."""
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
@@ -153,7 +157,7 @@ class Stream:
             self._send_rest(memoryview(data)[sent:])
 
     def send_part(self, data: bytes, /) -> None:
-        """See ``sink.Sink``."""
+        """Send what is likely to be followed by more at once, and may share a segment with it."""
         now = monotonic()
         is_burst, self._burst_ends = now < self._burst_ends, now + BURST_SECONDS
         if is_burst and self._pusher is not None:
@@ -164,25 +168,13 @@ class Stream:
 
     def _send_more(self, data: bytes) -> None:
         # not a flag of ``send``, which is most responses: it would cost them 200 instructions
-        try:
-            sent = self._socket.send(data, MSG_MORE)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise _left(error) from error
-        self.sent_bytes += sent
+        sent = self._try(self._socket.send, data, MSG_MORE)
         if sent != len(data):
             self._send_rest(memoryview(data)[sent:])
 
     def send_pieces(self, pieces: list[bytes], /) -> None:
-        """See ``sink.Sink``."""
-        try:
-            sent = self._socket.sendmsg(pieces)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise _left(error) from error
-        self.sent_bytes += sent
+        """Send ``pieces`` without joining them."""
+        sent = self._try(self._socket.sendmsg, pieces)
         for piece in pieces:
             if sent < len(piece):
                 self._send_rest(memoryview(piece)[sent:])
@@ -192,18 +184,24 @@ class Stream:
 
     def _send_rest(self, view: memoryview) -> None:
         while view:
-            try:
-                sent = self._socket.send(view)
-            except BlockingIOError:
-                self._wait(WRITE, State.WRITING)
-            except OSError as error:
-                raise _left(error) from error
-            else:
-                self.sent_bytes += sent
-                view = view[sent:]
+            sent = self._try(self._socket.send, view)
+            if not sent:
+                self._wait(WRITE)
+            view = view[sent:]
+
+    def _try(self, send: Callable[..., int], *arguments: Any) -> int:
+        """How many bytes the kernel takes now."""
+        try:
+            sent = send(*arguments)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _left(error) from error
+        self.sent_bytes += sent
+        return sent
 
     def send_file(self, head: bytes, file_descriptor: int, offset: int, size: int, /) -> None:
-        """See ``sink.Sink``; ``size`` bytes from ``offset``, never through this process."""
+        """Send ``head``, and ``size`` bytes of a file from ``offset`` on, by the kernel alone."""
         self._send_more(head)
         end = offset + size
         to = self._socket.fileno()
@@ -211,7 +209,7 @@ class Stream:
             try:
                 sent = os.sendfile(to, file_descriptor, offset, min(end - offset, FAIR_BYTES))
             except BlockingIOError:
-                self._wait(WRITE, State.WRITING)
+                self._wait(WRITE)
                 continue
             except OSError as error:
                 raise _left(error) from error
@@ -222,13 +220,15 @@ class Stream:
             if sent == FAIR_BYTES:
                 self._yield()
 
-    def _wait(self, events: int, state: State) -> None:
-        """Until the socket is ready, or the sweep throws the deadline's exception in here."""
+    def _wait(self, events: int) -> None:
+        """Until the socket is ready, or its owner throws into the greenlet that waits."""
+        owner = self._owner
+        if owner is None:
+            raise ClientDisconnected("the connection was closed")
         hub, me = get_hub(), getcurrent()
         waiter = hub.loop.io(self._socket.fileno(), events)
         self._waiting += ((waiter, me),)
-        self.state = state
-        self.since = monotonic()
+        owner.begin_wait(events)
         waiter.start(me.switch)
         try:
             hub.switch()
@@ -236,15 +236,14 @@ class Stream:
             waiter.stop()
             waiter.close()
             self._waiting = tuple(one for one in self._waiting if one[0] is not waiter)
-            if self.state is state:
-                self.state = RUNNING
-            self.since = monotonic()
+            owner.end_wait(events)
 
     def _be_fair(self) -> None:
         # a client may send faster than its content is read, and would be waited for never
-        if monotonic() - self.since > FAIR_SECONDS:
+        owner = self._owner
+        if owner is not None and monotonic() - owner.since > FAIR_SECONDS:
             self._yield()
-            self.since = monotonic()
+            owner.end_wait(READ)
 
     def _yield(self) -> None:
         # a timer: a callback would run again before the loop looks at any other connection
@@ -276,8 +275,21 @@ class Stream:
         with suppress(OSError):
             self._socket.setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
 
-    def _shut(self) -> None:
-        self.state = State.CLOSED
+    def send_end(self) -> bool:
+        """Tell the client that nothing more comes; whether that is possible."""
+        try:
+            self._socket.shutdown(SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def detach(self) -> int:
+        """The descriptor, for somebody else to close."""
+        return self._socket.detach()  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._owner = None
         # libev aborts where a watcher of a closed descriptor is active
         if self._watcher is not None:
             self._watcher.stop()
