@@ -14,11 +14,13 @@ import gevent
 import greenlet
 import pytest
 from gevent import get_hub
+from gevent.event import Event
 from harness import GET, Client, Gateway, wait_until
 from scripted import Peer, scripted
 from test_threads import CountedPool
 
-from gateway.http.states import RUNNING
+from gateway.http.deadlines import LINGER_SECONDS
+from gateway.http.states import RUNNING, State
 from gateway.inflight import InFlight, InFlightReader
 from gateway.limits import Limits, MountLimits
 from gateway.mounts.threads import InThreads
@@ -396,6 +398,40 @@ def test_a_greenlet_that_reads_on_when_the_request_has_ended_is_told_that_it_has
     client.close()
     wait_until(lambda: seen, "it ends")
     assert len(gateway.records) == 1
+
+
+def test_a_greenlet_that_begins_to_read_when_the_request_has_ended_keeps_no_connection(
+    serve: Any,
+) -> None:
+    """It waits while the connection lingers, which ends in time all the same."""
+    may_read = Event()
+    seen: list[BaseException] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        content = environ["wsgi.input"].raw
+
+        def read_late() -> None:
+            may_read.wait()
+            try:
+                content.read(1)
+            except Exception as error:  # noqa: BLE001  it is what is looked at
+                seen.append(error)
+
+        gevent.spawn(read_late)
+        start_response("200 OK", [*TEXT, ("Content-Length", "2")])
+        return [b"ok"]
+
+    limits = MountLimits(request_buffering="off", max_body_bytes=10**9)
+    gateway = serve(app, mount_limits=limits)
+    client = gateway.connect()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n")
+    assert client.read_answer().status == 200
+    wait_until(lambda: gateway.connection.state is State.LINGERING, "the connection lingers")
+    may_read.set()
+    gevent.idle()
+    gateway.pass_time(LINGER_SECONDS + 1)
+    wait_until(lambda: not gateway.service.connections, "the connection is closed")
+    wait_until(lambda: seen, "it ends")
 
 
 def test_an_error_log_that_cannot_be_written_costs_no_answer(
