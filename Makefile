@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest
 # with their gateway. PARALLEL= runs one test after another.
 PARALLEL ?= -n $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 1))) --dist loadfile
 
-.PHONY: help up down run dev quick test test-image proof fuzz ecosystem autobahn bench check format docs lock clean
+.PHONY: help up down run dev quick test test-image proof fuzz mutants ecosystem autobahn bench check format docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo '             then 1,000 random operations against a model (or OPERATIONS=100 POOLS=4 SEED=1),'
 	@echo '             and 200 starts with a random fault each (or FAULTS=20)'
 	@echo 'make fuzz    random requests and responses against the parsers, SECONDS=600 each'
+	@echo 'make mutants  changes the code at random; counts what no unit test notices (SECONDS=1800 SEED=0)'
 	@echo 'make ecosystem  the libraries of docs/libraries.md, with real PostgreSQL and Redis'
 	@echo 'make autobahn   the Autobahn test suite for WebSockets, which needs a Python 2.7: PYTHON2=/path'
 	@echo 'make bench   against other servers on this machine; writes docs/performance.md'
@@ -94,6 +95,14 @@ fuzz: $(VENV)/dev.stamp
 	$(BIN)/python tests/fuzz/fuzz.py head -max_total_time=$(or $(SECONDS),600)
 	$(BIN)/python tests/fuzz/fuzz.py answer -max_total_time=$(or $(SECONDS),600)
 	$(BIN)/python tests/fuzz/fuzz.py content -max_total_time=$(or $(SECONDS),600)
+
+mutants: $(VENV)/dev.stamp $(VENV)/mutants/stamp
+	$(VENV)/mutants/bin/python tests/mutants/mutants.py $(CURDIR)/$(BIN)/python $(or $(SECONDS),1800) $(or $(SEED),0)
+
+$(VENV)/mutants/stamp: | $(BIN)/python
+	@$(BIN)/python -m venv $(VENV)/mutants
+	@$(VENV)/mutants/bin/python -m pip --quiet --disable-pip-version-check install cosmic-ray==8.7.0
+	@touch $@
 
 ecosystem: $(ECOSYSTEM)/stamp
 	.ci/apt postgresql redis-server
