@@ -21,7 +21,7 @@ KINDS = {
     "upstream": "Process of its own",
 }
 NO_LIST = (
-    '<p class="hint">This server does not tell what is mounted: its <code>environ</code> has no '
+    '<p class="hint">This server does not list its mounts: its <code>environ</code> has no '
     "<code>gateway.mounts</code>. Start the apps with "
     "<code>gateway serve -c apps/mounts.yaml</code> to see them here.</p>"
 )

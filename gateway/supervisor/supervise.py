@@ -42,7 +42,7 @@ from gateway.supervisor.reload import EDIT, Outcome, Reloader, check_fixed
 from gateway.supervisor.tasks import guarded, keep_up, run_in, start
 from gateway.supervisor.warnings import find_warnings
 from gateway.supervisor.watching.code import watch_code
-from gateway.supervisor.watching.files import Mark, look, look_aside, watch_file, watch_files
+from gateway.supervisor.watching.files import Mark, look, look_in_thread, watch_file, watch_files
 from gateway.uncaught import report_asyncio
 
 # beyond the time for requests in flight: the front, and then the pools, may have to be killed
@@ -253,7 +253,7 @@ class Supervisor:
         return await read_aside(partial(self._read_table, Path(self._config.source)))
 
     async def _on_edit(self, saved: float) -> None:
-        found = await look_aside(self._config.source)
+        found = await look_in_thread(self._config.source)
         is_new = found != self._seen  # else `gateway reload` has read it already
         if is_new and self._pools.config.server.reload_on_edit and not self._is_stopping:
             await self._reloader.reload(EDIT, saved)

@@ -33,7 +33,7 @@ def download(environ, start_response):
 
 
 def stream(environ, start_response):
-    """64 KiB in 64 pieces, of a length that nobody was told."""
+    """64 KiB in 64 pieces, without Content-Length."""
     start_response("200 OK", [_TEXT])
     return (b"x" * 1024 for _ in range(64))
 

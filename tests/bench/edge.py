@@ -51,7 +51,7 @@ UWSGI_PASS = """
 """
 
 
-Location = Callable[[str], str]  # what becomes of server.conf
+Location = Callable[[str], str]  # from a location of server.conf to the one of this server
 
 
 def find_nginx() -> str:
@@ -67,7 +67,7 @@ def nginx_version() -> str:
 
 
 def together(*commands: list[str]) -> list[str]:
-    """One command that runs all, and ends all when it is asked to."""
+    """One command that starts several processes, and stops them on SIGTERM."""
     script = " & ".join(shlex.join(command) for command in commands)
     return ["sh", "-c", f"trap 'trap - TERM; kill 0' TERM; {script} & wait"]
 
@@ -87,7 +87,7 @@ def use_uwsgi(location: str) -> str:
 
 
 def use_nothing(location: str) -> str:
-    """What the app answers, from nginx itself."""
+    """The response of the app, from nginx itself."""
     answer = apps.HELLO.decode().replace("\n", "\\n")
     return location.replace(
         "proxy_pass http://gateway;", f'default_type text/plain; return 200 "{answer}";'

@@ -20,7 +20,7 @@ def run_pywsgi(app, address):
 if __name__ == "__main__":
     name, app_text, address_text = sys.argv[1:]
     if name == "pywsgi":
-        # before the app is imported: its time.sleep is to be gevent's
+        # before the app is imported: its time.sleep must be gevent's
         from gevent import monkey
 
         monkey.patch_all()

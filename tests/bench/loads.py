@@ -118,7 +118,7 @@ def check(running: Running, request: bytes, ending: bytes) -> None:
         time.sleep(0.02)
         status, body = ask(running.place, request)
     if status != 200 or not body.endswith(ending):
-        raise NotMeasuredError(f"answered wrongly: {status}, {len(body)} bytes: {body[-60:]!r}")
+        raise NotMeasuredError(f"unexpected response: {status}, {len(body)} bytes: {body[-60:]!r}")
 
 
 def ask(place: Place, request: bytes) -> tuple[int, bytes]:
@@ -130,7 +130,7 @@ def ask(place: Place, request: bytes) -> tuple[int, bytes]:
             answer.begin()
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise NotMeasuredError(f"did not answer: {error!r}") from error
+            raise NotMeasuredError(f"did not respond: {error!r}") from error
 
 
 def measure_alone(seconds: float) -> Figures:

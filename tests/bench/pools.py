@@ -23,7 +23,7 @@ from servers import CACHE, NotMeasuredError, Server, find_ports, install
 
 TITLES = {
     "twenty": "{apps} small Flask apps: memory, start and reload",
-    "neighbour": "A request each 5 ms, beside an app that computes",
+    "neighbour": "A request every 5 ms, while another app computes",
     "in-place": f"A table of {twenty.MOUNTS:,} mounts, changed in place",
 }
 

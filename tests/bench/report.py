@@ -73,7 +73,7 @@ def add_extra(results: list[Figures]) -> None:
 
 
 def write(run: Run) -> str:
-    """The whole report."""
+    """The complete report."""
     rounds = Rounds(run)
     parts = [write_summary(rounds), describe_run(run), write_targets(targets(rounds))]
     for workload in WORKLOADS.values():
@@ -185,7 +185,7 @@ def describe_faults(figures: list[Figures]) -> str:
 
 
 def write_targets(targets: list[Target]) -> str:
-    """What is to be reached, and what was."""
+    """The targets and the measured values."""
     lines = []
     for title, bound, value in targets:
         if value is not None and not bound:

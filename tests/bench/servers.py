@@ -45,7 +45,7 @@ def find_ports(count: int) -> int:
 
 
 class NotMeasuredError(Exception):
-    """A server could not be installed or started, or answers wrongly; the message says how."""
+    """A server could not be installed or started, or its response was unexpected; says why."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class Running:
         self.stop()
 
     def stop(self) -> None:
-        """End all its processes: asked first, then not."""
+        """Stop all its processes: SIGTERM, then SIGKILL."""
         if self._process.poll() is None:
             self._process.terminate()
         deadline = time.monotonic() + STOP_SECONDS

@@ -1,6 +1,6 @@
 """Many small Flask apps: what they take, asked once each, and how soon they start and reload.
 
-Owns the apps, which are written anew into .cache/bench, and how they are arranged: in one worker,
+Owns the apps, which are written to .cache/bench, and how they are arranged: in one worker,
 in a pool each, asleep, under a Gunicorn each. Knows nothing of their speed.
 """
 

@@ -19,7 +19,7 @@ from gateway import file_tasks
 from gateway.config.load import MOST_READS, read_table
 from gateway.errors import ConfigError
 from gateway.file_tasks import FileTask, UnreachableError, run_once, touching
-from gateway.supervisor.watching.files import Sight, look_aside
+from gateway.supervisor.watching.files import Sight, look_in_thread
 
 Start = Callable[..., Running]
 TELLING = """
@@ -181,13 +181,13 @@ def test_a_folder_that_does_not_answer_hides_no_other(
         mount.hang()
         for _ in range(3):
             assert (await sight.look([key, here, python])).keys() == {here}
-            assert await look_aside(python) is None
-            assert await look_aside(here) is not None
+            assert await look_in_thread(python) is None
+            assert await look_in_thread(here) is not None
         assert count_waiting(os.getpid()) == 2
         mount.answer()
         while len(await sight.look([key, here, python])) < 3:
             await asyncio.sleep(0.01)
-        assert await look_aside(python) is not None
+        assert await look_in_thread(python) is not None
 
     asyncio.run(look_often())
 

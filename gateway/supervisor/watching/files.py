@@ -35,7 +35,7 @@ def look(path: str) -> Mark | None:
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
 
 
-async def look_aside(path: str) -> Mark | None:
+async def look_in_thread(path: str) -> Mark | None:
     """``look``, for event loops; None also if the file system does not answer."""
     try:
         return await run_once(path, naming(path, partial(look, path))).finish()
@@ -49,10 +49,10 @@ async def watch_file(path: str, on_save: Callable[[float], Coroutine[Any, Any, o
 
     A file that was removed is no save; the one that replaces it is.
     """
-    seen = await look_aside(path)
+    seen = await look_in_thread(path)
     while True:
         await asyncio.sleep(FILE_LOOK_SECONDS)
-        found = await look_aside(path)
+        found = await look_in_thread(path)
         if found is None or found == seen:
             continue
         found = await settle(path, found)
@@ -69,7 +69,7 @@ async def settle(path: str, found: Mark) -> Mark | None:
     """Wait until the file stays as it is; None if it is removed meanwhile."""
     while True:
         await asyncio.sleep(SETTLED_SECONDS)
-        again = await look_aside(path)
+        again = await look_in_thread(path)
         if again is None or again == found:
             return again
         found = again
