@@ -1,7 +1,7 @@
-"""Mounts that run so many requests at a time, while further ones wait for their turn.
+"""Mounts and pools with a maximum number of requests at a time; further ones wait for their turn.
 
-Owns who is next: the oldest that waits, but the newest while more than half of the queue is taken,
-since the clients of the oldest are then the nearest to giving up. Refuses to know what is mounted.
+Owns which is next: the oldest that waits, but the newest while more than half of the queue is
+taken, since the clients of the oldest are then the likeliest to give up. Does not know apps.
 Source: ``limits.Admission``; PEP 3333 (a response ends with ``close()``).
 """
 
@@ -127,7 +127,7 @@ class Semaphore:
         try:
             waiter.wait(admission.queue_timeout_seconds)
         except BaseException:
-            # ended from outside, by the mount's timeout or with the gateway
+            # ended from outside, by the mount's timeout or a stop
             self._withdraw(waiter)
             raise
         if waiter.is_over:
@@ -154,7 +154,7 @@ class Semaphore:
 
 
 class _Waiter:
-    """A request that waits, in its greenlet, until it ``is_admitted``, or ``is_over`` since its
+    """A request that waits in its greenlet until it ``is_admitted``, or ``is_over`` because its
     client has left."""
 
     def __init__(self, has_left: Callable[[], bool]) -> None:
@@ -184,13 +184,13 @@ class _Waiter:
         return self.is_over
 
     def _start_timer(self, seconds: float) -> None:
-        # never a callback: a request that one of those runs cannot have another submitted
+        # not a callback: a request that a callback runs cannot have another one submitted
         self._timer = get_hub().loop.timer(seconds)
         self._timer.start(self._greenlet.switch)
 
 
 class _Held:
-    """What an app returned, ``held``; ``close`` as PEP 3333 has it."""
+    """What an app returned, ``held``, with another ``close`` (PEP 3333)."""
 
     def __init__(self, result: Iterable[bytes], close: Callable[[], None]) -> None:
         self.held = result
@@ -208,7 +208,7 @@ class _HeldSized(_Held):
 
 
 def _with_end(result: Any, on_end: Callable[[], None]) -> Iterable[bytes]:
-    """``result``, with ``on_end`` called behind its ``close``."""
+    """``result``, with ``on_end`` called after its ``close``."""
     close = getattr(result, "close", None)
     is_known = isinstance(result, (FileWrapper, Takeover))
 

@@ -1,8 +1,9 @@
-"""Whether what an import string leads to can be a WSGI app, and what to write where it cannot.
+"""Whether the object of an import string can be a WSGI app, and what to write if it cannot.
 
-Refuses only what would certainly fail (PEP 3333 "The Application/Framework Side"): whatever may
-take ``environ`` and ``start_response`` is accepted. So only plain functions are looked into; what C
-code, a proxy or a signature set by hand takes is not known. Refuses to know how apps are imported.
+Rejects only what would certainly fail (PEP 3333 "The Application/Framework Side"): whatever may
+take ``environ`` and ``start_response`` is accepted. So only plain functions are inspected; the
+parameters of C code, proxies and signatures set by hand are unknown. Does not know how apps are
+imported.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ASGI_NAMES = ["scope", "receive", "send"]
 
 
 def find_app_fault(import_string: str, found: object) -> str:
-    """Why ``found`` is not a WSGI app and what to write instead; "" where it may be one."""
+    """Why ``found`` is not a WSGI app and what to write instead; "" if it may be one."""
     if not callable(found):
         return _explain_uncallable(import_string, found)
     if isinstance(found, type):
@@ -39,7 +40,7 @@ def find_app_fault(import_string: str, found: object) -> str:
 
 def find_call_fault(import_string: str, found: object) -> str:
     """Why ``found`` cannot be called as the factory that ``import_string`` says it is, and what to
-    write instead; "" where it may be."""
+    write instead; "" if it may be callable so."""
     plain = _find_plain(found)
     if plain is None or _takes(plain, 0):
         return ""
@@ -54,8 +55,8 @@ def find_call_fault(import_string: str, found: object) -> str:
 
 
 def guess_in(module: object) -> str:
-    """The import string of the app that ``module`` has, or names as Django's settings do; "" for
-    none."""
+    """The import string of the app in ``module``, or of the one that it names as Django's settings
+    do; "" for none."""
     own = getattr(module, "__dict__", {})
     for name in APP_NAMES:
         if callable(own.get(name)):
@@ -65,7 +66,7 @@ def guess_in(module: object) -> str:
 
 
 class _Plain(NamedTuple):
-    """A plain function that a call runs, and the arguments that it is given beforehand."""
+    """A plain function that a call runs, and the arguments that are bound already."""
 
     function: FunctionType
     arguments: tuple[object, ...]
@@ -73,7 +74,7 @@ class _Plain(NamedTuple):
 
 
 def _find_plain(found: Any) -> _Plain | None:
-    """What a call of ``found`` runs; None where that is not certain."""
+    """The function that a call of ``found`` runs; None if that is not certain."""
     arguments: tuple[object, ...] = ()
     keywords: dict[str, object] = {}
     while isinstance(found, partial):
@@ -101,13 +102,13 @@ def _takes(plain: _Plain, count: int) -> bool:
 
 
 def _names(plain: _Plain) -> list[str]:
-    """Of the parameters that a call gives, by their place."""
+    """The names of the positional parameters that a call fills."""
     code = plain.function.__code__
     return list(code.co_varnames[len(plain.arguments) : code.co_argcount])
 
 
 def _keywords(plain: _Plain) -> list[str]:
-    """Of the parameters that only a keyword gives, and a call has to."""
+    """The names of required keyword-only parameters."""
     function: Any = plain.function
     code, defaults = function.__code__, function.__kwdefaults__ or {}
     names = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
@@ -127,7 +128,7 @@ def _is_asgi(plain: _Plain) -> bool:
 
 def _looks_like_factory(plain: _Plain) -> bool:
     names, function = _names(plain), plain.function
-    is_open = bool(function.__code__.co_flags & inspect.CO_VARARGS)  # a decorator's, often
+    is_open = bool(function.__code__.co_flags & inspect.CO_VARARGS)  # often a decorator's
     is_named = bool(_FACTORY.fullmatch(function.__name__))
     return is_named and not is_open and not names[0].startswith("env") and _takes(plain, 0)
 
@@ -146,8 +147,8 @@ def _explain_uncallable(import_string: str, found: object) -> str:
 
 
 def _explain_class(import_string: str, found: Any) -> str:
-    """PEP 3333 allows a class whose instances are the responses; one that makes its instances in
-    the usual way, and of which they cannot be that, is refused."""
+    """PEP 3333 allows a class whose instances are the responses. A class is rejected if it makes
+    its instances in the usual way and they cannot be responses."""
     is_usual = type(found).__call__ is type.__call__ and found.__new__ is object.__new__
     if not is_usual or hasattr(found, "__iter__") or hasattr(found, "__getitem__"):
         return ""

@@ -1,6 +1,6 @@
-"""What a client asks of a representation: preconditions, byte ranges and content codings.
+"""Conditional requests: preconditions, byte ranges and content codings.
 
-Owns the reading of those request fields, as pure functions. Refuses to know files and responses.
+Reads those request fields, as pure functions. Does not know files and responses.
 Source: RFC 9110 §5.6.7 (dates), §12.5.3 (Accept-Encoding), §13 (conditions), §14 (ranges).
 """
 
@@ -13,7 +13,7 @@ from functools import lru_cache
 from gateway.wsgi import Environ
 
 CODINGS = ("br", "gzip")
-"""The content codings there may be files for, the one that packs better first."""
+"""The content codings that files may have, the one that compresses better first."""
 
 _TIME = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 _DAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
@@ -30,7 +30,7 @@ _HTTP_DATES = tuple(
     )
 )
 _ENTITY_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
-# Eighteen digits are more than any file has bytes; a longer number is left to mean nothing.
+# Eighteen digits are enough for any file size; a longer number makes the value invalid.
 _ONE_RANGE = re.compile(
     r"bytes=[ \t]*(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})[ \t]*", re.IGNORECASE
 )
@@ -42,7 +42,7 @@ _WEIGHTED_CODING = re.compile(
 
 
 def parse_http_date(value: str) -> int | None:
-    """Seconds since the epoch, or None where ``value`` is no HTTP-date."""
+    """Seconds since the epoch; None if ``value`` is not an HTTP-date."""
     for pattern in _HTTP_DATES:
         if found := pattern.fullmatch(value):
             break
@@ -73,7 +73,7 @@ def failed_precondition(environ: Environ, etag: str, modified: int) -> int | Non
         if not _names(value, etag, weak=False):
             return 412
     elif (value := environ.get("HTTP_IF_UNMODIFIED_SINCE")) is not None:
-        # §13.1.3, §13.1.4: a value that is no date MUST be ignored.
+        # §13.1.3, §13.1.4: a value that is not a date MUST be ignored.
         since = parse_http_date(value)
         if since is not None and modified > since:
             return 412
@@ -102,11 +102,11 @@ def parse_range(environ: Environ, etag: str, last_modified: str, size: int) -> r
     (§17.15).
     """
     value = environ.get("HTTP_RANGE")
-    # An empty file has no first byte to name in Content-Range; its whole is the better answer.
+    # An empty file has no first byte for Content-Range; the whole file is the better response.
     if value is None or size == 0:
         return None
     condition = environ.get("HTTP_IF_RANGE")
-    # §13.1.5: the tag by strong comparison, the date by being the very same.
+    # §13.1.5: the tag by strong comparison, the date only if it is identical.
     if condition is not None and condition not in (etag, last_modified):
         return None
     found = _ONE_RANGE.fullmatch(value)
@@ -123,7 +123,7 @@ def parse_range(environ: Environ, etag: str, last_modified: str, size: int) -> r
 
 @lru_cache(maxsize=64)
 def accepted_codings(accept_encoding: str) -> tuple[str, ...]:
-    """Those of ``CODINGS`` that the client wants rather than the file as it is, best first."""
+    """Those of ``CODINGS`` that the client prefers to no coding, best first."""
     weights: dict[str, float] = {}
     for found in _WEIGHTED_CODING.finditer(accept_encoding):
         # RFC 9110 §8.4.1.3: x-gzip is gzip.

@@ -1,6 +1,6 @@
 """Regular files below one directory, opened so that nothing outside it is ever read.
 
-Owns the system calls and the descriptors of static files. Refuses to know HTTP. Source: open(2),
+Owns the system calls and the descriptors of static files. Does not know HTTP. Source: open(2),
 proc_pid_fd(5), PEP 3333 "Optional Platform-Specific File Handling".
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 FileWrapper = Callable[[Any, int], Iterable[bytes]]
 
-# Up to here one read costs less than the further system calls that sendfile takes.
+# Up to here, one read costs less than the additional system calls for sendfile.
 _SMALL_BYTES = 16 * 1024
 _PIECE_BYTES = 64 * 1024
 
@@ -26,7 +26,7 @@ _GIVEN_AWAY = -1
 
 
 class OpenFile:
-    """A regular file that is open: closed by ``close``, or by what ``content`` returned."""
+    """An open regular file. It is closed by ``close``, or by what ``content`` returned."""
 
     __slots__ = ("_descriptor", "modified_ns", "size_bytes")
 
@@ -42,7 +42,7 @@ class OpenFile:
             os.close(descriptor)
 
     def content(self, part: range, wrap: FileWrapper | None) -> Iterable[bytes]:
-        """The bytes ``part`` as a WSGI body; a large one through the server's ``wrap``, if any.
+        """The bytes ``part`` as a WSGI response; large ones by the server's ``wrap``, if any.
 
         The wrapped file is positioned at the first byte; the server stops at Content-Length.
         """
@@ -79,11 +79,11 @@ class _Pieces:
 
 
 def open_below(root: bytes, path: bytes) -> OpenFile:
-    """Open ``root + path``; ``root`` is a real path without a slash at its end, ``path`` has one
-    at its front.
+    """Open ``root + path``. ``root`` is a real path that does not end with a slash, ``path`` begins
+    with one.
 
-    Raises OSError: IsADirectoryError for a directory, FileNotFoundError for what is no regular
-    file or lies elsewhere, where a symbolic link or ``..`` may lead.
+    Raises OSError: IsADirectoryError for a directory, FileNotFoundError for what is not a regular
+    file, or is outside ``root`` by a symbolic link or ``..``.
     """
     descriptor = os.open(root + path, _OPEN_FLAGS)
     try:
@@ -102,8 +102,8 @@ def open_below(root: bytes, path: bytes) -> OpenFile:
 
 
 def is_current(path: bytes, modified_ns: int) -> bool:
-    """Whether there is something at ``path`` that is not older than ``modified_ns``."""
-    # Mostly there is not, and this says so in less than half the time of a stat that raises.
+    """Whether ``path`` exists and is not older than ``modified_ns``."""
+    # Usually it does not exist, and this takes less than half the time of a stat that raises.
     if not os.access(path, os.F_OK):
         return False
     try:
@@ -116,5 +116,6 @@ def _real_path(descriptor: int, path: bytes) -> bytes:
     try:
         return os.readlink(b"%s/%d" % (_DESCRIPTORS, descriptor))  # noqa: PTH115 (bytes)
     except OSError:
-        # No procfs: macOS, a bare chroot. Only who may write in the directory could win this race.
+        # No procfs: macOS, a bare chroot. Only those who may write to the directory could win this
+        # race.
         return os.path.realpath(path)

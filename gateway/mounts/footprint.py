@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 from gateway.streams import find_closed, find_files, reopen
 
-# the worker's own, and those whose default ends it: SIGPIPE, where a client has left
+# the worker's own, and SIGPIPE, whose default would end the worker when a client has left
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)
-# what libraries that patch the standard library replace, and nobody else
+# what only libraries that patch the standard library replace
 _PATCHED = (
     *("socket.socket", "time.sleep", "select.select", "select.poll"),
     *("_thread.start_new_thread", "_thread.allocate_lock"),
@@ -34,9 +34,10 @@ _PATCHED = (
 _USUAL_RECURSION = sys.getrecursionlimit()
 
 
-class Thing(NamedTuple):
-    """One thing of a process. ``find`` names a change between two values that ``read`` gave, ""
-    for none that matters; ``undo`` takes the value of before. ``is_needed`` by the gateway too."""
+class GlobalState(NamedTuple):
+    """State of a process that its apps share. ``find`` names the change between two values that
+    ``read`` returned, "" for none that matters. ``undo`` gets the earlier value. ``is_needed``: by
+    the gateway, too."""
 
     read: Callable[[], Any]
     find: Callable[[Any, Any], str]
@@ -45,22 +46,22 @@ class Thing(NamedTuple):
 
 
 class Footprint:
-    """``modules`` are those of all apps of the process, by their top-level names; ``is_shared``
-    where there are several apps. ``things`` are those that no app is to change for others."""
+    """``modules`` are the top-level names of all apps' modules; ``is_shared``: there are several
+    apps. ``states`` are what no app should change for others."""
 
     def __init__(self, modules: Collection[str], is_shared: bool) -> None:
         self._is_shared = is_shared
-        things = (*THINGS, Thing(_read_path, _finder_of_shadows(modules)))
-        self.things = [thing for thing in things if is_shared or thing.is_needed]
+        states = (*GLOBAL_STATES, GlobalState(_read_path, _finder_of_shadows(modules)))
+        self.states = [state for state in states if is_shared or state.is_needed]
 
     @contextmanager
     def watched(self, report: Callable[[str], object]) -> Iterator[None]:
-        """While an app is loaded; ``report`` is called with what it changed, if anything.
+        """Around loading an app. ``report`` is called with what it changed, if anything.
 
-        A child that the app has forked does not come back from here.
+        A child that the app has forked ends here.
         """
         process = os.getpid()
-        before = [thing.read() for thing in self.things]
+        before = [state.read() for state in self.states]
         try:
             yield
         finally:
@@ -71,11 +72,11 @@ class Footprint:
 
     def _settle(self, before: list[Any]) -> str:
         left, undone = [], []
-        for thing, value in zip(self.things, before):
-            change = thing.find(value, thing.read())
-            if change and thing.undo:
-                with suppress(Exception):  # what cannot be undone is reported all the same
-                    thing.undo(value)
+        for state, value in zip(self.states, before):
+            change = state.find(value, state.read())
+            if change and state.undo:
+                with suppress(Exception):  # a change that cannot be undone is reported anyway
+                    state.undo(value)
                 undone.append(change)
             elif change:
                 left.append(change)
@@ -92,7 +93,7 @@ class Footprint:
 
 
 def _change(name: str, show: Callable[[Any], str] = lambda _: "") -> Callable[[Any, Any], str]:
-    """Finds any change of ``name``; ``show`` gives the new value's text."""
+    """Finds any change of ``name``; ``show`` returns the text of the new value."""
 
     def find(before: Any, after: Any) -> str:
         if before == after:
@@ -143,7 +144,7 @@ def _show_time_zone(_: object) -> str:
 
 
 def _read_loggers() -> dict[str, logging.Logger]:
-    """Those that are heard."""
+    """Those that are not disabled."""
     loggers = logging.root.manager.loggerDict
     found = {name: logger for name, logger in loggers.items() if isinstance(logger, logging.Logger)}
     return {name: logger for name, logger in found.items() if not logger.disabled}
@@ -174,7 +175,7 @@ def _find_other_handlers(before: list[Any], after: list[Any]) -> str:
 
 
 def _read_signals() -> dict[Any, Any]:
-    """Without those whose handler was set by C code, which cannot be set from here."""
+    """Without handlers that C code has set, which cannot be restored."""
     found = {number: signal.getsignal(number) for number in _SIGNALS}
     return {number: handler for number, handler in found.items() if handler is not None}
 
@@ -185,13 +186,13 @@ def _find_signals(before: dict[Any, Any], after: dict[Any, Any]) -> str:
 
 
 def undo_signals(before: dict[Any, Any]) -> None:
-    """Set the handlers that ``before`` has, by number; for the main thread."""
+    """Restore the handlers in ``before``, by number. Main thread only."""
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def _read_error_filters() -> list[Any]:
-    """Filters that make errors of warnings, wherever these come from."""
+    """Filters that turn warnings from anywhere into errors."""
     return [each for each in warnings.filters if each[0] == "error" and each[1] == each[3] is None]
 
 
@@ -208,7 +209,7 @@ def _read_policy() -> Any:
 
 def _find_policy(before: Any, after: Any) -> str:
     if before is after or (before is None and type(after).__module__.startswith("asyncio.")):
-        return ""  # asyncio itself makes its own when it is first asked
+        return ""  # asyncio makes its own when it is first needed
     return f"asyncio's event loop policy ({type(after).__module__}.{type(after).__qualname__})"
 
 
@@ -253,7 +254,7 @@ def _undo_lost_path(before: list[str]) -> None:
 
 
 def _finder_of_shadows(modules: Collection[str]) -> Callable[[list[str], list[str]], str]:
-    """What is added to sys.path is an app's own business, unless it hides another app's module."""
+    """An app may add to sys.path, unless that hides another app's module."""
 
     def find(before: list[str], after: list[str]) -> str:
         first = after.index(before[0]) if before and before[0] in after else 0
@@ -274,52 +275,52 @@ def _has_module(entry: str, module: str) -> bool:
     return place.is_dir() or place.with_name(f"{module}.py").is_file()
 
 
-# closed descriptors first: what is opened to undo others would take their numbers
-THINGS = (
-    Thing(
+# closed descriptors first: files that are opened to undo other changes would take their numbers
+GLOBAL_STATES = (
+    GlobalState(
         find_closed,
         _change("standard descriptors, closed", lambda closed: ", ".join(map(str, closed))),
         lambda before: reopen(set(find_closed()) - set(before)),
         is_needed=True,
     ),
-    Thing(find_files, _change("where the standard descriptors lead")),
-    Thing(_read_streams, _change("the standard streams"), _undo_streams),
-    Thing(_read_umask, _change("the umask", lambda value: f"{value:03o}"), os.umask),
-    Thing(_read_directory, _change("the working directory", str), os.chdir),
-    Thing(_read_time_zone, _change("the time zone", _show_time_zone)),
-    Thing(lambda: locale.setlocale(locale.LC_ALL), _change("the locale", str)),
-    Thing(_read_loggers, _find_silenced, _undo_silence),
-    Thing(
+    GlobalState(find_files, _change("where the standard descriptors lead")),
+    GlobalState(_read_streams, _change("the standard streams"), _undo_streams),
+    GlobalState(_read_umask, _change("the umask", lambda value: f"{value:03o}"), os.umask),
+    GlobalState(_read_directory, _change("the working directory", str), os.chdir),
+    GlobalState(_read_time_zone, _change("the time zone", _show_time_zone)),
+    GlobalState(lambda: locale.setlocale(locale.LC_ALL), _change("the locale", str)),
+    GlobalState(_read_loggers, _find_silenced, _undo_silence),
+    GlobalState(
         lambda: logging.root.manager.disable,
         _change("logging.disable()"),
         logging.disable,
     ),
-    Thing(
+    GlobalState(
         lambda: list(logging.root.handlers),
         _find_lost_handlers,
         lambda before: logging.root.handlers.extend(before),
     ),
-    Thing(lambda: list(logging.root.handlers), _find_other_handlers),
-    Thing(_read_signals, _find_signals, undo_signals, is_needed=True),
-    Thing(
+    GlobalState(lambda: list(logging.root.handlers), _find_other_handlers),
+    GlobalState(_read_signals, _find_signals, undo_signals, is_needed=True),
+    GlobalState(
         lambda: min(sys.getrecursionlimit(), _USUAL_RECURSION),
         _change("the recursion limit", str),
         sys.setrecursionlimit,
         is_needed=True,
     ),
-    Thing(
+    GlobalState(
         socket.getdefaulttimeout,
         _change("socket.setdefaulttimeout()", lambda value: f"{value:g} s"),
         socket.setdefaulttimeout,
         is_needed=True,
     ),
-    Thing(gc.isenabled, _change("the garbage collection, off"), lambda _: gc.enable()),
-    Thing(
+    GlobalState(gc.isenabled, _change("the garbage collection, off"), lambda _: gc.enable()),
+    GlobalState(
         _read_error_filters,
         _change("warnings, made errors"),
         _undo_error_filters,
     ),
-    Thing(_read_policy, _find_policy, _undo_policy),
-    Thing(_read_patched, _find_patched, _undo_patched),
-    Thing(_read_path, _find_lost_path, _undo_lost_path),
+    GlobalState(_read_policy, _find_policy, _undo_policy),
+    GlobalState(_read_patched, _find_patched, _undo_patched),
+    GlobalState(_read_path, _find_lost_path, _undo_lost_path),
 )

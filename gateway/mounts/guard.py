@@ -12,21 +12,21 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gateway.inflight import InFlight
-from gateway.mounts.footprint import Thing
+from gateway.mounts.footprint import GlobalState
 
 LOOK_SECONDS = 1.0
-# while it is not known whose it was: between two looks few requests are served, so that one mount
-# alone may be left
+# while it is not known which app it was: few requests are served between two checks, so that only
+# one mount may remain
 CLOSE_LOOK_SECONDS = 0.05
 CLOSE_LOOKS_SECONDS = 30.0
-# for a request to put back what it has changed; a stream may never end
+# time for a request to restore what it has changed; a stream may never end
 MOST_SECONDS = 5.0
 MOST_NAMES = 5
 
 
 class _Change(NamedTuple):
-    """Seen and not settled; ``running`` are the requests in flight at that time, ``suspects`` the
-    mounts that were asked since the look before."""
+    """A change that was noticed and is not settled. ``running`` are the requests in flight at that
+    time, ``suspects`` the mounts with requests since the check before."""
 
     seen: float
     running: dict[int, float]
@@ -34,21 +34,21 @@ class _Change(NamedTuple):
 
 
 class Guard:
-    """Keeps ``things`` as they are now. ``find_mounts`` gives the names of the apps' mounts;
-    ``report`` is called with one of them, "" for several that it may have been, and a text."""
+    """Keeps ``states`` as they are now. ``find_mounts`` returns the names of the apps' mounts.
+    ``report`` is called with one of them, "" if it may have been several, and a text."""
 
     def __init__(
         self,
-        things: Sequence[Thing],
+        states: Sequence[GlobalState],
         in_flight: InFlight,
         find_mounts: Callable[[], Collection[str]],
         report: Callable[[str, str], object],
     ) -> None:
-        self._things = things
+        self._states = states
         self._in_flight = in_flight
         self._find_mounts = find_mounts
         self._report = report
-        self._kept = [thing.read() for thing in things]
+        self._kept = [state.read() for state in states]
         self._changes: dict[int, _Change] = {}
         self._suspects: dict[int, frozenset[str]] = {}
         self._reported: set[tuple[int, str]] = set()
@@ -58,12 +58,12 @@ class Guard:
         self._is_close_until = 0.0
 
     def look(self) -> float:
-        """Settle what has changed for good; the seconds until the next look."""
+        """Undo or report what has changed for good. Returns the seconds until the next check."""
         now, changed = time.monotonic(), {}
         running = self._in_flight.running()
-        for index, thing in enumerate(self._things):
-            value = thing.read()
-            if text := thing.find(self._kept[index], value):
+        for index, state in enumerate(self._states):
+            value = state.read()
+            if text := state.find(self._kept[index], value):
                 changed[index] = text
             else:
                 self._kept[index] = value
@@ -87,22 +87,22 @@ class Guard:
                 self._settle(index, text, change.suspects, now)
 
     def _settle(self, index: int, text: str, suspects: frozenset[str], now: float) -> None:
-        thing, kept = self._things[index], self._kept[index]
-        if thing.undo:
+        state, kept = self._states[index], self._kept[index]
+        if state.undo:
             with suppress(Exception):  # what cannot be undone is reported all the same
-                thing.undo(kept)
-        value = thing.read()
-        if thing.find(kept, value):
-            self._kept[index] = value  # to be reported once, and not at each look
-        # who has done it again is among those of the time before, unless there are two of them
+                state.undo(kept)
+        value = state.read()
+        if state.find(kept, value):
+            self._kept[index] = value  # so that it is reported once, and not at each check
+        # the app that has done it again is among the suspects of last time, unless there are two
         suspects = self._suspects.get(index, suspects) & suspects or suspects
         self._suspects[index] = suspects
         if len(suspects) > 1:
             self._is_close_until = now + CLOSE_LOOKS_SECONDS
-        self._tell(index, text, sorted(suspects), is_undone=thing.undo is not None)
+        self._tell(index, text, sorted(suspects), is_undone=state.undo is not None)
 
     def _tell(self, index: int, text: str, suspects: list[str], *, is_undone: bool) -> None:
-        """Once for each mount; of several, once and only where none is known yet."""
+        """Report once for each mount; for several mounts, once, if none is known yet."""
         mount = suspects[0] if len(suspects) == 1 else ""
         if (index, mount) in self._reported:
             return

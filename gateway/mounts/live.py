@@ -1,8 +1,8 @@
-"""Pages that reload themselves once the code behind them has, in dev mode with ``--live``.
+"""Pages that reload themselves when their code has been reloaded, in dev mode with ``--live``.
 
-Owns the script, the end of the pages that ask for it, and the stream of events by which it hears of
-reloads. Refuses to know what a reload is. Sources: HTML Standard, "Server-sent events"; Fetch
-Metadata Request Headers.
+Owns the script, the tag at the end of pages that loads it, and the stream of events by which it
+learns of reloads. Does not know what a reload is. Sources: HTML Standard, "Server-sent events";
+Fetch Metadata Request Headers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gateway.wsgi import Environ, ExcInfo, Fields, StartResponse, Takeover, Writ
 
 EVENTS = "/.gateway/live"
 SCRIPT = f"{EVENTS}.js"
-# a page that is hidden listens to nothing: browsers open six connections to a host at most
+# a hidden page does not listen: browsers open at most six connections to a host
 _SCRIPT_TEXT = b"""\
 (() => {
   const {src, dataset: {version}} = document.currentScript;
@@ -39,7 +39,7 @@ _BODILESS = frozenset(("204", "205", "206", "304"))
 
 
 class Live:
-    """``version`` is another one after each reload, and in each worker."""
+    """``version`` changes with each reload, and differs between workers."""
 
     def __init__(self) -> None:
         versions = (f"{prefix}-{number}" for prefix in (os.urandom(6).hex(),) for number in count())
@@ -49,12 +49,12 @@ class Live:
         self._is_serving = True
 
     def note_reload(self) -> None:
-        """What stands behind the pages is new."""
+        """The code behind the pages is new."""
         self.version = self._next_version()
         self._wake()
 
     def serve(self, *, is_on: bool) -> None:
-        """Whether the pages may listen here; else to the worker that serves."""
+        """Whether pages may listen here. If not, they connect to the worker that serves."""
         self._is_serving = is_on
         self._wake()
 
@@ -63,12 +63,12 @@ class Live:
         self._changed = Event()
 
     def end_page(self, script_name: str) -> bytes:
-        """What the pages of a mount end with."""
+        """The tag that is added to the pages of a mount."""
         source = escape(quote(script_name.encode("latin-1")) + SCRIPT)
         return f'<script src="{source}" data-version="{self.version}"></script>\n'.encode()
 
     def listen(self) -> Iterator[bytes]:
-        """Events: the version, now and whenever there is another."""
+        """Events: the version, now and after each reload."""
         while self._is_serving:
             changed = self._changed
             yield f"retry: {RETRY_MILLISECONDS}\ndata: {self.version}\n\n".encode()
@@ -76,7 +76,7 @@ class Live:
 
 
 class LivePages:
-    """``app``, whose pages hear of reloads."""
+    """``app``, whose pages reload themselves."""
 
     def __init__(self, app: WSGIApp, live: Live) -> None:
         self._app = app
@@ -102,8 +102,8 @@ _NOT_STORED = ("Cache-Control", "no-store")
 
 
 def _is_navigation(environ: Environ) -> bool:
-    """Whether a browser is to show the answer. It says so only to a host that it trusts, such as
-    localhost; elsewhere what it accepts has to do."""
+    """Whether a browser will show the response. Browsers send Sec-Fetch-Dest only to trustworthy
+    hosts, such as localhost; for others, Accept decides."""
     if environ["REQUEST_METHOD"] != "GET":
         return False
     wanted = environ.get("HTTP_SEC_FETCH_DEST")
@@ -113,7 +113,7 @@ def _is_navigation(environ: Environ) -> bool:
 
 
 class _Page:
-    """One answer, which gets another ``end`` if it is a page. ``held`` is what the app returned."""
+    """One response; ``end`` is added to it if it is a page. ``held`` is what the app returned."""
 
     def __init__(self, end: bytes, start_response: StartResponse) -> None:
         self._end = end
@@ -124,7 +124,7 @@ class _Page:
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Write:
-        """PEP 3333. What is no status or no list of fields is refused by the gateway's own."""
+        """PEP 3333. An invalid status or list of fields is refused by the server."""
         self._is_page = is_page(status, headers)
         if self._is_page:
             headers = [self._lengthen(*field) for field in headers]
@@ -136,7 +136,7 @@ class _Page:
         return name, value
 
     def hold(self, result: Iterable[bytes]) -> Iterable[bytes]:
-        """What the gateway is to send instead of ``result``."""
+        """What the server sends instead of ``result``."""
         if isinstance(result, Takeover):
             return result
         self.held = result
@@ -157,7 +157,7 @@ class _Page:
 
 
 def is_page(status: str, headers: Fields | list[tuple[str, str]]) -> bool:
-    """Whether HTML may be added to the end of this answer: it is HTML, and in no other coding."""
+    """Whether HTML may be added to the end of this response: HTML without a content coding."""
     try:
         fields = {name.lower(): value for name, value in headers}
         is_html = fields.get("content-type", "").lower().startswith("text/html")

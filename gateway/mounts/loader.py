@@ -1,7 +1,7 @@
 """The table's mounts to WSGI callables; the only place that imports apps.
 
-Refuses to know requests. A mount whose app cannot be had answers 503 on its own prefix, and the
-others never notice.
+Does not know requests. A mount whose app does not load answers 503 below its own prefix, and does
+not affect the others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gateway.protocol.error_page import build_error_page
 from gateway.tracebacks import cut_middle, describe_error
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 
-# of what an exception says; its traceback follows
+# of an exception's message; its traceback follows
 MOST_CHARACTERS = 1000
 RETRY_SECONDS = 5
 # what functions that make an app are usually called
@@ -53,7 +53,7 @@ class Unavailable:
         self._until = 0.0
 
     def put_off(self, cause: str, until: float) -> None:
-        """It is not tried again before ``until``, a monotonic moment."""
+        """Note that the app is not loaded again before ``until``, a monotonic time."""
         self._until = until
         if self._cause:
             self._cause = cause
@@ -77,7 +77,7 @@ class Unavailable:
         return [page]
 
     def _find_seconds(self) -> int:
-        """Until it is tried again; nobody has said so right after the start."""
+        """Until it is loaded again, as far as that is known."""
         return max(1, ceil(self._until - monotonic())) if self._until else RETRY_SECONDS
 
 
@@ -85,7 +85,7 @@ def load_mounts(
     mounts: Iterable[Mount],
     announce: Callable[[str], object] = str,
     loaded_apps: Mapping[str, WSGIApp] = MappingProxyType({}),
-    tells_cause: bool = False,
+    shows_cause: bool = False,
     pool: PoolSettings = PoolSettings(name="main"),  # noqa: B008  frozen
     note: Callable[[str, str], object] = lambda mount, text: None,
     left_out: Mapping[str, str] = MappingProxyType({}),
@@ -94,9 +94,9 @@ def load_mounts(
 
     ``announce`` is called with a mount's name before it is loaded. Apps are imported here, with the
     environment and ``sys.path`` as they are, but for those that ``loaded_apps`` has by mount name.
-    ``tells_cause`` is whether the page of one that did not load tells why. ``pool`` is whose worker
-    this is. ``note`` is called with a mount's name and what its import has changed for others.
-    ``left_out`` are the mounts that are not to be loaded, each with the reason.
+    ``shows_cause``: the page of an app that has not loaded shows why. ``pool`` is this worker's.
+    ``note`` is called with a mount's name and what its import has changed for other apps.
+    ``left_out`` are mounts that must not be loaded, each with the reason.
     """
     loaded: list[LoadedMount] = []
     errors: dict[str, AppLoadError] = {}
@@ -110,7 +110,7 @@ def load_mounts(
             app, kind = _find_app(mount, imports, loaded_apps)
         except AppLoadError as error:
             errors[mount.name] = error
-            cause = f"{error}\n{describe_cause(error)}".rstrip() if tells_cause else ""
+            cause = f"{error}\n{describe_cause(error)}".rstrip() if shows_cause else ""
             app, kind = Unavailable(cause), "app"
         loaded.append(
             LoadedMount(
@@ -137,7 +137,7 @@ def _find_app(
     if isinstance(target, AppTarget):
         return imports.load(mount.name, target), "app"
     if isinstance(target, UpstreamTarget):
-        # here, since most workers of pools have none
+        # imported here, since most workers of pools have no upstream mount
         from gateway.mounts.upstreams import load_upstream
 
         return load_upstream(mount, target), "upstream"
@@ -145,7 +145,7 @@ def _find_app(
 
 
 class _Imports:
-    """Imports the apps of one process, and sees to it that none disturbs the others."""
+    """Imports the apps of one process, and keeps each from disturbing the others."""
 
     def __init__(
         self, mounts: list[Mount], pool: PoolSettings, note: Callable[[str, str], object]
@@ -161,7 +161,7 @@ class _Imports:
         module = target.import_string.partition(":")[0]
         setting = target.env.get(VARIABLE, "")
         known = self._loaded.get(target.load_key)
-        # one that another mount has loaded already runs no code that could change anything
+        # an app that another mount has loaded runs no code here, so it changes nothing
         watched = self._footprint.watched(lambda text: self._note(name, text))
         footprint = watched if known is None else nullcontext()
         lives = lifecycle.own.loading(name)
@@ -173,7 +173,7 @@ class _Imports:
 
 
 def build_footprint(mounts: Iterable[Mount]) -> Footprint:
-    """What the apps of a process that has these mounts may not change for each other."""
+    """What the apps of a process with these mounts must not change for each other."""
     targets = [mount.target for mount in mounts if isinstance(mount.target, AppTarget)]
     modules = {re.split("[.:]", target.import_string)[0] for target in targets}
     return Footprint(modules, is_shared=len(targets) > 1)
@@ -189,7 +189,7 @@ def load_target(target: StaticTarget | RedirectTarget) -> tuple[WSGIApp, str]:
     try:
         return Redirect(target.location, target.status), "redirect"
     except ValueError as error:
-        # not from it: a traceback is shown for an app's own fault alone
+        # not chained: a traceback is shown for faults of apps only
         raise AppLoadError(f"the redirect: {error}") from None
 
 
@@ -208,7 +208,7 @@ def load_app(
         fault = find_call_fault(import_string, found) if is_factory else ""
         if is_factory and not fault:
             found = found()
-    except BaseException as error:  # a module may raise anything, SystemExit too
+    except BaseException as error:  # a module may raise anything, even SystemExit
         raise AppLoadError(_explain(import_string, module_name, error, pool)) from error
     if fault := fault or find_app_fault(import_string, found):
         raise AppLoadError(f"{import_string}: {fault}")
@@ -216,7 +216,7 @@ def load_app(
 
 
 def _explain(import_string: str, module_name: str, error: BaseException, pool: PoolSettings) -> str:
-    """Distinguish "no such module" from "the module failed"."""
+    """The message, which distinguishes "no such module" from "the module failed"."""
     if (
         isinstance(error, ModuleNotFoundError)
         and error.name
@@ -244,8 +244,8 @@ def _explain(import_string: str, module_name: str, error: BaseException, pool: P
 
 
 def _guess_meant(import_string: str, module_name: str, error: BaseException) -> str:
-    """``did you mean "…"?`` where the module lacks the name, and has one like it or a usual one."""
-    from difflib import get_close_matches  # only who has misspelt it pays for the import
+    """``did you mean "…"?`` if the module lacks the name, but has a similar or a usual one."""
+    from difflib import get_close_matches  # imported only for a misspelt name
 
     path, is_factory, _ = import_string.partition(":")[2].partition("()")
     wanted, goes_on, _ = path.partition(".")
@@ -265,5 +265,5 @@ def _guess_meant(import_string: str, module_name: str, error: BaseException) -> 
 
 
 def describe_cause(error: AppLoadError) -> str:
-    """The traceback of the app's own error; "" where there is none to show."""
+    """The traceback of the app's own error; "" if there is none."""
     return describe_error(error.__cause__) if error.__cause__ else ""

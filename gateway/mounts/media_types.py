@@ -1,8 +1,8 @@
 """The media type of a file, by its name's extension.
 
 Owns one fixed table, the same on every machine and every Python: the standard library's built-in
-one, never the host's files, with what it lacks or had to correct since 3.11. Refuses to look into
-files. Source: the IANA registry; RFC 9239 (JavaScript), RFC 8081 (fonts).
+one, never the host's files, with what it lacks, or corrected after 3.11. Reads no files. Source:
+the IANA registry; RFC 9239 (JavaScript), RFC 8081 (fonts).
 """
 
 import mimetypes
@@ -22,8 +22,8 @@ _ADDED = {
     "geojson": "application/geo+json",
     "glb": "model/gltf-binary",
     "gltf": "model/gltf+json",
-    # The file itself is asked for, so the type is the archive's: a Content-Encoding would make
-    # the browser unpack a download.
+    # The file itself is requested, so the type is the archive's: with a Content-Encoding, the
+    # browser would unpack a download.
     "gz": "application/gzip",
     "ics": "text/calendar",
     "js": "text/javascript",

@@ -1,6 +1,6 @@
-"""How a package that an app lacks is added, which depends on where its pool's packages are from.
+"""How to add a package that an app lacks. It depends on where its pool's packages come from.
 
-Owns that advice. Refuses to know why it is asked for.
+Owns that advice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import gateway
 from gateway.config.model import PoolSettings
 
-# those whose name is not the module's
+# packages whose name is not the module's
 _DISTRIBUTIONS = {
     "bs4": "beautifulsoup4",
     "corsheaders": "django-cors-headers",
@@ -36,7 +36,7 @@ _DISTRIBUTIONS = {
 
 
 def advise_package(module: str, pool: PoolSettings) -> str:
-    """What to do where ``module`` is missing; "" where that is not for lack of a package."""
+    """What to do about a missing ``module``; "" if it does not belong to a package."""
     is_standard = module in getattr(sys, "stdlib_module_names", ())  # from Python 3.10 on
     if "." in module or is_standard or _is_there(module):
         return ""
@@ -57,12 +57,12 @@ def advise_package(module: str, pool: PoolSettings) -> str:
 
 
 def advise_mode(module: str) -> str:
-    """Of a package's folder that is on ``sys.path`` but closed to this user, in which Python finds
-    nothing (importlib takes what it may not look at for missing); "" where there is none."""
+    """What to do about a package's directory on ``sys.path`` that this user may not read, in which
+    importlib finds nothing; "" if there is none."""
     parts = module.split(".")
     for entry in sys.path:
         for depth in range(1, len(parts) + 1):
-            # not pathlib, which raises for what lies in a closed folder
+            # not pathlib, which raises for paths in such a directory
             folder = os.path.join(entry, *parts[:depth])  # noqa: PTH118
             if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112
                 return f': user {os.geteuid()} may not read {folder}: try "chmod -R a+rX {folder}"'

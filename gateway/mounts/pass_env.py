@@ -1,6 +1,6 @@
-"""How an app gets a variable that it lacks, which depends on its pool.
+"""How to pass a variable that an app lacks. It depends on the app's pool.
 
-Owns that advice. Refuses to know which variables the gateway has.
+Owns that advice. Does not know which variables the gateway has.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _GET = type(os.environ).__getitem__
 
 
 def advise_variable(error: BaseException, pool: PoolSettings) -> str:
-    """What to do where ``error`` comes of a variable that is not set; "" where it does not."""
+    """What to do if ``error`` comes from a variable that is not set; "" if it does not."""
     for each in _chain(error):
         if isinstance(each, KeyError) and _is_of_environ(each):
             name = each.args[0]
-            if "/" in pool.name:  # the mount's own one, which is not under "pools:"
+            if "/" in pool.name:  # the pool of one mount, which is not under "pools:"
                 return f'{_WHY}: set it in the mount, as with env: {{{name}: "${{{name}}}"}}'
             place = "server" if pool.name == "main" else f"pools.{pool.name}"
             return f'{_WHY}: name it in {place}.pass_env, or set it in "env"'
@@ -27,7 +27,7 @@ def advise_variable(error: BaseException, pool: PoolSettings) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """It and what it was raised from, or while handling."""
+    """The error and those behind it: its causes and contexts."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

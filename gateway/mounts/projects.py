@@ -1,10 +1,10 @@
-"""Django keeps one project in a process: a mount that asks for another one is refused.
+"""Django keeps one project in a process: a mount that wants another one is refused.
 
-Owns what a mount asks for while it loads, whichever way it does: by the table, by assigning
-``DJANGO_SETTINGS_MODULE`` or offering it as a default, or by configuring the settings itself.
-Without this a second project is answered by the first, with its data. Refuses to know how apps are
-loaded, and imports no Django: it looks at the one that an app has imported. Source: Django's
-documentation, "Django settings", which also allows no second ``settings.configure()``.
+Finds out what a mount wants while it loads, in whichever way: by the table, by assigning
+``DJANGO_SETTINGS_MODULE`` or setting its default, or by configuring the settings itself. Otherwise
+requests for a second project would be answered by the first one, with its data. Does not know how
+apps are loaded, and imports no Django: it inspects the one that an app has imported. Source:
+Django's documentation, "Django settings", which also allows no second ``settings.configure()``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _CONFIGURED_TWICE = "Settings already configured."
 
 
 class DjangoProject:
-    """The project of this process, from the first mount that asks for one: ``_names`` are the
-    settings modules that stand for it."""
+    """The project of this process: that of the first mount that wants one. ``_names`` are the
+    settings modules that mean this project."""
 
     def __init__(self) -> None:
         self._holder = ""
@@ -33,8 +33,9 @@ class DjangoProject:
 
     @contextmanager
     def loading(self, mount: str, module: str, setting: str) -> Iterator[None]:
-        """While ``mount`` is loaded, from ``module``; ``setting`` is the table's own choice for it,
-        "" for none. Raises AppLoadError where it asks for another project than this process has."""
+        """Around loading ``mount`` from ``module``. ``setting`` is its settings module in the
+        table, "" for none. Raises AppLoadError if the mount wants another project than the
+        process has."""
         before = os.environ.get(VARIABLE)
         asked: list[str] = []
         if setting:
@@ -56,14 +57,14 @@ class DjangoProject:
     def _ask(self, asked: list[str], value: str) -> None:
         asked.append(value)
         if self._is_foreign(asked):
-            # at once: what follows may migrate the first project's database
+            # immediately: what follows could migrate the first project's database
             raise self._refusal(asked)
 
     def _end(self, mount: str, module: str, asked: list[str], before: str | None) -> None:
         if self._holder and not asked and _has_own_urls(module):
             asked.append("URLs of its own")
         if self._is_foreign(asked):
-            sys.modules.pop(module, None)  # another mount of it asks again
+            sys.modules.pop(module, None)  # so that another mount of it is checked again
             _restore(before)
             raise self._refusal(asked) from None
         if asked or _is_configured():
@@ -80,7 +81,7 @@ class DjangoProject:
 
 @contextmanager
 def _watching(take: Callable[[str], None]) -> Iterator[None]:
-    """Have ``take`` called with each value that the variable is given, or offered as a default."""
+    """Call ``take`` with each value that is assigned to the variable, or set as its default."""
     environ: Any = os.environ
     usual: Any = type(environ)
 
@@ -118,13 +119,13 @@ def _is_configured() -> bool:
 
 
 def _configured_module() -> str:
-    """ "" where the settings come from no module, or there are none."""
+    """ "" if the settings do not come from a module, or there are none."""
     return str(getattr(_settings(), "SETTINGS_MODULE", "") or "") if _is_configured() else ""
 
 
 def show_exceptions() -> None:
-    """Have the project let the exceptions of its views through, to the gateway's page and log,
-    where it would show nobody a traceback: ``DEBUG`` is off, and it has not chosen itself.
+    """Make the project pass exceptions of its views on, to the gateway's page and log, if it would
+    show nobody a traceback: ``DEBUG`` is off, and the project does not set this itself.
     Source: Django's documentation, "Settings", ``DEBUG_PROPAGATE_EXCEPTIONS``."""
     settings, setting = _settings(), "DEBUG_PROPAGATE_EXCEPTIONS"
     if _is_configured() and not settings.DEBUG and not settings.is_overridden(setting):
@@ -132,7 +133,7 @@ def show_exceptions() -> None:
 
 
 def _has_own_urls(module: str) -> bool:
-    """Whether ``module`` is a Django project in one file, and not the one that is configured: these
-    ask ``settings.configured`` first."""
+    """Whether ``module`` is a Django project in one file, other than the one that is configured:
+    such files check ``settings.configured`` first."""
     has_urls = hasattr(sys.modules.get(module), "urlpatterns")
     return has_urls and _is_configured() and getattr(_settings(), "ROOT_URLCONF", "") != module

@@ -1,6 +1,6 @@
-"""Mounts that are answered with 503 for a while, since their requests have ended workers.
+"""Mounts that answer 503 for a while, because their requests have crashed workers.
 
-Refuses to know how that was found. Source: RFC 9110 §10.2.3 (Retry-After), §15.6.4 (503).
+Does not know how that was found out. Source: RFC 9110 §10.2.3 (Retry-After), §15.6.4 (503).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 
 class Quarantined:
-    """``app``, which is not called before ``until``, a monotonic moment."""
+    """``app``, which is not called before ``until``, a monotonic time."""
 
     def __init__(self, app: WSGIApp, name: str, until: float) -> None:
         self._app = app
@@ -26,7 +26,7 @@ class Quarantined:
         if seconds <= 0:
             return self._app(environ, start_response)
         raise RequestEnded(
-            f"mount {self._name} is in quarantine, since its requests have ended workers",
+            f"mount {self._name} is in quarantine, because its requests have crashed workers",
             "503 Service Unavailable",
             "Requests to this app have killed its workers again and again, so it is paused. "
             f"Try again in {seconds} s.",

@@ -1,7 +1,7 @@
-"""A mount that has moved: every request below it is sent on, rest of the path and query kept.
+"""A mount that has moved: every request below it is redirected, with its path's rest and query.
 
-Owns how a Location is built, so that no part of a request can change where it leads. Refuses to
-know the table and what is mounted elsewhere. Source: RFC 9110 §10.2.2 and §15.4, RFC 3986 §3.3
+Owns how a Location is built, so that no part of a request can change the host. Does not know the
+table and the other mounts. Source: RFC 9110 §10.2.2 and §15.4, RFC 3986 §3.3
 and §3.4, Apache's ``Redirect``.
 """
 
@@ -16,7 +16,7 @@ from gateway.wsgi import RAW_PATH_INFO, Environ, StartResponse
 
 STATUSES = (301, 302, 303, 307, 308)
 
-# What is encoded already stays so, and what may not stand bare is encoded.
+# What is encoded stays so; what must be encoded is.
 _RAW_PATH = PATH_SAFE + "%"
 _RAW_QUERY = _RAW_PATH + "?"
 
@@ -51,7 +51,7 @@ class Redirect:
         rest = _raw_path_info(environ)
         path = self._path.removesuffix("/") + rest if rest else self._path
         if not self._origin:
-            # RFC 3986 §4.2: two slashes at the front would name another host.
+            # RFC 3986 §4.2: two slashes at the beginning would name another host.
             path = "/" + path.lstrip("/")
         return answer_redirect(environ, start_response, self._status, self._origin + path)
 
@@ -63,12 +63,12 @@ def answer_redirect(
     path: str,
     *headers: tuple[str, str],
 ) -> list[bytes]:
-    """Send the client to ``path``, a URI that is encoded already, and the query it came with."""
+    """Redirect to ``path``, which is percent-encoded, with the query of the request."""
     query = environ.get("QUERY_STRING", "")
     if query:
         path += "?" + quote(query.encode("latin-1"), safe=_RAW_QUERY)
     reason = f"{status} {HTTPStatus(status).phrase}"
-    # RFC 9110 §15.4: a short note with the link, for whom or what does not follow by itself.
+    # RFC 9110 §15.4: a short note with a link, for clients that do not follow by themselves.
     body = (
         f"<!doctype html>\n<title>{reason}</title>\n"
         f'<p>This is now at <a href="{escape(path)}">{escape(path)}</a>.\n'

@@ -1,6 +1,6 @@
 """Which loaded app serves which mount of another table, so that nothing is imported again.
 
-Refuses to know how apps are loaded.
+Does not know how apps are loaded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A directory of files as a WSGI app.
 
-Owns which file answers a path and what is said about it. Refuses to know the server, whose
+Owns which file answers a path, and its header fields. Does not know the server, whose
 ``wsgi.file_wrapper`` sends large files, and how files are opened. Source: PEP 3333; RFC 9110 §8
 (representations), §13 (conditions), §14 (ranges), §15 (status codes).
 """
@@ -34,11 +34,11 @@ _VARY = ("Vary", "Accept-Encoding")
 _NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
 _SUFFIXES = {"br": b".br", "gzip": b".gz"}
 
-# Never looked up: NUL, which no name holds; a backslash, a separator to some; and every segment
-# that begins with a dot, so neither "..", .git nor .env, but RFC 8615's directory.
+# Never looked up: NUL, which no name contains; a backslash, which some take for a separator; and
+# segments that begin with a dot, such as "..", .git and .env, except RFC 8615's directory.
 _REFUSED_PATH = re.compile(r"[\0\\]|/\.(?!well-known(?:/|\Z))")
 
-# What a path alone can lead to. Anything else (EMFILE, EIO) is the server's fault and is raised.
+# Errors that a path can cause. Anything else (EMFILE, EIO) is the server's fault and is raised.
 _STATUS_OF_ERROR = {
     errno.EACCES: 403,
     errno.EPERM: 403,
@@ -62,7 +62,7 @@ _REFUSALS = {
 
 
 class _Selected(NamedTuple):
-    """The file that answers, how it is packed, and whether that depends on Accept-Encoding."""
+    """The file to send, its content coding, and whether that depends on Accept-Encoding."""
 
     file: OpenFile
     coding: str | None
@@ -72,8 +72,8 @@ class _Selected(NamedTuple):
 class StaticDirectory:
     """WSGI app: the files below ``directory``; ``index`` is the file that answers for a directory.
 
-    ``directory`` is resolved once: where it is a symbolic link that is switched later, the old
-    target is served until the next start. With ``cache_seconds`` 0 clients revalidate each time.
+    ``directory`` is resolved once: if it is a symbolic link that changes later, the old target is
+    served until the next start. With ``cache_seconds`` 0, clients revalidate each time.
     """
 
     def __init__(self, directory: Path, *, index: str, cache_seconds: float) -> None:
@@ -92,7 +92,7 @@ class StaticDirectory:
             return _refuse(environ, start_response, 405, _ALLOW)
         # RFC 9110 §4.2.3: an empty path is the root's. Below a prefix it is the prefix itself.
         path_info = environ.get("PATH_INFO") or ("" if environ.get("SCRIPT_NAME") else "/")
-        # no name has a slash: one that is encoded must not lead below another mount's prefix
+        # no name has a slash: an encoded one must not lead below another mount's prefix
         has_slash = "%2f" in environ.get(RAW_PATH_INFO, "").lower()
         if has_slash or _REFUSED_PATH.search(path_info):
             return _refuse(environ, start_response, 404)
@@ -113,7 +113,7 @@ class StaticDirectory:
             selected.file.close()
 
     def _select(self, path: str, accept_encoding: str) -> _Selected:
-        """The file, or the packed sibling that the client prefers. Raises OSError."""
+        """The file, or the compressed sibling that the client prefers. Raises OSError."""
         raw_path = path.encode("latin-1")
         file = open_below(self._root, raw_path)
         siblings = {
@@ -175,8 +175,8 @@ class StaticDirectory:
         return file.content(part, environ.get("wsgi.file_wrapper")) if is_get else []
 
     def _add_slash(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        # Relative links in the index file need the slash. RFC 3986 §4.2: a Location that began
-        # with two would name another host.
+        # Relative links in the index file need the slash. RFC 3986 §4.2: a Location that begins
+        # with two slashes names another host.
         path = quote_path(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
         location = f"/{path.lstrip('/')}/"
         return answer_redirect(environ, start_response, 308, location, self._cache_control)

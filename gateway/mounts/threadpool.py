@@ -1,9 +1,9 @@
 """The native threads of a worker in which its apps run.
 
-Owns their number, their names and their end. Refuses to know what they run. They are
-``threading.Thread``s, so that what looks for threads (``threading.enumerate``, debuggers, error
-reporters) finds them; and daemons, since an app that never returns must not keep its process from
-ending, as it does with ``concurrent.futures`` (CPython joins those at exit).
+Owns their number, their names and their end. Does not know what they run. They are
+``threading.Thread``s, so that tools (``threading.enumerate``, debuggers, error reporters) find
+them; and daemons, since an app that never returns must not keep its process from exiting, as it
+would with ``concurrent.futures`` (CPython joins those at exit).
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from typing import Any
 from gevent import get_hub
 
 # how many paused calls may be replaced at a time. Each keeps a thread, and the Compose stack allows
-# 512 threads and processes to the container.
+# the container 512 threads and processes.
 MOST_REPLACED = 64
 # a call is replaced when it has been paused for this long. Fifty slow clients, one after the other,
-# then take less than a second of a pool of one thread; clients that read at once are not met.
+# then take less than a second of a pool of one thread; clients that read at once are not affected.
 PAUSE_SECONDS = 0.01
-# how often paused calls are looked at, while others wait
+# how often paused calls are checked while others wait
 LOOK_SECONDS = 0.005
 
 
 class ThreadPool:
-    """At most ``most`` threads that run calls, ``name-1`` and so on, each started when needed.
+    """At most ``most`` threads that run calls, named ``name-1`` and so on, started when needed.
 
-    One that a call keeps for nothing is replaced, ``most`` at a time. So is one whose call is
-    paused while others wait; it waits for its turn then, as new calls do, so never more than
-    ``most`` run. All methods are for one thread to call, that of the event loop.
+    A thread whose request has ended is replaced, at most ``most`` at a time. So is one whose call
+    is paused while others wait; to continue, it waits for its turn as new calls do, so never more
+    than ``most`` run. Only the event loop's thread may call the methods.
     """
 
     def __init__(self, most: int, name: str = "app") -> None:
         self.name = name
         self._most = most
         self._started = self._running = self._lost = 0
-        self._paused: dict[object, float] = {}  # call to monotonic time, the longest first
+        self._paused: dict[object, float] = {}  # call to monotonic time, the longest pause first
         self._replaced: set[object] = set()  # paused calls whose threads do not count
         self._returning: deque[tuple[object, Callable[[], object]]] = deque()  # of these
         self._timer: Any = None
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        # calls that wait for a thread or run in one that counts, but for those that have ended
+        # calls that wait for a thread or run in one that counts, except those that have ended
         self._active = 0
         self._ended: deque[None] = deque()
 
     def spawn(self, call: Callable[[], object]) -> None:
-        """Have ``call`` called, which may not raise, as soon as a thread is free. One that returns
-        True was ``lose``d, and its thread ends with it."""
+        """Run ``call``, which must not raise, as soon as a thread is free. If it returns True, its
+        thread was lost (``lose``) and ends."""
         self._calls.put(call)
         self._active += 1
         self._fit()
 
     def _fit(self) -> None:
-        """Have one more thread where a call waits."""
+        """Start another thread if a call waits."""
         if self._count_waiting():
             if self._running < self._most:
                 self._start()
@@ -70,21 +70,21 @@ class ThreadPool:
         return max(0, self._active - self._running)
 
     def pause(self, call: object) -> None:
-        """``call`` does nothing in its thread until it is ``resume``d."""
+        """``call`` waits in its thread until ``resume``."""
         self._paused[call] = monotonic()
 
     def resume(self, call: object, go_on: Callable[[], object]) -> None:
-        """Have ``go_on`` called, by which ``call`` goes on in its thread: now, or once there is
-        room for it where another thread has taken its place."""
+        """Call ``go_on``, by which ``call`` continues in its thread: now, or when a thread is free
+        if another one has taken its place."""
         if call not in self._replaced:
             self._paused.pop(call, None)
             go_on()
         else:
             self._returning.append((call, go_on))
-            self.spawn(self._let_return)  # its turn comes as that of a call does
+            self.spawn(self._let_return)  # it waits for its turn as a new call does
 
     def _let_return(self) -> bool:
-        """Whether a call goes on, and so counts, in the place of who has it go on."""
+        """Whether a call continues, and so counts in the place of this one."""
         try:
             call, go_on = self._returning.popleft()
         except IndexError:
@@ -100,8 +100,8 @@ class ThreadPool:
             self._timer.start(self._replace_paused)
 
     def _replace_paused(self) -> None:
-        """By as many as wait for a thread; where there may be no more threads, by those whose
-        threads are there."""
+        """Replace as many as calls wait; if no more threads are allowed, by calls that wait to
+        continue in their own."""
         waiting, latest = self._count_waiting(), monotonic() - PAUSE_SECONDS
         if not waiting:
             self._timer.stop()

@@ -1,17 +1,17 @@
 """An app that runs in native threads, while its request stays with the event loop.
 
 Owns the way between the two: the app is called, iterated and closed in one thread, and what it does
-with its request there (``start_response``, ``write``, reading) is handed back to the request's
-greenlet, which alone touches the connection. Refuses to know apps and sockets. For a process whose
-modules are not monkey-patched. Source: PEP 3333.
+with its request there (``start_response``, ``write``, reading) is passed to the request's greenlet,
+which alone touches the connection. Does not know apps and sockets. For a process whose modules are
+not monkey-patched. Source: PEP 3333.
 
-A thread cannot be ended from outside: one whose request has timed out goes on until the app
-returns, or next turns to its request; its place stays taken until then. One whose stream has ended,
-as its client has left or its time has passed, has GeneratorExit raised where it next runs Python
-code, and another thread takes its place.
+A thread cannot be ended from outside. One whose request has timed out continues until the app
+returns or uses its request again, and counts until then. In one whose stream has ended, because its
+client has left or it has timed out, GeneratorExit is raised where it next runs Python code, and
+another thread takes its place.
 
-A thread that waits for its greenlet, and so for a slow client, does not count while other requests
-wait for a thread.
+A thread that waits for its greenlet, that is, for a slow client, does not count while other
+requests wait for a thread.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from gateway.logs import faults
 from gateway.mounts.threadpool import ThreadPool
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Write, WSGIApp
 
-# the only way to reach code that runs in another thread (CPython's C API)
+# the only way to interrupt code in another thread (CPython's C API)
 _raise_in_thread = pythonapi.PyThreadState_SetAsyncExc
 
 
 class InThreads:
-    """``app`` called in one of ``threads``, which may serve several apps; where all are taken, the
-    request waits for one."""
+    """``app``, called in one of ``threads``, which several apps may share. If all are busy, the
+    request waits."""
 
     def __init__(self, app: WSGIApp, threads: ThreadPool) -> None:
         self._app = app
@@ -59,8 +59,8 @@ class InThreads:
 
 
 def end_in_child() -> None:
-    """Have this process end where its one thread turns to its request: another, which forked it,
-    answers that."""
+    """Make this process exit when its only thread uses its request: the process that forked it
+    answers the request."""
     _Call._loop = property(lambda _: os._exit(0))
 
 
@@ -79,8 +79,8 @@ class _Stop(GeneratorExit):
 
 
 class _Call:
-    """One request on its way through a thread; what ``InThreads`` returns where the app's result
-    has to be iterated there."""
+    """One request that a thread runs; also what ``InThreads`` returns if the app's result must be
+    iterated there."""
 
     def __init__(
         self, app: WSGIApp, environ: Environ, start_response: StartResponse, threads: ThreadPool
@@ -95,17 +95,17 @@ class _Call:
         self._answered.acquire()
         self._answer: Any = None
         self._fault: BaseException | None = None
-        self._said: tuple[_Says, Any] | None = None  # and not yet given on
+        self._pending: tuple[_Message, Any] | None = None  # and not yet passed on
         self._is_stream = False
-        self._has_ended = False  # nobody answers the thread any more
+        self._has_ended = False  # nobody replies to the thread any more
         self._leaving = allocate_lock()  # for the two that follow
         self._thread_id = 0  # while the app may be interrupted
-        self._is_lost = False  # to the pool: another thread has taken its thread's place
+        self._is_lost = False  # its thread no longer counts: another has taken its place
         self._websocket: OfferedWebSocket | None = None
         environ["wsgi.multithread"] = True
         content = environ["wsgi.input"]
         if isinstance(content, io.BufferedReader) and not content.raw.is_complete:
-            # detached: it would close what it reads from when it goes
+            # detached: it would close its source when it is collected
             handed = _HandedContent(partial(self._call, content.detach().readinto))
             environ["wsgi.input"] = io.BufferedReader(handed, READ_BYTES)
         offered = environ.get(SOCKET_KEYS[0])
@@ -122,8 +122,8 @@ class _Call:
     # --- in the thread ------------------------------------------------------------------------
 
     def work(self) -> bool:
-        """Run the app, from the call to ``close``; whether the thread is lost to the pool."""
-        says = _Says.RETURNED
+        """Run the app, from the call to ``close``. Returns whether the thread no longer counts."""
+        message = _Message.RETURNED
         value: Any = ()
         try:
             self._thread_id = get_ident()
@@ -132,11 +132,11 @@ class _Call:
             except _Stop:
                 pass
             except BaseException as error:  # noqa: BLE001  an app may raise anything, SystemExit too
-                says, value = _Says.RAISED, error
+                message, value = _Message.RAISED, error
             self._leave()
-        except _Stop:  # it was meant for the app, which was done already
+        except _Stop:  # meant for the app, which had finished already
             self._leave()
-        self._loop.run_callback_threadsafe(self._hear, says, value)
+        self._loop.run_callback_threadsafe(self._receive, message, value)
         return self._is_lost
 
     def _leave(self) -> None:
@@ -153,11 +153,11 @@ class _Call:
     def _run(self) -> Any:
         result: Any = self._app(self._environ, self._start_response)
         if type(result) in (list, tuple) or _is_file(result) or _is_mistaken(result):
-            return result  # nothing of the app runs when this is sent, or refused
+            return result  # no code of the app runs while this is sent, or refused
         try:
             for piece in result:
-                self._ask(_Says.PIECE, piece)
-            self._ask(_Says.END, None)
+                self._ask(_Message.PIECE, piece)
+            self._ask(_Message.END, None)
         finally:
             if hasattr(result, "close"):
                 result.close()
@@ -169,7 +169,7 @@ class _Call:
         return partial(self._call, self._call(self._start, status, headers, exc_info))
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return self._ask(_Says.CALL, partial(function, *arguments))
+        return self._ask(_Message.CALL, partial(function, *arguments))
 
     def _take(self, take: Callable[[], int]) -> int:
         """See ``OfferedSocket``; in whichever thread uses the connection first."""
@@ -177,8 +177,8 @@ class _Call:
         self._loop.run_callback_threadsafe(_fulfil, taken, take)
         return taken.result()
 
-    def _ask(self, says: _Says, value: Any) -> Any:
-        self._loop.run_callback_threadsafe(self._hear, says, value)
+    def _ask(self, message: _Message, value: Any) -> Any:
+        self._loop.run_callback_threadsafe(self._receive, message, value)
         self._answered.acquire()
         answer, fault = self._answer, self._fault
         self._answer = self._fault = None
@@ -191,23 +191,23 @@ class _Call:
 
     # --- in the hub ---------------------------------------------------------------------------
 
-    def _hear(self, says: _Says, value: Any) -> None:
-        if says not in (_Says.RETURNED, _Says.RAISED):
+    def _receive(self, message: _Message, value: Any) -> None:
+        if message not in (_Message.RETURNED, _Message.RAISED):
             self._threads.pause(self)
         if not self._has_ended:
-            self._waiter.switch((says, value))
-        elif says is _Says.CALL:
+            self._waiter.switch((message, value))
+        elif message is _Message.CALL:
             self._reply(fault=ClientDisconnected("the request has ended"))
-        elif says in (_Says.PIECE, _Says.END):
+        elif message in (_Message.PIECE, _Message.END):
             self._reply(fault=_Stop())
         else:
-            self._note_late_end(says, value)
+            self._note_late_end(message, value)
 
-    def _note_late_end(self, says: _Says, value: Any) -> None:
-        """The app is done, or has failed, after its request had ended."""
+    def _note_late_end(self, message: _Message, value: Any) -> None:
+        """The app has finished, or failed, after its request had ended."""
         if self._is_lost:
             self._threads.regain()
-        if says is _Says.RETURNED:
+        if message is _Message.RETURNED:
             if isinstance(value, FileWrapper):
                 value.close()
         elif not isinstance(value, (ClientDisconnected, ConnectionError, StopIteration)):
@@ -221,12 +221,12 @@ class _Call:
     # --- in the request's greenlet ------------------------------------------------------------
 
     def begin(self) -> Iterable[bytes]:
-        """What the app returned, or this, which stands for it."""
-        said = self._listen()
-        if said[0] is _Says.RETURNED:
+        """What the app returned, or this object in its place."""
+        received = self._listen()
+        if received[0] is _Message.RETURNED:
             self._has_ended = True
-            return said[1]  # type: ignore[no-any-return]
-        self._said = said
+            return received[1]  # type: ignore[no-any-return]
+        self._pending = received
         self._is_stream = True
         return self
 
@@ -234,41 +234,41 @@ class _Call:
         return self
 
     def __next__(self) -> bytes:
-        if self._said is None:
+        if self._pending is None:
             self._reply()
-            self._said = self._listen()
-        says, piece = self._said
-        if says is _Says.END:
+            self._pending = self._listen()
+        message, piece = self._pending
+        if message is _Message.END:
             raise StopIteration
-        self._said = None
+        self._pending = None
         return piece  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Have the app's iterable closed, in its thread, and wait for that."""
+        """Close the app's iterable, in its thread, and wait for that."""
         if not self._has_ended:
             self._reply(fault=_Stop())
             self._listen()
             self._has_ended = True
 
-    def _listen(self) -> tuple[_Says, Any]:
-        """What the thread says, after all the calls that it asked for. Raises what the app did."""
+    def _listen(self) -> tuple[_Message, Any]:
+        """The thread's next message, after all calls that it requests. Raises what the app did."""
         try:
             while True:
-                says, value = self._wait()
+                message, value = self._wait()
                 self._waiter.clear()
-                if says is _Says.RAISED:
+                if message is _Message.RAISED:
                     try:
                         raise value
                     finally:
                         del value  # no reference cycle through the traceback
-                if says is not _Says.CALL:
-                    return says, value
+                if message is not _Message.CALL:
+                    return message, value
                 self._serve(value)
         except BaseException:
             self._has_ended = True
             raise
 
-    def _wait(self) -> tuple[_Says, Any]:
+    def _wait(self) -> tuple[_Message, Any]:
         try:
             return self._waiter.get()  # type: ignore[no-any-return]
         except BaseException:
@@ -277,8 +277,8 @@ class _Call:
             raise
 
     def _interrupt(self) -> None:
-        """Nobody waits for this stream: end it where its thread next runs Python code, which may be
-        never, and let another thread have its place."""
+        """Nobody waits for this stream: end it where its thread next runs Python code, if ever, and
+        let another thread take its place."""
         with self._leaving:
             if self._thread_id:
                 self._is_lost = self._threads.lose(self)
@@ -287,10 +287,10 @@ class _Call:
     def _serve(self, function: Callable[[], Any]) -> None:
         try:
             answer = function()
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the app's to handle
+        except Exception as error:  # noqa: BLE001  any error is raised in the app
             self._reply(fault=error)
         except BaseException:
-            # the request is ended here; the app hears of it as of a client that leaves
+            # the request ends here; to the app it looks like a client that has left
             self._reply(fault=ClientDisconnected("the request has ended"))
             raise
         else:
@@ -298,7 +298,7 @@ class _Call:
 
 
 class _HandedContent(io.RawIOBase):
-    """The request's content, read where the connection is."""
+    """The request's content, read by the greenlet of the connection."""
 
     def __init__(self, readinto: Callable[[Any], int]) -> None:
         self._readinto = readinto
@@ -314,18 +314,18 @@ class _HandedContent(io.RawIOBase):
 def _fulfil(future: Future[int], function: Callable[[], int]) -> None:
     try:
         future.set_result(function())
-    except Exception as error:  # noqa: BLE001  it is raised where the result is asked for
+    except Exception as error:  # noqa: BLE001  raised where the result is used
         future.set_exception(error)
 
 
 def _make_socket(descriptor: int) -> socket.socket:
     made = socket.socket(fileno=descriptor)
-    made.settimeout(None)  # whatever the process's default is
+    made.settimeout(None)  # regardless of the process's default
     return made
 
 
 def _is_file(result: object) -> bool:
-    """Whether the server sends it by itself: a regular file is sendfile's to read."""
+    """Whether the server sends it by itself: a regular file, by sendfile."""
     if not isinstance(result, FileWrapper):
         return False
     file = result.file
@@ -333,6 +333,6 @@ def _is_file(result: object) -> bool:
 
 
 def _is_mistaken(result: object) -> bool:
-    """Whether it is no response for certain, which the greenlet has the words for."""
+    """Whether it is certainly not a response; the greenlet reports that."""
     can_iterate = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
     return isinstance(result, (str, bytes, dict)) or not can_iterate

@@ -1,6 +1,6 @@
 """Upstream mounts of the table to WSGI callables.
 
-Refuses to know how another server is asked.
+Does not know how requests are forwarded.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from gateway.upstream.sticky import Sticky
 
 
 def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
-    """The WSGI callable that asks another server. Nothing is connected to before the first request,
-    but for health checks."""
+    """The WSGI callable that forwards to another server. It connects at the first request, or for
+    health checks."""
     max_idle = MAX_IDLE if target.keep_alive_seconds else 0
     addresses = [
         Address(address, max_idle=max_idle, is_own=target.is_own) for address in target.addresses
@@ -54,6 +54,6 @@ def load_upstream(mount: Mount, target: UpstreamTarget) -> Upstream:
         rewriter=Rewriter(own_names, adds_prefix=strips_prefix) if target.rewrite else None,
         sticky=Sticky(target.sticky) if target.sticky != "off" else None,
         checks=checks,
-        # a pool's own workers keep connections for longer than they are kept here
+        # the gateway's own workers keep connections open longer than they are kept here
         repeats=bool(target.pool or not mount.pool),
     )

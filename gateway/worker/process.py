@@ -199,11 +199,11 @@ def build_guard(
         stopping.stop()
         stopping.start(callback, *arguments)
 
-    things = [
-        thing._replace(undo=undo) if thing.undo is undo_signals else thing
-        for thing in build_footprint(config.mounts).things
+    states = [
+        state._replace(undo=undo) if state.undo is undo_signals else state
+        for state in build_footprint(config.mounts).states
     ]
-    return Guard(things, service.in_flight, find_mounts, note)
+    return Guard(states, service.in_flight, find_mounts, note)
 
 
 def keep_watch(guard: Guard) -> None:

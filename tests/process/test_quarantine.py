@@ -143,7 +143,7 @@ def test_a_mount_that_ends_three_workers_answers_503_alone(start: Start, target:
     assert "secret" not in said
     records = [record for record in gateway.records if record["status"] == 503]
     assert {r["error"] for r in records} == {
-        "mount /bad is in quarantine, since its requests have ended workers"
+        "mount /bad is in quarantine, because its requests have crashed workers"
     }
 
 
