@@ -64,7 +64,7 @@ def end_in_child() -> None:
     _Call._loop = property(lambda _: os._exit(0))
 
 
-class _Says(Enum):
+class _Message(Enum):
     """Messages of the thread to the greenlet, which replies to the first three."""
 
     CALL = "call this function"
