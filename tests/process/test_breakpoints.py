@@ -141,7 +141,7 @@ def test_a_debugger_in_an_app_has_the_terminal_for_as_long_as_it_takes(
     request.join(WAIT_SECONDS)
     assert request.answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert request.answer.endswith(b"\r\n\r\n7")
-    assert "is ended" not in terminal.text
+    assert "is killed" not in terminal.text
     # after it, too, Ctrl-C is the gateway's
     terminal.press(b"\x03")
     assert gateway.process.wait(WAIT_SECONDS) == 0

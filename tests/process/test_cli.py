@@ -360,7 +360,7 @@ def test_what_apps_print_and_leave_running_does_not_confuse_a_check(run: Run, si
 
 @pytest.mark.parametrize(
     ("statement", "told"),
-    [("os._exit(0)", "exited with 0"), ("os.kill(os.getpid(), 9)", "was ended by SIGKILL")],
+    [("os._exit(0)", "exited with 0"), ("os.kill(os.getpid(), 9)", "was killed by SIGKILL")],
 )
 def test_an_app_that_ends_the_process_is_3(run: Run, site: Path, statement: str, told: str) -> None:
     (site / "welcome.py").write_text(f"import os\n{statement}\n")

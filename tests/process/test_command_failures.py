@@ -138,7 +138,7 @@ def test_one_whose_health_check_never_passes_is_one_entry(start: Start, tmp_path
     [entry] = entries(gateway)
     assert " did not load within 3 s (server.start_timeout): /healthz was answered 500" in entry
     assert gateway.log_text.count("starting with") in (1, 2)  # perhaps among its last words
-    assert "was ended by SIGKILL" not in gateway.log_text
+    assert "was killed by SIGKILL" not in gateway.log_text
     assert find_mount(gateway)["state"] == "failed"
     assert "/healthz was answered 500" in find_mount(gateway)["error"]
     assert count_failed(gateway) == 1
@@ -186,7 +186,7 @@ def test_what_has_served_and_fails_is_one_entry_and_one_when_it_serves_again(
     os.kill(find_worker(gateway)["pid"], signal.SIGKILL)
     await_starts(gateway)
     killed, failed = entries(gateway)
-    assert " (ready) was ended by SIGKILL after " in killed
+    assert " (ready) was killed by SIGKILL after " in killed
     assert " (loading) exited with 1 after " in failed
     gateway.write("mood", "serve")
     served = "pool api: it serves again"
@@ -222,11 +222,11 @@ def test_one_that_is_to_replace_another_and_does_not_is_one_entry(
 ) -> None:
     gateway = begin(start, tmp_path, "serve", ", max_lifetime: 1s")
     await_serving(gateway)
-    wait_until(lambda: " takes the place of " in gateway.log_text, "one has replaced another")
+    wait_until(lambda: " replaces worker " in gateway.log_text, "one has replaced another")
     gateway.write("mood", "end no database")
     before = count_starts(gateway)
     wait_until(lambda: count_starts(gateway) >= before + 2, "it is tried twice", 60)
-    stays = "the one that was to take its place did not load: it exited with 1"
+    stays = "its replacement did not load: it exited with 1"
     wait_until(lambda: stays in gateway.log_text, "that is reported")
     assert gateway.log_text.count(stays) == 1
     assert gateway.log_text.count("no database") == 1

@@ -55,11 +55,11 @@ def test_requests_of_a_killed_worker_get_their_records(start: Start) -> None:
         ("/slow/page?a", "/slow", 502, "GET"),
         ("/slow/page?b", "/slow", 502, "GET"),
     ]
-    assert {r["error"] for r in records} == {f"worker {pid} was ended by SIGKILL"}
+    assert {r["error"] for r in records} == {f"worker {pid} was killed by SIGKILL"}
     assert all(r["request_id"] and r["client"] == f"unix:{os.getuid()}" for r in records), records
     assert all(0 < r["duration_ms"] < 20_000 for r in records)
     assert records[0].keys() == gateway.records[0].keys() | {"error"}
-    assert "was ended by SIGKILL, with requests in flight: 2, after" in gateway.log_text
+    assert "was killed by SIGKILL, with requests in flight: 2, after" in gateway.log_text
 
 
 @pytest.mark.parametrize("style", ["text", "off"])
@@ -71,14 +71,14 @@ def test_the_records_are_of_the_table_s_kind(start: Start, style: str) -> None:
         [pid] = kill(gateway)
     wait_until(lambda: "requests in flight: 1" in gateway.log_text, "its end is told")
     text = (gateway.folder / "records").read_text()
-    line = f"GET /slow/page?a  <- /slow  unix:{os.getuid()}  [worker {pid} was ended by SIGKILL]\n"
+    line = f"GET /slow/page?a  <- /slow  unix:{os.getuid()}  [worker {pid} was killed by SIGKILL]\n"
     assert text.endswith(line) if style == "text" else text == ""
 
 
 def test_a_crash_in_c_tells_the_stack(start: Start) -> None:
     gateway = start(MOUNTS, MANUAL, slow=SLOW)
     assert fail(gateway, "/slow/crash") == b""
-    wait_until(lambda: "was ended by SIGSEGV" in gateway.log_text, "its end is told")
+    wait_until(lambda: "was killed by SIGSEGV" in gateway.log_text, "its end is told")
     assert "Fatal Python error: Segmentation fault" in gateway.log_text
     assert "slow.py" in gateway.log_text
     [record] = wait_until(lambda: gateway.records, "its record is written")
@@ -101,7 +101,7 @@ def test_what_was_answered_has_one_record_alone(start: Start) -> None:
         gateway.ask("/x")
     wait_until(lambda: len(gateway.records) == 3, "the records are written")
     kill(gateway)
-    wait_until(lambda: "was ended by SIGKILL" in gateway.log_text, "its end is told")
+    wait_until(lambda: "was killed by SIGKILL" in gateway.log_text, "its end is told")
     assert [record["status"] for record in gateway.records] == [200] * 3
 
 

@@ -243,7 +243,7 @@ def test_a_worker_that_says_so_as_it_loads_is_replaced(start: Start, event: str)
     gateway.write("once", json.dumps({"event": event, "cut": 0}) + "\n")
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: ask(gateway, "/h") not in (0, pid), "another worker answers")
-    assert f"sent an invalid report, and is ended: {event}, which" in gateway.log_text
+    assert f"sent an invalid report, and is killed: {event}, which" in gateway.log_text
     assert gateway.control("status")["failed"] == 0
 
 

@@ -183,7 +183,7 @@ def test_killed_workers_come_back_without_the_app_that_no_longer_loads(start: St
     for pid in gateway.children():
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: serves(gateway, ["a", "z"]), "the others serve", SECONDS)
-    told = "which tried it alone, was ended by SIGKILL; it is left out"
+    told = "which tried it alone, was killed by SIGKILL; it is left out"
     wait_until(lambda: told in gateway.log_text, "it is told", SECONDS)
     assert b" 503 " in gateway.ask("/ill").partition(b"\r\n")[0]
     gateway.write("mended", "")

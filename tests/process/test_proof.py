@@ -68,7 +68,7 @@ def test_recycles_lose_nothing(start: Start) -> None:
     gateway = start(MOUNTS, server, mirror=MIRROR)
     with Load(str(gateway.folder / "listen.sock"), CLIENTS) as load:
         wait_until(
-            lambda: gateway.log_text.count("takes the place of") >= RECYCLES,
+            lambda: gateway.log_text.count("replaces worker") >= RECYCLES,
             "workers are recycled",
             seconds=RECYCLES * 20,
         )
@@ -115,5 +115,5 @@ def test_of_a_kill_only_what_was_in_flight_is_lost(start: Start, killed: str) ->
     assert len(recorded) <= lost
     for record in recorded:
         assert record["mount"] == "/mirror"
-        assert "was ended by SIGKILL" in record["error"]
+        assert "was killed by SIGKILL" in record["error"]
     print(f"{killed}: served again after {took:.2f} s; {lost} lost, {len(recorded)} recorded")

@@ -110,8 +110,8 @@ def in_flight(gateway: Running, *names: str) -> Iterator[None]:
     [
         ("/bad/exit", "exited with 3"),
         ("/bad/leave", "exited with 0"),
-        ("/bad/crash", "was ended by SIGSEGV"),
-        ("/bad/hold", "was ended by SIGABRT (its event loop was silent for"),
+        ("/bad/crash", "was killed by SIGSEGV"),
+        ("/bad/hold", "was killed by SIGABRT (its event loop was silent for"),
     ],
 )
 def test_a_mount_that_ends_three_workers_answers_503_alone(start: Start, target: str, ended: str):

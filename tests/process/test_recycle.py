@@ -94,7 +94,7 @@ def test_recycling_under_load_loses_nothing(start: Start) -> None:
     with ThreadPoolExecutor(4) as pool:
         loads = [pool.submit(load, gateway, is_over) for _ in range(4)]
         try:
-            wait_until(lambda: gateway.log_text.count("takes the place") >= RECYCLES, "recycles")
+            wait_until(lambda: gateway.log_text.count("replaces worker") >= RECYCLES, "recycles")
         finally:
             is_over.set()
     assert [wrong for load in loads for wrong in load.result()] == []
@@ -163,7 +163,7 @@ def test_far_too_large_a_worker_is_killed_and_its_requests_recorded(start: Start
     assert "MiB (max_memory_hard is 150 MiB)" in gateway.log_text
     [record] = [record for record in gateway.records if record["target"] == "/slow"]
     assert record["status"] == 502
-    assert "was ended by SIGKILL (it took " in record["error"]
+    assert "was killed by SIGKILL (it took " in record["error"]
 
 
 def test_where_none_can_take_its_place_a_worker_stays(start: Start) -> None:
@@ -172,13 +172,13 @@ def test_where_none_can_take_its_place_a_worker_stays(start: Start) -> None:
     (gateway.folder / "broken").touch()
     gateway.ask()
     gateway.ask()
-    wait_until(lambda: "stays, since the one" in gateway.log_text, "it is told")
+    wait_until(lambda: "stays, since its replacement" in gateway.log_text, "it is told")
     assert "mounts./: leaky:app: RuntimeError: no longer" in gateway.log_text
     assert ready(gateway) == old
     assert gateway.ask().endswith(b"nothing")
     (gateway.folder / "broken").unlink()
     replaced(gateway, old)
-    assert gateway.log_text.count("stays, since the one") == 1
+    assert gateway.log_text.count("stays, since its replacement") == 1
 
 
 @pytest.fixture
@@ -259,5 +259,5 @@ def test_a_fault_of_the_gateways_own_is_waited_out_like_any_other(
     asyncio.run(look())
     assert len(tries) == 1
     assert caplog.text.count("Traceback") == 1
-    assert "worker 1 stays, since the one that was to take its place did not load: " in caplog.text
-    assert "It is tried again in 5 s" in caplog.text
+    assert "worker 1 stays, since its replacement did not load: " in caplog.text
+    assert "The next try is in 5 s" in caplog.text

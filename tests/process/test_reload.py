@@ -198,7 +198,7 @@ MORE = "  /: good:app\n  /more: more:app\n"
         (MORE, "import nowhere", 3, "No module named 'nowhere'"),
         (MORE, "import sys; sys.exit(7)", 3, "called sys.exit(7) while it was loaded"),
         (MORE, "import os; os._exit(7)", 3, ":10:3: mounts./more: worker "),
-        (MORE, "import os; os.kill(os.getpid(), 11)", 3, "was ended by SIGSEGV"),
+        (MORE, "import os; os.kill(os.getpid(), 11)", 3, "was killed by SIGSEGV"),
         (MORE, "import time; time.sleep(60)", 3, ":10:3: mounts./more: worker "),
         (MORE, "while True: pass", 3, "did not load within 5 s (server.start_timeout)"),
         (MORE, "app = 7", 3, "is not a WSGI callable (int)"),

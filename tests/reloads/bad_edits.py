@@ -292,14 +292,14 @@ APPS = [
         name="crash in C",
         adds=APP,
         module="import ctypes; ctypes.string_at(0)",
-        told="was ended by SIGSEGV",
+        told="was killed by SIGSEGV",
     ),
-    BadEdit(name="abort", adds=APP, module="import os; os.abort()", told="was ended by SIGABRT"),
+    BadEdit(name="abort", adds=APP, module="import os; os.abort()", told="was killed by SIGABRT"),
     BadEdit(
         name="killed",
         adds=APP,
         module="import os; os.kill(os.getpid(), 9)",
-        told="was ended by SIGKILL",
+        told="was killed by SIGKILL",
     ),
     BadEdit(
         name="hangs",

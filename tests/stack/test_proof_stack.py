@@ -63,7 +63,7 @@ def test_reloads_recycles_and_rollbacks_lose_nothing(disturbed_lab: Lab):
             assert {generation for generation, _ in find_answers(lab)} == {find_generation(lab)}
             go_on(load)
         wait_until(
-            lambda: lab.stderr("gateway").count("takes the place of") >= RECYCLES,
+            lambda: lab.stderr("gateway").count("replaces worker") >= RECYCLES,
             "workers are recycled",
             RECYCLES * 20,
         )

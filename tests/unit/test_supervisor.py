@@ -263,9 +263,9 @@ def test_an_old_worker_is_replaced_at_once() -> None:
     [
         (0, "exited with 0"),
         (3, "exited with 3"),
-        (-9, "was ended by SIGKILL"),
-        (-11, "was ended by SIGSEGV"),
-        (-40, "was ended by signal 40"),
+        (-9, "was killed by SIGKILL"),
+        (-11, "was killed by SIGSEGV"),
+        (-40, "was killed by signal 40"),
         (None, "exited with None"),
     ],
 )

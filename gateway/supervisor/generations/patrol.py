@@ -78,7 +78,7 @@ def end_silent(process: Process, limit: float) -> None:
         return
     requests = process.in_flight.requests()
     lifecycle.error(
-        "worker %d is ended: its event loop has been silent for %.1f s (server.block_timeout), "
+        "worker %d is killed: its event loop has been silent for %.1f s (server.block_timeout), "
         "with requests in flight: %s",
         *(process.pid, process.silent, describe_requests(requests)),
     )

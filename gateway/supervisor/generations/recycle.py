@@ -110,7 +110,7 @@ class Recycler:
         self._reported.end()
         # no surplus if another worker has ended meanwhile: the new one replaces that
         if generation.has_surplus and old.state is ProcessState.READY:
-            lifecycle.info("worker %d takes the place of %d: %s", new.pid, old.pid, reason)
+            lifecycle.info("worker %d replaces worker %d: %s", new.pid, old.pid, reason)
             old.retire()
 
     def _put_off(self, old: Process, why: str, reason: str) -> None:
@@ -119,8 +119,8 @@ class Recycler:
         self._rest_until = time.monotonic() + seconds
         if self._reported.note(reason):
             lifecycle.error(
-                "worker %d stays, since the one that was to take its place did not load: %s\n"
-                "It is tried again in %g s; %s",
+                "worker %d stays, since its replacement did not load: %s\n"
+                "The next try is in %g s; %s",
                 *(old.pid, why, seconds, SILENCE),
             )
 

@@ -92,9 +92,7 @@ class Scaler:
     def _put_off(self, why: str, reason: str) -> None:
         self._rest_until = self._clock() + REST_SECONDS
         if self._reported.note(reason):
-            lifecycle.error(
-                "the worker that was to join the busy ones did not load: %s; %s", why, SILENCE
-            )
+            lifecycle.error("a further worker did not load: %s; %s", why, SILENCE)
 
     def _log(self, what: str) -> None:
         generation = self._generation

@@ -210,7 +210,7 @@ class Process:
         try:
             self._on_report(self, report)
         except Exception as error:  # noqa: BLE001  whatever it is
-            report_own(f"worker {self.pid} is ended, since its report cannot be dealt with", error)
+            report_own(f"worker {self.pid} is killed, since its report cannot be handled", error)
             self.kill()
 
     def prepare(self, config: Config) -> "asyncio.Future[list[Report]]":
@@ -424,6 +424,6 @@ def describe_exit(exit_code: int | None) -> str:
     if exit_code is None or exit_code >= 0:
         return f"exited with {exit_code}"
     try:
-        return f"was ended by {signal.Signals(-exit_code).name}"
+        return f"was killed by {signal.Signals(-exit_code).name}"
     except ValueError:  # the real-time signals have numbers only
-        return f"was ended by signal {-exit_code}"
+        return f"was killed by signal {-exit_code}"

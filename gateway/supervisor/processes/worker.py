@@ -92,7 +92,7 @@ class WorkerProcess(Process):
                 self._expected.take(report)
                 self.receive(report)
         except ValueError as error:  # of readline, too, for a line that is too long
-            lifecycle.error("worker %d sent an invalid report, and is ended: %s", self.pid, error)
+            lifecycle.error("worker %d sent an invalid report, and is killed: %s", self.pid, error)
             self.kill()
         except OSError:
             pass  # it ended with a report on its way; its exit is handled elsewhere
