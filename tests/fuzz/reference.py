@@ -1,4 +1,4 @@
-"""A second reading of RFC 9112, RFC 9110, RFC 3986 and RFC 7239: small, slow, and without regular
+"""A second reading of RFC 9112, RFC 9110 and RFC 3986: small, slow, and without regular
 expressions or anything else that the gateway reads requests with.
 
 It answers what ``gateway.protocol``, ``gateway.http`` and ``gateway.dispatch`` must answer,
