@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --fork-strategy fewe
 	--custom-compile-command "make lock" pyproject.toml --extra examples --extra environments
 
 # files whose words `make check` checks
-PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs gateway/states.py gateway/commands gateway/config gateway/environments gateway/mounts gateway/protocol gateway/supervisor gateway/worker
+PROSE := README.md CONTRIBUTING.md CHANGELOG.md docs gateway
 
 PYTEST := $(BIN)/python -m pytest
 # One process more than there are processors, since tests wait too; the tests of a file stay in one,

@@ -97,7 +97,7 @@ class Connection:
         """Serve from now on. Only from the hub.
 
         A request that came with the connection is read at once, and input is watched for behind its
-        response, or from the next sweep on: one that is closed by then never costs a watcher.
+        response, or from the next sweep on: a connection that is closed before needs no watcher.
         """
         self.wire.on_readable()
         if self.state is IDLE or self.state is HEAD:

@@ -35,7 +35,7 @@ from gateway.wsgi import RAW_PATH_INFO, Environ, Fields, Takeover
 
 # the status of a record where none was sent; nginx's own number
 CLIENT_CLOSED_REQUEST = 499
-APP_FAILED = "500 Internal Server Error", "The app failed; its log tells why."
+APP_FAILED = "500 Internal Server Error", "The app failed; its log has the cause."
 RETRY_AFTER = ("Retry-After", "5")
 # of a target, where a log names the request
 _SHOWN_TARGET = 200
@@ -134,7 +134,7 @@ class Exchange(Response):
                 if not self.is_complete:
                     # before the head: a whole 500; after it: the cut connection is the only sign
                     self.persistent &= not self.head_sent
-                    traceback = self._connection.service.tell_fault(error)
+                    traceback = self._connection.service.show_fault(error)
                     self._answer(*APP_FAILED, traceback=traceback)
         except BaseException as late:  # noqa: BLE001  see _break_off
             self._break_off(late)
@@ -291,7 +291,7 @@ class Exchange(Response):
     def _begin_content(
         self, service: Service, head: RequestHead, mount: LoadedMount, environ: Environ
     ) -> None:
-        """``wsgi.input``, with what is to be taken in before the app is called.
+        """Set ``wsgi.input``, and read what must be taken in before the app is called.
 
         Raises RequestError, ClientDisconnected and RequestEnded. May switch greenlets.
         """
@@ -415,7 +415,7 @@ class Exchange(Response):
         """Method and target, for a log."""
         return f"{self._request.method} {self._request.target[:_SHOWN_TARGET]}"
 
-    # --- what a response is told by its request -----------------------------------------------
+    # --- hooks of the response ----------------------------------------------------------------
 
     def _read_head(self, key: tuple[str, Fields]) -> CheckedHead:
         # what is known already has no cookies

@@ -1,7 +1,6 @@
-"""The ``start_response`` contract and the framing of what an app answers.
+"""The ``start_response`` contract and the framing of responses.
 
-Refuses to know the request's content. Source: PEP 3333
-"The start_response() Callable" and following; RFC 9110 §6.4, §15; RFC 9112 §6, §7.
+Source: PEP 3333 "The start_response() Callable" and following; RFC 9110 §6.4, §15; RFC 9112 §6, §7.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from gateway.protocol.names import CACHE_ENTRIES
 from gateway.protocol.request import RequestHead
 from gateway.wsgi import HEAD_NOW, ExcInfo, Fields, FileWrapper, Takeover, Write
 
-# beyond this, head and body go out as two pieces of one system call instead of being joined
+# above this, head and body are sent as two pieces by one system call instead of being joined
 COPY_BYTES = 16 * 1024
 _get_known_head = known_heads.get
 
-# length, above 0 and up to COPY_BYTES, to the line before such a chunk
+# lengths from 1 to COPY_BYTES to the line before such a chunk
 _known_chunk_lines: dict[int, bytes] = {}
 
 
@@ -40,15 +39,15 @@ def _iterate(result: Iterable[bytes]) -> Iterator[bytes]:
     except TypeError as error:
         made = getattr(result, "held", result)
         if hasattr(type(made), "__iter__"):
-            raise  # it can be iterated, and failed
+            raise  # it is iterable, and failed
         raise AppError(describe_no_result(made)) from error
 
 
 class Response:
-    """One response: what the app said, how it is framed, how much has gone out.
+    """One response: status and headers of the app, the framing, and what has been sent.
 
-    ``persistent`` is whether the connection may serve another request; it can only turn false.
-    ``remaining`` counts the bytes that a Content-Length still promises, -1 where none does.
+    ``persistent`` is whether the connection may be reused; it can only become false.
+    ``remaining`` is the number of bytes still to be sent by Content-Length, -1 without one.
     """
 
     # without them CPython 3.11 gives some objects a dict, depending on which was the first to have
@@ -62,22 +61,22 @@ class Response:
         self.begin(sink, request, persistent, date_line.encode("latin-1"))
 
     def begin(self, sink: Wire, request: RequestHead, persistent: bool, date_line: bytes) -> None:
-        """What ``__init__`` does, which Python cannot call without a detour through C."""
+        """As ``__init__``, which is slower, since Python calls it through C."""
         self._sink = sink
         self._request = request
         self._date_line = date_line
         self.persistent = persistent
         self.head_sent = self._is_chunked = False
         self.code = 0
-        # the rest is told by start_response, without which there is no head
+        # start_response sets the other attributes
         self._head_text = ""
         self._simple_head = b""
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
     ) -> Write:
-        """PEP 3333. Raises AppError for what may not be sent; ``exc_info``'s own exception where
-        the head has gone out already."""
+        """PEP 3333. Raises AppError for what must not be sent, and the exception of ``exc_info`` if
+        the head has been sent already."""
         if exc_info is not None:
             try:
                 if self.head_sent:
@@ -100,8 +99,8 @@ class Response:
         return read_head(key)
 
     def __call__(self, data: bytes, /) -> None:
-        """PEP 3333's ``write()``, which is asked for with each response and hardly ever used: no
-        object of its own. Raises AppError, ClientDisconnected. May switch greenlets."""
+        """PEP 3333's ``write()``; not a separate object, since it is hardly ever used. Raises
+        AppError and ClientDisconnected. May switch greenlets."""
         self._write(data, False)
 
     def _write(self, data: bytes, is_whole: bool) -> None:
@@ -124,8 +123,8 @@ class Response:
             send(data)
 
     def send_result(self, result: Iterable[bytes]) -> None:
-        """Send what the app returned, to its end. Raises AppError, ClientDisconnected and whatever
-        the iterable raises. May switch greenlets."""
+        """Send what the app returned. Raises AppError, ClientDisconnected and what the iterable
+        raises. May switch greenlets."""
         if type(result) is list:
             if len(result) == 1 and self._send_whole(result[0], True):
                 return
@@ -176,7 +175,7 @@ class Response:
                 self._write(data, False)
 
     def finish(self) -> None:
-        """End the response. Raises AppError where the app promised more than it gave."""
+        """End the response. Raises AppError if the body is shorter than its Content-Length."""
         if not self.head_sent:
             self._send_first(b"", 0)
         if self._is_bodiless:
@@ -187,15 +186,15 @@ class Response:
                 f"the body is {self.remaining} bytes shorter than its Content-Length: "
                 f"{WHOLE_LENGTH}"
             )
-        self.remaining = 0  # a late write would be read as the next response
+        self.remaining = 0  # a late write would be parsed as the next response
         if self._is_chunked:
             self._is_chunked = False
             self._sink.send(b"0\r\n\r\n")
 
     @property
     def is_cut(self) -> bool:
-        """Whether a close would pass for the end of a body that has not come to its own: one
-        without a length, to an HTTP/1.0 client (RFC 9112 §8)."""
+        """Whether closing the connection would look like the end of an incomplete body: one without
+        a length, for an HTTP/1.0 client (RFC 9112 §8)."""
         is_open = self.head_sent and not self._is_bodiless and not self._is_chunked
         return is_open and self.remaining < 0
 
@@ -222,13 +221,13 @@ class Response:
         """For subclasses."""
 
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
-        """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), where the client can read it."""
+        """``wsgi.early_hints``: a 103 with ``headers`` (RFC 8297), for HTTP/1.1 clients."""
         if not self.head_sent and self._request.is_http11:
             lines = "".join(check_field(name, value) for name, value in headers)
             self._sink.send(f"HTTP/1.1 103 Early Hints\r\n{lines}\r\n".encode("latin-1"))
 
     def restart(self) -> None:
-        """Forget what the app began, so that an error can be answered; only before the head."""
+        """Discard status and headers, so that an error can be sent; only before the head."""
         self._head_text = ""
         self._simple_head = b""
         self.code = 0
@@ -238,7 +237,7 @@ class Response:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that the head promised has gone out."""
+        """Whether the complete response has been sent."""
         return self.head_sent and (self._is_bodiless or self.remaining == 0)
 
     @property
@@ -251,7 +250,7 @@ class Response:
         return not self._has_body or self._request.method == "HEAD"
 
     def _send_first(self, data: bytes, length: int | None) -> None:
-        """Head and first piece; ``length`` is that of the whole body where it is known."""
+        """Send head and first piece; ``length`` is that of the complete body, if it is known."""
         head = self._build_head(length)
         self.head_sent = True
         self._simple_head = b""
@@ -271,7 +270,7 @@ class Response:
                 self._sink.send(head + data)
 
     def _send_chunk(self, before: bytes, data: bytes) -> None:
-        """RFC 9112 §7.1: size in hexadecimal, data, each with its line end."""
+        """RFC 9112 §7.1: size in hexadecimal, data, each with CRLF."""
         if len(data) <= COPY_BYTES:
             line = b"%x\r\n" % len(data)
             if len(_known_chunk_lines) >= CACHE_ENTRIES:
@@ -287,7 +286,7 @@ class Response:
         if not text:
             raise AppError(NO_START)
         if self.code < 200:
-            raise AppError(f"{self.code} is no final status: write for example 200")
+            raise AppError(f"{self.code} is not a final status: write for example 200")
         if self.remaining >= 0:
             if length is not None and length < self.remaining and not self._is_bodiless:
                 raise AppError(
@@ -305,16 +304,16 @@ class Response:
         return text.encode("latin-1") + (b"\r\n" if self._has_date else self._date_line)
 
     def _decide_framing(self, length: int | None) -> str:
-        """RFC 9112 §6.3, where the app gave no length; the field that says it, if one does."""
+        """RFC 9112 §6.3, without a Content-Length of the app; the line of a field, "" for none."""
         is_head = self._request.method == "HEAD"
-        # a HEAD's empty body tells nothing of the length that GET would have (RFC 9110 §8.6)
+        # an empty body for HEAD does not show the length that GET would have (RFC 9110 §8.6)
         if length or (length == 0 and not is_head):
             self.remaining = length
         elif self._request.is_http11:
             self._is_chunked = not is_head
             return "Transfer-Encoding: chunked\r\n"
         elif not is_head:
-            self.persistent = False  # the end of the body is the close
+            self.persistent = False  # closing ends the body
         return ""
 
     def _within_length(self, data: bytes) -> bytes:
@@ -323,7 +322,7 @@ class Response:
         if len(data) <= self.remaining:
             self.remaining -= len(data)
             return data
-        # the surplus would be read as the next response
+        # surplus bytes would be parsed as the next response
         cut, self.remaining = data[: self.remaining], 0
         if cut:
             self._sink.send(cut)

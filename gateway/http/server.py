@@ -1,6 +1,6 @@
-"""One worker's side of the listening socket: accepting, the sweep of deadlines, and the drain.
+"""A worker's side of the listening socket: accepting, the sweep of deadlines, and draining.
 
-Refuses to know what a request is. The socket itself belongs to the supervisor and stays open.
+The socket itself belongs to the supervisor and stays open.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from gateway.peers import find_peer_user
 from gateway.protocol.names import UNIX_PEER
 from gateway.streams import find_closed, reopen
 
-# at one wake-up; the other workers' turn comes in between
+# in one iteration of the loop; other workers accept in between
 ACCEPTS_PER_TURN = 8
 SWEEP_SECONDS = (0.05, 1.0)
-# how long a drain leaves idle connections open; a proxy hears of the drain by Connection: close
+# how long a drain leaves idle connections open, so that requests in transit get a response
 IDLE_GRACE_SECONDS = 0.5
-# how long a worker that has retired is still asked at a listener of its own, at most
+# how long a retired worker with its own listener may still get connections
 UNSHARED_GRACE_SECONDS = 3.0
-# how long a pause waits for room for what it hands over, at most
+# maximum time that a pause waits for room in the handover socket
 HANDOVER_SECONDS = 1.0
 
 
 def find_sweep_seconds(service: Service) -> float:
-    """How often deadlines are looked at: often enough for the shortest, but not for nothing."""
+    """The interval between checks of deadlines, by the shortest of them."""
     limits = service.limits
-    # the loop tells of itself at each look
+    # each check also publishes the heartbeat
     silences = (limits.block_warn_seconds, limits.block_timeout_seconds)
     shortest = min(
         *(seconds for seconds in silences if seconds),
@@ -56,9 +56,9 @@ def find_sweep_seconds(service: Service) -> float:
 class Server:
     """Serves ``service`` on ``listener`` (bound and listening) until it is drained.
 
-    With ``proxy_protocol`` every connection has to begin with a PROXY header. Others accept on the
-    listener too where it ``is_shared``; else nobody would answer what comes after a pause. By
-    ``handover`` it takes the connections of others that have paused, and gives them its own.
+    With ``proxy_protocol``, every connection must begin with a PROXY header. If the listener
+    ``is_shared``, other workers accept on it, too; otherwise it is also served during a pause.
+    ``handover`` passes idle connections between workers.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class Server:
         self._cut: set[Connection] = set()
         self._loop: Any = get_hub().loop
         self._watcher = self._loop.io(listener.fileno(), READ)
-        # before the loop waits, which is behind all that a turn has sent; also after a drain, for
-        # what ignores its end
+        # before the loop waits, which is after everything that an iteration has sent; also after a
+        # drain, for requests that ignore their end
         self._turn_end = self._loop.prepare(ref=False, priority=-2)
-        # of a pause: before the loop waits, so behind the end of each response
+        # during a pause: before the loop waits, so after the end of each response
         self._turn_end_paused = self._loop.prepare(ref=False)
         seconds = find_sweep_seconds(service)
         self._timer = self._loop.timer(seconds, seconds)
 
     def adjust(self, table: MountTable, limits: Limits, mounts: MountInfo) -> None:
-        """Serve other mounts within other limits; requests in flight end as they began."""
+        """Use another table and other limits; requests in flight are not affected."""
         self._service.adjust(table, limits, mounts)
         self._timer.stop()
         self._timer.close()
@@ -103,17 +103,17 @@ class Server:
         self._timer.start(self._sweep)
 
     def start(self) -> None:
-        """Accept from now on. The hub does the work while any greenlet of this thread waits."""
+        """Start to accept. The hub does the work while the greenlets of this thread wait."""
         listener = self._listener
         listener.setblocking(False)
         if not self._is_unix:
-            # inherited by what is accepted: head and body never wait for each other's ACK
+            # inherited by accepted sockets: no delay between head and content (Nagle)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # a connection comes with its first request, or after this, in seconds: it is read at
-            # once and, if that ends it, costs no watcher (Apache asks for the same)
+            # a connection is accepted with its first bytes, or after this number of seconds: it is
+            # read at once, and if that is its only request it needs no watcher (as in Apache)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
             self._service.pusher = Pusher()
-        self._service.tell_time()
+        self._service.update_date()
         self._service.in_flight.beat(time.monotonic())
         self._timer.start(self._sweep)
         if self._service.access_log.is_on:
@@ -138,12 +138,12 @@ class Server:
         self._accept_some()
 
     def _accept_some(self) -> bool:
-        """One turn's worth; whether there may be more."""
+        """Accept up to ACCEPTS_PER_TURN connections; whether there may be more."""
         service = self._service
         family, kind, protocol = self._kind
         for _ in range(ACCEPTS_PER_TURN):
             if len(service.connections) >= service.limits.max_connections:
-                self._accept_more(False)  # the rest waits in the kernel's queue
+                self._accept_more(False)  # further ones wait in the backlog
                 return False
             try:
                 descriptor, address = self._listener._accept()  # type: ignore[attr-defined]
@@ -152,7 +152,7 @@ class Server:
             except ConnectionAbortedError:
                 continue
             except OSError:
-                self._accept_more(False)  # out of descriptors; the sweep tries again
+                self._accept_more(False)  # out of file descriptors; the sweep tries again
                 return False
             client = _socket.socket(family, kind, protocol, descriptor)
             client.setblocking(False)
@@ -168,12 +168,12 @@ class Server:
     def _begin(self, connection: Connection) -> None:
         try:
             connection.begin()
-        except BaseException as error:  # noqa: BLE001  the others are to be accepted
+        except BaseException as error:  # noqa: BLE001  the others must be accepted
             connection.abandon(error)
 
     def _take(self, descriptor: int, known: Known) -> None:
-        """Serve a connection that another worker had. Over ``max_connections`` too: it is none
-        more of the gateway's."""
+        """Serve a connection of another worker, also above ``max_connections``: the gateway's total
+        stays the same."""
         client = _socket.socket(*self._kind, descriptor)
         client.setblocking(False)
         peer, port = known.peer, known.peer_port
@@ -182,23 +182,23 @@ class Server:
         self._begin(connection)
 
     def _give_idle(self) -> None:
-        """Hand over every connection that waits for a request, or for the rest of its head."""
+        """Hand over the connections that wait for a request, or for the rest of a head."""
         if self._handover is None:
             return
         if self._service.pusher is not None:
-            self._service.pusher.push()  # no close does it
+            self._service.pusher.push()  # since no close follows
         for connection in tuple(self._service.connections):
             if connection.state in BETWEEN_REQUESTS:
                 try:
                     is_given = self._handover.give(*connection.describe())
                 except BlockingIOError:
-                    return  # again at the next turn
+                    return  # again in the next iteration
                 if is_given:
                     connection.close()
 
     def _accept_queued(self) -> None:
         while self._accept_some():
-            pass  # what the kernel has accepted already is ours
+            pass  # connections in the backlog
         while self._handover is not None and self._handover.take_some():
             pass
 
@@ -207,13 +207,13 @@ class Server:
             self._accept_more(True)
 
     def _sweep(self) -> None:
-        self._service.tell_time()
+        self._service.update_date()
         now = time.monotonic()
         self._service.in_flight.beat(now)
         for connection in tuple(self._service.connections):
             try:
                 connection.sweep(now, self._service.limits)
-            except BaseException as error:  # noqa: BLE001  the others are to be swept
+            except BaseException as error:  # noqa: BLE001  the others must be swept
                 connection.abandon(error)
         self._service.greenlets.sweep(now)
         reopen(find_closed())  # standard descriptors that an app has closed
@@ -222,12 +222,11 @@ class Server:
         self._make_room()
 
     def pause(self, *, hands_over: bool = True) -> None:
-        """Accept no more where others do, on the same socket, and, where one of them
-        ``hands_over``, give it each connection that waits for a request, now and later.
+        """Stop accepting, if the listener is shared, and, with ``hands_over``, pass connections
+        that wait for a request to other workers, now and later.
 
-        What is not given is left open until ``keep_alive`` has passed, so that nginx never finds
-        a connection closed that it is about to use, and hears of it with its next response.
-        May switch greenlets.
+        Other connections stay open until their next response or the end of ``keep_alive``, so that
+        nginx never uses one that is being closed. May switch greenlets.
         """
         self._service.is_draining = True
         self._take_more(False)
@@ -238,61 +237,61 @@ class Server:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        """Until nothing is left that could be handed over now, but not for long."""
+        """Hand over what is possible now, for at most HANDOVER_SECONDS."""
         ends = time.monotonic() + HANDOVER_SECONDS
-        self._loop.run_callback(self._give_idle)  # in the hub, as at each turn's end
-        gevent.sleep(0)  # behind that callback
+        self._loop.run_callback(self._give_idle)  # in the hub
+        gevent.sleep(0)  # after that callback
         while time.monotonic() < ends and any(
             connection.state in BETWEEN_REQUESTS for connection in self._service.connections
         ):
             gevent.sleep(0.01)
 
     def resume(self) -> None:
-        """Accept again, after ``pause``."""
+        """Accept again after ``pause``."""
         self._turn_end_paused.stop()
         self._service.is_draining = False
         self._accept_more(True)
         self._take_more(True)
 
     def retire(self) -> None:
-        """``pause`` for good, to end with the last connection."""
+        """``pause`` for good; the worker exits after its last connection."""
         if not self._service.is_draining:
             self.pause()
         self._is_retired = True
         self._retired = time.monotonic()
 
     def has_retired(self) -> bool:
-        """Whether it was retired, and the last connection has gone."""
-        # those who ask here alone have to hear first that another worker serves
+        """Whether it was retired, and the last connection has closed."""
+        # front workers that connect to this listener only must first learn about another worker
         grace = 0.0 if self._is_shared else UNSHARED_GRACE_SECONDS
         is_over = self._is_retired and time.monotonic() - self._retired >= grace
         return is_over and not self._service.connections
 
     def _cut_overdue(self, now: float) -> None:
-        """A request has ``drain_timeout`` from the retirement on, or from its own begin."""
+        """A request has ``drain_timeout`` from the retirement or from its start, the later one."""
         latest = now - self._service.limits.drain_timeout_seconds
         for connection in self._service.connections - self._cut if latest > self._retired else ():
             try:
                 if connection.cut_overdue(latest):
                     self._cut.add(connection)
-            except BaseException as error:  # noqa: BLE001  the others are to be cut
+            except BaseException as error:  # noqa: BLE001  the others must be cut
                 connection.abandon(error)
 
     def drain(self, timeout_seconds: float) -> int:
-        """Accept no more, let what is in flight finish, close the rest. May switch greenlets.
+        """Stop accepting, wait for requests in flight, then close. May switch greenlets.
 
-        Idle connections are closed after a grace: a request may be on its way in them. Returns how
-        many requests were cut, at the end of ``timeout_seconds`` or since the retirement.
+        Idle connections are closed after a grace period: a request may be in transit. Returns the
+        number of requests that were cut, at the end of ``timeout_seconds`` or since the retirement.
         """
         service = self._service
         was_paused, service.is_draining = service.is_draining, True
         self._accept_more(False)
         self._take_more(False)
-        self._turn_end_paused.stop()  # those who would take may be ending as well
+        self._turn_end_paused.stop()  # the receivers may be stopping, too
         if not was_paused or not self._is_shared:
             accept = self._loop.timer(0)
             accept.start(self._accept_queued)
-            gevent.sleep(0.001)  # behind that timer
+            gevent.sleep(0.001)  # after that timer
         began = time.monotonic()
         while service.connections and time.monotonic() - began < timeout_seconds:
             if time.monotonic() - began >= IDLE_GRACE_SECONDS:
@@ -303,7 +302,7 @@ class Server:
         cut = [c for c in service.connections if c.state in IN_FLIGHT]
         for connection in cut:
             self._loop.run_callback(connection.cut)
-        gevent.sleep(0)  # behind those callbacks
+        gevent.sleep(0)  # after those callbacks
         for connection in tuple(service.connections):
             connection.close()
         self._timer.stop()

@@ -1,7 +1,6 @@
-"""What all connections of a worker process share, decided before the first is accepted.
+"""The state that all connections of a worker share, set up before the first is accepted.
 
-Refuses to know sockets. The server keeps ``is_draining`` and the time; connections add and
-remove themselves.
+The server sets ``is_draining`` and the time; connections add and remove themselves.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from gateway.wsgi import Environ
 
 
 def _number_requests() -> Callable[[], str]:
-    """Made of C throughout, without a Python frame for each request, and of texts that are there,
-    since to print a number takes longer."""
+    """A function for unique request ids, built from C functions and prepared strings, which is
+    faster than formatting a number for each request."""
     prefix = os.urandom(8).hex()
     ends = [f"{number:03x}" for number in range(4096)]
     blocks = (map(add, repeat(f"{prefix}-{block:x}"), ends) for block in count())
@@ -38,23 +37,23 @@ def _number_requests() -> Callable[[], str]:
 
 
 def end_no_page(_: str) -> bytes:
-    """What the pages of errors end with."""
+    """The default end of error pages: nothing."""
     return b""
 
 
-def tell_nothing(_: BaseException) -> str:
-    """What strangers are told of an app's exception."""
+def hide_fault(_: BaseException) -> str:
+    """The default for exceptions of apps on error pages: nothing."""
     return ""
 
 
 class Service:
     """``connections`` are the open ones; ``on_close`` is called after each close.
 
-    ``date_line`` ends a response head: the Date field, made once a second, and the empty line;
-    without the field where those who have asked add it.
-    ``next_request_id`` gives one that is unique among workers and restarts.
-    ``tell_fault`` gives what an error page shows of an app's exception, and ``end_page`` what it
-    ends with, below a mount's prefix. Where it does not keep connections, each is closed after one
+    ``date_line`` ends a response head: the Date field, formatted once a second, and the empty line;
+    only the latter if the peers add the field.
+    ``next_request_id`` returns an id that is unique among workers and restarts.
+    ``show_fault`` returns the text for an app's exception on an error page, and ``end_page`` the
+    end of the page, by the mount's prefix. Without ``keeps_connections``, each is closed after one
     response.
     """
 
@@ -67,7 +66,7 @@ class Service:
         proxies: TrustedProxies | FrontWorkers,
         access_log: AccessLog,
         in_flight: InFlight | None = None,
-        tell_fault: Callable[[BaseException], str] = tell_nothing,
+        show_fault: Callable[[BaseException], str] = hide_fault,
         keeps_connections: bool = True,
     ) -> None:
         self.table = table
@@ -76,7 +75,7 @@ class Service:
         self.proxies = proxies
         self.access_log = access_log
         self.in_flight = in_flight or InFlight()
-        self.tell_fault = tell_fault
+        self.show_fault = show_fault
         self.keeps_connections = keeps_connections
         self.end_page: Callable[[str], bytes] = end_no_page
         self.reader = HeadReader(limits, self.proxies.build_parser(limits).parse)
@@ -84,20 +83,20 @@ class Service:
         self.submit = self.greenlets.submit
         self.spool = Spool(limits.max_spooled_bytes)
         self.connections: set[Any] = set()
-        self.tell_time()
+        self.update_date()
         self.is_draining = False
         self.on_close: Callable[[], None] | None = None
         self.pusher: Pusher | None = None  # a server on TCP brings one
         self.next_request_id = _number_requests()
         base_environ["gateway.is_draining"] = lambda: self.is_draining
 
-    def tell_time(self) -> None:
-        """To be called once a second."""
+    def update_date(self) -> None:
+        """Update the Date field; call it once a second."""
         line = time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n\r\n", time.gmtime())
         self.date_line = b"\r\n" if self.proxies.add_date else line.encode()
 
     def adjust(self, table: MountTable, limits: Limits, mounts: MountInfo) -> None:
-        """Serve other mounts within other limits from the next request on."""
+        """Use another table and other limits from the next request on."""
         self.table = table
         self.limits = limits
         self.spool.max_bytes = limits.max_spooled_bytes
@@ -105,7 +104,7 @@ class Service:
         self.base_environ = self.base_environ | {"gateway.mounts": mounts}
 
     def adjusted(self, table: MountTable, limits: Limits, mounts: MountInfo) -> Service:
-        """Another one that shares all else with this one, to ask how it would serve."""
+        """A copy with another table and limits that shares the rest, for probes."""
         other = copy(self)
         other.spool = copy(self.spool)
         other.adjust(table, limits, mounts)

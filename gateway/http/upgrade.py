@@ -1,7 +1,7 @@
-"""Apps that take a request's connection over to speak another protocol on it, such as a WebSocket.
+"""Apps that take over a request's connection to speak another protocol, such as WebSocket.
 
-Owns what such an app finds in its environ, and the bytes between its socket and the client's
-connection. Refuses to know what they mean. Source: RFC 9110 §7.8 (Upgrade); the keys of the environ
+Owns the objects in the environ of such an app, and relays bytes between its socket and the client's
+connection. Source: RFC 9110 §7.8 (Upgrade); the keys of the environ
 are those of Werkzeug and Gunicorn, which simple-websocket looks for, and of gevent-websocket.
 """
 
@@ -31,20 +31,19 @@ from gateway.protocol.request import RequestHead
 from gateway.wsgi import Environ, ExcInfo, FileWrapper, StartResponse, Takeover, Write, WSGIApp
 
 READ_BYTES = 64 * 1024
-# where simple-websocket, and with it flask-sock and Flask-SocketIO, looks for the connection
+# where simple-websocket (flask-sock, Flask-SocketIO) looks for the connection
 SOCKET_KEYS = ("werkzeug.socket", "gunicorn.socket")
 # simple-websocket wakes its app before another thread has answered the client's close
 GRACE_SECONDS = 0.5
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})[ \r]")
 _STATUS_BYTES = 13
-# what tells that the client, or the app's own use of the connection, has ended: Gunicorn's and
-# Werkzeug's servers expect these of simple-websocket
+# raised by simple-websocket at the end of a connection, as for Gunicorn and Werkzeug
 _ENDS = (StopIteration, ConnectionError)
 
 
 def asks_to_upgrade(head: RequestHead) -> bool:
-    """Whether a client that names another protocol in Upgrade may speak it on this connection
-    (RFC 9110 §7.8). Never h2c: see ``upstream.request``."""
+    """Whether a request with an Upgrade field may switch protocols (RFC 9110 §7.8). Never to h2c:
+    see ``upstream.request``."""
     fields = head.fields
     if not head.is_http11 or head.content_length:
         return False
@@ -53,10 +52,10 @@ def asks_to_upgrade(head: RequestHead) -> bool:
 
 
 class OfferedSocket:
-    """Stands in an environ for the connection, which its first use takes over.
+    """Represents the connection in an environ; its first use takes over the connection.
 
-    ``take`` returns the descriptor of the app's end of it, once, and ``make`` a socket of that
-    kind. To look at this object, or to print it, is no use.
+    ``take`` returns the descriptor of the app's end, once, and ``make`` a socket for it. Inspecting
+    or printing this object does not count as use.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class OfferedSocket:
         return host, int(port or 0)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copy, pickle and others ask whether there is such a method
+        if name.startswith("__"):  # looked up by copy, pickle and others
             raise AttributeError(name)
         with self._lock:
             if self._taken is None:
@@ -89,8 +88,8 @@ class OfferedSocket:
 
 
 class _Socket(gevent_socket.socket):
-    """One whose ``send`` sends all, one greenlet's after another's, as the kernel has it with a
-    socket that blocks: simple-websocket relies on that."""
+    """A socket whose ``send`` sends everything, for one greenlet at a time, like that of a blocking
+    socket: simple-websocket relies on it."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(fileno=descriptor)
@@ -115,10 +114,10 @@ class _Socket(gevent_socket.socket):
 
 
 class Upgradable:
-    """``app`` for one request, whose environ offers it the connection.
+    """``app`` for one request, whose environ offers the connection.
 
-    Once it has taken that, what it returns is not sent, and neither is a 500: all that the client
-    gets is what the app writes to its socket. The connection is closed when the app is done.
+    Once the app has taken it over, the client only gets what the app writes to its socket, not its
+    return value, and no 500. The connection is closed when the app has ended.
     """
 
     def __init__(self, app: WSGIApp, wire: Wire, response: Response) -> None:
@@ -143,7 +142,7 @@ class Upgradable:
             self.end(error)
             return ()
         if self._tunnel is None and isinstance(result, (Sized, FileWrapper, Takeover)):
-            self._is_over = True  # nothing of the app runs when this is sent
+            self._is_over = True  # the app does not run while this is sent
             return result
         return _Result(result, self)
 
@@ -151,7 +150,7 @@ class Upgradable:
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
     ) -> Write:
         if self._tunnel is not None:
-            return len  # what the app gives it goes nowhere
+            return len  # discards what the app writes
         return self._start(status, headers, exc_info)
 
     def _take(self) -> int:
@@ -166,11 +165,11 @@ class Upgradable:
 
     @property
     def is_taken(self) -> bool:
-        """Whether the connection is the app's."""
+        """Whether the app has taken over the connection."""
         return self._tunnel is not None
 
     def end(self, error: BaseException | None = None) -> None:
-        """The app is done, or has raised ``error``, which is raised again unless it is the usual
+        """The app has returned or raised ``error``, which is raised again unless it is the normal
         end of a WebSocket. May switch greenlets."""
         tunnel, is_over, self._is_over = self._tunnel, self._is_over, True
         if tunnel is not None and not is_over:
@@ -190,14 +189,14 @@ class Upgradable:
             raise error
 
     def _close_socket(self) -> None:
-        # one that a native thread may still read from is left to that thread: it sees the end
+        # a socket of a native thread is left to that thread, which may still read from it
         taken = self._socket._taken
         if isinstance(taken, gevent_socket.socket):
             taken.close()
 
 
 class _Result:
-    """What an app returned that may still take the connection over, piece by piece."""
+    """The result of an app that may still take over the connection while it is iterated."""
 
     def __init__(self, result: Iterable[bytes], upgradable: Upgradable) -> None:
         self._result = result
@@ -219,7 +218,7 @@ class _Result:
         raise StopIteration
 
     def close(self) -> None:
-        """As PEP 3333 has it."""
+        """See PEP 3333."""
         try:
             close = getattr(self._result, "close", None)
             if close is not None:
@@ -229,8 +228,8 @@ class _Result:
 
 
 class AppTunnel(Takeover):
-    """Between a client's connection and ``ours``, whose other end the app has: two greenlets, each
-    for one way. One side's end is passed on to the other, which may still send."""
+    """Relays between a client's connection and ``ours``, whose other end the app has, with a
+    greenlet for each direction. If one side closes, the other may still send."""
 
     def __init__(self, wire: Wire, response: Response, ours: Any) -> None:
         ours.setblocking(False)
@@ -238,9 +237,9 @@ class AppTunnel(Takeover):
         self._response = response
         self._ours = ours
         self._client, begun = wire.hand_over()
-        # a descriptor of its own: the connection may be closed while this is waited for
+        # its own descriptor: the connection may be closed while a greenlet waits for it
         self._reading = _socket.socket(fileno=os.dup(self._client.fileno()))
-        self._start = b""  # of what the app has sent
+        self._start = b""  # the first bytes that the app has sent
         self._waiting: Any = None
         self._hub: Any = get_hub()
         response.leave_to(self)
@@ -283,7 +282,7 @@ class AppTunnel(Takeover):
             while data:
                 self.received_bytes += len(data)
                 if not _send(self._ours, data):
-                    return  # the app reads no more
+                    return  # the app has closed
                 data = self._receive_from_client()
             self._wire.has_ended = True
             _shut(self._ours, SHUT_WR)
@@ -299,10 +298,10 @@ class AppTunnel(Takeover):
             self._waiting.switch()
 
     def finish(self) -> None:
-        """Have what the app has written sent, then ``stop``. May switch greenlets."""
+        """Send what the app has written, then ``stop``. May switch greenlets."""
         self._waiting = getcurrent()
         grace = self._hub.loop.timer(GRACE_SECONDS)
-        # the app can write no more then; what it has written can still be read
+        # then the app can no longer write; what it has written can still be read
         grace.start(_shut, self._ours, SHUT_RD)
         try:
             while not self._to_client.dead:
@@ -313,7 +312,7 @@ class AppTunnel(Takeover):
             self.stop()
 
     def stop(self) -> None:
-        """Pass nothing on any more."""
+        """Stop relaying."""
         for begin, running in zip(self._begins, (self._to_client, self._to_app)):
             begin.stop()
             if not running.dead:
@@ -324,8 +323,8 @@ class AppTunnel(Takeover):
 
 
 def _receive(source: Any) -> bytes:
-    """What has come, b"" at the end. Raises OSError. Always waits for the loop, so that one who
-    sends fast leaves others their turn."""
+    """Received bytes, b"" at the end. Raises OSError. Always yields to the loop, so that a fast
+    sender does not block others."""
     while True:
         wait_for(source, READ)
         with suppress(BlockingIOError):
@@ -333,7 +332,7 @@ def _receive(source: Any) -> bytes:
 
 
 def _send(to: Any, data: bytes) -> bool:
-    """Send all of ``data``; whether that was possible. May switch greenlets."""
+    """Send all of ``data``; returns whether that was possible. May switch greenlets."""
     view = memoryview(data)
     while view:
         try:

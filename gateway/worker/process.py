@@ -52,7 +52,7 @@ from gateway.http.forwarded import TrustedProxies
 from gateway.http.handover import Handover
 from gateway.http.probe import ask_probe
 from gateway.http.server import Server
-from gateway.http.service import Service, tell_nothing
+from gateway.http.service import Service, hide_fault
 from gateway.http.statement import FrontWorkers
 from gateway.inflight import InFlight
 from gateway.logs import configure_logs, faults, keep_from_apps, report_dropped
@@ -452,7 +452,7 @@ def build_service(
         proxies=FrontWorkers() if config.server.is_behind_front else TrustedProxies(believed),
         access_log=access_log,
         in_flight=in_flight,
-        tell_fault=describe_fault if config.is_dev else tell_nothing,
+        show_fault=describe_fault if config.is_dev else hide_fault,
         # so that requests after a save are answered by the new code
         keeps_connections=not config.is_dev,
     )

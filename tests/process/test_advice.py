@@ -54,7 +54,7 @@ MISTAKES = {
         "status is not a code, a space and a reason: 'OK'; write for example \"200 OK\""
     ),
     STATUS % "b'200 OK'": "the status is bytes, b'200 OK': write it as str",
-    STATUS % "'100 Continue'": "100 is no final status: write for example 200",
+    STATUS % "'100 Continue'": "100 is not a final status: write for example 200",
     HEADERS % "{'Content-Type': 'text/plain'}": (
         "headers are a dict, not a list of (str, str): write list(headers.items())"
     ),
@@ -105,7 +105,7 @@ def test_the_log_and_the_page_say_what_to_write(
     serve: Any, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     gateway = serve(make(text))
-    gateway.service.tell_fault = describe_fault  # as dev mode does
+    gateway.service.show_fault = describe_fault  # as dev mode does
     answer = gateway.connect().ask(GET)
     assert answer.status == 500
     [record] = caplog.records

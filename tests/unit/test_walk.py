@@ -248,11 +248,11 @@ def begin(serve: Any, board: InFlightReader, app: Any) -> Gateway:
     mounts = {"/well": answers} | ({"/": app} if app else {})
     gateway: Gateway = serve(mounts, in_flight=InFlight(board.descriptor))
 
-    def tell_fault(error: BaseException) -> str:
+    def show_fault(error: BaseException) -> str:
         wait_a_turn()
         return ""
 
-    gateway.service.tell_fault = tell_fault
+    gateway.service.show_fault = show_fault
     gateway.ask(b"GET /well HTTP/1.1\r\nHost: a\r\n\r\n")  # descriptors that stay are opened now
     return gateway
 

@@ -1,7 +1,7 @@
-"""Which greenlet runs a request, and when: parked ones, all that a turn of the loop has brought.
+"""A pool of greenlets that run requests at the end of each iteration of the event loop.
 
-Refuses to know what they run. CPython maps a 16 KiB stack chunk for each new greenlet and unmaps it
-at its end; a parked one keeps its chunk.
+CPython maps a 16 KiB stack chunk for each new greenlet and unmaps it at its end; a parked greenlet
+keeps its chunk.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from gevent import get_hub
 from greenlet import GreenletExit, getcurrent, greenlet
 
-# a parked greenlet that has run nothing for so long ends, within as long again: what apps keep for
-# each thread, such as database connections, goes with it
+# a parked greenlet ends after this long without a job, at most twice as long: what apps keep for
+# each thread, such as database connections, is freed with it
 UNUSED_SECONDS = 10.0
-# greenlets that are kept
+# maximum number of parked greenlets
 MAX_PARKED = 256
-# a parked greenlet that is called by this answers whether it is unused
-_TELL = object()
+# asks a parked greenlet whether it is unused
+_IS_UNUSED = object()
 
 
 class GreenletPool:
@@ -38,30 +38,30 @@ class GreenletPool:
         self._parked: list[greenlet] = []  # in the order of their parking
         self._swept = monotonic()
         self._queue: deque[Any] = deque()
-        # Have a job run at the end of this turn. Only while an io or timer watcher, or a job, is
-        # called: a callback's turn ends in a wait.
+        # Run a job at the end of this iteration. Call it only from an io or timer watcher, or from
+        # another job: after callbacks the loop waits.
         self.submit: Callable[[Any], None] = self._queue.append
         self._hub = get_hub()
-        # called once a turn of the loop; of lowest priority, so behind all input it has brought
+        # called once an iteration, with the lowest priority: after all input
         self._turn_end = self._hub.loop.check(ref=False, priority=-2)
         self._turn_end.start(self._run_queued)
-        # the hub's own switch() would look after the event loop first, which is running here
+        # not hub.switch(), which would first check the event loop, which is running here
         self._to_hub: Callable[..., Any] = greenlet.switch.__get__(self._hub)
 
     def close(self) -> None:
-        """Run nothing any more."""
+        """Run no further jobs."""
         self._turn_end.stop()
 
     def sweep(self, now: float) -> None:
-        """End what is unused. To be called in the hub, now and then."""
+        """End unused greenlets. Call it in the hub, from time to time."""
         if now - self._swept < UNUSED_SECONDS:
             return
         self._swept = now
         parked, count = self._parked, 0
-        while count < len(parked) and parked[count].switch(_TELL):
+        while count < len(parked) and parked[count].switch(_IS_UNUSED):
             count += 1
         if count:
-            # in a greenlet, where finalizers may wait
+            # in a greenlet, since finalizers may wait
             greenlet(self._end, self._hub).switch(parked[:count])
 
     def _end(self, unused: list[greenlet]) -> None:
@@ -95,10 +95,10 @@ class GreenletPool:
             parked.append(me)
             called_by = None
             while called_by is not self:
-                # anything else is a late wake-up, meant for the request that ran here before
+                # anything else is a late wake-up for an earlier request
                 try:
                     called_by = to_hub()
-                    while called_by is _TELL:
+                    while called_by is _IS_UNUSED:
                         called_by = to_hub(now <= self._swept - UNUSED_SECONDS)
                 except GreenletExit:
                     if me in parked:

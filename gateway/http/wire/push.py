@@ -1,9 +1,9 @@
-"""Pieces of a response that follow one another at once share a segment, and none waits for long.
+"""Combines pieces of a response that follow each other quickly into segments, without long delays.
 
-The kernel has each piece before the app goes on, and with ``MSG_MORE`` waits for the rest of a
-segment. PEP 3333 ("Buffering and Streaming") wants a block to be on its way while the app makes the
-next: what is held back is pushed at the end of the event loop's turn, so as soon as the app waits,
-and by a thread of the operating system's own, if the app computes. Refuses to know what is sent.
+Each piece is passed to the kernel at once, with ``MSG_MORE``, so that it waits for a full segment.
+PEP 3333 ("Buffering and Streaming") requires that a block is transmitted while the app makes the
+next one: held-back data is pushed at the end of the loop's iteration, as soon as the app waits, and
+by a native thread if the app computes.
 """
 
 from __future__ import annotations
@@ -15,29 +15,28 @@ from typing import Any
 
 from gevent import get_hub, monkey
 
-# pieces that come slower than this are sent one by one
+# pieces at longer intervals are sent one by one
 BURST_SECONDS = 0.001
-# the thread waits as long as this, and then for the interpreter's lock; the kernel itself would
-# push after 0.2
+# the thread waits this long, and then for the GIL; the kernel itself would push after 0.2 s
 PUSH_SECONDS = 0.002
 
 
 class Pusher:
-    """Pushes what the kernel holds back of TCP sockets, until it is closed.
+    """Pushes data that the kernel holds back, until it is closed.
 
-    ``hold`` is called by the event loop's thread, behind what may have been held back.
+    The event loop's thread calls ``hold`` after a send that may be held back.
     """
 
     def __init__(self) -> None:
         self._held: set[Any] = set()
         self._queue: SimpleQueue[Any] = SimpleQueue()  # gevent replaces that of ``queue``
         self._sleep = monkey.get_original("time", "sleep")
-        # before the loop waits, which is behind all that a turn has sent
+        # before the loop waits, which is after everything that an iteration has sent
         self._turn_end: Any = get_hub().loop.prepare(ref=False, priority=-2)
         monkey.get_original("_thread", "start_new_thread")(self._run, ())
 
     def hold(self, tcp_socket: Any) -> None:
-        """See that ``tcp_socket`` is pushed soon."""
+        """Push ``tcp_socket`` soon."""
         if tcp_socket not in self._held:
             self._held.add(tcp_socket)
             self._queue.put(tcp_socket)
@@ -45,12 +44,12 @@ class Pusher:
                 self._turn_end.start(self.push)
 
     def close(self) -> None:
-        """End the thread. What is still held back goes out when its socket is closed."""
+        """End the thread. Closing a socket pushes what is still held back."""
         self._turn_end.stop()
         self._queue.put(None)
 
     def push(self) -> None:
-        """Push all that is held. Only from the hub."""
+        """Push all held-back data. Only from the hub."""
         self._turn_end.stop()
         for tcp_socket in tuple(self._held):
             self._push(tcp_socket)
@@ -67,9 +66,9 @@ class Pusher:
                 self._push(tcp_socket)
 
     def _push(self, tcp_socket: Any) -> None:
-        if tcp_socket in self._held:  # or the other thread has done it
+        if tcp_socket in self._held:  # else the other thread has pushed it
             # in this order: later data is held back again
             self._held.discard(tcp_socket)
-            with suppress(OSError):  # it may have been closed, which pushes too
-                # tcp(7): also where it was set before
+            with suppress(OSError):  # a closed socket has been pushed
+                # tcp(7): pushes even if it was set before
                 tcp_socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)

@@ -1,7 +1,7 @@
 """The bytes of one client connection: reads and writes that wait without holding others up.
 
-Refuses to know HTTP. A call that must wait hands its greenlet to the hub and tells the owner of the
-wire, who ends what waits too long by throwing into the greenlet.
+Knows nothing of HTTP. A call that must wait hands its greenlet to the hub and notifies the owner of
+the wire, who ends what waits too long by throwing into the greenlet.
 """
 
 from __future__ import annotations
@@ -271,12 +271,12 @@ class Wire:
         return bool(poll.poll(0))
 
     def set_to_reset(self) -> None:
-        """Have the close reset the connection, which tells the client of an error (RFC 9293)."""
+        """Make ``close`` reset the connection, so that the client sees an error (RFC 9293)."""
         with suppress(OSError):
             self._socket.setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
 
     def send_end(self) -> bool:
-        """Tell the client that nothing more comes; whether that is possible."""
+        """Close the sending side; returns whether that is possible."""
         try:
             self._socket.shutdown(SHUT_WR)
         except OSError:
