@@ -15,9 +15,10 @@ from gateway.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 DECISIONS = ROOT / "docs" / "decisions"
 RECORDS = sorted(DECISIONS.glob("[0-9]*.md"))
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, CONTRIBUTING, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMED = [str(page.relative_to(ROOT)) for page in PAGES]
 # what a page has its reader make, or shows as an example
 NOT_HERE = {"apps/since.py"}
@@ -124,6 +125,18 @@ def test_the_tour_has_every_module_in_its_room() -> None:
         row = [row for row in rows if f"`{path}`" in row or f"`{folder}/`" in row.split("|")[1]]
         assert len(row) == 1, path
         assert re.search(rf"\b{module.stem}\b", row[0]), path
+
+
+@pytest.mark.parametrize(("what", "most"), [("request", 12), ("reload", 10)])
+def test_following_opens_few_files(what: str, most: int) -> None:
+    text = CONTRIBUTING.read_text("utf-8")
+    listed = r"^\*\*A %s: (\d+) files\b.*\n\n((?:\d+\. .*\n)+)" % what  # noqa: UP031
+    counted = re.search(listed, text, re.MULTILINE)
+    assert counted
+    opened = re.findall(r"^\d+\. `(gateway/\S+\.py)` ", counted[2], re.MULTILINE)
+
+    assert int(counted[1]) == len(opened) == len(counted[2].splitlines()) <= most
+    assert all((ROOT / path).is_file() for path in opened)
 
 
 def test_every_decision_is_in_the_index() -> None:
