@@ -22,7 +22,7 @@ from gateway.errors import ConfigError, GatewayError
 from gateway.logs import forwarding, hide_controls, lifecycle
 from gateway.supervisor.generations.exits import handle_exit
 from gateway.supervisor.generations.failures import describe_troubles
-from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.listeners.control import send_command
 from gateway.supervisor.listeners.socket_paths import find_control
 from gateway.supervisor.listeners.sockets import open_pool_listener, raise_descriptor_limit
 from gateway.supervisor.pools.pools import Pools
@@ -177,7 +177,7 @@ def print_unhealthy(config: Config) -> None:
     """Print the mounts with problems in the running gateway of this table, if there is one."""
     try:
         control = find_control(config.server.control, Path(config.source))
-        report = ask(control, "status", patience_seconds=STATUS_SECONDS)
+        report = send_command(control, "status", patience_seconds=STATUS_SECONDS)
     except GatewayError:
         return
     if lines := describe_troubles(report["mounts"]):

@@ -19,7 +19,7 @@ from gateway.errors import ConfigError, GatewayError
 from gateway.file_tasks import touching
 from gateway.logs import escape_controls, hide_controls
 from gateway.supervisor.generations.failures import describe_troubles
-from gateway.supervisor.listeners.control import Answer, ask
+from gateway.supervisor.listeners.control import Answer, send_command
 from gateway.supervisor.listeners.socket_paths import find_control
 from gateway.supervisor.reload import explain
 
@@ -85,7 +85,7 @@ def add_commands(commands: Any, table: argparse.ArgumentParser, default_table: P
 def ask_gateway(table: Path, command: str, **more: str | list[str]) -> Answer:
     """Send a command to the gateway that serves ``table``, and print its progress. Raises
     GatewayError if there is none."""
-    return ask(locate_control(table), command, _show, patience_seconds=None, **more)
+    return send_command(locate_control(table), command, _show, patience_seconds=None, **more)
 
 
 def _show(progress: str) -> None:

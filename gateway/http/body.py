@@ -49,7 +49,7 @@ class Source(Protocol):
         """As ``receive``, into ``buffer``; returns the number of bytes."""
 
 
-class Content(io.RawIOBase):
+class RequestContent(io.RawIOBase):
     """The bytes of one request's content, each exactly once.
 
     ``is_complete`` is true once the last byte is received; ``received_bytes`` counts content.
@@ -222,7 +222,7 @@ class Content(io.RawIOBase):
             self.on_complete()
 
 
-class LengthContent(Content):
+class RequestContentOfLength(RequestContent):
     """Content with a Content-Length (RFC 9112 §6.2)."""
 
     def __init__(
@@ -240,7 +240,7 @@ class LengthContent(Content):
         return size
 
 
-class ChunkedContent(Content):
+class ChunkedRequestContent(RequestContent):
     """Chunked content (RFC 9112 §7.1)."""
 
     has_length = False
@@ -297,12 +297,12 @@ def _expect(received: _Received) -> _Received:
 
 def open_content(
     source: Source, length: int, max_bytes: int, before_first_read: Callable[[], None] | None
-) -> Content:
+) -> RequestContent:
     """The content of a request with this ``length`` in bytes, or CHUNKED. If the length exceeds
     ``max_bytes``, it has a ``fault`` from the start."""
     if length == CHUNKED:
-        return ChunkedContent(source, max_bytes, before_first_read)
-    content = LengthContent(source, length, before_first_read)
+        return ChunkedRequestContent(source, max_bytes, before_first_read)
+    content = RequestContentOfLength(source, length, before_first_read)
     if length > max_bytes:
         content.fault = ContentTooLarge(
             f"content of {length} bytes; at most {max_bytes} are taken here"

@@ -14,7 +14,13 @@ from time import monotonic
 from typing import Any, Protocol, cast
 
 from gateway.errors import ClientDisconnected, RequestEnded, RequestError
-from gateway.http.body import DROP_BYTES, READ_BYTES, ChunkedContent, Content, open_content
+from gateway.http.body import (
+    DROP_BYTES,
+    READ_BYTES,
+    ChunkedRequestContent,
+    RequestContent,
+    open_content,
+)
 from gateway.http.cookies import keep_first, scope_cookies
 from gateway.http.deadlines import Passed, Progress, build_ending
 from gateway.http.dispatch import LoadedMount
@@ -99,7 +105,7 @@ class Exchange(Response):
         self.begin(connection.wire, head, persistent, service.date_line)
         self._connection = connection
         self.refusal = refusal
-        self.content: Content | None = None
+        self.content: RequestContent | None = None
         self.mount = None
         self.arrived_bytes = self.moved = self.timeout = self.has_ended = 0
         self.client = self.request_id = ""
@@ -140,7 +146,7 @@ class Exchange(Response):
             self._break_off(late)
         return fault
 
-    def _drain(self, content: Content, fault: str) -> str:
+    def _drain(self, content: RequestContent, fault: str) -> str:
         """Take what the app left of the request's content. Returns the record's fault."""
         try:
             self.persistent = self.persistent and content.drain()
@@ -329,14 +335,14 @@ class Exchange(Response):
             content.store = Store(service.spool) if mount.buffers_content else None
             environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
 
-    def _drop_content(self, content: Content) -> None:
+    def _drop_content(self, content: RequestContent) -> None:
         """What the gateway answers itself is not lost behind content that nobody reads."""
         try:
             self.persistent &= content.drop()
         except RequestEnded:
             self.persistent = False
 
-    def _open_content(self, head: RequestHead, max_bytes: int) -> Content:
+    def _open_content(self, head: RequestHead, max_bytes: int) -> RequestContent:
         wire = self._connection.wire
 
         def send_continue() -> None:
@@ -347,7 +353,7 @@ class Exchange(Response):
         def on_complete() -> None:
             # from now on input tells that the client leaves, or what it asks next
             content.on_complete = None  # it refers to the content
-            if isinstance(content, ChunkedContent):
+            if isinstance(content, ChunkedRequestContent):
                 wire.unread = content.take_rest() + wire.unread
             if not wire.has_ended:
                 wire.watch(True)
@@ -361,7 +367,7 @@ class Exchange(Response):
             content.on_complete = on_complete
         return content
 
-    def _look_at_content(self, content: Content, result: object) -> None:
+    def _look_at_content(self, content: RequestContent, result: object) -> None:
         """Before ``result`` is sent: what the app has made of the request's content."""
         if content.fault is not None and self.code >= 500 and not self.head_sent:
             raise content.fault  # frameworks take the client's fault for one of their own
@@ -426,7 +432,7 @@ class Exchange(Response):
 
     def _be_taken_by(self, taker: Takeover) -> None:
         # the bytes of a tunnel count as those of content do
-        self.content = cast(Content, taker)
+        self.content = cast(RequestContent, taker)
         if self.mount is not None:
             self.timeout = self.mount.limits.tunnel_timeout_seconds
 

@@ -42,7 +42,7 @@ def _watch(
 ) -> None:
     misses = 0
     while True:
-        fault = ask(address, *question, min(interval_seconds, MAX_SECONDS))
+        fault = check_health(address, *question, min(interval_seconds, MAX_SECONDS))
         misses = misses + 1 if fault else 0
         if address.is_healthy and misses >= MISSES:
             address.is_healthy = False
@@ -53,7 +53,9 @@ def _watch(
         gevent.sleep(interval_seconds)
 
 
-def ask(address: Address, path: str, host: str, scheme: str, timeout_seconds: float) -> str:
+def check_health(
+    address: Address, path: str, host: str, scheme: str, timeout_seconds: float
+) -> str:
     """Why the address is not healthy, "" if it is. May switch greenlets."""
     try:
         with gevent.Timeout(timeout_seconds, TimeoutError("no answer in time")):

@@ -8,7 +8,7 @@ Refuses to know how the address was chosen and what happens after a failure. Sou
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateway.http.body import Content as RequestContent
+from gateway.http.body import RequestContent
 from gateway.protocol.fields import Field
 from gateway.protocol.framing import CHUNKED
 from gateway.protocol.response import InvalidResponseError, ResponseHead, parse_response_head

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import reference
 
 from gateway.errors import ClientDisconnected, MalformedRequest, RequestError
-from gateway.http.body import ChunkedContent
+from gateway.http.body import ChunkedRequestContent
 from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
@@ -208,7 +208,7 @@ def content(data: bytes) -> None:
 def _read_request_content(sizes: bytes, raw: bytes) -> None:
     expected = _expect_chunks(raw, MAX_CONTENT)
     source = _Pieces(raw, sizes[:3])
-    chunked = ChunkedContent(source, MAX_CONTENT, None)
+    chunked = ChunkedRequestContent(source, MAX_CONTENT, None)
     reader = io.BufferedReader(chunked, 1 + sizes[3])
     found = _read(reader, chunked, source)
     assert found == expected, f"read {found!r}, the reference {expected!r}"
@@ -244,7 +244,7 @@ def _expect_chunks(raw: bytes, max_bytes: int, *, allows_padding: bool = False) 
         return type(error)
 
 
-def _read(reader: io.BufferedReader, chunked: ChunkedContent, source: _Pieces) -> Any:
+def _read(reader: io.BufferedReader, chunked: ChunkedRequestContent, source: _Pieces) -> Any:
     data = b""
     try:
         while piece := reader.read1(1 + source._sizes[0]):

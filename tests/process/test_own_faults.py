@@ -22,7 +22,7 @@ from running import WAIT_SECONDS, Running, wait_until
 from gateway.config.model import Config, ServerSettings
 from gateway.supervisor.generations.exits import handle_exit
 from gateway.supervisor.generations.generation import Generation, GenerationState
-from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.listeners.control import send_command
 from gateway.supervisor.pools.evidence import MOST_REQUESTS
 from gateway.supervisor.processes.process import ProcessState, Purpose
 from gateway.supervisor.tasks import guard, guarded, keep_up
@@ -233,7 +233,7 @@ def test_a_worker_that_has_loaded_and_never_accepts_is_ended(start: Start) -> No
     gateway = start("  /: good:app\n  /s: {app: 'stuck:app', pool: own}\n", server, stuck=STUCK)
     wait_until(lambda: answers(gateway, "/s"), "the pool serves")
     gateway.write("stuck", "")
-    failed = ask(gateway.folder / "control.sock", "reload", patience_seconds=WAIT_SECONDS)
+    failed = send_command(gateway.folder / "control.sock", "reload", patience_seconds=WAIT_SECONDS)
     assert failed["exit_code"] == 3
     assert "(it did not accept within 2 s)" in "\n".join(failed["messages"])
     assert answers(gateway, "/s")

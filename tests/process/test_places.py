@@ -16,7 +16,7 @@ from running import ENVIRON, SERVER, Running, wait_until
 from gateway.commands.main import main
 from gateway.errors import ConfigError, GatewayError
 from gateway.supervisor.listeners import socket_paths as places
-from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.listeners.control import send_command
 from gateway.supervisor.listeners.socket_paths import find_control, make_control, making_folder
 
 NOBODY = 65534
@@ -269,13 +269,13 @@ def squatter(tmp_path: Path) -> Iterator[Path]:
 @OTHERS
 def test_another_users_process_does_not_pass_for_the_gateway(squatter: Path) -> None:
     with pytest.raises(GatewayError, match=f"belongs to another user \\({NOBODY}\\)"):
-        ask(squatter, "reload")
+        send_command(squatter, "reload")
 
 
 @OTHERS
 def test_the_owner_of_the_directory_may_answer(squatter: Path) -> None:
     os.chown(squatter.parent, NOBODY, -1)
-    assert ask(squatter, "reload")["exit_code"] == 0
+    assert send_command(squatter, "reload")["exit_code"] == 0
 
 
 BROKEN = """

@@ -18,7 +18,7 @@ from running import Running, wait_until
 from gateway.commands.remote import format_status
 from gateway.config.model import PoolSettings
 from gateway.config.text.env_file import parse_env_file
-from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.listeners.control import send_command
 from gateway.supervisor.processes.launch import build_command
 
 Start = Callable[..., Running]
@@ -474,7 +474,7 @@ def test_a_reload_shows_what_is_built(start: Start) -> None:
     gateway.server += "  environments: built\npools: {a: {requirements: none.txt}}\n"
     gateway.write_table("  /a: {app: 'telling:app', pool: a}\n")
     told_meanwhile: list[str] = []
-    outcome = ask(gateway.folder / "control.sock", "reload", told_meanwhile.append)
+    outcome = send_command(gateway.folder / "control.sock", "reload", told_meanwhile.append)
     assert (outcome["exit_code"], outcome["messages"]) == (0, [])
     assert "building Python" in told_meanwhile[0]
     assert f"{gateway.folder}/mounts.yaml:7:9: pools.a: " in told_meanwhile[0]

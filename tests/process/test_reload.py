@@ -17,7 +17,7 @@ from running import APP, ENVIRON, Running, wait_until
 from gateway.commands.main import main
 from gateway.commands.remote import format_status
 from gateway.errors import GatewayError
-from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.listeners.control import send_command
 
 Start = Callable[..., Running]
 WAITING = """
@@ -463,11 +463,11 @@ def test_only_its_own_user_may_connect_and_nothing_is_left_behind(start: Start) 
     gateway = start()
     path = gateway.folder / "control.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert ask(path, "stop") == {}
+    assert send_command(path, "stop") == {}
     assert gateway.process.wait(10) == 0
     assert not path.exists()
     with pytest.raises(GatewayError, match="no gateway answers at"):
-        ask(path, "status")
+        send_command(path, "status")
 
 
 @pytest.mark.parametrize("question", [b"\n", b"[]\n", b'{"command": "dance"}\n', b"{\n", b"7\n"])

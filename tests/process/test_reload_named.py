@@ -9,7 +9,7 @@ import pytest
 from running import APP, Running, wait_until
 
 from gateway.commands.main import main
-from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.listeners.control import send_command
 
 Start = Callable[..., Running]
 POOLS = "pools:\n  a: {}\n  b: {}\n"
@@ -147,7 +147,7 @@ def test_what_is_loading_is_shown_with_its_time(gateway: Running) -> None:
         if "pool a at /a" in line:
             (gateway.folder / "wait").unlink(missing_ok=True)
 
-    outcome = ask(gateway.folder / "control.sock", "reload", note, names=["/a"])
+    outcome = send_command(gateway.folder / "control.sock", "reload", note, names=["/a"])
     assert outcome["exit_code"] == 0
     assert any("loading pool a at /a (" in line for line in shown)
     assert not any("pool b" in line for line in shown)
@@ -158,9 +158,9 @@ def test_what_becomes_of_open_requests_and_websockets_is_said(gateway: Running) 
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(gateway.ask, "/a?wait")
         wait_until((gateway.folder / "began").exists, "the request has begun")
-        ask(gateway.folder / "control.sock", "reload", shown.append, names=["/b"])
+        send_command(gateway.folder / "control.sock", "reload", shown.append, names=["/b"])
         assert not any("WebSockets" in line for line in shown)
-        ask(gateway.folder / "control.sock", "reload", shown.append, names=["/a"])
+        send_command(gateway.folder / "control.sock", "reload", shown.append, names=["/a"])
         [line] = [line for line in shown if "WebSockets" in line]
         assert line.startswith("requests and WebSockets open in replaced workers: 1; ")
         assert "after 3630 s (keep_previous and drain_timeout) is cut" in line

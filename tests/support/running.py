@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.states import VARIABLE
-from gateway.supervisor.listeners.control import ask
+from gateway.supervisor.listeners.control import send_command
 
 ENVIRON = {
     **os.environ,
@@ -145,7 +145,7 @@ class Running:
         return self.ask().rpartition(b"\r\n")[2].decode()
 
     def control(self, command: str, **more: Any) -> dict[str, Any]:
-        return ask(self.folder / "control.sock", command, **more)
+        return send_command(self.folder / "control.sock", command, **more)
 
     def children(self) -> set[int]:
         """The pids of the supervisor's children."""

@@ -13,7 +13,7 @@ from gateway.errors import (
     RequestError,
     RequestTimeout,
 )
-from gateway.http.body import ChunkedContent, Content, LengthContent
+from gateway.http.body import ChunkedRequestContent, RequestContent, RequestContentOfLength
 from gateway.protocol.chunks import MAX_CHUNK_LINE, MAX_TRAILER_BYTES
 
 BEHIND = b"GET /next HTTP/1.1\r\n"
@@ -50,11 +50,13 @@ def chunked(*chunks: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
-def open_chunked(raw: bytes, piece_size: int = 1 << 20, max_bytes: int = MIB) -> ChunkedContent:
-    return ChunkedContent(Source(raw, piece_size), max_bytes, None)
+def open_chunked(
+    raw: bytes, piece_size: int = 1 << 20, max_bytes: int = MIB
+) -> ChunkedRequestContent:
+    return ChunkedRequestContent(Source(raw, piece_size), max_bytes, None)
 
 
-def read(content: Content) -> bytes:
+def read(content: RequestContent) -> bytes:
     return io.BufferedReader(content).read()
 
 
@@ -75,7 +77,7 @@ def test_chunks_are_read_in_any_pieces(piece_size: int, read_size: int) -> None:
 
 
 @pytest.mark.parametrize("make", [
-    lambda raw: LengthContent(Source(raw + BEHIND, 3), len(raw), None),
+    lambda raw: RequestContentOfLength(Source(raw + BEHIND, 3), len(raw), None),
     lambda raw: open_chunked(chunked(raw[:5], raw[5:]) + BEHIND, 3),
 ])  # fmt: skip
 def test_lines_are_read_as_pep_3333_says(make: object) -> None:
@@ -91,14 +93,14 @@ def test_lines_are_read_as_pep_3333_says(make: object) -> None:
 
 def test_content_of_a_length_ends_there() -> None:
     source = Source(b"hello" + BEHIND)
-    content = LengthContent(source, 5, None)
+    content = RequestContentOfLength(source, 5, None)
     assert read(content) == b"hello"
     assert content.is_complete
     assert source.raw == BEHIND
 
 
 def test_an_end_before_the_length_is_an_error() -> None:
-    content = LengthContent(Source(b"hell"), 5, None)
+    content = RequestContentOfLength(Source(b"hell"), 5, None)
     with pytest.raises(ClientDisconnected):
         read(content)
     assert not content.is_complete
@@ -114,7 +116,7 @@ def test_an_end_before_the_last_chunk_is_an_error(cut: int) -> None:
 
 def test_what_has_come_of_a_chunk_is_given_before_the_rest_is_waited_for() -> None:
     source = Source(b"5\r\nhello")
-    content = ChunkedContent(source, MIB, None)
+    content = ChunkedRequestContent(source, MIB, None)
     buffer = bytearray(100)
     assert content.readinto(memoryview(buffer)) == 5
     assert source.reads == 1
@@ -125,7 +127,7 @@ def test_what_has_come_of_a_chunk_is_given_before_the_rest_is_waited_for() -> No
 def test_a_chunk_that_fills_the_buffer_is_received_into_it(left: int) -> None:
     data = bytes(range(256)) * 2
     source = Source(b"%x\r\n" % (100 + left) + data[:100], then=RequestTimeout("no more"))
-    content = ChunkedContent(source, MIB, None)
+    content = ChunkedRequestContent(source, MIB, None)
     got, view = b"", memoryview(bytearray(300))
     got += view[: content.readinto(view)]
     source.raw = data[100 : 100 + left] + b"\r\n0\r\n\r\n" + BEHIND
@@ -141,7 +143,7 @@ def test_a_chunk_that_fills_the_buffer_is_received_into_it(left: int) -> None:
 
 
 @pytest.mark.parametrize("make", [
-    lambda: LengthContent(Source(b"hello" + BEHIND), 5, None),
+    lambda: RequestContentOfLength(Source(b"hello" + BEHIND), 5, None),
     lambda: open_chunked(chunked(b"hello") + BEHIND),
 ])  # fmt: skip
 def test_an_empty_buffer_takes_nothing(make: object) -> None:
@@ -153,7 +155,7 @@ def test_an_empty_buffer_takes_nothing(make: object) -> None:
 
 def test_the_client_is_told_to_send_at_the_first_read_alone() -> None:
     told: list[int] = []
-    content = LengthContent(Source(b"hello"), 5, lambda: told.append(1))
+    content = RequestContentOfLength(Source(b"hello"), 5, lambda: told.append(1))
     reader = io.BufferedReader(content)
     assert not content.is_worth_draining
     assert not told
@@ -195,7 +197,7 @@ def test_a_chunk_line_has_a_longest(piece_size: int) -> None:
 def test_a_chunk_line_without_end_is_not_waited_for(piece_size: int) -> None:
     source = Source(b"5;" + b"a" * 5000, piece_size)
     with pytest.raises(MalformedRequest):
-        read(ChunkedContent(source, MIB, None))
+        read(ChunkedRequestContent(source, MIB, None))
     assert len(source.raw) >= 5000 - 1000 - MAX_CHUNK_LINE
 
 
@@ -217,7 +219,7 @@ def test_trailers_have_a_bound(piece_size: int, lines: int) -> None:
 
 def test_many_small_chunks_in_one_piece_take_linear_time() -> None:
     source = Source(b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n", 1 << 20)
-    content = ChunkedContent(source, MIB, None)
+    content = ChunkedRequestContent(source, MIB, None)
     sizes: set[int] = set()
     buffer = memoryview(bytearray(100))
     while content.readinto(buffer):
@@ -254,7 +256,7 @@ def test_an_app_that_reads_on_gets_the_same_error_again(raw: bytes, piece_size: 
 
 def test_a_timeout_stays_one() -> None:
     source = Source(b"5\r\nhel", then=RequestTimeout("no content came in time"))
-    reader = io.BufferedReader(ChunkedContent(source, MIB, None))
+    reader = io.BufferedReader(ChunkedRequestContent(source, MIB, None))
     with pytest.raises(RequestTimeout):
         reader.read()
     source.raw = b"lo\r\n0\r\n\r\n"

@@ -18,7 +18,7 @@ from harness import PEER, Gateway
 from raw_requests import Invalid, Request, Valid, load_invalid, load_valid
 
 from gateway.errors import RequestError
-from gateway.http.body import ChunkedContent, LengthContent
+from gateway.http.body import ChunkedRequestContent, RequestContentOfLength
 from gateway.http.dispatch import LoadedMount, MountTable
 from gateway.limits import Limits, MountLimits
 from gateway.protocol.framing import CHUNKED
@@ -100,8 +100,8 @@ def read_content(head: RequestHead, source: Pieces, max_body: int) -> bytes:
     if not head.content_length:
         return b""
     if head.content_length != CHUNKED:
-        return io.BufferedReader(LengthContent(source, head.content_length, None)).read()
-    chunked = ChunkedContent(source, max_body, None)
+        return io.BufferedReader(RequestContentOfLength(source, head.content_length, None)).read()
+    chunked = ChunkedRequestContent(source, max_body, None)
     content = io.BufferedReader(chunked).read()
     source.put_back(chunked.take_rest())
     return content

@@ -97,7 +97,7 @@ def _to_line(answer: Answer) -> bytes:
     return json.dumps(answer).encode() + b"\n"
 
 
-def ask(
+def send_command(
     path: Path,
     command: str,
     on_progress: Notify = str,
