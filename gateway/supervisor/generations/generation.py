@@ -29,6 +29,8 @@ from gateway.uncaught import report_own, summarize
 GONE_SECONDS = 0.8
 # a worker that is not ready after this long has its reason shown in the status
 SLOW_START_SECONDS = 2.0
+# of entries about what apps have changed for others: apps decide their texts
+MOST_NOTED = 100
 # beyond the time that a worker was given to end, before it is killed
 KILL_GRACE_SECONDS = 2.0
 
@@ -347,6 +349,13 @@ class Generation:
     def note_failed(self, report: Report) -> None:
         """The mount of ``report`` answers 503 for that reason."""
         self.failed[report["mount"]] = report
+
+    def note_app_change(self, text: str) -> bool:
+        """An app has changed something for others; whether to log that, which is done once."""
+        is_news = text not in self.noted and len(self.noted) < MOST_NOTED
+        if is_news:
+            self.noted.add(text)
+        return is_news
 
     def forget_failed(self, mount: str) -> None:
         """It has loaded, or was never among those that had not."""

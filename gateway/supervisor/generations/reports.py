@@ -11,8 +11,6 @@ from gateway.supervisor.processes.process import Process, ProcessState, Report
 
 # for a worker that will not serve to end by itself, before it is killed
 END_SECONDS = 2.0
-# of entries about what apps have changed for others, in one generation: apps decide their texts
-MOST_NOTED = 100
 
 
 def take_report(generation: Generation, process: Process, report: Report) -> None:
@@ -53,8 +51,7 @@ def _note_change(generation: Generation, report: Report) -> None:
         describe_place(config, name) if is_known else f"{config.source}: pool {config.pool.name}"
     )
     text = f"{place}: {report['text']}"
-    if text not in generation.noted and len(generation.noted) < MOST_NOTED:
-        generation.noted.add(text)
+    if generation.note_app_change(text):
         lifecycle.warning("%s", text, extra={"mount": name} if is_known else {})
 
 
