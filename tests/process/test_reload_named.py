@@ -84,7 +84,7 @@ def test_only_what_is_named_is_renewed(gateway: Running, names: list[str], pools
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["/c"], 'no mount or pool that is served has the name "/c"'),
+        (["/c"], 'no mount or pool that is served is named "/c"'),
         (["/owm"], 'named "/owm": did you mean "/own"?'),
         (["a", "nowhere"], 'named "nowhere"'),
     ],

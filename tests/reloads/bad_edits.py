@@ -120,12 +120,12 @@ TABLE = [
     BadEdit(
         name="duplicate key",
         adds="  /added: {app: 'mirror:app', app: 'mirror:app'}\n",
-        told="mounts./added.app: given twice",
+        told="mounts./added.app: duplicate key",
     ),
     BadEdit(
         name="duplicate mount",
         adds="  /more: mirror:app\n  /more/: mirror:app\n",
-        told='mounts./more/: "/more" is mounted already',
+        told='mounts./more/: "/more" is already mounted',
         at="/more/",
     ),
     BadEdit(name="wrong type", adds="  /added: [mirror, app]\n", told=HERE + "expected an app"),
@@ -159,7 +159,7 @@ TABLE = [
     BadEdit(
         name="environment clash",
         adds="  /a: {app: 'mirror:app', env: {KEY: 1}}\n  /b: {app: 'mirror:app', env: {KEY: 2}}\n",
-        told='mounts./b.env.KEY: "/a" gives it another value',
+        told='mounts./b.env.KEY: "/a" sets it to another value',
         at="/b:",
     ),
     BadEdit(

@@ -23,7 +23,7 @@ def find_pools(config: Config, names: Iterable[str]) -> set[str]:
         pool = known.get(name) or mounts.get(_as_key(name))
         if pool is None:
             hint = did_you_mean(name, known) or "`gateway routes` lists the mounts"
-            problems.append(f"no mount or pool that is served has the name {quote(name)}: {hint}")
+            problems.append(f"no mount or pool that is served is named {quote(name)}: {hint}")
         else:
             found.add(pool)
     if problems:
