@@ -71,8 +71,8 @@ quick: $(VENV)/dev.stamp
 
 # The figure of coverage is that of the first storey alone: to measure processes takes longer.
 test: $(VENV)/dev.stamp
-	$(PYTEST) $(PARALLEL) --cov --cov-report= tests/unit tests/fuzz
-	$(PYTEST) $(PARALLEL) -m 'not alone' tests/process
+	$(PYTEST) $(PARALLEL) --cov --cov-report= tests/unit
+	$(PYTEST) $(PARALLEL) -m 'not alone' tests/fuzz tests/process
 	$(PYTEST) -m alone tests/process
 	$(PYTEST) tests/stack
 	@echo "The unit tests run $$($(BIN)/coverage report) % of the lines in gateway/."

@@ -3,16 +3,16 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from idle_process import IdleProcess
 
 from gateway.config.model import AppTarget, Config, Mount, ServerSettings, Where
 from gateway.limits import MountLimits
 from gateway.mounts.loader import load_mounts
 from gateway.supervisor.generations.generation import Generation
 from gateway.supervisor.generations.reports import take_report
+from gateway.supervisor.processes.process import ProcessState
 
 COUNTING = """
 asked = []
@@ -63,8 +63,8 @@ def test_a_report_of_what_is_loaded_has_nobody_look_through_the_table() -> None:
     looks = []
     config = Config(source="", directory=Path(), server=ServerSettings(), mounts=())
     generation = Generation(1, config, lambda *_: None, on_change=looks.append)  # type: ignore[arg-type,return-value]
-    child: Any = SimpleNamespace(loading="", loading_since=0.0, accepts=True)
-    take_report(generation, child, {"event": "loading", "mount": "/a"})
-    assert (child.loading, looks) == ("/a", [])
-    take_report(generation, child, {"event": "paused"})
-    assert (child.accepts, looks) == (False, [generation])
+    process = IdleProcess(1, ProcessState.LOADING)
+    take_report(generation, process, {"event": "loading", "mount": "/a"})
+    assert (process.loading, looks) == ("/a", [])
+    take_report(generation, process, {"event": "paused"})
+    assert (process.accepts, looks) == (False, [generation])
