@@ -1,4 +1,4 @@
-"""Which deadline of a connection has passed: a function of its state and of time.
+"""Decides which deadline of a connection has passed, by its state and the time.
 
 Source: RFC 9110 §15.5.9 (408), §15.6.5 (504); RFC 9112 §9.6 (the end of a connection).
 """
@@ -14,12 +14,12 @@ from gateway.http.states import HEAD, IDLE, LINGERING, READING, RUNNING, WRITING
 from gateway.limits import Limits
 
 LINGER_SECONDS = 2.0
-# how long a stream may be quiet whose client has left; with the sweep, two seconds at most
+# how long a stream whose client has closed may be silent; with the sweep, two seconds at most
 LEFT_SECONDS = 0.5
 
 
 class Passed(Enum):
-    """A deadline that has passed; its ``value`` is what the access record says of it."""
+    """A deadline that has passed; its ``value`` is the error in the access record."""
 
     KEEP_ALIVE = "no request came in time"
     LINGER = "the client did not close in time"
@@ -32,10 +32,10 @@ class Passed(Enum):
 
 
 class Progress(NamedTuple):
-    """What the request in flight has done since the last look. ``timeout`` is its mount's, in
-    seconds, 0 for none; ``has_moved`` is whether bytes have, either way; ``is_slow`` whether its
-    content comes below the least rate. ``has_left()`` is whether it is a stream whose client has
-    closed: that costs a system call."""
+    """The progress of a request since the last sweep. ``timeout`` is the mount's, in seconds, 0 for
+    none; ``has_moved`` is whether bytes were received or sent; ``is_slow`` whether content arrives
+    below the minimum rate. ``has_left()`` is whether it is a stream whose client has closed, which
+    costs a system call."""
 
     timeout: float = 0.0
     has_moved: bool = False
@@ -46,8 +46,8 @@ class Progress(NamedTuple):
 def find_passed(
     state: State, waited: float, limits: Limits, progress: Progress | None
 ) -> Passed | None:
-    """The deadline that has passed for a connection that is in ``state`` for ``waited`` seconds;
-    ``progress`` is None while no request is being answered."""
+    """The deadline that has passed for a connection that has been in ``state`` for ``waited``
+    seconds; ``progress`` is None without a request in flight."""
     passed = None
     if state is IDLE:
         passed = Passed.KEEP_ALIVE if waited > limits.keep_alive_seconds else None
@@ -71,7 +71,7 @@ def find_passed(
 
 
 def build_ending(passed: Passed, timeout: float) -> BaseException:
-    """What ends a request in flight whose deadline has passed."""
+    """The exception that ends a request whose deadline has passed."""
     if passed is Passed.LEFT:
         return ClientLeft()
     if passed is Passed.SEND:

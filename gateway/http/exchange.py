@@ -2,7 +2,7 @@
 
     head -> environ -> dispatch -> app -> response -> record
 
-Refuses to know how heads are read. Source: PEP 3333, RFC 9112 §9, RFC 9110 §10.1.1 (100-continue).
+Source: PEP 3333, RFC 9112 §9, RFC 9110 §10.1.1 (100-continue).
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from gateway.protocol.request import RequestHead
 from gateway.uncaught import summarize
 from gateway.wsgi import RAW_PATH_INFO, Environ, Fields, Takeover
 
-# the status of a record where none was sent; nginx's own number
+# the status in a record if none was sent, as in nginx
 CLIENT_CLOSED_REQUEST = 499
 APP_FAILED = "500 Internal Server Error", "The app failed; its log has the cause."
 RETRY_AFTER = ("Retry-After", "5")
-# of a target, where a log names the request
+# characters of a target in messages
 _SHOWN_TARGET = 200
 
 
 class Connected(Protocol):
-    """The connection of a request, as far as that is concerned. ``slot`` is its place in the table
-    of requests in flight; ``client_disconnected`` is given to the app."""
+    """The attributes of a connection that a request needs. ``slot`` is its slot in the memory of
+    requests in flight; ``client_disconnected`` is passed to the app."""
 
     client_disconnected: Callable[[], bool] | None
     exchange: Exchange | None
@@ -62,14 +62,13 @@ class Connected(Protocol):
 
 
 class Exchange(Response):
-    """``run`` is the walk of one request.
+    """``run`` handles one request.
 
-    ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` is how many bytes had
-    moved when the sweep last looked. ``has_ended`` is whether that has ended it for its client's
-    leaving. ``refusal`` is why the request is not answered by its app, if it is refused.
-    ``script_name`` is that of the environ that the app was given, set where there is a mount. Of
-    content that came with its head, all of it, ``arrived_bytes`` is the length, and there is no
-    ``content``.
+    ``timeout`` is the mount's, in seconds, 0 before it is known; ``moved`` the number of bytes
+    received and sent at the last sweep. ``has_ended``: the sweep has ended it since the client has
+    closed. ``refusal`` is why the request was refused. ``script_name`` is that of the app's
+    environ, set once there is a mount. If all content was received with the head, its length is
+    ``arrived_bytes``, and ``content`` is None.
     """
 
     __slots__ = (
@@ -98,9 +97,9 @@ class Exchange(Response):
         runner: Any,
         now: float,
     ) -> float:
-        """Answer ``head``, or ``refusal`` where that is set, in the greenlet ``runner``, from
-        ``now`` on to the moment that is returned; ``persistent`` is whether another request may
-        follow. Nothing leaves here but bytes and an access record."""
+        """Respond to ``head``, or with ``refusal`` if that is set, in the greenlet ``runner``.
+        ``now`` is the monotonic start, the returned time the end; ``persistent``: another request
+        may follow. Raises nothing."""
         service = connection.service
         self.begin(connection.wire, head, persistent, service.date_line)
         self._connection = connection
@@ -124,7 +123,7 @@ class Exchange(Response):
         return self.end(fault)
 
     def _answer_fault(self, error: BaseException) -> str:
-        """Answer for a walk that has ended by ``error``. Returns the record's fault."""
+        """Respond to an ``error`` of the walk. Returns the error for the access record."""
         fault = summarize(error)
         try:
             if isinstance(error, (RequestError, ClientDisconnected, RequestEnded)):
@@ -138,7 +137,7 @@ class Exchange(Response):
             elif not isinstance(error, ClientDisconnected):
                 self._report(error)
                 if not self.is_complete:
-                    # before the head: a whole 500; after it: the cut connection is the only sign
+                    # before the head: a 500; after it the connection is cut, the only sign left
                     self.persistent &= not self.head_sent
                     traceback = self._connection.service.show_fault(error)
                     self._answer(*APP_FAILED, traceback=traceback)
@@ -147,7 +146,7 @@ class Exchange(Response):
         return fault
 
     def _drain(self, content: RequestContent, fault: str) -> str:
-        """Take what the app left of the request's content. Returns the record's fault."""
+        """Read what the app left unread. Returns the error for the access record."""
         try:
             self.persistent = self.persistent and content.drain()
         except BaseException as late:  # noqa: BLE001  see _break_off
@@ -156,8 +155,8 @@ class Exchange(Response):
         return fault
 
     def _break_off(self, error: BaseException) -> None:
-        """The gateway's own part of a request was hit: by a deadline, or by what the app has left
-        running, such as a ``gevent.Timeout`` or a ``kill``."""
+        """The gateway's part of a request was interrupted: by a deadline, or by something that the
+        app left running, such as a ``gevent.Timeout`` or a ``kill``."""
         self.persistent = False
         if isinstance(error, RequestEnded):
             self._answer(error.status, error.detail, *error.fields)
@@ -223,7 +222,7 @@ class Exchange(Response):
     def _answer(
         self, status: str, detail: str, *fields: tuple[str, str], traceback: str = ""
     ) -> None:
-        """Answer in the gateway's own name, where no head has gone out."""
+        """Send an error page of the gateway, unless a head has been sent."""
         if self.head_sent:
             return
         if self.content is not None:
@@ -250,7 +249,7 @@ class Exchange(Response):
 
     def _report(self, error: BaseException, how: str = "") -> None:
         mount, request_id = self.mount.name if self.mount else "-", self.request_id
-        # an error log that cannot be written costs nobody an answer
+        # a log that cannot be written must not fail a request
         with suppress(Exception):
             faults.error(
                 *("%s: %s%s (request %s)", mount, summarize(error), how, request_id),
@@ -259,7 +258,7 @@ class Exchange(Response):
             )
 
     def end(self, fault: str) -> float:
-        """Keep the record, unless the request was given up. Returns the moment. Does not wait."""
+        """Log the request, unless it was given up. Returns the monotonic time. Does not wait."""
         now = monotonic()
         connection = self._connection
         if connection.exchange is not self:
@@ -305,7 +304,7 @@ class Exchange(Response):
         length, most = head.content_length, mount.limits.max_body_bytes
         is_here = 0 < length <= len(wire.unread) and length <= most
         if is_here and mount.buffers_content and mount.reads_content:
-            # the shortest way, for most forms
+            # the fast path, for most forms
             environ.pop("HTTP_TRAILER", None)
             environ["wsgi.input"] = io.BytesIO(wire.unread[:length])
             wire.unread = wire.unread[length:]
@@ -314,7 +313,7 @@ class Exchange(Response):
         is_taken_in = mount.buffers_content and (length <= MEMORY_BYTES or mount.takes_in_all)
         if is_taken_in:
             most = min(most, max(MEMORY_BYTES, service.limits.max_spooled_bytes))
-        # taken off here (RFC 9112 §7): some apps would decode the content once more
+        # removed here (RFC 9112 §7): some apps would decode the content again
         environ.pop("HTTP_TRANSFER_ENCODING", None)
         environ.pop("HTTP_TRAILER", None)
         content = self._open_content(head, most)
@@ -336,7 +335,7 @@ class Exchange(Response):
             environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
 
     def _drop_content(self, content: RequestContent) -> None:
-        """What the gateway answers itself is not lost behind content that nobody reads."""
+        """Read and drop the content, so that the client gets the gateway's response."""
         try:
             self.persistent &= content.drop()
         except RequestEnded:
@@ -351,7 +350,7 @@ class Exchange(Response):
                 wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
         def on_complete() -> None:
-            # from now on input tells that the client leaves, or what it asks next
+            # further input is the next request, or the end of the connection
             content.on_complete = None  # it refers to the content
             if isinstance(content, ChunkedRequestContent):
                 wire.unread = content.take_rest() + wire.unread
@@ -363,35 +362,35 @@ class Exchange(Response):
         content = self.content = open_content(wire, length, max_bytes, announce)
         if length == CHUNKED or length > len(wire.unread):
             wire.watch(False)  # bytes stay in the kernel until the app asks for them
-            # the app has the content: no bound method, which leads to the connection
+            # not a bound method: the app has the content, and could reach the connection
             content.on_complete = on_complete
         return content
 
     def _look_at_content(self, content: RequestContent, result: object) -> None:
-        """Before ``result`` is sent: what the app has made of the request's content."""
+        """Handle unread or faulty content before ``result`` is sent."""
         if content.fault is not None and self.code >= 500 and not self.head_sent:
-            raise content.fault  # frameworks take the client's fault for one of their own
+            raise content.fault  # frameworks turn the client's error into a 500
         if type(result) is list and not content.is_complete:
-            # its head may take the shortest way, and it is there: nobody reads any more
+            # its head may use the fast path, and the app no longer reads
             self.persistent &= content.settle() if content.store is None else content.drop()
 
     # --- in the hub ---------------------------------------------------------------------------
 
     @property
     def wants_input(self) -> bool:
-        """Whether what comes now is not content, which waits until it is asked for."""
+        """Whether further input is not content of this request."""
         return self.content is None or self.content.is_complete
 
     @property
     def has_read_all(self) -> bool:
-        """Whether nothing of the request is unread, as far as that is known."""
+        """Whether the request has been read completely, as far as is known."""
         if self.refusal is not None:
             return False
         content, arrived = self.content, self.arrived_bytes
         return content.is_complete if content else self._request.content_length == arrived
 
     def measure(self, now: float, limits: Limits) -> Progress:
-        """What has moved since this was asked last."""
+        """The progress since the last call."""
         content = self.content
         before = self.moved
         self.moved = self._sink.sent_bytes + (content.received_bytes if content else 0)
@@ -399,8 +398,8 @@ class Exchange(Response):
         return Progress(self.timeout, self.moved != before, is_slow, self._has_left)
 
     def _has_left(self) -> bool:
-        """Whether it is a stream whose client has closed. One that only sends no more may still
-        read (RFC 9112 §9.6), and gets what it is sent."""
+        """Whether it is a stream whose client has closed. A client that has closed only its side
+        may still read (RFC 9112 §9.6), and gets the response."""
         is_stream = self.head_sent and not self.has_ended and not self.is_complete
         wire = self._connection.wire
         return is_stream and (wire.has_ended or wire.has_hung_up())
@@ -411,9 +410,9 @@ class Exchange(Response):
         self.greenlet.throw(build_ending(passed, self.timeout))
 
     def cut(self) -> None:
-        """End the request: the gateway stops and has waited for it long enough."""
+        """End the request: the gateway is stopping, and drain_timeout has passed."""
         if self.content is not None:
-            self.content.is_lost = True  # there is no time to read it
+            self.content.is_lost = True  # no time to read it
         fault, detail = "cut: drain_timeout has passed", "The gateway is being restarted."
         self.greenlet.throw(RequestEnded(fault, "503 Service Unavailable", detail))
 
@@ -424,28 +423,28 @@ class Exchange(Response):
     # --- hooks of the response ----------------------------------------------------------------
 
     def _read_head(self, key: tuple[str, Fields]) -> CheckedHead:
-        # what is known already has no cookies
+        # heads in the cache have no cookies
         known, mount = read_head(key), self.mount
         if mount is None or not mount.scopes_cookies or "\r\nset-cookie:" not in known[0].lower():
             return known
         return read_head((key[0], scope_cookies(key[1], self.script_name)))
 
     def _be_taken_by(self, taker: Takeover) -> None:
-        # the bytes of a tunnel count as those of content do
+        # bytes of a tunnel count like those of content
         self.content = cast(RequestContent, taker)
         if self.mount is not None:
             self.timeout = self.mount.limits.tunnel_timeout_seconds
 
     def send_early_hints(self, headers: list[tuple[str, str]]) -> None:
-        """See ``Response``. They are no part of an answer: ``timeout`` goes on as if they had not
-        been sent, so that a server which sends nothing else is not waited for any longer."""
+        """See ``Response``. They do not count as progress for ``timeout``: a server that sends
+        nothing else must time out."""
         before = self._sink.sent_bytes
         super().send_early_hints(headers)
         self.moved += self._sink.sent_bytes - before
 
     def _build_head(self, length: int | None) -> bytes:
-        # not earlier: a generator may read content before its first piece. What a head says holds:
-        # nginx would begin another request on a connection that is then closed.
+        # not earlier: a generator may read content before its first piece. Not later: nginx may
+        # send another request on a connection unless the head says close.
         if self.content is not None:
             self.persistent &= self.content.settle()
         return super()._build_head(length)

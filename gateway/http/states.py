@@ -1,6 +1,6 @@
-"""The states of a client connection, and which may follow which.
+"""The states of a client connection and the legal transitions.
 
-A state says what the connection waits for, and so which deadline counts (``http/deadlines.py``).
+A state says what the connection waits for, and so which deadline applies (``http/deadlines.py``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ class State(states.State):
     RUNNING = "running", "a request is being answered"
     READING = "reading", "its app waits for content"
     WRITING = "writing", "its app waits for the client to read the response"
-    LINGERING = "lingering", "the last response is sent: the client is to read it and close"
-    CLOSED = "closed", "the socket has been given back"
+    LINGERING = "lingering", "the last response is sent; waits for the client to close"
+    CLOSED = "closed", "the socket is closed"
 
-    # by identity: that of Enum is written in Python, and a request takes two transitions
+    # by identity: Enum's is written in Python, and each request makes two transitions
     __hash__ = object.__hash__
 
 

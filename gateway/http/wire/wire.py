@@ -25,41 +25,41 @@ from gateway.errors import AppError, ClientDisconnected
 from gateway.http.wire.push import BURST_SECONDS, Pusher
 
 READ, WRITE = 1, 2
-# of one read while nobody asks for content: most heads, with content that is short; what is longer
-# is read in bigger pieces, once somebody asks for it
+# of a read before content is requested: enough for most heads with short content; longer content is
+# read in larger pieces
 HEAD_READ_BYTES = 16 * 1024
-# gevent's own looks by way of the loop
+# gevent's poll uses the event loop
 _get_poll = get_original("select", "poll")
-# of FIONREAD, a C int
+# for FIONREAD: a C int
 _NONE = bytes(4)
-# after this many bytes without waiting for the client, others get a turn
+# after this many bytes without waiting for the client, yield to other greenlets
 FAIR_BYTES = 1024 * 1024
-# as long as this without waiting
+# or after this long
 FAIR_SECONDS = 0.01
 
 
 class Owner(Protocol):
-    """Whose wire it is. ``since`` is the monotonic time since which it has waited for what it waits
-    for, or has not waited."""
+    """The owner of a wire. ``since`` is the monotonic time at which it last started or ended a
+    wait."""
 
     since: float
 
     def take_input(self, data: bytes) -> None:
-        """What has come while the wire was watched; b"" once the client will send no more. In the
-        hub."""
+        """Input received while the wire was watched; b"" once the client has closed its side.
+        Called in the hub."""
 
     def begin_wait(self, events: int) -> None:
-        """A greenlet waits for READ or WRITE from now on."""
+        """A greenlet starts to wait for READ or WRITE."""
 
     def end_wait(self, events: int) -> None:
-        """It does no more."""
+        """It has ended its wait."""
 
 
 class Wire:
-    """A non-blocking socket, and what has been read from it and is not used yet: ``unread``.
+    """A non-blocking socket; ``unread`` is received input that has not been used.
 
-    ``sent_bytes`` counts what the kernel has taken since its owner has set it to 0; ``has_ended``
-    is whether the client will send no more. Without a ``pusher`` every piece is sent by itself.
+    ``sent_bytes`` counts bytes passed to the kernel since its owner set it to 0; ``has_ended``:
+    the client has closed its side. Without a ``pusher``, each piece is sent separately.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class Wire:
         self.sent_bytes = 0
         self.has_ended = self.is_watching = False
         self._watcher: Any = None
-        # watcher and greenlet of each that waits: a request's own, and what it has started
+        # watcher and greenlet of each wait: the request's own, and those that it has started
         self._waiting: tuple[tuple[Any, Any], ...] = ()
 
     def fileno(self) -> int:
@@ -84,7 +84,7 @@ class Wire:
         return self._socket.fileno()  # type: ignore[no-any-return]
 
     def watch(self, wanted: bool) -> None:
-        """Have input reported, or not. A wire that is never waited for has no watcher."""
+        """Report input to the owner, or stop to. A wire that never waits has no watcher."""
         if wanted is not self.is_watching:
             self.is_watching = wanted
             if not wanted:
@@ -95,7 +95,7 @@ class Wire:
             self._watcher.start(self.on_readable)
 
     def on_readable(self) -> None:
-        """Give the owner what has arrived, if anything has. In the hub."""
+        """Pass received input to the owner, if there is any. Call it in the hub."""
         try:
             data = self._socket.recv(HEAD_READ_BYTES)
         except BlockingIOError:
@@ -125,8 +125,8 @@ class Wire:
             size = len(data)
             buffer[:size] = data
             if size < len(buffer):
-                # a whole buffer, where there is one: the reader then copies none that follows
-                with suppress(OSError):  # of which the next call hears again
+                # fill the buffer, if possible, so that the reader copies less
+                with suppress(OSError):  # the next call gets the error again
                     size += self._socket.recv_into(buffer[size:])
             return size
         self._be_fair()
@@ -139,13 +139,14 @@ class Wire:
                 raise _left(error) from error
 
     def hand_over(self) -> tuple[Any, bytes]:
-        """The socket, for somebody who reads from it instead, and what has been read already."""
+        """The socket, for another reader, and the input already received."""
         self.watch(False)
         data, self.unread = self.unread, b""
         return self._socket, data
 
     def send(self, data: bytes, /) -> None:
-        """Send ``data`` now. All that send may switch greenlets; they raise ClientDisconnected."""
+        """Send ``data`` now. All methods that send may switch greenlets, and raise
+        ClientDisconnected."""
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
@@ -157,7 +158,7 @@ class Wire:
             self._send_rest(memoryview(data)[sent:])
 
     def send_part(self, data: bytes, /) -> None:
-        """Send what is likely to be followed by more at once, and may share a segment with it."""
+        """Send a piece that is likely to be followed by more, and may share a segment with it."""
         now = monotonic()
         is_burst, self._burst_ends = now < self._burst_ends, now + BURST_SECONDS
         if is_burst and self._pusher is not None:
@@ -167,7 +168,7 @@ class Wire:
             self.send(data)
 
     def _send_more(self, data: bytes) -> None:
-        # not a flag of ``send``, which is most responses: it would cost them 200 instructions
+        # not a flag of ``send``: it would cost most responses 200 instructions
         sent = self._try(self._socket.send, data, MSG_MORE)
         if sent != len(data):
             self._send_rest(memoryview(data)[sent:])
@@ -190,7 +191,7 @@ class Wire:
             view = view[sent:]
 
     def _try(self, send: Callable[..., int], *arguments: Any) -> int:
-        """How many bytes the kernel takes now."""
+        """Send without waiting; returns the number of bytes that the kernel has accepted."""
         try:
             sent = send(*arguments)
         except BlockingIOError:
@@ -201,7 +202,7 @@ class Wire:
         return sent
 
     def send_file(self, head: bytes, file_descriptor: int, offset: int, size: int, /) -> None:
-        """Send ``head``, and ``size`` bytes of a file from ``offset`` on, by the kernel alone."""
+        """Send ``head``, and ``size`` bytes of a file from ``offset`` on with sendfile(2)."""
         self._send_more(head)
         end = offset + size
         to = self._socket.fileno()
@@ -221,7 +222,7 @@ class Wire:
                 self._yield()
 
     def _wait(self, events: int) -> None:
-        """Until the socket is ready, or its owner throws into the greenlet that waits."""
+        """Wait until the socket is ready, or its owner throws into the waiting greenlet."""
         owner = self._owner
         if owner is None:
             raise ClientDisconnected("the connection was closed")
@@ -239,14 +240,14 @@ class Wire:
             owner.end_wait(events)
 
     def _be_fair(self) -> None:
-        # a client may send faster than its content is read, and would be waited for never
+        # a fast client may never make its reader wait
         owner = self._owner
         if owner is not None and monotonic() - owner.since > FAIR_SECONDS:
             self._yield()
             owner.end_wait(READ)
 
     def _yield(self) -> None:
-        # a timer: a callback would run again before the loop looks at any other connection
+        # a timer: a callback would run before the loop polls other connections
         hub = get_hub()
         timer = hub.loop.timer(0)
         timer.start(getcurrent().switch)
@@ -257,15 +258,15 @@ class Wire:
             timer.close()
 
     def has_input(self) -> bool:
-        """Whether bytes lie unread in the kernel: a close would reset the connection."""
+        """Whether the kernel has unread bytes: a close would then reset the connection."""
         try:
-            # a read that only looks would raise an exception where there is nothing, at most closes
+            # MSG_PEEK would raise an exception at most closes, since there is no input
             return ioctl(self._socket.fileno(), FIONREAD, _NONE) != _NONE
         except (OSError, ValueError):
             return False
 
     def has_hung_up(self) -> bool:
-        """Whether the client has closed, at least its side; behind input that is unread, too."""
+        """Whether the client has closed, at least its side, even after unread input."""
         poll = _get_poll()
         poll.register(self._socket.fileno(), POLLRDHUP)
         return bool(poll.poll(0))
@@ -284,20 +285,20 @@ class Wire:
         return True
 
     def detach(self) -> int:
-        """The descriptor, for somebody else to close."""
+        """Release the descriptor, which the caller must close."""
         return self._socket.detach()  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket."""
         self._owner = None
-        # libev aborts where a watcher of a closed descriptor is active
+        # libev aborts if a watcher of a closed descriptor is active
         if self._watcher is not None:
             self._watcher.stop()
             self._watcher.close()
         for waiting in self._waiting:
             waiting[0].stop()
             waiting[0].close()
-            # what an app has started may wait here still, and would for ever
+            # greenlets that an app has started may still wait here
             get_hub().loop.run_callback(self._end_wait, waiting)
         self._socket.close()
 
@@ -307,7 +308,7 @@ class Wire:
 
 
 def wait_for(waited_for: Any, events: int) -> None:
-    """Until the socket is ready. May switch greenlets."""
+    """Wait until the socket is ready. May switch greenlets."""
     hub: Any = get_hub()
     watcher = hub.loop.io(waited_for.fileno(), events)
     watcher.start(getcurrent().switch)
