@@ -331,6 +331,8 @@ class Exchange(Response):
             if length == CHUNKED:
                 environ["CONTENT_LENGTH"] = str(content.received_bytes)
         else:
+            # a generator may read until its first piece: only then ``_build_head`` decides
+            head.takes_simple_head = False
             content.store = Store(service.spool) if mount.buffers_content else None
             environ["wsgi.input"] = io.BufferedReader(content, READ_BYTES)
 

@@ -68,7 +68,9 @@ def _check_status(status: str) -> tuple[str, int, bool]:
     """The status line, the code, and whether such a response has a body."""
     if not isinstance(status, str) or not _STATUS.fullmatch(status):
         raise AppError(describe_status(status))
-    line = f"HTTP/1.1 {status if ' ' in status else status + ' '}\r\n"
+    # joined: a subclass of str may format itself as something else than what was checked, and its
+    # equals would get that from the cache
+    line = "".join(("HTTP/1.1 ", status, "" if " " in status else " ", "\r\n"))
     code = int(status[:3])
     return line, code, code >= 200 and code not in (204, 304)
 
@@ -93,7 +95,7 @@ def _check_value(name: str, lower: str, value: str) -> str:
     """The line. ``lower`` is the name, which was checked, in lower case."""
     if not isinstance(value, str) or INVALID_IN_VALUE.search(value):
         raise AppError(describe_value(name, value))
-    line = f"{name}: {value}\r\n"
+    line = "".join((name, ": ", value, "\r\n"))  # as in _check_status
     if len(line) <= _LONGEST_KNOWN_LINE and lower not in _NEVER_KNOWN:
         if len(known_lines) >= CACHE_ENTRIES:
             known_lines.clear()

@@ -483,6 +483,43 @@ def echo(environ: Any, start_response: Any) -> Iterator[bytes]:
         yield piece
 
 
+def answer_in_one_piece(environ: Any, start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [("Content-Length", "2")])
+    yield b"ok"
+    environ["content"] = environ["wsgi.input"].read()
+
+
+@pytest.mark.parametrize("how", [MountLimits(), STREAMS])
+def test_one_piece_before_the_content_is_read_says_whether_the_connection_is_kept(
+    serve: Any, how: MountLimits
+) -> None:
+    """The whole body at once, but its app still reads."""
+    seen = []
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        seen.append(environ)
+        return answer_in_one_piece(environ, start_response)
+
+    gateway = serve(app, mount_limits=how)
+    client = gateway.connect()
+    content = os.urandom(400_000)
+    request = post(content)
+    send_beside(client, request[:-1]).get()
+    if how is STREAMS:
+        answer = client.read_answer()
+        client.send(request[-1:])
+    else:
+        client.expect_open()  # it does not begin before it has all
+        client.send(request[-1:])
+        answer = client.read_answer()
+    assert (answer.content, answer.is_last) == (b"ok", how is STREAMS)
+    wait_until(lambda: seen[0].get("content") == content)
+    if how is STREAMS:
+        client.expect_end()
+    else:
+        assert client.ask(post(b"x")).status == 200
+
+
 @FRAMINGS
 @pytest.mark.parametrize("size", [0, 1, 300_000, 3_000_000])
 def test_an_app_that_answers_while_it_reads_gets_it_all(
