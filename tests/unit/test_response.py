@@ -5,7 +5,6 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -162,23 +161,20 @@ def test_text_of_another_class_is_text(wire: Wire) -> None:
     assert content == b"content"
 
 
-class Named(str, Enum):
+class Named(str):
     """Formats itself as something else, as enums with texts do."""
 
-    STATUS = "200 OK"
-    NAME = "X-Named"
-    VALUE = "application/named"
-
     def __format__(self, spec: str) -> str:
-        return f"Named.{self.name}\r\nX-Evil: 1"
+        return "named\r\nX-Evil: 1"
 
 
 def test_text_that_formats_itself_otherwise_is_sent_as_checked(wire: Wire) -> None:
-    for status, name, value in (tuple(Named), map(str.__str__, Named)):  # equals share a cache
-        begin(wire).start_response(status, [(name, value)])
-        begin(wire).start_response("404 Not Found", [(name, value)])  # another head, same field
+    for kind in (Named, str):  # equals share a cache
+        field = kind("X-Named"), kind("application/named")
+        begin(wire).start_response(kind("200 OK"), [field])
+        begin(wire).start_response("404 Not Found", [field])  # another head, same field
         response = begin(wire)
-        response.start_response(status, [(name, value), ("Date", "z")])
+        response.start_response(kind("200 OK"), [field, ("Date", "z")])
         response.send_result([b""])
         lines, _ = head_and_content(wire.calls.pop())
         expected = [b"Content-Length: 0", b"Date: z", b"HTTP/1.1 200 OK"]
