@@ -2,7 +2,8 @@
 
 ``mutants.py PYTHON SECONDS SEED``: ``PYTHON`` has what tests need. Works in a copy of the tree, for
 so many seconds, and prints each change that survives. A change first meets the tests that name its
-module, and then all unit tests. Runs in an environment of its own, with cosmic-ray.
+module, and then all unit tests, which have to pass without it. Runs in an environment of its own,
+with cosmic-ray.
 """
 
 import random
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from cosmic_ray.commands.init import _all_work_items
 from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.testing import run_tests
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkResult
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +78,9 @@ def test(python: str, mutation: MutationSpec) -> WorkResult:
 def main(python: str, seconds: float, seed: int) -> None:
     copy_tree()
     chdir(TREE)
+    found, output = run_tests(f"{python} -m pytest -x -q {ALL_TESTS}", ALL_SECONDS)
+    if found is not TestOutcome.SURVIVED:
+        sys.exit(f"the tests fail without any change:\n{output}")
     items = [item.mutations[0] for item in _all_work_items(find_modules(), {})]
     mutations = [each for each in items if not LEFT_OUT.match(each.operator_name)]
     random.Random(seed).shuffle(mutations)

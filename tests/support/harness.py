@@ -35,7 +35,7 @@ from gateway.limits import Limits, MountLimits
 from gateway.states import IllegalTransitionError
 from gateway.wsgi import WSGIApp
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 20.0
 PEER = "192.0.2.7"  # RFC 5737: an address of documentation
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
 
