@@ -80,7 +80,7 @@ class FakeWorkers:
         return self.generation.size
 
 
-def crew(least: int = 1, most: int = 3, size: int = 1, **settings: Any) -> FakeWorkers:
+def a_pool(least: int = 1, most: int = 3, size: int = 1, **settings: Any) -> FakeWorkers:
     pool = PoolSettings(name="a", workers=Workers(min=least, max=most), **settings)
     return FakeWorkers(config_of(ServerSettings(), pool)["a"], size)
 
@@ -101,26 +101,26 @@ UP, DOWN = UP_SECONDS + 1, DOWN_SECONDS + 1
 def test_one_joins_once_all_have_been_busy_for_long_enough(
     seconds: float, load: int, size: int
 ) -> None:
-    assert crew().pass_time(seconds, load, load) == size
+    assert a_pool().pass_time(seconds, load, load) == size
 
 
 def test_one_that_is_not_busy_keeps_others_from_joining() -> None:
-    assert crew(size=2).pass_time(2 * UP, BUSY, BUSY - 1) == 2
+    assert a_pool(size=2).pass_time(2 * UP, BUSY, BUSY - 1) == 2
 
 
 def test_there_are_never_more_than_the_most() -> None:
-    assert crew(most=3).pass_time(10 * UP, BUSY, BUSY, BUSY, BUSY) == 3
-    assert crew(most=0).pass_time(10 * UP, BUSY) == 1
+    assert a_pool(most=3).pass_time(10 * UP, BUSY, BUSY, BUSY, BUSY) == 3
+    assert a_pool(most=0).pass_time(10 * UP, BUSY) == 1
 
 
 def test_with_native_threads_busy_is_one_request_in_each() -> None:
     threads = {"concurrency": "threads", "threads": 2}
-    assert crew(**threads).pass_time(UP, 2) == 2
-    assert crew(**threads).pass_time(UP, 1) == 1
+    assert a_pool(**threads).pass_time(UP, 2) == 2
+    assert a_pool(**threads).pass_time(UP, 1) == 1
 
 
 def test_the_youngest_leaves_when_it_is_not_needed() -> None:
-    few = crew(size=3)
+    few = a_pool(size=3)
     assert few.pass_time(DOWN - 1, 0, 0, 0) == 3
     assert few.pass_time(1, 0, 0, 0) == 2
     assert few.generation.processes[3].state is ProcessState.RETIRING
@@ -129,18 +129,18 @@ def test_the_youngest_leaves_when_it_is_not_needed() -> None:
 
 
 def test_as_many_as_the_table_says_stay_whether_needed_or_not() -> None:
-    assert crew(least=2, size=3).pass_time(10 * DOWN, 0, 0, 0) == 2
+    assert a_pool(least=2, size=3).pass_time(10 * DOWN, 0, 0, 0) == 2
     front = config_of(ServerSettings(workers=3))["main"]
     assert FakeWorkers(front, 3).pass_time(10 * DOWN, 0, 0, 0) == 3
 
 
 def test_one_that_is_needed_stays() -> None:
-    assert crew(size=2).pass_time(2 * DOWN, BUSY // 2 + 1, 0) == 2
-    assert crew(size=2).pass_time(2 * DOWN, BUSY // 2, 0) == 1
+    assert a_pool(size=2).pass_time(2 * DOWN, BUSY // 2 + 1, 0) == 2
+    assert a_pool(size=2).pass_time(2 * DOWN, BUSY // 2, 0) == 1
 
 
 def test_one_that_does_not_load_is_tried_again_later(caplog: pytest.LogCaptureFixture) -> None:
-    few = crew()
+    few = a_pool()
     few.fault = "a.py does not parse"
     assert few.pass_time(2 * (REST_SECONDS + UP), BUSY) == 1
     assert few.started == 3
@@ -155,7 +155,7 @@ def test_one_that_does_not_load_is_tried_again_later(caplog: pytest.LogCaptureFi
 def test_a_fault_of_the_gateways_own_is_waited_out_like_any_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    few, tries = crew(), []
+    few, tries = a_pool(), []
 
     async def fail(**_: Any) -> None:
         tries.append(few.now)
@@ -173,7 +173,7 @@ def test_a_fault_of_the_gateways_own_is_waited_out_like_any_other(
     "state", [GenerationState.STARTING, GenerationState.STANDBY, GenerationState.RETIRING]
 )
 def test_a_generation_that_does_not_serve_is_left_alone(state: GenerationState) -> None:
-    few = crew()
+    few = a_pool()
     few.generation.state = state
     assert few.pass_time(2 * UP, BUSY) == 1
 
