@@ -54,7 +54,7 @@ def build_unreadable_head(data: bytes) -> RequestHead:
     """Stands for a head that could not be read, in its refusal and its record: method and target
     are shown where ``data`` begins with a request line."""
     head = RequestHead()
-    words = data.partition(b"\r\n")[0].decode("latin-1").split(" ")
+    words = _without_empty_lines(data).partition(b"\r\n")[0].decode("latin-1").split(" ")
     is_line = len(words) == 3 and words[2].startswith("HTTP/")
     head.method, head.target = map(hide_unprintable, words[:2]) if is_line else ("", "")
     head.path = head.query = ""

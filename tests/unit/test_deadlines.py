@@ -180,6 +180,7 @@ def test_what_no_further_byte_can_mend_is_refused_at_once(
     ("data", "shown"),
     [
         (b"GET /x HTTP/9.9\r\nHost", ("GET", "/x")),
+        (b"\r\n\r\nGET /x HTTP/9.9\r\nHost", ("GET", "/x")),
         (b"GET /\x1b HTTP/1.1", ("GET", "/?")),
         (b"\x16\x03\x01", ("", "")),
         (b"", ("", "")),
