@@ -23,7 +23,6 @@ from gateway.limits import Limits
 from gateway.protocol.fields import HOP_KEYS, is_field
 from gateway.protocol.framing import read_length
 from gateway.protocol.memory import Memory
-from gateway.protocol.names import CACHE_ENTRIES
 from gateway.protocol.request import HeadParser, RequestHead, decide_target
 from gateway.wsgi import Environ
 
@@ -33,7 +32,8 @@ _STATED = frozenset((*_FOUND, "gateway.request_id"))
 _STATEMENT, _REQUEST = "Gateway-Statement: ", "Gateway-Request: "
 # occurs in no value (RFC 9110 §5.5), and in no key
 _SEPARATOR = "\0"
-_LONGEST_NAMES = 1024
+# room for 60 usual names; at most some 5 MiB
+_MAX_LAYOUTS, _LONGEST_NAMES = 512, 2048
 
 
 class _Layouts(Memory[tuple[str, Callable[[Environ], Any]]]):
@@ -51,7 +51,7 @@ class _Layouts(Memory[tuple[str, Callable[[Environ], Any]]]):
         return layout
 
 
-_layouts = _Layouts(CACHE_ENTRIES, _LONGEST_NAMES)
+_layouts = _Layouts(_MAX_LAYOUTS, _LONGEST_NAMES)
 
 
 def write_statement(environ: Environ, mount: str, prefix: str, added: dict[str, str]) -> str:
@@ -77,7 +77,7 @@ class _Statements(Memory[tuple[str, list[str]]]):
 class StatementParser(HeadParser):
     """Parses statements of front workers, and plain heads."""
 
-    _statements = _Statements(CACHE_ENTRIES, _LONGEST_NAMES)
+    _statements = _Statements(_MAX_LAYOUTS, _LONGEST_NAMES)
 
     def parse(self, raw: bytes, trusts_peer: bool) -> RequestHead:
         """See ``HeadParser``."""

@@ -42,14 +42,8 @@ class Hop:
     """
 
     __slots__ = (
-        "_content",
-        "_feeder",
-        "_is_ended",
-        "_is_persistent",
-        "address",
-        "is_received",
-        "link",
-        "received",
+        *("_content", "_feeder", "_is_ended", "_is_persistent"),
+        *("address", "is_received", "link", "received"),
     )
 
     def __init__(self, address: Address, link: Link) -> None:

@@ -37,22 +37,9 @@ class Link:
     """
 
     __slots__ = (
-        "_fault",
-        "_held_bytes",
-        "_hub",
-        "_is_watching",
-        "_reader",
-        "_received",
-        "_socket",
-        "_to_hub",
-        "_watcher",
-        "has_ended",
-        "has_lost",
-        "is_closed",
-        "is_idle",
-        "parked",
-        "uses",
-        "was_reset",
+        *("_fault", "_held_bytes", "_hub", "_is_watching", "_reader", "_received", "_socket"),
+        *("_to_hub", "_watcher", "has_ended", "has_lost", "is_closed", "is_idle", "parked"),
+        *("uses", "was_reset"),
     )
 
     free_bytes = AHEAD_BYTES  # for all of them

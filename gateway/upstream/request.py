@@ -5,7 +5,6 @@ Refuses to know sockets. Source: RFC 9110 §7.6.1 (hop-by-hop fields), §7.8 (Up
 (idempotent methods), RFC 9112 §3 and §6; for ``X-Forwarded-*`` the practice of nginx and Traefik.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedReader
@@ -23,16 +22,12 @@ from gateway.wsgi import RAW_PATH_INFO, Environ
 IDEMPOTENT = frozenset(
     ("DELETE", "GET", "HEAD", "OPTIONS", "PROPFIND", "PUT", "QUERY", "REPORT", "SEARCH", "TRACE")
 )
-# fields of one hop, and those that each head has of its own
+# fields of one hop, and those that each head has of its own: no Connection can remove the latter
 _NOT_PASSED_ON = HOP_KEYS | {
     "CONTENT_LENGTH", "HTTP_HOST", "HTTP_VIA", "HTTP_X_FORWARDED_FOR",
     "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PORT", "HTTP_X_FORWARDED_PREFIX",
     "HTTP_X_FORWARDED_PROTO", "HTTP_X_REQUEST_ID",
 }  # fmt: skip
-# cannot be removed by a client's Connection on the way to a pool
-_NEVER_DROPPED = frozenset((
-    "CONTENT_LENGTH", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID",
-))  # fmt: skip
 # deprecated by RFC 9113 §3.1, and a way around the rules of every hop on it
 _NEVER_UPGRADED_TO = "h2c"
 # RFC 9110 §7.6.3: the name of this hop, and how often a request may have it
@@ -85,19 +80,16 @@ class UpstreamRequest:
         elif isinstance(environ["wsgi.input"], BufferedReader):
             self.length = CHUNKED  # that were not taken in
         connection = environ.get("HTTP_CONNECTION")
-        options: Collection[str] = ()
         if connection is not None and connection not in ("keep-alive", "close"):
             options = split_list(connection)
             if "upgrade" in options:
                 self.upgrade = _wanted_protocol(environ, self.length)
-        self.head = self._write(environ, rules, options).encode("latin-1")
+            environ = {key: environ[key] for key in environ if not _is_named(key, options)}
+        self.head = self._write(environ, rules).encode("latin-1")
 
-    def _write(self, environ: Environ, rules: Rules, options: Collection[str]) -> str:
-        """The head, without the fields named by ``options`` of the client's Connection."""
+    def _write(self, environ: Environ, rules: Rules) -> str:
         names = _names
         lines = [f"{name}{environ[key]}\r\n" for key in environ if (name := names[key])]
-        if options:
-            lines = [line for line in lines if line.partition(":")[0].lower() not in options]
         framing = ""
         if self.upgrade:
             framing = f"Connection: Upgrade\r\nUpgrade: {self.upgrade}\r\n"
@@ -128,7 +120,7 @@ class PoolRequest(UpstreamRequest):
 
     __slots__ = ()
 
-    def _write(self, environ: Environ, rules: Rules, options: Collection[str]) -> str:
+    def _write(self, environ: Environ, rules: Rules) -> str:
         prefix = environ["SCRIPT_NAME"].removesuffix(rules.prefix)
         line = f"{self.method} {environ['REQUEST_URI']} {environ['SERVER_PROTOCOL']}\r\n"
         added = {}
@@ -136,8 +128,6 @@ class PoolRequest(UpstreamRequest):
             added = {"HTTP_CONNECTION": "Upgrade", "HTTP_UPGRADE": self.upgrade}
         elif self.length == CHUNKED:
             added = {"HTTP_TRANSFER_ENCODING": "chunked"}
-        if options:
-            environ = {key: environ[key] for key in environ if not _is_named(key, options)}
         return line + write_statement(environ, rules.own_mount, prefix, added)
 
 
@@ -150,8 +140,9 @@ def _field_name(key: str) -> str:
     return key.removeprefix("HTTP_").replace("_", "-")
 
 
-def _is_named(key: str, options: Collection[str]) -> bool:
-    return is_field(key) and key not in _NEVER_DROPPED and _field_name(key).lower() in options
+def _is_named(key: str, options: set[str]) -> bool:
+    """Whether ``options`` of the client's Connection limit this field to the hop before."""
+    return is_field(key) and key not in _NOT_PASSED_ON and _field_name(key).lower() in options
 
 
 def _wanted_protocol(environ: Environ, length: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import MalformedRequest
 from gateway.http.environ import build_base_environ, build_environ
 from gateway.http.forwarded import TrustedProxies
-from gateway.http.statement import FrontWorkers
+from gateway.http.statement import FrontWorkers, _layouts
 from gateway.limits import Limits
 from gateway.protocol.fields import HOP_KEYS
 from gateway.protocol.framing import CHUNKED
@@ -45,6 +45,7 @@ LINES = [
     "Expect: 100-continue",
     "Connection: keep-alive",
     "Connection: x-empty, Content-Type, HOST, x-request-id, content-length, x_tab",
+    "Connection: via, X-Forwarded-Proto, x-latin",
     "Connection: TE, upgrade\r\nTE: trailers",
     "Upgrade: tcp",
     "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: Basic x",
@@ -52,7 +53,10 @@ LINES = [
     "Gateway-Statement: /evil SCRIPT_NAME evil\r\nGateway-Request: evil\0evil",
     "gateway-statement: /evil",
 ]
-NEVER_TAKEN_AWAY = {"CONTENT_LENGTH", "HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_REQUEST_ID"}
+NEVER_TAKEN_AWAY = {
+    *("CONTENT_LENGTH", "HTTP_HOST", "HTTP_VIA", "HTTP_X_REQUEST_ID"),
+    *(f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "HOST", "PORT", "PREFIX", "PROTO")),
+}
 
 
 def read_at_front(raw: bytes) -> dict[str, Any]:
@@ -118,6 +122,14 @@ def test_a_pools_worker_reads_what_the_front_worker_has_found(
         assert "evil" not in str(got)
         seen |= fields.keys()
     assert {"HTTP_UPGRADE", "HTTP_HOST", "CONTENT_LENGTH", "HTTP_X_EMPTY"} <= seen
+
+
+def test_the_names_of_large_heads_are_remembered() -> None:
+    lines = "".join(f"X-Large-Field-{number}: 1\r\n" for number in range(40))
+    environ = read_at_front(f"GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n".encode())
+    known = len(_layouts), len(POOL._statements)
+    read_at_pool(PoolRequest(environ, RULES).head)
+    assert (len(_layouts), len(POOL._statements)) == (known[0] + 1, known[1] + 1)
 
 
 def test_content_of_unknown_length_crosses_in_chunks() -> None:
