@@ -119,28 +119,17 @@ class Connection:
             self.enter(HEAD)
 
     def take_input(self, data: bytes) -> None:
-        """See ``wire.Owner``."""
+        """See ``wire.Owner``. Between requests, have the next one answered, or wait for the rest of
+        its head."""
         state, wire = self.state, self.wire
-        if state is IDLE or state is HEAD:
-            if data:
-                self._advance(wire.unread + data if wire.unread else data)
-            else:
-                self._close_silent()
-        elif state is LINGERING:
-            if not data:
-                self.close()
-        elif data:
-            wire.unread += data
-            if len(wire.unread) > READ_AHEAD_BYTES:
-                wire.watch(False)
-        else:
-            # a half-close is allowed (RFC 9112 §9.6): the response is still sent
-            wire.has_ended = True
-            wire.watch(False)
-
-    def _advance(self, data: bytes) -> None:
-        """Have the request that ``data`` begins with answered, or wait for the rest of its head."""
-        wire = self.wire
+        if state is not IDLE and state is not HEAD:
+            self._take_meanwhile(data)
+            return
+        if not data:
+            self._close_silent()
+            return
+        if wire.unread:
+            data = wire.unread + data
         try:
             if self._awaits_header and not (data := self._take_header(data)):
                 return
@@ -151,12 +140,27 @@ class Connection:
             return
         if head is not None:
             self._head = head
-            self.enter(RUNNING)
+            self.state = RUNNING  # as the table has it, without a call
             self.service.submit(self)
         elif wire.has_ended:
             self._close_silent()
         elif wire.unread and self.state is IDLE:
             self._wait_in(HEAD)
+
+    def _take_meanwhile(self, data: bytes) -> None:
+        """Keep what comes while a request is answered; see the end of the last one read."""
+        wire = self.wire
+        if self.state is LINGERING:
+            if not data:
+                self.close()
+        elif data:
+            wire.unread += data
+            if len(wire.unread) > READ_AHEAD_BYTES:
+                wire.watch(False)
+        else:
+            # a half-close is allowed (RFC 9112 §9.6): the response is still sent
+            wire.has_ended = True
+            wire.watch(False)
 
     def _take_header(self, data: bytes) -> bytes:
         """What is behind the PROXY header, b"" while nothing is. From now on the peer is whom the
@@ -210,13 +214,16 @@ class Connection:
         # nothing here waits, so nothing that an app has left running can come in between
         self.exchange = None
         wire.sent_bytes = 0
+        if self.state is CLOSED:
+            return now
         if exchange.persistent and (wire.unread or not wire.has_ended):
-            self.enter(IDLE)
+            self.state = IDLE  # as the table has it, without a call
             self.since = now
             if not wire.is_watching and not wire.has_ended:
                 wire.watch(True)
             if wire.unread:
-                self._advance(wire.unread)
+                data, wire.unread = wire.unread, b""
+                self.take_input(data)
         else:
             self._end(exchange)
         return now

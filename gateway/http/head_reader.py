@@ -24,7 +24,7 @@ class HeadReader:
     def read(self, data: bytes, trusts_peer: bool) -> tuple[RequestHead | None, bytes]:
         """The head that ``data`` begins with, and what is behind it; None, and what to keep, while
         more of it has to come. Raises a RequestError, as soon as what is there will be refused."""
-        if data[:2] == b"\r\n":
+        if data and data[0] == 13:  # CR
             data = _without_empty_lines(data)
         end = data.find(b"\r\n\r\n") + 4
         if end >= 4:
