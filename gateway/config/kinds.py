@@ -21,7 +21,7 @@ class Kind:
     """How one value is read.
 
     ``name`` is the kind's own, ``expected`` what messages ask for, ``form`` what the reference says
-    ("" where the name says it all). ``parse`` gets the text and the table's directory and raises
+    ("" if the name is enough). ``parse`` gets the text and the table's directory and raises
     BadValueError. ``pattern`` is the text's form before interpolation, for editors ("" for any).
     """
 
@@ -38,11 +38,11 @@ class Kind:
     show: Callable[[Any], str] = str
     choices: tuple[Any, ...] = ()
     owner: type | None = None  # of a section: the dataclass that its keys fill
-    short: str = ""  # of a section: the key whose value may stand for all
+    short: str = ""  # of a section: the key whose value may be given instead of the mapping
 
 
 def section(owner: type, short: str) -> Kind:
-    """A mapping of settings; or the value of its key ``short``, where there is one."""
+    """A mapping of settings, or the value of its key ``short``, if it has one."""
     name = "mapping of settings"
     return Kind(
         name=f"{short}, or {name}" if short else name,

@@ -173,7 +173,7 @@ class RedirectTarget:
 class UpstreamTarget:
     """Another server that answers: addresses are ``http://HOST:PORT`` or ``unix:/path``.
 
-    ``pool`` is the one whose servers have these addresses, "" where the table has them; in the
+    ``pool`` is the one whose servers have these addresses, "" if the table lists them; in the
     table itself such a mount's only address is ``pool:NAME``. ``is_own``: they are
     workers of the gateway, which run apps and get statements from the front workers.
     """

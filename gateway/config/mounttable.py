@@ -200,6 +200,6 @@ def _check_loops(reader: Reader, read: list[_Read]) -> None:
         pair = pairs[mount.name]
         found = find_key(pair.value, "redirect")
         way = " to ".join(quote(name) for name in names)
-        message = f"leads back to itself, {way}: send it where another mount answers"
+        message = f"leads back to itself, {way}: redirect it to another mount"
         path = join("mounts", f"{pair.key.text}.redirect")
         reader.problems.add(found[1] if found else pair.key, path, message)

@@ -26,7 +26,7 @@ from gateway.config.text.problems import did_you_mean, quote
 from gateway.config.text.secret_files import read_file
 from gateway.limits import Admission, PoolLimits
 
-# beside MAIN, what a mount's ``pool:`` may say that names no pool of the table
+# a mount's ``pool:`` that, like MAIN, is not a pool of the table
 OWN = "own"
 PREFIX = "pool:"
 # settings that only the gateway's own workers have

@@ -90,7 +90,8 @@ class Semaphore:
     def acquire(self, has_left: Callable[[], bool]) -> None:
         """Wait until a request may run. ``has_left`` returns whether its client has left.
 
-        Raises RequestEnded where that takes too long, ClientDisconnected. May switch greenlets.
+        Raises RequestEnded if the queue is full or the wait too long, and ClientDisconnected. May
+        switch greenlets.
         """
         if self._has_room():
             self._running += 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from stat import S_ISDIR, S_ISREG
 from typing import Any
 
-FileWrapper = Callable[[Any, int], Iterable[bytes]]
+WrapFile = Callable[[Any, int], Iterable[bytes]]
 
 # Up to here, one read costs less than the additional system calls for sendfile.
 _SMALL_BYTES = 16 * 1024
@@ -41,7 +41,7 @@ class OpenFile:
         if descriptor != _GIVEN_AWAY:
             os.close(descriptor)
 
-    def content(self, part: range, wrap: FileWrapper | None) -> Iterable[bytes]:
+    def content(self, part: range, wrap: WrapFile | None) -> Iterable[bytes]:
         """The bytes ``part`` as a WSGI response; large ones by the server's ``wrap``, if any.
 
         The wrapped file is positioned at the first byte; the server stops at Content-Length.

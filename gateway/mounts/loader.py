@@ -198,7 +198,7 @@ def load_app(
     pool: PoolSettings = PoolSettings(name="main"),  # noqa: B008  frozen
 ) -> WSGIApp:
     """``module:callable`` or ``module:factory()``, in a worker of ``pool``; raises AppLoadError,
-    from the app's own error where the app has one, which then carries its traceback."""
+    from the app's own error if there is one, which has the traceback."""
     module_name, _, attribute_path = import_string.partition(":")
     is_factory = attribute_path.endswith("()")
     try:

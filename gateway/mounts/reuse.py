@@ -21,7 +21,7 @@ def reuse_apps(
     the running ones. An upstream mount that stays as it is keeps its connections.
 
     A mount keeps its own; one that has none gets what was loaded for another in the same way. A
-    factory's product serves one mount only. Raises LookupError where an app would have to be loaded
+    factory's product serves one mount only. Raises LookupError if an app would have to be loaded
     (``config.compare.inplace`` finds that beforehand).
     """
     targets = {mount.name: mount.target for mount in running}

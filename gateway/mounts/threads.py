@@ -277,7 +277,7 @@ class _Call:
             raise
 
     def _interrupt(self) -> None:
-        """Nobody waits for this stream: end it where its thread next runs Python code, if ever, and
+        """Nobody waits for this stream: end it when its thread next runs Python code, if ever, and
         let another thread take its place."""
         with self._leaving:
             if self._thread_id:

@@ -41,7 +41,7 @@ class Plan:
         return bool(self.added or self.removed or self.changed)
 
     def describe(self) -> list[str]:
-        """The lines that a person reads; none where nothing changes."""
+        """The lines to print; none if nothing changes."""
         lines = [f"+ {name}" for name in self.added]
         lines += [f"- {name}" for name in self.removed]
         for name, changes in self.changed.items():
@@ -161,7 +161,7 @@ def find_moved(old: Iterable[Mount], new: Iterable[Mount]) -> Iterable[tuple[str
     """Each place whose URLs another mount answers afterwards: place, old owner, new owner.
 
     Owners can change at a mount's own prefix alone, at its host or, for one of any host, at each. A
-    place is left out where it follows from one above it, or from what happens at any host.
+    place is left out if it follows from one above it, or from a change at any host.
     """
     before = {(m.host or "", m.prefix): m.name for m in old}
     after = {(m.host or "", m.prefix): m.name for m in new}
