@@ -1,5 +1,5 @@
 """Work that accesses files, in a thread of its own, since a file system may not respond: callers
-wait at most ``MOST_SECONDS`` for each file.
+wait at most ``MAX_SECONDS`` for each file.
 
 A thread that waits for a file server cannot be ended. It is a daemon thread, so the process can
 exit; it is not in the event loop's executor, which waits for its threads at shutdown. Source:
@@ -17,7 +17,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 # for one file. A disk that has to spin up first takes as long
-MOST_SECONDS = 5.0
+MAX_SECONDS = 5.0
 # between two checks: time during which the whole process is stopped counts as one of them
 LOOK_SECONDS = 0.25
 # for callers that cannot wait, such as an event loop's thread
@@ -92,8 +92,8 @@ class FileTask(Generic[T]):
 
     def wait(self, most_seconds: float | None = None) -> T:
         """Returns or raises what ``work`` does; raises UnreachableError if one file takes longer
-        than ``most_seconds`` (None: MOST_SECONDS)."""
-        patience = _Patience(self, MOST_SECONDS if most_seconds is None else most_seconds)
+        than ``most_seconds`` (None: MAX_SECONDS)."""
+        patience = _Patience(self, MAX_SECONDS if most_seconds is None else most_seconds)
         while not self.is_done:
             wait([self._future], LOOK_SECONDS)
             patience.look()
@@ -107,7 +107,7 @@ class FileTask(Generic[T]):
 
     async def finish(self) -> T:
         """As ``wait``, for coroutines."""
-        patience = _Patience(self, MOST_SECONDS)
+        patience = _Patience(self, MAX_SECONDS)
         future = asyncio.wrap_future(self._future)
         try:
             while not future.done():

@@ -31,7 +31,7 @@ _HOLDER_PLACE = _HEADER.size + _USED.size
 _FIRST_SLOT = SLOT_BYTES
 _PRIVATE_SLOTS = 64
 # 10,000 requests a second for 28,000 years; JSON parsers may round larger numbers (RFC 8259 §6)
-MOST_COUNTED = 2**53
+MAX_COUNTED = 2**53
 
 
 class Recent(NamedTuple):
@@ -166,10 +166,10 @@ class InFlightReader:
         os.close(self.descriptor)
 
     def counts(self) -> WorkerCounts:
-        """What the worker published last; no count exceeds ``MOST_COUNTED``."""
+        """What the worker published last; no count exceeds ``MAX_COUNTED``."""
         header = os.pread(self.descriptor, _HEADER.size, 0)
         heartbeat, *counts = _HEADER.unpack(header)
-        return WorkerCounts(heartbeat, *(min(count, MOST_COUNTED) for count in counts))
+        return WorkerCounts(heartbeat, *(min(count, MAX_COUNTED) for count in counts))
 
     def count(self) -> int:
         """How many requests are in flight, not counting those without a slot."""

@@ -21,7 +21,7 @@ from typing import Any
 # writes to a pipe are atomic up to PIPE_BUF (4096 on Linux): workers share stdout and stderr
 WHOLE_WRITE_BYTES = 4096
 # maximum size of the queue
-MOST_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024
 # how long an exiting process waits for its queues to be written
 FINISH_SECONDS = 0.5
 _LOOK_SECONDS = 0.002
@@ -80,7 +80,7 @@ class Outlet:
             self._is_cut = not end
             if not data:
                 return
-        if self._kept - self._taken > MOST_BYTES:
+        if self._kept - self._taken > MAX_BYTES:
             self._is_cut = not data.endswith(b"\n")
             self.dropped += data.count(b"\n") + self._is_cut
             if not self._is_begun:

@@ -20,7 +20,7 @@ from gateway.uncaught import report_own
 VARIABLE = "GATEWAY_STRICT_STATES"
 IS_STRICT = bool(os.environ.get(VARIABLE))
 # of the functions that led to a refused transition, in its message
-MOST_CALLERS = 4
+MAX_CALLERS = 4
 
 
 class State(Enum):
@@ -64,7 +64,7 @@ class Machine(Generic[S]):
     def refuse(self, old: S, new: S, name: str) -> None:
         """Report a transition that is not in the table; for a caller that looks for itself, since
         that costs it less. Raises IllegalTransitionError, where that is strict."""
-        callers = extract_stack()[-2 - MOST_CALLERS : -1]
+        callers = extract_stack()[-2 - MAX_CALLERS : -1]
         error = IllegalTransitionError(
             f"{self.kind} {name}: {old.value} -> {new.value} is not in the table of states (by "
             f"{', '.join(f'{each.name}:{each.lineno}' for each in callers)})"

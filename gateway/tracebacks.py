@@ -8,7 +8,7 @@ from pathlib import Path
 from traceback import TracebackException, format_exception_only
 
 # a message may contain all that an app has read; it goes into the log and into ``gateway status``
-MOST_CHARACTERS = 16_000
+MAX_CHARACTERS = 16_000
 _PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
@@ -22,7 +22,7 @@ def describe_error(error: BaseException) -> str:
         report = report.__cause__ or (None if report.__suppress_context__ else report.__context__)
     if not whole.stack and not isinstance(error, SyntaxError):
         return ""
-    return cut_middle("".join(whole.format()).rstrip(), MOST_CHARACTERS)
+    return cut_middle("".join(whole.format()).rstrip(), MAX_CHARACTERS)
 
 
 def cut_middle(text: str, most: int) -> str:
@@ -33,7 +33,7 @@ def cut_middle(text: str, most: int) -> str:
 def describe_fault(error: BaseException) -> str:
     """As ``describe_error``; the message alone if no frame is left."""
     message = "".join(format_exception_only(type(error), error)).rstrip()
-    return describe_error(error) or cut_middle(message, MOST_CHARACTERS)
+    return describe_error(error) or cut_middle(message, MAX_CHARACTERS)
 
 
 def _is_own(file_name: str) -> bool:

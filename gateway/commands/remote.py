@@ -28,7 +28,7 @@ CODE = " in the table; `gateway reload` reloads the code"
 # for each file that the table names; the control socket can be found without them
 LOCATE_SECONDS = 1.0
 # consecutive crashes that are shown as a crash loop
-LEAST_CRASHES = 2
+MIN_CRASHES = 2
 # also in an invalid table
 CONTROL_LINE = re.compile(r"""\bcontrol:\s*["']?(unix:/[^\s"',}]+)""")
 
@@ -214,7 +214,7 @@ def format_status(report: Answer) -> list[str]:
 
 def describe_crashes(generation: Answer) -> str:
     """A crash loop of a generation's workers, "" for none."""
-    if generation["crashes"] < LEAST_CRASHES:
+    if generation["crashes"] < MIN_CRASHES:
         return ""
     delay = generation["delay"]
     return f", crash loop: {generation['crashes']} times in a row, started again after {delay:g} s"

@@ -17,8 +17,8 @@ from gateway.file_tasks import FileTask, UnreachableError, touching
 
 T = TypeVar("T")
 
-MOST_BYTES = 16 * 1024 * 1024  # 10,000 full mounts are 1 MiB
-MOST_READS = (
+MAX_BYTES = 16 * 1024 * 1024  # 10,000 full mounts are 1 MiB
+MAX_READS = (
     16  # at a time: one that waits for a file that never answers keeps a thread and its memory
 )
 
@@ -51,7 +51,7 @@ async def read_aside(read: Callable[[], T]) -> T:
 
 def _begin(read: Callable[[], T]) -> FileTask[T]:
     _reads[:] = [each for each in _reads if not each.is_done]
-    if len(_reads) >= MOST_READS:
+    if len(_reads) >= MAX_READS:
         raise ConfigError(
             [f"{len(_reads)} readings of the table still wait for files that do not answer"]
         )
@@ -68,7 +68,7 @@ def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
             content = _read(path, source)
     except (OSError, ValueError) as exc:
         refuse_whole(source, _why_unreadable(exc), exc)
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         refuse_whole(source, "larger than 16 MiB: this is not a table")
     # Not resolve(): that would follow a link away from the directory where the table is.
     directory = Path(os.path.abspath(path)).parent  # noqa: PTH100
@@ -79,7 +79,7 @@ def _read(path: str | Path, source: str) -> bytes:
     if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  a path may hold NUL here
         refuse_whole(source, "a pipe: name a file with -c FILE")  # reading it could wait for ever
     with open(path, "rb") as file:
-        return file.read(MOST_BYTES + 1)
+        return file.read(MAX_BYTES + 1)
 
 
 def _why_unreadable(exc: Exception) -> str:

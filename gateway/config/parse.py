@@ -19,7 +19,7 @@ from gateway.config.text.problems import Problems
 from gateway.config.values.addresses import do_addresses_clash
 from gateway.limits import Limits, PoolLimits
 
-LEAST_SILENCE_SECONDS = 0.2
+MIN_SILENCE_SECONDS = 0.2
 
 
 def parse_config(text: str, source: str, directory: Path, environ: Mapping[str, str]) -> Config:
@@ -101,8 +101,8 @@ def _check_server(reader: Reader, pairs: Entries, server: ServerSettings) -> Non
         message = "nobody could connect: name the proxies that send it in trusted_proxies"
         problem(("proxy_protocol",), message)
     for key in ("block_warn", "block_timeout"):
-        if 0 < getattr(limits, f"{key}_seconds") < LEAST_SILENCE_SECONDS:
-            message = f"a busy event loop may be blocked for {LEAST_SILENCE_SECONDS:g} s by itself"
+        if 0 < getattr(limits, f"{key}_seconds") < MIN_SILENCE_SECONDS:
+            message = f"a busy event loop may be blocked for {MIN_SILENCE_SECONDS:g} s by itself"
             problem((key,), f"{message}: raise it, or 0 for never")
     check_memory(reader, pairs, "server", server.pool_limits)
     if limits.max_request_line_bytes > limits.max_head_bytes:

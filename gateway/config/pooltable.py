@@ -66,7 +66,7 @@ def _read_env_file(
     reader: Reader, pair: Entry, path: str, values: dict[str, Any]
 ) -> dict[str, Any]:
     """The variables in the file, for a pool with these ``values``."""
-    most, directory = env_file.MOST_BYTES, reader.interpolator.directory
+    most, directory = env_file.MAX_BYTES, reader.interpolator.directory
     try:
         with reader.touching(pair.value, path):
             text = read_file(values["env_file"], most + 1, directory).decode()

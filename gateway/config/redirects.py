@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from gateway.config.model import Mount, RedirectTarget
 
-MOST_HOPS = 20  # browsers give up then
+MAX_HOPS = 20  # browsers give up then
 
 _Table = dict[tuple[str | None, str], Mount]
 
@@ -29,7 +29,7 @@ def _followed(table: _Table, start: Mount) -> list[str]:
     while isinstance(mount.target, RedirectTarget) and mount.target.location.startswith("/"):
         path = mount.target.location.removesuffix("/") + rest
         found = _match(table, start.host, path)
-        if found is None or len(names) > MOST_HOPS:
+        if found is None or len(names) > MAX_HOPS:
             break
         names.append(found.name)
         if found is start:

@@ -33,7 +33,7 @@ Turn = Callable[[int], AbstractAsyncContextManager[object]]
 
 MAX_LINE_BYTES = 2**20
 # directories of an environment: its own, and the packages that a worker needs
-MOST_HELD = 2
+MAX_HELD = 2
 COLLECT_SECONDS = 600.0
 # how long to wait for a process to exit after its report
 END_SECONDS = 5.0
@@ -252,10 +252,10 @@ def _read_environment(found: object, held: tuple[int, ...]) -> HeldEnvironment:
 
 
 def _take(handover: socket.socket) -> tuple[int, ...]:
-    """The received descriptors, at most MOST_HELD."""
+    """The received descriptors, at most MAX_HELD."""
     handover.setblocking(False)  # recv_fds ignores its flags
     try:
-        _, descriptors, _, _ = socket.recv_fds(handover, 1, MOST_HELD)
+        _, descriptors, _, _ = socket.recv_fds(handover, 1, MAX_HELD)
     except BlockingIOError:
         return ()
     for descriptor in descriptors:

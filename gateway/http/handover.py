@@ -23,7 +23,7 @@ from gateway.http.wire.wire import READ
 TAKEN_PER_TURN = 8
 _DESCRIPTOR_BYTES = array("i").itemsize
 # of a message; connections with a longer partial head are not passed on
-_MOST_BYTES = 128 * 1024
+_MAX_BYTES = 128 * 1024
 
 
 class Known(NamedTuple):
@@ -65,7 +65,7 @@ class Handover:
         for _ in range(TAKEN_PER_TURN):
             try:
                 message, rights, _, _ = self._taking.recvmsg(
-                    _MOST_BYTES, CMSG_LEN(_DESCRIPTOR_BYTES), MSG_CMSG_CLOEXEC
+                    _MAX_BYTES, CMSG_LEN(_DESCRIPTOR_BYTES), MSG_CMSG_CLOEXEC
                 )
             except OSError:
                 return False  # another worker was faster
@@ -83,7 +83,7 @@ class Handover:
         """Whether it was sent. Raises BlockingIOError if the socket's buffer is full."""
         *head, data = known
         message = json.dumps(head).encode() + b"\n" + data
-        if len(message) > _MOST_BYTES:
+        if len(message) > _MAX_BYTES:
             return False
         rights = [(SOL_SOCKET, SCM_RIGHTS, array("i", [descriptor]))]
         try:

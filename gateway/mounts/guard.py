@@ -20,8 +20,8 @@ LOOK_SECONDS = 1.0
 CLOSE_LOOK_SECONDS = 0.05
 CLOSE_LOOKS_SECONDS = 30.0
 # time for a request to restore what it has changed; a stream may never end
-MOST_SECONDS = 5.0
-MOST_NAMES = 5
+MAX_SECONDS = 5.0
+MAX_NAMES = 5
 
 
 class _Change(NamedTuple):
@@ -82,7 +82,7 @@ class Guard:
             new = _Change(now, running, suspects)
             change = self._changes.setdefault(index, new)
             is_running = bool(change.running.items() & running.items())
-            if not is_running or now - change.seen >= MOST_SECONDS:
+            if not is_running or now - change.seen >= MAX_SECONDS:
                 del self._changes[index]
                 self._settle(index, text, change.suspects, now)
 
@@ -107,7 +107,7 @@ class Guard:
         if (index, mount) in self._reported:
             return
         self._reported |= {(index, mount), (index, "")}
-        names = ", ".join(suspects[:MOST_NAMES]) + (", …" if len(suspects) > MOST_NAMES else "")
+        names = ", ".join(suspects[:MAX_NAMES]) + (", …" if len(suspects) > MAX_NAMES else "")
         who = "it" if mount else f"one of {names}"
         end = ", which was undone" if is_undone else ""
         is_shared = len(self._find_mounts()) > 1

@@ -39,7 +39,7 @@ from gateway.tracebacks import cut_middle, describe_error
 from gateway.wsgi import Environ, StartResponse, WSGIApp
 
 # of an exception's message; its traceback follows
-MOST_CHARACTERS = 1000
+MAX_CHARACTERS = 1000
 RETRY_SECONDS = 5
 # what functions that make an app are usually called
 FACTORY_NAMES = ("create_app", "make_app")
@@ -229,7 +229,7 @@ def _explain(import_string: str, module_name: str, error: BaseException, pool: P
     if isinstance(error, SystemExit):
         return f"{import_string}: the app called sys.exit({error.code!r}) while it was loaded"
     try:
-        message = cut_middle(str(error).strip().partition("\n")[0], MOST_CHARACTERS)
+        message = cut_middle(str(error).strip().partition("\n")[0], MAX_CHARACTERS)
     except Exception:  # noqa: BLE001  its __str__ is the app's own code
         message = "the exception has no message"
     name = type(error).__name__

@@ -19,7 +19,7 @@ from gevent import get_hub
 
 # how many paused calls may be replaced at a time. Each keeps a thread, and the Compose stack allows
 # the container 512 threads and processes.
-MOST_REPLACED = 64
+MAX_REPLACED = 64
 # a call is replaced when it has been paused for this long. Fifty slow clients, one after the other,
 # then take less than a second of a pool of one thread; clients that read at once are not affected.
 PAUSE_SECONDS = 0.01
@@ -106,7 +106,7 @@ class ThreadPool:
         if not waiting:
             self._timer.stop()
         for call in [call for call, since in self._paused.items() if since < latest][:waiting]:
-            has_room = len(self._replaced) < MOST_REPLACED
+            has_room = len(self._replaced) < MAX_REPLACED
             if not (has_room and self._start_another()) and not self._let_return():
                 break
             del self._paused[call]

@@ -15,7 +15,7 @@ from gateway.supervisor.processes.process import ProcessState
 
 # a reload that takes less time shows nothing
 SHOW_SECONDS = 1.0
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 
 
 async def show_loading(pools: Pools, notify: Notify) -> None:
@@ -42,8 +42,8 @@ def describe_loading(generations: Iterable[Generation]) -> str:
                 where += f" at {process.loading}" if process.loading else ""
                 found[where] = max(found.get(where, 0.0), now - since)
     lines = [f"{where} ({seconds:.0f} s)" for where, seconds in found.items()]
-    more = [f"{len(lines) - MOST_SHOWN} more"] if len(lines) > MOST_SHOWN else []
-    return ", ".join(lines[:MOST_SHOWN] + more)
+    more = [f"{len(lines) - MAX_SHOWN} more"] if len(lines) > MAX_SHOWN else []
+    return ", ".join(lines[:MAX_SHOWN] + more)
 
 
 def describe_leaving(pools: Pools, before: set[str]) -> str:

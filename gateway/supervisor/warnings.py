@@ -26,7 +26,7 @@ from gateway.supervisor.listeners.sockets import split_address
 # for all names together: a name server that does not answer must not hold up a check
 RESOLVE_SECONDS = 5.0
 # of names that are resolved at a time, and in all
-MOST_NAMES = 100
+MAX_NAMES = 100
 # words that only a shell understands
 _OPERATORS = frozenset(("&&", "||", "|", "&", ";", ">", ">>", "<", "2>&1"))
 
@@ -141,7 +141,7 @@ def _resolve(hosts: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     threads = [
         Thread(target=lambda host=host: found.update({host: ask(host)}), daemon=True)
-        for host in sorted(hosts)[:MOST_NAMES]
+        for host in sorted(hosts)[:MAX_NAMES]
     ]
     ends = time.monotonic() + RESOLVE_SECONDS
     for thread in threads:
@@ -149,4 +149,4 @@ def _resolve(hosts: set[str]) -> dict[str, str]:
     for thread in threads:
         thread.join(max(0, ends - time.monotonic()))
     late = f"was not found within {RESOLVE_SECONDS:g} s"
-    return {host: found.get(host, late) for host in sorted(hosts)[:MOST_NAMES]}
+    return {host: found.get(host, late) for host in sorted(hosts)[:MAX_NAMES]}

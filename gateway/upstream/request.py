@@ -32,7 +32,7 @@ _NOT_PASSED_ON = HOP_KEYS | {
 _NEVER_UPGRADED_TO = "h2c"
 # RFC 9110 §7.6.3: the name of this hop, and how often a request may have it
 _VIA = "1.1 gateway"
-_MOST_HOPS = 8
+_MAX_HOPS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,7 +102,7 @@ class UpstreamRequest:
     def _write_way(self, environ: Environ, rules: Rules) -> str:
         """The request line, and the fields that report the client and the hops so far."""
         via: str = environ.get("HTTP_VIA", "")
-        self.is_circular = bool(via) and via.count(_VIA) >= _MOST_HOPS
+        self.is_circular = bool(via) and via.count(_VIA) >= _MAX_HOPS
         client: str = environ["REMOTE_ADDR"]
         is_address = client and not client.startswith(UNIX_PEER)
         hops = f"X-Forwarded-For: {client}\r\n" if is_address else ""

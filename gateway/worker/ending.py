@@ -20,7 +20,7 @@ from gateway.logs import lifecycle
 THREAD_SECONDS = 0.5
 HANDLER_SECONDS = 2.0
 LOOK_SECONDS = 0.01
-MOST_NAMES = 10
+MAX_NAMES = 10
 
 
 def end_apps(crash_descriptor: int) -> None:
@@ -31,8 +31,8 @@ def end_apps(crash_descriptor: int) -> None:
     while (left := _find_threads()) and time.monotonic() < ends:
         time.sleep(LOOK_SECONDS)
     if left:
-        names = ", ".join(thread.name for thread in left[:MOST_NAMES])
-        more = f" and {len(left) - MOST_NAMES} more" if len(left) > MOST_NAMES else ""
+        names = ", ".join(thread.name for thread in left[:MAX_NAMES])
+        more = f" and {len(left) - MAX_NAMES} more" if len(left) > MAX_NAMES else ""
         lifecycle.warning(
             "this worker exits while threads that apps have started are still running: %s%s",
             *(names, more),

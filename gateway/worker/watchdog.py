@@ -21,7 +21,7 @@ from gateway.logs import prepare_entries
 from gateway.outlet import Outlet
 
 # a check that is later than this factor is not the loop's fault: the whole machine was paused
-MOST_LATE = 2.0
+MAX_LATE = 2.0
 LOOK_SECONDS = (0.05, 0.5)
 
 
@@ -56,12 +56,12 @@ class Watchdog:
                 self._report(silent)
 
     def _pause(self, limit: float) -> float:
-        """Wait a fraction of ``limit``; returns the seconds, at most MOST_LATE times as many."""
+        """Wait a fraction of ``limit``; returns the seconds, at most MAX_LATE times as many."""
         shortest, longest = LOOK_SECONDS
         seconds = min(max(limit / 4, shortest), longest)
         before = time.monotonic()
         self._sleep(seconds)
-        return min(time.monotonic() - before, seconds * MOST_LATE)
+        return min(time.monotonic() - before, seconds * MAX_LATE)
 
     def _report(self, silent: float) -> None:
         frame = sys._current_frames().get(self._watched)

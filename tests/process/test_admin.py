@@ -17,7 +17,7 @@ import pytest
 from running import Running, wait_until
 
 from gateway.supervisor.listeners import admin
-from gateway.supervisor.listeners.admin import KNOWN, MOST_CLIENTS, AdminServer
+from gateway.supervisor.listeners.admin import KNOWN, MAX_CLIENTS, AdminServer
 from gateway.supervisor.listeners.sockets import open_listener
 
 NOBODY = 65534
@@ -221,12 +221,12 @@ def threads() -> int:
 
 def test_many_clients_that_say_nothing_keep_no_probe_waiting(tcp: Admin) -> None:
     with ExitStack() as stack:
-        silent = [stack.enter_context(tcp.connect()) for _ in range(4 * MOST_CLIENTS)]
+        silent = [stack.enter_context(tcp.connect()) for _ in range(4 * MAX_CLIENTS)]
         before = threads()
         for _ in range(3):
             assert tcp.ask("/readyz")[0] == 200
         assert threads() == before
-        wait_until(lambda: len(tcp.server._clients) <= MOST_CLIENTS, "no more are kept")
+        wait_until(lambda: len(tcp.server._clients) <= MAX_CLIENTS, "no more are kept")
         assert read(silent[0])[0] == 0  # the oldest was closed
 
 

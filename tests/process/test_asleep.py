@@ -8,7 +8,7 @@ from typing import Any
 
 from running import APP, Running, wait_until
 
-from gateway.supervisor.pools.pools import MOST_TRIED
+from gateway.supervisor.pools.pools import MAX_TRIED
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n"
@@ -99,7 +99,7 @@ def test_without_a_trial_the_next_request_loads_what_was_changed(start: Start) -
 
 
 def test_few_sleeping_pools_are_tried_at_a_time(start: Start) -> None:
-    number = MOST_TRIED + 3
+    number = MAX_TRIED + 3
     gateway = start_asleep(start, number=number)
     # in the worker of the throw-away start: how many others load just now
     gateway.write(
@@ -117,7 +117,7 @@ def test_few_sleeping_pools_are_tried_at_a_time(start: Start) -> None:
     assert gateway.control("reload")["exit_code"] == 0
     counts = [int(line) for line in (gateway.folder / "most").read_text().split()]
     assert len(counts) == number
-    assert max(counts) <= MOST_TRIED
+    assert max(counts) <= MAX_TRIED
 
 
 def test_a_pool_that_is_woken_during_a_reload_serves_the_new_code_after_it(start: Start) -> None:

@@ -25,7 +25,7 @@ from gateway.environments.cache import Cache
 from gateway.environments.client import MAX_LINE_BYTES
 from gateway.environments.homes import find_homes, open_home
 from gateway.errors import BuildError
-from gateway.supervisor.processes.start_gate import LEAST_LOADS
+from gateway.supervisor.processes.start_gate import MIN_LOADS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts workers of others")
 
@@ -350,7 +350,7 @@ def build_wheel(*arguments):
 
 
 def test_as_many_are_built_at_a_time_as_there_are_cores(site: Path) -> None:
-    limit = max(LEAST_LOADS, usable_cores())
+    limit = max(MIN_LOADS, usable_cores())
     count = 3 * limit
     mounts = pools = ""
     for number in range(count):

@@ -19,8 +19,8 @@ from gateway.config.values.processes import usable_cores
 from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.processes.start_gate import (
     IDLE_SECONDS,
-    LEAST_LOADS,
-    MOST_OVERTAKEN,
+    MAX_OVERTAKEN,
+    MIN_LOADS,
     Load,
     StartGate,
     Urgency,
@@ -28,7 +28,7 @@ from gateway.supervisor.processes.start_gate import (
 
 Start = Callable[..., Running]
 
-LIMIT = max(LEAST_LOADS, usable_cores())
+LIMIT = max(MIN_LOADS, usable_cores())
 MANUAL = "  reload_on_edit: false\n"
 # each import notes its begin and its end, and uses the processor for a while in between
 BUSY = """
@@ -157,7 +157,7 @@ def test_one_that_is_overtaken_again_and_again_has_its_turn() -> None:
         gate = StartGate(1)
         load = await gate.enter(lambda: Urgency.START)
         start, build = enter(gate, Urgency.START), enter(gate, Urgency.BUILD)
-        for overtaken in range(MOST_OVERTAKEN + 1):
+        for overtaken in range(MAX_OVERTAKEN + 1):
             assert not start.done(), overtaken
             waking = enter(gate, Urgency.AWAITED)
             await turn_loop()

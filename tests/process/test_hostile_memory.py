@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from running import Running, wait_until
 
-from gateway.inflight import MOST_COUNTED, SLOT_BYTES, InFlight, InFlightReader, encode_mount
+from gateway.inflight import MAX_COUNTED, SLOT_BYTES, InFlight, InFlightReader, encode_mount
 
 Start = Callable[..., Running]
 
@@ -73,7 +73,7 @@ def test_texts_may_be_anything(board: InFlightReader) -> None:
 
 def test_what_was_counted_is_bounded(board: InFlightReader) -> None:
     os.pwrite(board.descriptor, b"\xff" * 32, 0)
-    assert board.counts()[1:] == (MOST_COUNTED,) * 3
+    assert board.counts()[1:] == (MAX_COUNTED,) * 3
 
 
 # --- a whole gateway --------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hanging import HangingMount, count_waiting, mounting
 from running import ENVIRON, SERVER, WAIT_SECONDS, Running, wait_until
 
 from gateway import file_tasks
-from gateway.config.load import MOST_READS, read_table
+from gateway.config.load import MAX_READS, read_table
 from gateway.errors import ConfigError
 from gateway.file_tasks import FileTask, UnreachableError, run_once, touching
 from gateway.supervisor.watching.files import Sight, look_in_thread
@@ -171,7 +171,7 @@ def test_a_table_that_hangs_is_waited_for_by_one_thread(
 def test_a_folder_that_does_not_answer_hides_no_other(
     mount: HangingMount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_tasks, "MOST_SECONDS", SHORT)
+    monkeypatch.setattr(file_tasks, "MAX_SECONDS", SHORT)
     (tmp_path / "here").touch()
     here, key, python = (str(tmp_path / name) for name in ("here", "hung/key", "hung/python"))
 
@@ -273,7 +273,7 @@ def test_each_file_that_the_table_names_is_waited_for_in_the_same_way(
     if "venv" not in pool:  # there is none
         assert read_table(table).mounts
     mount.hang()
-    monkeypatch.setattr(file_tasks, "MOST_SECONDS", SHORT)
+    monkeypatch.setattr(file_tasks, "MAX_SECONDS", SHORT)
     with pytest.raises(ConfigError, match=f": {place}: could not be read within 1 s: is the "):
         read_table(table)
 
@@ -288,14 +288,14 @@ def test_readings_that_wait_are_bounded(
     mount.files["key"] = "1MB"
     assert read_table(table).mounts
     mount.hang()
-    monkeypatch.setattr(file_tasks, "MOST_SECONDS", SHORT)
-    with ThreadPoolExecutor(MOST_READS) as others:
-        for late in [others.submit(read_table, table) for _ in range(MOST_READS)]:
+    monkeypatch.setattr(file_tasks, "MAX_SECONDS", SHORT)
+    with ThreadPoolExecutor(MAX_READS) as others:
+        for late in [others.submit(read_table, table) for _ in range(MAX_READS)]:
             with pytest.raises(ConfigError, match="could not be read within"):
                 late.result()
-    with pytest.raises(ConfigError, match=f"{MOST_READS} readings of the table still wait for"):
+    with pytest.raises(ConfigError, match=f"{MAX_READS} readings of the table still wait for"):
         read_table(table)
-    assert count_waiting(os.getpid()) == MOST_READS
+    assert count_waiting(os.getpid()) == MAX_READS
     mount.answer()
     wait_until(lambda: count_waiting(os.getpid()) == 0, "all have their answer")
     assert wait_until(lambda: read_or_none(table), "it is read")
@@ -312,7 +312,7 @@ def read_or_none(table: Path) -> object:
 
 
 def test_what_touches_no_file_may_take_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_tasks, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(file_tasks, "MAX_SECONDS", 0.0)
 
     def work() -> str:
         with touching(lambda: "a file"):
@@ -324,7 +324,7 @@ def test_what_touches_no_file_may_take_any_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_many_files_may_take_longer_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_tasks, "MOST_SECONDS", 3 * file_tasks.LOOK_SECONDS)
+    monkeypatch.setattr(file_tasks, "MAX_SECONDS", 3 * file_tasks.LOOK_SECONDS)
 
     def work() -> str:
         for _ in range(5):
@@ -362,7 +362,7 @@ def test_what_is_asked_again_waits_for_the_same(mount: HangingMount) -> None:
 
 
 def test_the_place_is_named(mount: HangingMount, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_tasks, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(file_tasks, "MAX_SECONDS", 0.0)
     mount.hang()
 
     def work() -> bool:

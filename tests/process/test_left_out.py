@@ -19,7 +19,7 @@ from running import Running, wait_until
 from gateway.config.model import Config, Mount, RedirectTarget, ServerSettings, Where
 from gateway.limits import MountLimits
 from gateway.supervisor.generations.generation import Generation
-from gateway.supervisor.generations.outages import FIRST_TRY_SECONDS, MOST_TRY_SECONDS, Outages
+from gateway.supervisor.generations.outages import FIRST_TRY_SECONDS, MAX_TRY_SECONDS, Outages
 from gateway.supervisor.generations.retries import SLOW_SECONDS, Retrier
 from gateway.supervisor.processes.process import ProcessState, Purpose
 
@@ -347,7 +347,7 @@ def test_the_pause_between_tries_doubles_up_to_a_minute_or_as_long_as_a_try_took
     for _ in range(10):
         outages.note_error(report("no database"), 100.0, took=0.5, is_trial=True)
         pauses.append(outages.pauses["/a"][1] - 100.0)
-    assert pauses == [1, 2, 4, 8, 16, 32] + [MOST_TRY_SECONDS] * 4
+    assert pauses == [1, 2, 4, 8, 16, 32] + [MAX_TRY_SECONDS] * 4
     outages.note_error(report("no database"), 100.0, took=300.0, is_trial=True)
     assert outages.pauses["/a"][1] == 400.0
 

@@ -16,7 +16,7 @@ import pytest
 from running import Running, wait_until
 
 from gateway import outlet as outlets
-from gateway.outlet import MOST_BYTES, WHOLE_WRITE_BYTES, Outlet
+from gateway.outlet import MAX_BYTES, WHOLE_WRITE_BYTES, Outlet
 from gateway.streams import OutletStream
 
 LINE = b"x" * 99 + b"\n"
@@ -131,7 +131,7 @@ def test_what_a_stalled_reader_has_no_room_for_is_dropped_and_reported_once_it_r
         reported: list[int] = []
         outlet.on_room = reported.append
         kept = fill_up(outlet)
-        assert kept * len(LINE) >= MOST_BYTES
+        assert kept * len(LINE) >= MAX_BYTES
         outlet.put(LINE * 10)
         assert outlet.dropped == 11
         assert not reported
@@ -145,7 +145,7 @@ def test_what_a_stalled_reader_has_no_room_for_is_dropped_and_reported_once_it_r
 def test_what_is_dropped_leaves_no_line_without_its_end_or_begin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outlets, "MOST_BYTES", 4)
+    monkeypatch.setattr(outlets, "MAX_BYTES", 4)
     with opened(make_pipe) as (read, write):
         outlet = Outlet(write)
         fill(write)
@@ -253,7 +253,7 @@ def test_what_was_dropped_is_reported_when_the_reader_is_back(
     fill(write)
     line = b"GET /" + b"a" * 790 + b" HTTP/1.1\r\nHost: a\r\n\r\n"
     with running.connect() as client:
-        count = 2 * MOST_BYTES // 1000
+        count = 2 * MAX_BYTES // 1000
         for _ in range(count // 50):
             client.sendall(line * 50)
             received = b""

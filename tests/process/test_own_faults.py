@@ -23,7 +23,7 @@ from gateway.config.model import Config, ServerSettings
 from gateway.supervisor.generations.exits import handle_exit
 from gateway.supervisor.generations.generation import Generation, GenerationState
 from gateway.supervisor.listeners.control import send_command
-from gateway.supervisor.pools.evidence import MOST_REQUESTS
+from gateway.supervisor.pools.evidence import MAX_REQUESTS
 from gateway.supervisor.processes.process import ProcessState, Purpose
 from gateway.supervisor.tasks import guard, guarded, keep_up
 from gateway.supervisor.watching.code import watch_code
@@ -134,11 +134,11 @@ def test_one_that_ends_with_many_requests_in_flight_is_replaced(start: Start) ->
         with suppress(OSError):
             gateway.ask(target)
 
-    with ThreadPoolExecutor(MOST_REQUESTS + 1) as clients:
-        for number in range(MOST_REQUESTS):
+    with ThreadPoolExecutor(MAX_REQUESTS + 1) as clients:
+        for number in range(MAX_REQUESTS):
             clients.submit(send, f"/a?{number}")
         begun = lambda: len(list(gateway.folder.glob("began-a-*")))  # noqa: E731
-        wait_until(lambda: begun() == MOST_REQUESTS, "all are in flight")
+        wait_until(lambda: begun() == MAX_REQUESTS, "all are in flight")
         clients.submit(send, "/b?last")
         wait_until((gateway.folder / "began-b-last").exists, "the last is in flight")
         os.kill(worker, signal.SIGSEGV)

@@ -12,7 +12,7 @@ import pytest
 from running import Running, wait_until
 
 from gateway.commands.remote import format_status
-from gateway.supervisor.pools.quarantine import MOST_QUARANTINE_SECONDS, Quarantine
+from gateway.supervisor.pools.quarantine import MAX_QUARANTINE_SECONDS, Quarantine
 
 Start = Callable[..., Running]
 MANUAL = "  reload_on_edit: false\n  block_warn: 200ms\n  block_timeout: 1s\n"
@@ -255,5 +255,5 @@ def test_it_ends_by_itself_and_the_next_one_is_longer(start: Start):
 def test_the_time_doubles_up_to_a_limit():
     quarantine = Quarantine("main")
     pauses = [quarantine.begin(0.0) for _ in range(8)]
-    assert pauses == [10, 20, 40, 80, 160, MOST_QUARANTINE_SECONDS, MOST_QUARANTINE_SECONDS, 300]
+    assert pauses == [10, 20, 40, 80, 160, MAX_QUARANTINE_SECONDS, MAX_QUARANTINE_SECONDS, 300]
     assert quarantine.seconds == sum(pauses)

@@ -23,8 +23,8 @@ READ_BYTES = 256 * 1024
 CONNECT_SECONDS = 5.0
 # what is still in flight at the end may take as long as the longest timeout of a table
 END_SECONDS = 40.0
-MOST_FAULTS = 100
-MOST_TRIES = 3
+MAX_FAULTS = 100
+MAX_TRIES = 3
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) [^\r\n]*")
 _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]+)\r\n", re.IGNORECASE)
@@ -98,7 +98,7 @@ class Load:
                 client.close(selector)
 
     def note_fault(self, fault: str) -> None:
-        if len(self.faults) < MOST_FAULTS:
+        if len(self.faults) < MAX_FAULTS:
             self.faults.append(fault)
 
 
@@ -118,7 +118,7 @@ class Client:
 
     def begin(self, selector: selectors.BaseSelector) -> bool:
         """Ask the next thing, on another connection where that breaks; whether it is asked."""
-        return any(self._ask(selector) for _ in range(MOST_TRIES))
+        return any(self._ask(selector) for _ in range(MAX_TRIES))
 
     def _ask(self, selector: selectors.BaseSelector) -> bool:
         try:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from config_site import ENVIRON, make_site
 
-from gateway.config.load import MOST_BYTES, read_config
+from gateway.config.load import MAX_BYTES, read_config
 from gateway.config.parse import parse_config
-from gateway.config.text.problems import MOST_LISTED
+from gateway.config.text.problems import MAX_LISTED
 from gateway.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ def test_impossible_path_is_one_line(
 def test_file_larger_than_any_table_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "mounts.yaml"
     with path.open("wb") as file:
-        file.truncate(MOST_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     assert problems(path) == [f"{path}: larger than 16 MiB: this is not a table"]
 
 
@@ -71,11 +71,11 @@ def test_static_directory_linked_to_the_table_is_refused(tmp_path: Path) -> None
 
 
 def test_only_the_first_of_very_many_problems_are_listed(tmp_path: Path) -> None:
-    table = "mounts:\n" + "".join(f"  /{number}: x\n" for number in range(MOST_LISTED + 7))
+    table = "mounts:\n" + "".join(f"  /{number}: x\n" for number in range(MAX_LISTED + 7))
     with pytest.raises(ConfigError) as refused:
         parse_config(table, "mounts.yaml", tmp_path, ENVIRON)
     lines = refused.value.problems
-    assert len(lines) == MOST_LISTED + 1
+    assert len(lines) == MAX_LISTED + 1
     assert lines[0].startswith("mounts.yaml:2:7: mounts./0: ")
     assert lines[-1] == "mounts.yaml: and 7 more, fix these first"
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from gateway.inflight import InFlightRequest
-from gateway.supervisor.pools.evidence import LEAST_DEATHS, WINDOW_SECONDS, Evidence
+from gateway.supervisor.pools.evidence import MIN_DEATHS, WINDOW_SECONDS, Evidence
 
 NOBODY = ""
 
@@ -93,7 +93,7 @@ def test_where_two_are_always_in_flight_nobody_is_responsible():
 
 def test_before_anything_is_known_of_who_is_busy_nobody_is_chosen_from_two():
     evidence = Evidence()
-    assert {die(evidence, moment, BUSY, BAD) for moment in range(LEAST_DEATHS)} == {NOBODY}
+    assert {die(evidence, moment, BUSY, BAD) for moment in range(MIN_DEATHS)} == {NOBODY}
 
 
 def test_two_bad_mounts_are_both_found():

@@ -627,7 +627,7 @@ def test_so_it_is_where_an_app_waits_in_write_or_for_content(serve: Any, way: st
 def test_so_many_slow_clients_are_replaced_and_no_more(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threadpool, "MOST_REPLACED", 2)
+    monkeypatch.setattr(threadpool, "MAX_REPLACED", 2)
     looks: list[float] = []
 
     class WatchedPool(CountedPool):
@@ -658,7 +658,7 @@ def test_so_many_slow_clients_are_replaced_and_no_more(
 def test_slow_and_leaving_clients_leave_a_pool_as_it_was(
     serve: Any, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(threadpool, "MOST_REPLACED", 3)
+    monkeypatch.setattr(threadpool, "MAX_REPLACED", 3)
     inside: list[int] = []
     seen: set[int] = set()
 

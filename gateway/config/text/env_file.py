@@ -7,7 +7,7 @@ import re
 
 Variables = tuple[tuple[str, str], ...]
 
-MOST_BYTES = 1024 * 1024
+MAX_BYTES = 1024 * 1024
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from gateway.config.text.problems import quote
 from gateway.config.text.secret_files import read_file
 
-MOST_DEPTH = 8  # defaults inside defaults; two are usual
-MOST_SECRET_BYTES = 64 * 1024  # a key or a certificate chain; the kernel's own bound is 128 KiB
+MAX_DEPTH = 8  # defaults inside defaults; two are usual
+MAX_SECRET_BYTES = 64 * 1024  # a key or a certificate chain; the kernel's own bound is 128 KiB
 
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:?[-?])(.*))?", re.DOTALL)
 
@@ -42,12 +42,12 @@ class Interpolator:
     def expand(self, text: str) -> Text:
         """Raises InterpolationError."""
         result = Text("")
-        result.value = self._expand(text, result, MOST_DEPTH) if "$" in text else text
+        result.value = self._expand(text, result, MAX_DEPTH) if "$" in text else text
         return result
 
     def _expand(self, text: str, result: Text, depth: int) -> str:
         if depth == 0:
-            raise InterpolationError(f'at most {MOST_DEPTH} "${{" may stand inside one another')
+            raise InterpolationError(f'at most {MAX_DEPTH} "${{" may stand inside one another')
         pieces = []
         done = 0
         while (at := text.find("$", done)) >= 0:
@@ -90,13 +90,13 @@ class Interpolator:
             raise InterpolationError('"${file:}" names no file: write "${file:/run/secrets/name}"')
         self.files.add(str(self.directory / path))
         try:
-            content = read_file(self.directory / path, MOST_SECRET_BYTES + 1, self.directory)
+            content = read_file(self.directory / path, MAX_SECRET_BYTES + 1, self.directory)
         except (OSError, ValueError) as exc:
             reason = (getattr(exc, "strerror", None) or "not a path").lower()
             raise InterpolationError(
                 f"the secret file {quote(path)} cannot be read: {reason}"
             ) from exc
-        if len(content) > MOST_SECRET_BYTES:
+        if len(content) > MAX_SECRET_BYTES:
             raise InterpolationError(f"the secret file {quote(path)} is larger than 64 KiB")
         try:
             return content.decode().rstrip("\r\n")

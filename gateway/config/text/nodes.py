@@ -16,8 +16,8 @@ try:
 except ImportError:  # a PyYAML built without libyaml reads the same, ten times slower
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
-MOST_DEPTH = 20  # a table needs five levels
-MOST_NODES = 1_000_000  # aliases expanded; 10,000 full mounts are about 150,000
+MAX_DEPTH = 20  # a table needs five levels
+MAX_NODES = 1_000_000  # aliases expanded; 10,000 full mounts are about 150,000
 
 # What YAML 1.1 §5.1 does not allow in a stream, and U+0085, U+2028 and U+2029, which YAML counts as
 # line breaks and editors do not show.
@@ -160,8 +160,8 @@ class _NodeBuilder:
         node: Node
         if isinstance(event, yaml.ScalarEvent):
             node = Scalar(line, column, event.value, not event.style)
-        elif len(self._open) == MOST_DEPTH:
-            raise _error(event, f"nested more than {MOST_DEPTH} deep: a table needs five levels")
+        elif len(self._open) == MAX_DEPTH:
+            raise _error(event, f"nested more than {MAX_DEPTH} deep: a table needs five levels")
         elif isinstance(event, yaml.MappingStartEvent):
             node = Mapping(line, column, [])
         else:
@@ -185,8 +185,8 @@ class _NodeBuilder:
         parent = self._open[-1]
         parent.items.append(node)
         parent.weight += node.weight
-        if parent.weight > MOST_NODES:
-            raise _error(event, f"aliases expand to more than {MOST_NODES:,} values")
+        if parent.weight > MAX_NODES:
+            raise _error(event, f"aliases expand to more than {MAX_NODES:,} values")
 
 
 def _error(event: Any, message: str) -> YamlError:

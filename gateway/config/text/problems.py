@@ -8,9 +8,9 @@ from typing import NoReturn, Protocol
 
 from gateway.errors import ConfigError
 
-MOST_LISTED = 50  # nobody fixes more than a screenful or two at a time
-MOST_QUOTED = 60  # characters of a value or a key that a message shows
-MOST_HINT = 200  # a longer hint only repeats a long value
+MAX_LISTED = 50  # nobody fixes more than a screenful or two at a time
+MAX_QUOTED = 60  # characters of a value or a key that a message shows
+MAX_HINT = 200  # a longer hint only repeats a long value
 
 
 class Positioned(Protocol):
@@ -31,7 +31,7 @@ class BadValueError(Exception):
 
     def __init__(self, hint: str = "", *, expected: str = "") -> None:
         super().__init__(hint or expected)
-        self.hint = hint if len(hint) <= MOST_HINT else ""
+        self.hint = hint if len(hint) <= MAX_HINT else ""
         self.expected = expected
 
 
@@ -44,12 +44,12 @@ class Problems:
 
     def add(self, place: Positioned, path: str, message: str) -> None:
         """Record ``message`` about the key ``path`` ("" for the whole table)."""
-        key = f"{shorten(path, 2 * MOST_QUOTED)}: " if path else ""
+        key = f"{shorten(path, 2 * MAX_QUOTED)}: " if path else ""
         self._found.append((place.line, place.column, key + printable(message)))
 
     def locate(self, place: Positioned, path: str) -> str:
         """A value's place, as messages show it."""
-        return f"{self._source}:{place.line}:{place.column}: {shorten(path, 2 * MOST_QUOTED)}"
+        return f"{self._source}:{place.line}:{place.column}: {shorten(path, 2 * MAX_QUOTED)}"
 
     def raise_any(self) -> None:
         """Raises ConfigError if there is a problem."""
@@ -60,9 +60,9 @@ class Problems:
         """All problems sorted by place, or the first of very many."""
         found = sorted(self._found, key=lambda problem: problem[:2])
         lines = [f"{self._source}:{line}:{column}: {text}" for line, column, text in found]
-        if len(lines) > MOST_LISTED:
-            more = len(lines) - MOST_LISTED
-            lines[MOST_LISTED:] = [f"{self._source}: and {more} more, fix these first"]
+        if len(lines) > MAX_LISTED:
+            more = len(lines) - MAX_LISTED
+            lines[MAX_LISTED:] = [f"{self._source}: and {more} more, fix these first"]
         return ConfigError(lines)
 
 
@@ -78,7 +78,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def shorten(text: str, most: int = MOST_QUOTED) -> str:
+def shorten(text: str, most: int = MAX_QUOTED) -> str:
     """``text`` printable, and cut beyond ``most`` characters."""
     return printable(text if len(text) <= most else f"{text[:most]}…")
 
@@ -92,5 +92,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``did you mean "…"?`` when one known word is close, else ""."""
     from difflib import get_close_matches  # imported only for an invalid table
 
-    close = get_close_matches(word[:MOST_QUOTED], known, n=1, cutoff=0.6)
+    close = get_close_matches(word[:MAX_QUOTED], known, n=1, cutoff=0.6)
     return f'did you mean "{close[0]}"?' if close else ""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 # as in the kernel: more are a loop
-MOST_LINKS = 40
+MAX_LINKS = 40
 # several users: read with the rights of none of them
 OTHERS = -1
 NOBODY = 65_534
@@ -88,7 +88,7 @@ def _walk(path: Path) -> Iterator[os.stat_result]:
         found = os.lstat(step)
         if stat.S_ISLNK(found.st_mode):
             links += 1
-            if links > MOST_LINKS:
+            if links > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
             names += reversed(Path(os.readlink(step)).parts)  # noqa: PTH115
         else:

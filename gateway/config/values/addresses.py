@@ -11,7 +11,7 @@ from gateway.config.model import Network
 from gateway.config.text.problems import BadValueError
 from gateway.config.values.processes import find_user
 
-MOST_SOCKET_PATH_BYTES = 107  # unix(7): sun_path holds 108 with its NUL
+MAX_SOCKET_PATH_BYTES = 107  # unix(7): sun_path holds 108 with its NUL
 ADDRESS_PATTERN = r"unix:/.+|(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
 CONTROL_PATTERN = "auto|unix:/.+"
 NETWORK_PATTERN = r"unix:([a-z_][a-z0-9_-]*|[0-9]{1,10})?|[0-9A-Fa-f:.]+(/[0-9]{1,3})?"
@@ -77,8 +77,8 @@ def _unix_address(text: str) -> str:
         raise BadValueError(
             expected='"unix:" and the whole path of a socket, such as "unix:/run/x.sock"'
         )
-    if len(path.encode(errors="surrogateescape")) > MOST_SOCKET_PATH_BYTES:
-        raise BadValueError(expected=f"a socket path of at most {MOST_SOCKET_PATH_BYTES} bytes")
+    if len(path.encode(errors="surrogateescape")) > MAX_SOCKET_PATH_BYTES:
+        raise BadValueError(expected=f"a socket path of at most {MAX_SOCKET_PATH_BYTES} bytes")
     return text
 
 

@@ -30,7 +30,7 @@ GONE_SECONDS = 0.8
 # a worker that is not ready after this long has its reason shown in the status
 SLOW_START_SECONDS = 2.0
 # of entries about what apps have changed for others: apps decide their texts
-MOST_NOTED = 100
+MAX_NOTED = 100
 # beyond the time that a worker was given to end, before it is killed
 KILL_GRACE_SECONDS = 2.0
 
@@ -352,7 +352,7 @@ class Generation:
 
     def note_app_change(self, text: str) -> bool:
         """An app has changed something for others; whether to log that, which is done once."""
-        is_news = text not in self.noted and len(self.noted) < MOST_NOTED
+        is_news = text not in self.noted and len(self.noted) < MAX_NOTED
         if is_news:
             self.noted.add(text)
         return is_news

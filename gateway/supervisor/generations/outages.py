@@ -12,9 +12,9 @@ from gateway.supervisor.processes.process import Report
 
 # the pause after a try that failed: 1 s, 2 s, 4 s ... up to this, or as long as the try took
 FIRST_TRY_SECONDS = 1.0
-MOST_TRY_SECONDS = 60.0
+MAX_TRY_SECONDS = 60.0
 # exits at one mount before it is left out of a pool that has no other mount: one may be chance
-LEAST_EXITS = 2
+MIN_EXITS = 2
 
 
 @dataclass(slots=True)
@@ -38,9 +38,9 @@ class Outage:
 
     def note_death(self, *, is_hopeless: bool) -> None:
         """A worker has ended while it loaded the mount, which is left out from now on if that
-        ``is_hopeless`` or has happened LEAST_EXITS times."""
+        ``is_hopeless`` or has happened MIN_EXITS times."""
         self.deaths += 1
-        self.is_left_out |= is_hopeless or self.deaths >= LEAST_EXITS
+        self.is_left_out |= is_hopeless or self.deaths >= MIN_EXITS
 
     def note_error(self, report: Report, now: float, took: float) -> None:
         """It has raised an error, which ends no worker."""
@@ -66,7 +66,7 @@ class Outage:
 
     def put_off(self, report: Report, now: float, took: float) -> None:
         """It has failed again, after ``took`` seconds."""
-        pause = double(FIRST_TRY_SECONDS, self.tries, MOST_TRY_SECONDS)
+        pause = double(FIRST_TRY_SECONDS, self.tries, MAX_TRY_SECONDS)
         self.report, self.took, self.has_loaded = report, took, False
         self.until = now + max(pause, took)
         self.tries += 1

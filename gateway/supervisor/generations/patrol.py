@@ -28,13 +28,13 @@ from gateway.supervisor.tasks import guard
 
 PATROL_SECONDS = 0.25
 # a look that comes later than this is no worker's fault: the machine, or the container, was paused
-MOST_ELAPSED_SECONDS = 1.0
+MAX_ELAPSED_SECONDS = 1.0
 # between two looks at memory, age and number of requests
 WEIGH_SECONDS = 1.0
 # states with an event loop and without another deadline
 WATCHED = frozenset((ProcessState.READY, ProcessState.PAUSED, ProcessState.RETIRING))
 # of requests in flight that a log entry shows
-MOST_DESCRIBED = 10
+MAX_DESCRIBED = 10
 
 
 async def patrol(generation: Generation) -> None:
@@ -46,7 +46,7 @@ async def patrol(generation: Generation) -> None:
     weighed = looked
 
     def look_after(process: Process) -> None:
-        process.note_silence(min(elapsed, MOST_ELAPSED_SECONDS))
+        process.note_silence(min(elapsed, MAX_ELAPSED_SECONDS))
         end_silent(process, generation.config.server.limits.block_timeout_seconds)
 
     while generation.processes or generation.state in (
@@ -98,7 +98,7 @@ def is_stopped(pid: int) -> bool:
 def describe_requests(requests: list[InFlightRequest]) -> str:
     """Their number, and the oldest of them."""
     described = [
-        f"{r.method} {r.target} <- {r.mount} ({r.request_id})" for r in requests[:MOST_DESCRIBED]
+        f"{r.method} {r.target} <- {r.mount} ({r.request_id})" for r in requests[:MAX_DESCRIBED]
     ]
-    more = ["..."] if len(requests) > MOST_DESCRIBED else []
+    more = ["..."] if len(requests) > MAX_DESCRIBED else []
     return f"{len(requests)}: {', '.join(described + more)}" if requests else "0"

@@ -19,12 +19,12 @@ from gateway.uncaught import report_own, summarize
 
 # the pause after a replacement that did not load: 5 s, 10 s, 20 s ... up to this
 FIRST_RETRY_SECONDS = 5.0
-MOST_RETRY_SECONDS = 300.0
+MAX_RETRY_SECONDS = 300.0
 # between two replacements for memory: a limit that is too low must not keep the machine busy
 MEMORY_REST_SECONDS = 10.0
 # Workers that leave keep their memory until their last request has ended. No more than this many,
 # or than there are workers, may be leaving when another one is replaced.
-MOST_LEAVING = 3
+MAX_LEAVING = 3
 MIB = 2**20
 
 
@@ -49,7 +49,7 @@ class Recycler:
                 end_oversized(process, limits.max_memory_hard_bytes)
         is_busy = self._replacing is not None and not self._replacing.done()
         leaving = len(generation.processes) - len(generation.workers)
-        is_full = leaving >= max(MOST_LEAVING, generation.size)
+        is_full = leaving >= max(MAX_LEAVING, generation.size)
         may_begin = generation.state is GenerationState.SERVING and not generation.is_short
         if is_busy or is_full or not may_begin or time.monotonic() < self._rest_until:
             return
@@ -114,7 +114,7 @@ class Recycler:
             old.retire()
 
     def _put_off(self, old: Process, why: str, reason: str) -> None:
-        seconds = double(FIRST_RETRY_SECONDS, self._failures, MOST_RETRY_SECONDS)
+        seconds = double(FIRST_RETRY_SECONDS, self._failures, MAX_RETRY_SECONDS)
         self._failures += 1
         self._rest_until = time.monotonic() + seconds
         if self._reported.note(reason):

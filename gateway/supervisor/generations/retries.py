@@ -12,7 +12,7 @@ from gateway.logs import lifecycle
 from gateway.supervisor.backoff import double
 from gateway.supervisor.generations.failures import describe_place
 from gateway.supervisor.generations.generation import Generation, GenerationState
-from gateway.supervisor.generations.outages import FIRST_TRY_SECONDS, MOST_TRY_SECONDS
+from gateway.supervisor.generations.outages import FIRST_TRY_SECONDS, MAX_TRY_SECONDS
 from gateway.supervisor.processes.process import Cause, Process, ProcessState
 
 # A mount is slow if it takes longer than this, and than this share of what its worker needed for
@@ -22,8 +22,8 @@ SLOW_SHARE = 0.25
 # While others serve, this many times longer is hung: the workers that load it are to serve too.
 HUNG_FACTOR = 10
 # workers beyond the number of the table, each of which leaves one more slow mount out
-MOST_BESIDE = 3
-MOST_TRIALS = 3
+MAX_BESIDE = 3
+MAX_TRIALS = 3
 
 
 class Retrier:
@@ -90,7 +90,7 @@ class Retrier:
             elif beside:
                 beside[0].retire()
         elif missing[worst] and len(generation.workers) == len(ready) and now >= self._rest_until:
-            self._rest_until = now + double(FIRST_TRY_SECONDS, self._spares, MOST_TRY_SECONDS)
+            self._rest_until = now + double(FIRST_TRY_SECONDS, self._spares, MAX_TRY_SECONDS)
             self._spares += 1
             self._start_beside(is_spare=True)
 
@@ -108,7 +108,7 @@ class Retrier:
         )
         is_worth_it = any(mount.name not in left_out for mount in generation.config.mounts)
         beside = sum(process in loading for process in self._beside)
-        if slow and is_worth_it and not is_begun and beside < MOST_BESIDE:
+        if slow and is_worth_it and not is_begun and beside < MAX_BESIDE:
             lifecycle.warning(
                 "%s: still loading; a further worker starts without it, so that others serve",
                 ", ".join(describe_place(generation.config, name) for name in slow),
@@ -140,7 +140,7 @@ class Retrier:
         generation = self._generation
         trials = {c.trial: c for c in generation.processes.values() if c.trial}
         is_busy = not all(is_slow(process, now) for process in trials.values())
-        if is_busy or len(trials) >= MOST_TRIALS:
+        if is_busy or len(trials) >= MAX_TRIALS:
             return
         if name := generation.outages.begin_due(now, trials):
             others = {mount.name: "" for mount in generation.config.mounts if mount.name != name}

@@ -9,7 +9,7 @@ import re
 # parts of messages that differ from one try to the next: times, pids, ports, addresses
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:[.,:]\d+)*")
 # of reasons that are logged for one outage
-MOST_REASONS = 8
+MAX_REASONS = 8
 
 # for a reader who would wait for the next entry
 SILENCE = "further attempts are logged only if the reason changes"
@@ -33,7 +33,7 @@ class StartFailures:
         """Whether to log a failure: the log does not have its reason yet, apart from numbers."""
         self.has_served |= has_served
         reason = _NUMBERS.sub("#", reason)
-        if reason in self._reasons or len(self._reasons) >= MOST_REASONS:
+        if reason in self._reasons or len(self._reasons) >= MAX_REASONS:
             return False
         self._reasons.add(reason)
         return True

@@ -30,7 +30,7 @@ CLIENT_SECONDS = 5.0
 # for an answer of the supervisor's event loop, which may be busy
 ASK_SECONDS = 3.0
 # at most; one more replaces the oldest, which has had its time to send a request
-MOST_CLIENTS = 32
+MAX_CLIENTS = 32
 LONGEST_HEAD_BYTES = 8192
 # texts of /status that any user may read: names of the gateway and of the table
 _TOLD = frozenset((
@@ -89,7 +89,7 @@ class AdminServer:
         """Read one request and answer it."""
         task: Any = asyncio.current_task()
         self._clients[task] = None
-        if len(self._clients) > MOST_CLIENTS:
+        if len(self._clients) > MAX_CLIENTS:
             oldest = next(iter(self._clients))
             del self._clients[oldest]
             oldest.cancel()

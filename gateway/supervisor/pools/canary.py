@@ -13,7 +13,7 @@ from gateway.supervisor.pools.pool import Change, Means
 
 COUNT_SECONDS = 0.25
 # with fewer responses a share means nothing
-LEAST_RESPONSES = 20
+MIN_RESPONSES = 20
 
 
 class Canary:
@@ -49,7 +49,7 @@ class Canary:
         return ""
 
     def _find_fault(self, old: Generation, responses: int, failures: int) -> str:
-        if responses < LEAST_RESPONSES:
+        if responses < MIN_RESPONSES:
             return ""
         before, failed_before = old.count()
         share, share_before = failures / responses, failed_before / max(before, 1)

@@ -4,7 +4,7 @@ A pure rule, without processes; the caller acts on the verdict. One death proves
 requests of several mounts may be in flight, and a busy mount is in flight at every death. A mount
 is held responsible in two cases:
 
-- at ``LEAST_DEATHS`` deaths it was the only one that could be
+- at ``MIN_DEATHS`` deaths it was the only one that could be
 - it, or one of its requests, was in flight at so many of the deaths that chance would bring that
   about less than once in a thousand times, given how often it is in flight at any other moment
 """
@@ -18,13 +18,13 @@ from gateway.inflight import InFlightRequest
 
 # a death counts for this long
 WINDOW_SECONDS = 600.0
-LEAST_DEATHS = 3
-MOST_DEATHS = 100
+MIN_DEATHS = 3
+MAX_DEATHS = 100
 CHANCE = 0.001
 # weight of a look at the next one, half a second later: about a third is left after ten minutes
 DECAY = 1 - 1 / 1200
 # of requests that were in flight at a death and are counted from then on
-MOST_REQUESTS = 200
+MAX_REQUESTS = 200
 
 # a mount, or one request of it: its method and target
 Key = tuple[str, str]
@@ -65,7 +65,7 @@ class Evidence:
     """The evidence of one pool."""
 
     def __init__(self) -> None:
-        self._deaths: deque[Death] = deque(maxlen=MOST_DEATHS)
+        self._deaths: deque[Death] = deque(maxlen=MAX_DEATHS)
         self._presence: dict[Key, Presence] = {}
         self._looks = 0.0
 
@@ -84,7 +84,7 @@ class Evidence:
 
     def add(self, moment: float, requests: Collection[InFlightRequest], *, is_sure: bool) -> None:
         """A worker died with ``requests`` in flight, one of which may be the cause."""
-        suspected = list(requests)[:MOST_REQUESTS]
+        suspected = list(requests)[:MAX_REQUESTS]
         mounts = frozenset(request.mount for request in requests)
         keys = frozenset(key for request in suspected for key in keys_of(request))
         keys |= {(mount, "") for mount in mounts}
@@ -114,7 +114,7 @@ class Evidence:
             keys = (key for key in last.keys if key[0] == mount)
             chance, key = min((self._chance(key, deaths), key) for key in keys)
             # chance could have picked any of those in flight
-            if alone >= LEAST_DEATHS or chance * len(last.keys) < CHANCE:
+            if alone >= MIN_DEATHS or chance * len(last.keys) < CHANCE:
                 found.append((alone, -chance, key))
         return max(found)[2] if found else None
 
@@ -130,7 +130,7 @@ class Evidence:
         """The probability that it is in flight at this many deaths, or more, by chance alone."""
         found = sum(key in death.keys for death in deaths)
         share, count = self._presence[key].share, len(deaths)
-        if found < LEAST_DEATHS:
+        if found < MIN_DEATHS:
             return 1.0
         return sum(
             comb(count, each) * share**each * (1 - share) ** (count - each)

@@ -17,7 +17,7 @@ from gateway.supervisor.tasks import start
 STATUS = "503 Service Unavailable"
 # to read what the client is still sending: closing with unread input would reset the connection
 LINGER_SECONDS = 2.0
-MOST_AT_A_TIME = 100
+MAX_AT_A_TIME = 100
 PAUSE_SECONDS = 1.0
 
 
@@ -57,7 +57,7 @@ class FallbackResponder:
             self._socket = None
 
     def _accept(self, sock: socket.socket) -> None:
-        for _ in range(MOST_AT_A_TIME):
+        for _ in range(MAX_AT_A_TIME):
             try:
                 connection, _ = sock.accept()
             except BlockingIOError:

@@ -41,12 +41,12 @@ from gateway.supervisor.tasks import guarded, keep_up
 
 # Workers on standby, or with requests in flight, keep their memory: many quick edits must not fill
 # the machine. With more generations than this the oldest end at once, as in a stop.
-MOST_RETIRING = 3
+MAX_RETIRING = 3
 # states of the current generation of a pool that is asleep or falling asleep
 AT_REST = (GenerationState.ASLEEP, GenerationState.STOPPING)
 # an environment that could not be built is tried again after 5 s, 10 s … up to this
 FIRST_BUILD_RETRY_SECONDS = 5.0
-MOST_BUILD_RETRY_SECONDS = 60.0
+MAX_BUILD_RETRY_SECONDS = 60.0
 NO_ENVIRONMENT = "The environment of the app mounted here could not be built."
 
 
@@ -218,7 +218,7 @@ class Pool:
                     self._begin(config, environment)
                     return
             took = time.monotonic() - began
-            pause = max(took, double(FIRST_BUILD_RETRY_SECONDS, tries, MOST_BUILD_RETRY_SECONDS))
+            pause = max(took, double(FIRST_BUILD_RETRY_SECONDS, tries, MAX_BUILD_RETRY_SECONDS))
             tries += 1
             if self.current is None:
                 self._fallback.open(NO_ENVIRONMENT, pause)
@@ -486,7 +486,7 @@ class Pool:
             for g in self.generations
             if g.state in (GenerationState.STANDBY, GenerationState.RETIRING)
         ]
-        for oldest in retiring[: max(0, len(retiring) + 1 - MOST_RETIRING)]:
+        for oldest in retiring[: max(0, len(retiring) + 1 - MAX_RETIRING)]:
             drain_seconds = oldest.config.server.limits.drain_timeout_seconds
             self._start_task(oldest.stop(drain_seconds))
 

@@ -43,7 +43,7 @@ from gateway.supervisor.tasks import guard, guarded, keep_up
 SAMPLE_SECONDS = 0.5
 UNCHANGED = "nothing has changed"
 # of sleeping pools that are tried at a time, each in one worker
-MOST_TRIED = 2
+MAX_TRIED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Pools:
         numbers = count(1)
         self._next_number = lambda: next(numbers)
         self._own_sockets = count(1)
-        self._try_outs = asyncio.Semaphore(MOST_TRIED)
+        self._try_outs = asyncio.Semaphore(MAX_TRIED)
         self._folder = folder
         self._style = style
         self._start_task = start_task

@@ -16,7 +16,7 @@ from gateway.logs import lifecycle
 from gateway.supervisor.backoff import double
 from gateway.supervisor.generations.failures import describe_place
 from gateway.supervisor.generations.generation import Generation, GenerationState
-from gateway.supervisor.pools.evidence import LEAST_DEATHS, WINDOW_SECONDS, Evidence, keys_of
+from gateway.supervisor.pools.evidence import MIN_DEATHS, WINDOW_SECONDS, Evidence, keys_of
 from gateway.supervisor.processes.process import (
     NORMAL_SILENCE_SECONDS,
     Cause,
@@ -25,11 +25,11 @@ from gateway.supervisor.processes.process import (
 )
 
 FIRST_QUARANTINE_SECONDS = 10.0
-MOST_QUARANTINE_SECONDS = 300.0
+MAX_QUARANTINE_SECONDS = 300.0
 # after this long without another quarantine, the next one counts as the first
 GOOD_SECONDS = WINDOW_SECONDS
 # deaths without a certain cause, before that is reported
-UNSOLVED_DEATHS = 2 * LEAST_DEATHS
+UNSOLVED_DEATHS = 2 * MIN_DEATHS
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Quarantine:
 
     def begin(self, now: float) -> float:
         """Begin again, for twice as long as the last time; the seconds."""
-        pause = double(FIRST_QUARANTINE_SECONDS, self.times, MOST_QUARANTINE_SECONDS)
+        pause = double(FIRST_QUARANTINE_SECONDS, self.times, MAX_QUARANTINE_SECONDS)
         self.until = now + pause
         self.seconds += pause
         self.times += 1

@@ -21,7 +21,7 @@ KILLER = Path(__file__).with_name("group_killer.py")
 LINE_BYTES = 32
 # the pause before a group killer that has ended is replaced
 FIRST_PAUSE_SECONDS = 0.1
-MOST_PAUSE_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 60.0
 # for the group killer to end by itself
 CLOSE_SECONDS = 5.0
 
@@ -79,7 +79,7 @@ class Groups:
         if self._process is None or self._process.pid != pid or self._is_closed:
             return
         self._let_go(self._process)
-        pause = double(FIRST_PAUSE_SECONDS, self._ends, MOST_PAUSE_SECONDS)
+        pause = double(FIRST_PAUSE_SECONDS, self._ends, MAX_PAUSE_SECONDS)
         self._ends += 1
         lifecycle.warning(
             "process %d, which ends commands if the gateway is killed, has ended; it is started "
@@ -94,7 +94,7 @@ class Groups:
         try:
             self.keep_watch()
         except OSError:
-            asyncio.get_running_loop().call_later(MOST_PAUSE_SECONDS, self._watch_again)
+            asyncio.get_running_loop().call_later(MAX_PAUSE_SECONDS, self._watch_again)
 
     def _let_go(self, process: "subprocess.Popen[bytes]") -> None:
         self._process, process.returncode = None, 0

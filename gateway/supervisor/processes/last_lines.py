@@ -8,7 +8,7 @@ from typing import IO, Any
 from gateway.supervisor.tasks import guarded
 
 READ_BYTES = 65536
-MOST_LINES, MOST_LINE_BYTES = 10, 500
+MAX_LINES, MAX_LINE_BYTES = 10, 500
 
 
 class LastLines:
@@ -18,7 +18,7 @@ class LastLines:
         self,
         pipe: IO[bytes] | None,
         pass_on: Callable[[bytes], object],
-        most_lines: int = MOST_LINES,
+        most_lines: int = MAX_LINES,
     ) -> None:
         self._pipe = pipe
         self._pass_on = pass_on
@@ -51,7 +51,7 @@ class LastLines:
 
     def _take(self, lines: bytes) -> None:
         for line in lines.splitlines()[-(self._lines.maxlen or 0) :]:
-            self._lines.append(line[:MOST_LINE_BYTES].decode(errors="replace"))
+            self._lines.append(line[:MAX_LINE_BYTES].decode(errors="replace"))
         # a fault must not end the reading: the process would wait for room in the pipe for ever
         with guarded("the lines that a process has written"):
             self._pass_on(lines)

@@ -24,10 +24,10 @@ GATE_LOOK_SECONDS = 0.1
 IDLE_SECONDS = 0.5
 IDLE_SHARE = 0.1
 # so that an import that never ends does not hold up all others on a single core
-LEAST_LOADS = 2
+MIN_LOADS = 2
 # of later waiters; then it is this one's turn, unless it is a build: pools that are woken again and
 # again must not hold up a reload
-MOST_OVERTAKEN = 8
+MAX_OVERTAKEN = 8
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -78,7 +78,7 @@ class _Waiter:
     overtaken: int = 0
 
     def weigh(self) -> tuple[Urgency, int, int]:
-        if self.overtaken >= MOST_OVERTAKEN:
+        if self.overtaken >= MAX_OVERTAKEN:
             return Urgency.AWAITED, -1, self.number
         return self.find_urgency(), self.rank, self.number
 
@@ -91,7 +91,7 @@ class StartGate:
     """Admits ``limit`` loads at a time, of the same urgency or more urgent ones; 0: one a core."""
 
     def __init__(self, limit: int = 0) -> None:
-        self._limit = limit or max(LEAST_LOADS, usable_cores())
+        self._limit = limit or max(MIN_LOADS, usable_cores())
         self._loads: list[Load] = []
         self._waiting: list[_Waiter] = []
         self._numbers = count()

@@ -29,7 +29,7 @@ from gateway.supervisor.processes.report_lines import read_report
 from gateway.supervisor.tasks import start
 
 # of the output of a trial before its exit: a crash in C writes the stack of each thread
-MOST_LINES = 50
+MAX_LINES = 50
 # for apps to end what they do beside requests; longer than the worker itself gives them
 SETTLE_SECONDS = 2 * CALLBACK_SECONDS
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -79,7 +79,7 @@ class WorkerProcess(Process):
             )
         self._writer: asyncio.StreamWriter | None = None
         # the output of a trial is reported with its first failure, and not each time
-        self._lines = LastLines(self._process.stderr, len, MOST_LINES)
+        self._lines = LastLines(self._process.stderr, len, MAX_LINES)
         self._relaying = start(self._lines.read()) if purpose.trial else None
         self._listening = start(self._listen())
 

@@ -21,7 +21,7 @@ SETTLED_SECONDS = 0.3
 # a file's time is the time of the save if it is no older than this when the save is noticed
 RECENT_SAVE_SECONDS = 10.0
 # of folders that do not answer, each of which keeps a thread waiting
-MOST_AWAY = 4
+MAX_AWAY = 4
 
 Mark = tuple[int, int, int, int]
 
@@ -112,7 +112,7 @@ class Sight:
         found: dict[str, Mark] = {}
         left = list(paths)
         while left := [path for path in left if os.path.dirname(path) not in self._away]:  # noqa: PTH120
-            if len(self._away) >= MOST_AWAY:
+            if len(self._away) >= MAX_AWAY:
                 break
             marks: dict[str, Mark] = {}
             task = FileTask(partial(_look_at_file, left, marks))
