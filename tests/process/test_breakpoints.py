@@ -103,13 +103,14 @@ def terminal() -> Iterator[Terminal]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, terminal: Terminal) -> Iterator[Start]:
+def start(request: pytest.FixtureRequest, tmp_path: Path, terminal: Terminal) -> Iterator[Start]:
     started: list[Running] = []
 
     def start(code: str, mount: str, before: "Callable[[], None] | None" = None) -> Running:
         options: dict[str, Any] = {"option": "--dev", "server": IMPATIENT, "looks": code}
         mounts = f"  /: good:app\n  /looks: {mount}"
         started.append(Running(tmp_path, mounts, before=before or terminal.take, **options))
+        request.addfinalizer(started[-1].end)
         return started[-1]
 
     yield start

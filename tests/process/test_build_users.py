@@ -83,7 +83,9 @@ def site() -> Iterator[Path]:
 
 
 @pytest.fixture
-def serve(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Running]]:
+def serve(
+    request: pytest.FixtureRequest, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Running]]:
     """A gateway with one mount, ``/p``, in a pool of nobody's with further settings."""
     monkeypatch.setitem(running.ENVIRON, "SECRET", " wombat")
     started: list[Running] = []
@@ -92,6 +94,7 @@ def serve(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
         mounts = '  /: good:app\n  /p: {app: "who:app", pool: p}\n'
         pools = f"  environments: {site}/environments\npools:\n  p: {{user: nobody, {pool}}}\n"
         started.append(Running(site, mounts, pools, who=APP))
+        request.addfinalizer(started[-1].end)
         return started[-1]
 
     yield serve

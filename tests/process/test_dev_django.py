@@ -48,7 +48,7 @@ Start = Callable[..., Running]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     started: list[Running] = []
 
     def start(way: str, settings: str, option: str = "--dev") -> Running:
@@ -56,6 +56,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         modules = {"site_settings": SETTINGS + settings, "site_urls": URLS, "site_wsgi": wsgi}
         mounts = f"  /: good:app\n  /site: {mount}\n"
         started.append(Running(tmp_path, mounts, option=option, **modules))
+        request.addfinalizer(started[-1].end)
         assert started[-1].ask("/site/").endswith(b"well")
         return started[-1]
 

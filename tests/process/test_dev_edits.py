@@ -58,7 +58,7 @@ Start = Callable[..., Running]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     started: list[Running] = []
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -66,6 +66,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(mounts: str) -> Running:
         started.append(Running(tmp_path, mounts, option="--dev"))
+        request.addfinalizer(started[-1].end)
         wait_until(lambda: set(serving(started[-1])) == ALL, "all pools serve")
         return started[-1]
 

@@ -42,7 +42,9 @@ def show():
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+def start(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Start]:
     monkeypatch.delitem(ENVIRON, "PYTHONDONTWRITEBYTECODE", raising=False)
     started: list[Running] = []
     (tmp_path / "shop").mkdir()
@@ -51,6 +53,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def start(**options: Any) -> Running:
         started.append(Running(tmp_path, MOUNTS, fails=FAILS, **options))
+        request.addfinalizer(started[-1].end)
         return started[-1]
 
     yield start

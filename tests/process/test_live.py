@@ -53,13 +53,14 @@ Start = Callable[..., Running]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     started: list[Running] = []
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "page.html").write_text("<p>1</p>")
 
     def start(*options: str) -> Running:
         started.append(Running(tmp_path, MOUNTS, options=options, **APPS))
+        request.addfinalizer(started[-1].end)
         return started[-1]
 
     yield start

@@ -157,7 +157,9 @@ class Asker:
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def front(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """A gateway with mounts of every kind, and one behind it."""
     behind = Running(
         tmp_path_factory.mktemp("behind"),
@@ -165,6 +167,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "  trusted_proxies: ['unix:']\n",
         show=SHOW,
     )
+    request.addfinalizer(behind.end)
     lines = []
     for prefix in APPS:
         pool = next(pool for start, pool in POOLS.items() if prefix.startswith(start))
@@ -185,6 +188,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "\n".join(lines) + "\npools:\n  green: {}\n  threads: {concurrency: threads, threads: 2}\n",
         show=SHOW,
     )
+    request.addfinalizer(front.end)
     for pool in ("green", "threads"):
         wait_until(lambda p=pool: front.ask(f"/{p}").startswith(b"HTTP/1.1 200 "), f"{pool} serves")
     yield front

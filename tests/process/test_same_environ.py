@@ -150,6 +150,7 @@ def front(
             return connection
 
         front = Front(running, connect)
+    request.addfinalizer(running.end)
     for kind in KINDS:
         wait_until(lambda k=kind: front.ask(k, PLAIN)[0] == 200, f"{kind} serves")
     yield front

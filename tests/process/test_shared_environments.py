@@ -26,7 +26,7 @@ StartWith = Callable[..., Running]
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Iterator[StartWith]:
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartWith]:
     """``shared(name, version)`` is a gateway whose pool needs that version of ``peak``."""
     for version in ("1.0", "2.0", "3.0"):
         make_wheel(tmp_path / "wheels", "peak", version)
@@ -39,6 +39,7 @@ def shared(tmp_path: Path) -> Iterator[StartWith]:
         server = f"  environments: {tmp_path}/environments\n  keep_previous: 0s\n"
         pools = "pools:\n  p: {requirements: requirements.txt}\n"
         started.append(Running(folder, MOUNTS, server + pools, lazy=APP))
+        request.addfinalizer(started[-1].end)
         wait_until(lambda: serves(started[-1]), "the pool serves", BUILD_SECONDS)
         return started[-1]
 

@@ -87,8 +87,11 @@ IN_THREADS = ("threads", "one-thread", "environment")
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     behind = Running(tmp_path_factory.mktemp("behind"), "  /: slow:app\n", PATIENCE, slow=APP)
+    request.addfinalizer(behind.end)
     files = tmp_path_factory.mktemp("files")
     (files / "long").write_bytes(b"x" * LONG)
     (files / "index.html").write_bytes(b"x")
@@ -98,6 +101,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     gateway = Running(
         folder, MOUNTS.format(behind=behind.folder, files=files), server, slow=APP, web=WEB
     )
+    request.addfinalizer(gateway.end)
     for mount in NAMES:
         wait_until(lambda: is_served(gateway, mount), f"{mount} is served", 60)  # noqa: B023
     yield gateway

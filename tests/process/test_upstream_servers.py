@@ -33,19 +33,23 @@ def app(environ, start_response):
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def front(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """A gateway whose only mount leads to another."""
     behind = Running(
         tmp_path_factory.mktemp("behind"),
         "  /: {app: much:app, max_body: 1GiB, request_buffering: off}\n",
         much=BEHIND,
     )
+    request.addfinalizer(behind.end)
     address = f"unix:{behind.folder}/listen.sock"
     front = Running(
         tmp_path_factory.mktemp("front"),
         f'  /: {{upstream: "{address}", max_body: 1GiB, request_buffering: off}}\n',
         "  drain_timeout: 1s\n",
     )
+    request.addfinalizer(front.end)
     yield front
     assert front.end() == 0
     assert behind.end() == 0
