@@ -69,6 +69,7 @@ FIELDS = [
     "Accept: text/html\r\nAccept: */*",
     "Accept-Language: \tde ",
     "Authorization: Basic YTpi",
+    "Connection: Via, Host, X-Forwarded-Host, X-Forwarded-Port, x-request-id",
     "Connection: X-Named\r\nX-Named: 1\r\nTE: trailers\r\nKeep-Alive: timeout=5",
     "Upgrade: h2c",
     "X-Umlaut: \u00e4\u00f6",
