@@ -1,8 +1,8 @@
-"""One client connection: its states, what is read between requests, keep-alive, and its end.
+"""One client connection: its state, the heads that it receives, keep-alive, and its close.
 
-Refuses to know what an answer is. An idle connection is this object, its wire and an io watcher on
-the hub; a whole head is answered in a greenlet at the end of the turn that brought it. Source:
-RFC 9112 §9 (connections), §9.6 (half-closed ones); HAProxy's doc/proxy-protocol.txt, §2.
+An idle connection is this object, its wire and an io watcher, and has no greenlet; a request is
+answered in a greenlet at the end of the turn that completed its head. Source: RFC 9112 §9
+(connections), §9.6 (half-closed ones); HAProxy's doc/proxy-protocol.txt, §2.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from gateway.errors import MalformedRequest, RequestError, RequestTimeout, UntrustedPeer
 from gateway.http.deadlines import Passed, find_passed
 from gateway.http.exchange import Exchange
-from gateway.http.handover import Known
+from gateway.http.handover import HandedConnection
 from gateway.http.head_reader import build_unreadable_head
 from gateway.http.service import Service
 from gateway.http.states import (
@@ -36,16 +36,16 @@ from gateway.protocol.proxy_header import parse_proxy_header
 from gateway.protocol.request import RequestHead
 from gateway.uncaught import report_own, summarize
 
-# a pipelining client is read ahead up to this while its request runs
+# maximum input that is kept while a request is answered, from a client that pipelines
 READ_AHEAD_BYTES = 64 * 1024
 
 
 class Connection:
-    """``run`` answers a request, in a greenlet; all else happens in the hub.
+    """``run`` answers a request, in a greenlet; everything else runs in the hub.
 
-    ``since`` is the monotonic time of the last change of ``state``. ``awaits_header`` is whether a
-    PROXY header has to come before the first request: the connection is refused unless its peer is
-    a trusted proxy and a whole header comes in ``head_timeout``.
+    ``since`` is the monotonic time of the last change of ``state``, or of the last progress. With
+    ``awaits_header``, a PROXY header must come before the first request: the peer must be a trusted
+    proxy, and send the complete header within ``head_timeout``.
     """
 
     __slots__ = (
@@ -75,13 +75,13 @@ class Connection:
         self._refusal: RequestError | None = None
         self.exchange: Exchange | None = None
         self.slot = service.in_flight.take()
-        # what apps are given: a plain function, since a bound method leads to this connection; one
-        # for all its requests, and a reference cycle until ``close``
+        # for apps: a plain function, since a bound method leads to the connection; it makes a
+        # reference cycle until ``close``
         self.client_disconnected: Callable[[], bool] | None = lambda: self._has_left()
         service.connections.add(self)
 
     def enter(self, state: State) -> None:
-        """Be in ``state`` from now on."""
+        """Change the state."""
         if state not in TRANSITIONS[self.state]:
             CONNECTION.refuse(self.state, state, self.peer)
         self.state = state
@@ -94,32 +94,32 @@ class Connection:
     # --- between requests ---------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Serve from now on. Only from the hub.
+        """Start to serve. Call it in the hub.
 
-        A request that came with the connection is read at once, and input is watched for behind its
-        response, or from the next sweep on: a connection that is closed before needs no watcher.
+        A request that came with the connection is read at once. Input is watched after its response
+        or from the next sweep on: a connection that is closed before needs no watcher.
         """
         self.wire.on_readable()
         if self.state is IDLE or self.state is HEAD:
             self.wire.watch(True)
 
-    def describe(self) -> tuple[int, Known]:
-        """The descriptor, and what another worker has to know to go on between two requests."""
+    def describe(self) -> tuple[int, HandedConnection]:
+        """The descriptor, and what another worker needs to continue between two requests."""
         has_header, data = not self._awaits_header, self.wire.unread
-        known = Known(self.peer, self.peer_port, has_header, self._is_nobody, data)
-        return self.wire.fileno(), known
+        handed = HandedConnection(self.peer, self.peer_port, has_header, self._is_nobody, data)
+        return self.wire.fileno(), handed
 
-    def resume(self, known: Known) -> None:
-        """Go on where another worker was, before ``begin``."""
-        self._awaits_header &= not known.has_header
-        self._is_nobody = known.is_nobody
-        self.trusts_peer &= not known.is_nobody
-        if known.data:
-            self.wire.unread = known.data
+    def resume(self, handed: HandedConnection) -> None:
+        """Continue a connection of another worker. Call it before ``begin``."""
+        self._awaits_header &= not handed.has_header
+        self._is_nobody = handed.is_nobody
+        self.trusts_peer &= not handed.is_nobody
+        if handed.data:
+            self.wire.unread = handed.data
             self.enter(HEAD)
 
     def take_input(self, data: bytes) -> None:
-        """See ``wire.Owner``. Between requests, have the next one answered, or wait for the rest of
+        """See ``wire.Owner``. Between requests: have the next one answered, or wait for the rest of
         its head."""
         state, wire = self.state, self.wire
         if state is not IDLE and state is not HEAD:
@@ -135,7 +135,7 @@ class Connection:
                 return
             head, wire.unread = self.service.reader.read(data, self.trusts_peer)
         except RequestError as error:
-            # a peer that does not introduce anybody has sent no request
+            # without its PROXY header, nothing is read as a request
             self._refuse(error, b"" if self._awaits_header else data)
             return
         if head is not None:
@@ -148,7 +148,7 @@ class Connection:
             self._wait_in(HEAD)
 
     def _take_meanwhile(self, data: bytes) -> None:
-        """Keep what comes while a request is answered; see the end of the last one read."""
+        """Input while a request is answered, or after the last one."""
         wire = self.wire
         if self.state is LINGERING:
             if not data:
@@ -163,15 +163,15 @@ class Connection:
             wire.watch(False)
 
     def _take_header(self, data: bytes) -> bytes:
-        """What is behind the PROXY header, b"" while nothing is. From now on the peer is whom the
-        header names, and is trusted as that one is. Raises UntrustedPeer and MalformedRequest."""
+        """What follows the PROXY header, b"" while there is nothing. The peer becomes the client
+        that the header names. Raises UntrustedPeer and MalformedRequest."""
         if not self.trusts_peer:
             raise UntrustedPeer("the PROXY protocol is spoken here, by trusted proxies alone")
         header = parse_proxy_header(data)
         if header is None:
             self.wire.unread = data
             if self.state is IDLE:
-                self._wait_in(HEAD)  # it is due as soon as a head is
+                self._wait_in(HEAD)  # the same deadline
             return b""
         self._awaits_header = False
         self.wire.unread = b""
@@ -180,19 +180,19 @@ class Connection:
             self.peer, self.peer_port = header.peer, header.port
             _, self.trusts_peer = self.service.proxies.peers[header.peer]
         elif not header.is_local:
-            # a stranger's bytes under the proxy's address, which names no other
+            # an unknown client behind the proxy's address
             self.trusts_peer, self._is_nobody = False, True
         return data[header.size_bytes :]
 
     def _refuse(self, error: RequestError, data: bytes) -> None:
-        """Answer ``error``; ``data`` begins with what its record shows of the request."""
+        """Answer ``error``; the access record shows the request line that ``data`` begins with."""
         self._refusal = error
         self._head = build_unreadable_head(data)
         self.enter(RUNNING)
         self.service.submit(self)
 
     def _close_silent(self) -> None:
-        """The client has closed: between requests, or within a head, which is then recorded."""
+        """The client has closed. Within a head, that is recorded."""
         if self.wire.unread:
             self.wire.has_ended = True
             self._refuse(MalformedRequest("the client left within a head"), self.wire.unread)
@@ -202,16 +202,16 @@ class Connection:
     # --- a request ----------------------------------------------------------------------------
 
     def run(self, runner: Any, now: float) -> float:
-        """Answer the request that was read last. In the greenlet ``runner``, from ``now`` on, to
-        the moment that is returned."""
+        """Answer the request that was read last, in the greenlet ``runner``; ``now`` is the
+        monotonic time. Returns the time of its end."""
         head, wire, service = self._head, self.wire, self.service
         keeps = head.persistent and service.keeps_connections and not service.is_draining
         exchange = self.exchange = Exchange()
         self.since = now
         now = exchange.run(self, head, self._refusal, keeps, runner, now)
         if self.exchange is not exchange:
-            return now  # it was given up
-        # nothing here waits, so nothing that an app has left running can come in between
+            return now  # it was abandoned
+        # nothing below waits, so no greenlet of the app can interfere
         self.exchange = None
         wire.sent_bytes = 0
         if self.state is CLOSED:
@@ -229,7 +229,7 @@ class Connection:
         return now
 
     def _end(self, exchange: Exchange) -> None:
-        """Behind the last response."""
+        """After the last response."""
         wire = self.wire
         if exchange.is_cut:
             wire.set_to_reset()
@@ -237,8 +237,8 @@ class Connection:
         elif wire.has_ended or (exchange.has_read_all and not wire.unread and not wire.has_input()):
             self.close()
         elif wire.send_end():
-            # a close with unread input would reset the connection, and destroy the response for a
-            # client that has not read it (RFC 9112 §9.6)
+            # a close with unread input resets the connection, and the client may lose the response
+            # (RFC 9112 §9.6)
             self._wait_in(LINGERING)
             wire.unread = b""
             wire.watch(True)
@@ -246,14 +246,14 @@ class Connection:
             self.close()
 
     def abandon(self, error: BaseException) -> float:
-        """``run`` was left all the same, or a sweep: close and record, without a wait in which it
-        could happen again. Returns the moment."""
+        """Close and record after ``error`` was raised by ``run`` or a sweep. Does not wait. Returns
+        the monotonic time."""
         exchange = self.exchange
         try:
             report_own("a request was given up", error)
             if exchange is not None:
                 exchange.end(summarize(error))
-        except BaseException as again:  # noqa: BLE001  others wait for who has called this
+        except BaseException as again:  # noqa: BLE001  the caller must go on
             report_own("a request that was given up has no record", again)
         finally:
             self.exchange = None
@@ -262,7 +262,7 @@ class Connection:
 
     def begin_wait(self, events: int) -> None:
         """See ``wire.Owner``."""
-        # what an app has started may read or write when its request has ended
+        # a greenlet of the app may still read or write after the end of its request
         if self.state in IN_FLIGHT:
             self._wait_in(READING if events == READ else WRITING)
 
@@ -273,7 +273,7 @@ class Connection:
         self.since = monotonic()
 
     def _has_left(self) -> bool:
-        """Whether the client has closed (at least its side)."""
+        """Whether the client has closed at least its side."""
         wire = self.wire
         if wire.has_ended or wire.is_watching or not self._wants_input():
             return wire.has_ended
@@ -285,7 +285,7 @@ class Connection:
     # --- deadlines and the end ----------------------------------------------------------------
 
     def sweep(self, now: float, limits: Limits) -> None:
-        """End what has waited too long. A request pays for no timer of its own."""
+        """End what has waited too long, as of ``now``."""
         wire, exchange, progress = self.wire, self.exchange, None
         if exchange is not None:
             has_room = len(wire.unread) <= READ_AHEAD_BYTES and not wire.has_ended
@@ -298,26 +298,27 @@ class Connection:
         if passed is Passed.HEAD:
             self._refuse(RequestTimeout(passed.value), wire.unread)
         elif passed is not None and exchange is not None:
-            # from now: what the app's finally blocks do gets as long again
+            # the app's finally blocks get the same time again
             self.since = now
             exchange.end_late(passed)
         elif passed is not None:
             self.close()
 
     def cut_overdue(self, latest: float) -> bool:
-        """Cut a request in flight that began before ``latest`` (monotonic); whether it did."""
+        """Cut a request in flight that began before ``latest`` (monotonic). Returns whether it
+        did."""
         is_overdue = self.exchange is not None and self.exchange.started < latest
         if is_overdue:
             self.cut()
         return is_overdue
 
     def cut(self) -> None:
-        """End a request in flight: the gateway stops."""
+        """End a request in flight: the gateway is stopping."""
         if self.exchange is not None:
             self.exchange.cut()
 
     def close(self) -> None:
-        """Give the socket back; safe to call twice."""
+        """Close the socket; safe to call twice."""
         if self.state is CLOSED:
             return
         self.enter(CLOSED)

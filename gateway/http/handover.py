@@ -26,7 +26,7 @@ _DESCRIPTOR_BYTES = array("i").itemsize
 _MAX_BYTES = 128 * 1024
 
 
-class Known(NamedTuple):
+class HandedConnection(NamedTuple):
     """The state of a connection: its peer; whether a PROXY header has been read, and whether it
     names no client; the received part of a head.
 
@@ -41,13 +41,13 @@ class Known(NamedTuple):
 
 class Handover:
     """A worker's side. ``giving`` and ``taking`` are descriptors of the two ends, which stay open
-    until the process exits; ``take(descriptor, known)`` is called in the hub for each one."""
+    until the process exits; ``take(descriptor, handed)`` is called in the hub for each one."""
 
     def __init__(self, giving: int, taking: int) -> None:
         self._giving = _open(giving)
         self._taking = _open(taking)
         self._watcher: Any = get_hub().loop.io(taking, READ)
-        self.take: Callable[[int, Known], object] = _refuse
+        self.take: Callable[[int, HandedConnection], object] = _refuse
 
     def watch(self, wanted: bool) -> None:
         """Start or stop receiving connections."""
@@ -76,12 +76,14 @@ class Handover:
                 head, _, data = message.partition(b"\n")
                 [descriptor] = array("i", raw)
                 peer, peer_port, has_header, is_nobody = json.loads(head)
-                self.take(descriptor, Known(peer, peer_port, has_header, is_nobody, data))
+                self.take(
+                    descriptor, HandedConnection(peer, peer_port, has_header, is_nobody, data)
+                )
         return True
 
-    def give(self, descriptor: int, known: Known) -> bool:
+    def give(self, descriptor: int, handed: HandedConnection) -> bool:
         """Whether it was sent. Raises BlockingIOError if the socket's buffer is full."""
-        *head, data = known
+        *head, data = handed
         message = json.dumps(head).encode() + b"\n" + data
         if len(message) > _MAX_BYTES:
             return False
@@ -102,5 +104,5 @@ def _open(descriptor: int) -> Any:
     return opened
 
 
-def _refuse(descriptor: int, _: Known) -> None:
+def _refuse(descriptor: int, _: HandedConnection) -> None:
     os.close(descriptor)

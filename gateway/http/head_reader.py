@@ -1,4 +1,4 @@
-"""Bytes to the next request's head, to its refusal, or to "more has to come". Without I/O.
+"""Bytes to the next head, to the error that refuses it, or to "more must come". Without I/O.
 
 Source: RFC 9112 §2.2 (empty lines, bare LF).
 """
@@ -14,16 +14,17 @@ from gateway.protocol.request import RequestHead
 
 
 class HeadReader:
-    """Keeps nothing of a connection: one for all of a worker. ``parse`` is given a whole head, and
-    whether its peer is trusted; it raises a RequestError."""
+    """Stateless: one for all connections of a worker. ``parse`` gets a complete head, and whether
+    its peer is trusted; it raises a RequestError."""
 
     def __init__(self, limits: Limits, parse: Callable[[bytes, bool], RequestHead]) -> None:
         self._limits = limits
         self._parse = parse
 
     def read(self, data: bytes, trusts_peer: bool) -> tuple[RequestHead | None, bytes]:
-        """The head that ``data`` begins with, and what is behind it; None, and what to keep, while
-        more of it has to come. Raises a RequestError, as soon as what is there will be refused."""
+        """The head that ``data`` begins with, and the bytes after it; None, and the bytes to keep,
+        if the head is incomplete. Raises a RequestError, also for an incomplete head that can only
+        be refused."""
         if data and data[0] == 13:  # CR
             data = _without_empty_lines(data)
         end = data.find(b"\r\n\r\n") + 4
@@ -51,8 +52,8 @@ def _without_empty_lines(data: bytes) -> bytes:
 
 
 def build_unreadable_head(data: bytes) -> RequestHead:
-    """Stands for a head that could not be read, in its refusal and its record: method and target
-    are shown where ``data`` begins with a request line."""
+    """Represents a refused head in its response and access record. It has method and target if
+    ``data`` begins with a request line."""
     head = RequestHead()
     words = _without_empty_lines(data).partition(b"\r\n")[0].decode("latin-1").split(" ")
     is_line = len(words) == 3 and words[2].startswith("HTTP/")

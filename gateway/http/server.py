@@ -16,7 +16,7 @@ from gevent import get_hub
 from gateway.http.connection import Connection
 from gateway.http.dispatch import MountTable
 from gateway.http.environ import MountInfo
-from gateway.http.handover import Handover, Known
+from gateway.http.handover import HandedConnection, Handover
 from gateway.http.service import Service
 from gateway.http.states import BETWEEN_REQUESTS, IDLE, IN_FLIGHT
 from gateway.http.wire.push import Pusher
@@ -171,14 +171,14 @@ class Server:
         except BaseException as error:  # noqa: BLE001  the others must be accepted
             connection.abandon(error)
 
-    def _take(self, descriptor: int, known: Known) -> None:
+    def _take(self, descriptor: int, handed: HandedConnection) -> None:
         """Serve a connection of another worker, also above ``max_connections``: the gateway's total
         stays the same."""
         client = _socket.socket(*self._kind, descriptor)
         client.setblocking(False)
-        peer, port = known.peer, known.peer_port
+        peer, port = handed.peer, handed.peer_port
         connection = Connection(self._service, client, peer, port, self._awaits_header)
-        connection.resume(known)
+        connection.resume(handed)
         self._begin(connection)
 
     def _give_idle(self) -> None:
