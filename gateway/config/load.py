@@ -77,7 +77,7 @@ def read_config(path: str | Path, environ: Mapping[str, str]) -> Config:
 
 def _read(path: str | Path, source: str) -> bytes:
     if stat.S_ISFIFO(os.stat(path).st_mode):  # noqa: PTH116  a path may hold NUL here
-        refuse_whole(source, "a pipe: name a file with -c FILE")  # reading it could wait for ever
+        refuse_whole(source, "a pipe: name a file with -c FILE")  # reading it could wait forever
     with open(path, "rb") as file:
         return file.read(MAX_BYTES + 1)
 

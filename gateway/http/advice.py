@@ -12,7 +12,7 @@ NO_START = (
 )
 SECOND_START = (
     "start_response was called a second time without exc_info: call it once, or pass "
-    "sys.exc_info() to replace what was begun"
+    "sys.exc_info() to replace the response"
 )
 WHOLE_LENGTH = "count bytes, as len(body) does, or leave Content-Length out: the server sets it"
 

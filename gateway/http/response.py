@@ -166,7 +166,7 @@ class Response:
         return True
 
     def _send_chunks(self, pieces: Iterator[bytes]) -> None:
-        """The rest of a body whose first chunk has gone out, each piece as the app gives it."""
+        """The rest of a body whose first chunk has been sent, each piece as the app gives it."""
         send, join, get_line = self._sink.send_part, b"".join, _known_chunk_lines.get
         for data in pieces:
             if type(data) is bytes and (line := get_line(len(data))) is not None:

@@ -84,7 +84,7 @@ class ThreadPool:
             self.spawn(self._let_return)  # it waits for its turn as a new call does
 
     def _let_return(self) -> bool:
-        """Whether a call continues, and so counts in the place of this one."""
+        """Whether a call continues, and so counts instead of this one."""
         try:
             call, go_on = self._returning.popleft()
         except IndexError:

@@ -1,4 +1,4 @@
-"""Health checks: each address of a mount is asked for a path at regular intervals.
+"""Health checks: a path of each address is requested at regular intervals.
 
 Refuses to know requests of clients. Every worker makes its own checks.
 """

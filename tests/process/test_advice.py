@@ -45,7 +45,7 @@ MISTAKES = {
     ),
     START + "start_response('200 OK', [])": (
         "start_response was called a second time without exc_info: call it once, or pass "
-        "sys.exc_info() to replace what was begun"
+        "sys.exc_info() to replace the response"
     ),
     STATUS % "200": 'the status is a number, 200: write "200 OK"',
     STATUS % "404": 'the status is a number, 404: write "404 Not Found"',

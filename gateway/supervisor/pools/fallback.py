@@ -1,7 +1,7 @@
 """The fallback responder: answers 503 on a pool's socket while the pool has no workers.
 
 The socket belongs to the supervisor and stays open, so without an answer a request would wait until
-its mount's timeout, and at the front for ever.
+its mount's timeout, and at the front forever.
 """
 
 import asyncio

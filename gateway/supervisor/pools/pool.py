@@ -271,7 +271,7 @@ class Pool:
         """Wait until the pool may fall asleep, and let it."""
         if await fall_asleep(generation):
             self._enter(PoolState.FALLING_ASLEEP)
-            lifecycle.info("pool %s: asleep until it is asked for", generation.config.pool.name)
+            lifecycle.info("pool %s: asleep until its next request", generation.config.pool.name)
             await keep_up(lambda: self._fall_asleep(generation))
 
     async def _fall_asleep(self, generation: Generation) -> None:

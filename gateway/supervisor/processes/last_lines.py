@@ -52,6 +52,6 @@ class LastLines:
     def _take(self, lines: bytes) -> None:
         for line in lines.splitlines()[-(self._lines.maxlen or 0) :]:
             self._lines.append(line[:MAX_LINE_BYTES].decode(errors="replace"))
-        # a fault must not end the reading: the process would wait for room in the pipe for ever
+        # a fault must not end the reading: the process would wait for room in the pipe forever
         with guarded("the lines that a process has written"):
             self._pass_on(lines)

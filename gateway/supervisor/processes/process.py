@@ -206,7 +206,7 @@ class Process:
 
     def receive(self, report: Report) -> None:
         """Handle a report of its own. Where that fails the process is ended, and replaced: its
-        state is not known any more, and somebody may wait for it for ever."""
+        state is not known any more, and somebody may wait for it forever."""
         try:
             self._on_report(self, report)
         except Exception as error:  # noqa: BLE001  whatever it is
@@ -254,7 +254,7 @@ class Process:
     def accept(self) -> None:
         """Order it to accept connections, for the first time or again; it answers that it is
         ready. One that does not answer in time is ended: a reload, or clients, would wait for it
-        for ever."""
+        forever."""
         if self.state is ProcessState.PAUSED:
             self._enter(ProcessState.LOADED)
         self.order("accept")
