@@ -17,6 +17,13 @@ from gateway.upstream.mount import Upstream
 
 
 @pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pytest's own, without the test's name: a Unix socket's path has at most 107 bytes (unix(7)),
+    and below this directory a gateway has two more."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
 def serve() -> Iterator[Callable[..., Gateway]]:
     """``serve(app_or_mounts, **options)`` is a running ``Gateway``, closed after the test."""
     with ExitStack() as ends:

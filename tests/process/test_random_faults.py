@@ -57,8 +57,8 @@ class Fault:
 WAITING = ("has not loaded so far", "has been loading it")
 KINDS = {
     "exit": Fault("import os; os._exit(3)", ("exited with 3",)),
-    "kill": Fault("import os; os.kill(os.getpid(), 9)", ("ended by SIGKILL",)),
-    "segfault": Fault("import ctypes; ctypes.string_at(0)", ("ended by SIGSEGV",)),
+    "kill": Fault("import os; os.kill(os.getpid(), 9)", ("killed by SIGKILL",)),
+    "segfault": Fault("import ctypes; ctypes.string_at(0)", ("killed by SIGSEGV",)),
     "hang": Fault("import time; time.sleep(10_000)", WAITING),
     "loop": Fault("while True: pass", WAITING),
     "exception": Fault("raise ValueError('broken')", ("ValueError: broken",)),
