@@ -20,6 +20,8 @@ PYTEST := $(BIN)/python -m pytest
 # One process more than there are processors, since tests wait too; the tests of a file stay in one,
 # with their gateway. PARALLEL= runs one test after another.
 PARALLEL ?= -n $(shell echo $$(($$(nproc 2>/dev/null || echo 1) + 1))) --dist loadfile
+# Units share no fixture across tests, so a file may be split.
+UNITS_PARALLEL = $(subst loadfile,worksteal,$(PARALLEL))
 
 .PHONY: help up down run dev quick test test-image proof fuzz mutants ecosystem autobahn bench check format docs lock clean
 .DEFAULT_GOAL := help
@@ -67,14 +69,14 @@ dev: $(VENV)/dev.stamp
 	exec $(BIN)/gateway serve --dev $(if $(LIVE),--live) -c apps/mounts.yaml --listen 127.0.0.1:$(or $(PORT),8080)
 
 quick: $(VENV)/dev.stamp
-	$(PYTEST) --quiet $(PARALLEL) tests/unit
+	$(PYTEST) --quiet $(UNITS_PARALLEL) tests/unit
 
 # The figure of coverage is that of the first storey alone: to measure processes takes longer.
 # Tracing keeps an exception from a native thread into which it is raised.
 UNTRACED := tests/unit/test_threads.py
 
 test: $(VENV)/dev.stamp
-	$(PYTEST) $(PARALLEL) --cov --cov-report= --ignore $(UNTRACED) tests/unit
+	$(PYTEST) $(UNITS_PARALLEL) --cov --cov-report= --ignore $(UNTRACED) tests/unit
 	$(PYTEST) $(PARALLEL) -m 'not alone' $(UNTRACED) tests/fuzz tests/process
 	$(PYTEST) -m alone tests/process
 	$(PYTEST) tests/stack

@@ -308,6 +308,8 @@ class Gateway:
             for key, app in mounts.items()
         )
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._logged_bytes = 0  # of it, in self._records
+        self._records: list[dict[str, Any]] = []
         self.listener = listener or Listener()
         self.service = Service(
             table=table,
@@ -355,9 +357,12 @@ class Gateway:
     def records(self) -> list[dict[str, Any]]:
         """The access records so far."""
         gevent.idle()
-        lines = os.pread(self._log.fileno(), 1 << 24, 0).split(b"\n")
+        text = os.pread(self._log.fileno(), 1 << 24, self._logged_bytes)
+        self._logged_bytes += len(text)
+        lines = text.split(b"\n")
         assert lines.pop() == b""
-        return [json.loads(line) for line in lines]
+        self._records += map(json.loads, lines)
+        return self._records.copy()
 
     def pass_time(self, seconds: float) -> None:
         """Let every connection believe that ``seconds`` have gone by; deadlines fire."""

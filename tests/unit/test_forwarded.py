@@ -96,8 +96,8 @@ def test_what_is_learnt_of_hops_does_not_pile_up() -> None:
     trusted = proxies()
     for number in range(MAX_HOPS + 1000):
         trusted.client(f"198.51.{number // 256}.{number % 256}")
-        trusted.client("[::1]:" + "1" * number)
-        trusted.client("1" * number)
+        trusted.client(f"[::1]:{number}" + "1" * (number % 200))
+        trusted.client(f"{number}" + "1" * (number % 200))
     assert len(trusted._hops) <= MAX_HOPS
     assert max(map(len, trusted._hops), default=0) < 100
     assert trusted.peers[PEER][1]
