@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.values import processes
+from gateway.config.values.processes import is_named
 
 EIGHT = frozenset(range(8))
 
@@ -39,3 +40,10 @@ def test_auto_without_a_quota_is_all_cores(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: EIGHT, raising=False)
     monkeypatch.setattr(processes, "CPU_QUOTA", tmp_path / "none")
     assert processes.parse_workers("auto") == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("LC_ALL", True), ("LANG", False), ("TZ", True), ("TZDIR", False)]
+)
+def test_a_variable_is_meant_by_its_name_or_by_how_it_begins(name: str, expected: bool) -> None:
+    assert is_named(name, ("TZ", "LC_*")) is expected
