@@ -127,16 +127,10 @@ def work(
 
     lifecycle.own.move(lifecycle.LOADING)
     # responses of pools pass through the front workers
-    is_live = config.is_live and config.pool.name == MAIN
-    chain = Chain(app_threads, Live() if is_live else None)
-    table, mounts, report = load_apps(
-        config,
-        chain,
-        lambda name: send(control, {"event": "loading", "mount": name}),
-        note,
-        left_out,
-    )
-    send(control, {"event": "loading", "mount": ""})
+    chain = Chain(app_threads, Live() if config.is_live and config.pool.name == MAIN else None)
+    loading = partial(report_loading, control)
+    table, mounts, report = load_apps(config, chain, loading, note, left_out)
+    loading("")
     faulthandler.enable(errors.crash_descriptor)  # an app may have turned it off
     # gevent may defer closing what an app has closed to the next iteration of the loop
     wait_for_result(gevent.spawn(gevent.sleep, 0))
@@ -157,9 +151,8 @@ def work(
     gevent.spawn(take_orders, control, orders)
     lifecycle.own.move(lifecycle.STANDBY)
     send(control, {"event": "loaded", "mounts": report})
-    code: int = wait_for_result(
-        gevent.spawn(Worker(config, service, chain, listener, control, handover).run, orders)
-    )
+    worker = Worker(config, service, chain, listener, control, handover)
+    code: int = wait_for_result(gevent.spawn(worker.run, orders))
     wait_for_result(gevent.spawn(end_apps, errors.crash_descriptor))
     finish(access_log.outlet, errors)
     in_flight.beat(in_flight.heartbeat)  # publish what was dropped last
@@ -480,6 +473,11 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
         control.sendall(json.dumps(message).encode() + b"\n")
     except OSError as error:
         faults.warning("the supervisor has exited: %s", error)
+
+
+def report_loading(control: socket.socket, name: str) -> None:
+    """Report the mount whose app is imported from now on, "" for none."""
+    send(control, {"event": "loading", "mount": name})
 
 
 def take_orders(control: socket.socket, orders: SimpleQueue[str]) -> None:
