@@ -10,8 +10,9 @@ MAX_LINES = 50
 
 def find_long(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-            if node.end_lineno - node.lineno >= MAX_LINES:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = len(ast.get_source_segment(text, node).splitlines())  # type: ignore[union-attr]
+            if lines > MAX_LINES:
                 yield node.name
 
 
